@@ -1,0 +1,205 @@
+"""The contracts: what a normalizer, a learner and an output adjuster promise each other.
+
+A part is stateless: it holds its options and nothing else. What it learns is a value (a frozen dataclass of tensors)
+that its functions take and return, so that reset, snapshot, replay and isolation follow from that one decision.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from adapters.errors import UnfitModelError
+from adapters.options import Options
+
+if TYPE_CHECKING:
+    from adapters.net import Net, NormLayer
+    from adapters.source import SourceModel
+
+Params: TypeAlias = Mapping[str, Tensor]
+"""Learned parameters by their name in the source model."""
+
+Noise: TypeAlias = Mapping[str, Tensor]
+"""Random tensors drawn outside the kernel, by name."""
+
+
+@dataclass(frozen=True)
+class PartState:
+    """What one part remembers: a frozen dataclass of tensors, or of mappings from names to such values."""
+
+
+S = TypeVar("S", bound=PartState)
+NormState: TypeAlias = Mapping[str, PartState]
+"""A normalizer's statistics of one network copy, by layer name."""
+CopyStates: TypeAlias = Mapping[str, NormState]
+"""The norm state of each network copy (student, teacher, anchor) that a learner declares."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Per-channel mean and biased variance, both (C,), of a batch as it enters a norm layer."""
+
+    mean: Tensor
+    var: Tensor
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """A norm layer's output, and the batch moments where the normalizer computed them on the way."""
+
+    y: Tensor
+    moments: Moments | None
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One pass: logits (N, C), features (N, d) that enter the classifier, drift () or None where it cannot be told."""
+
+    logits: Tensor
+    features: Tensor
+    drift: Tensor | None
+
+
+Run: TypeAlias = "Callable[[Params, NormState, Tensor], Forward]"
+"""A way to run the network without writing statistics: `net.forward` or `net.held`."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a part needs of a model; checked before the first request."""
+
+    batch_norm: bool = False
+    affine: bool = False
+    gradient: bool = False
+    artefacts: tuple[str, ...] = ()
+
+
+class Part(ABC):
+    """A named, documented piece of a pipeline."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    remembers: ClassVar[str]
+    needs: ClassVar[Needs] = Needs()
+    pure_graph: ClassVar[bool] = True
+    options_class: ClassVar[type[Options]] = Options
+
+    def __init__(self, options: Options) -> None:
+        """Keep the options; `registry.create` makes them from a mapping."""
+        self.options = options
+
+    def check(self, source: "SourceModel") -> None:
+        """Refuse a model that lacks what this part needs.
+
+        Raises:
+            UnfitModelError: With the part's name, the need and what would do.
+        """
+        if source.opaque and (self.needs.batch_norm or self.needs.gradient):
+            raise UnfitModelError(f"{self.name} must reach inside the model, but {source.opaque}; `source` works")
+        if self.needs.batch_norm and not source.has_batch_norm:
+            raise UnfitModelError(
+                f"{self.name} replaces the statistics of batch-norm layers and this model has none; `source` works"
+            )
+        if self.needs.affine and not source.has_affine:
+            raise UnfitModelError(f"{self.name} learns the weight and bias of norm layers and this model has none")
+        missing = [name for name in self.needs.artefacts if name not in source.artefacts]
+        if missing:
+            raise UnfitModelError(f"{self.name} needs the source artefact {missing[0]!r}, which this model lacks")
+
+
+class Normalizer(Part, Generic[S]):
+    """Where norm layers get their statistics. One instance serves all layers; each layer has its own state.
+
+    A pass over the network calls one of three functions for every layer:
+      * `observe`: the batch is the stream's next one; return the new statistics too.
+      * `forward`: the batch is an augmented, replayed or probe batch; statistics are read, never written.
+      * `held`: answer from what is remembered alone, where that differs (see `docs/adr/0008`).
+    """
+
+    rereads: ClassVar[bool] = False
+    """True if the answer comes from a second pass, which reads what the first one has written."""
+
+    def handles(self, layer: "NormLayer") -> bool:
+        """Whether this layer is normalised by the part; the others keep the source statistics."""
+        return layer.spatial or not self.spatial_only
+
+    spatial_only: ClassVar[bool] = False
+
+    @abstractmethod
+    def init(self, layer: "NormLayer", generator: torch.Generator) -> S:
+        """Return the layer's state before any batch; random draws come from `generator` (CPU) alone."""
+
+    @abstractmethod
+    def observe(self, layer: "NormLayer", state: S, x: Tensor) -> tuple[Normalized, S]:
+        """Normalise x (N, C, ...) as the stream's next batch; return the output and the new state."""
+
+    @abstractmethod
+    def forward(self, layer: "NormLayer", state: S, x: Tensor) -> Normalized:
+        """Normalise x (N, C, ...) without learning from it."""
+
+    def held(self, layer: "NormLayer", state: S, x: Tensor) -> Normalized:
+        """Normalise x (N, C, ...) by remembered statistics; the same as `forward` unless overridden."""
+        return self.forward(layer, state, x)
+
+
+@dataclass(frozen=True)
+class Learned(Generic[S]):
+    """A learning step's result: the pass that answers, the new state and statistics, and the step's signals."""
+
+    forward: Forward
+    state: S
+    norm: CopyStates
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Learner(Part, Generic[S]):
+    """Which parameters learn, and from what loss."""
+
+    normalizer: ClassVar[str] = "batch"
+    """The normalizer meant by a spec that names only this learner."""
+    output: ClassVar[str] = "none"
+    copies: ClassVar[tuple[str, ...]] = ("student",)
+    """The network copies; within a step each observes the raw batch exactly once."""
+
+    def extend(self, network: torch.nn.Module) -> None:
+        """Add the learner's own modules to the network copy, before norm layers are replaced."""
+
+    @abstractmethod
+    def init(self, net: "Net", generator: torch.Generator) -> S:
+        """Return the state before any batch."""
+
+    def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
+        """Draw what the step number `steps` needs at random, from (seed, steps) alone."""
+        return {}
+
+    @abstractmethod
+    def step(self, net: "Net", state: S, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[S]:
+        """Learn from x (N, ...) and answer it, by the pass whose prediction the paper returns."""
+
+    @abstractmethod
+    def answer(self, run: Run, state: S, norm: CopyStates, x: Tensor) -> Forward:
+        """Answer x (N, ...) through `run` without learning."""
+
+
+class OutputAdjuster(Part, Generic[S]):
+    """How outputs are corrected after the network."""
+
+    @abstractmethod
+    def init(self, classes: int) -> S:
+        """Return the state before any batch."""
+
+    @abstractmethod
+    def adjust(self, state: S, forward: Forward) -> tuple[Tensor, S]:
+        """Return probabilities (N, C), rows summing to one, and the new state."""
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """An answer: the network's logits (N, C), adjusted probabilities (N, C), and scalar signals by name."""
+
+    logits: Tensor
+    probabilities: Tensor
+    signals: Mapping[str, Tensor]

@@ -1,0 +1,69 @@
+"""One gradient step on chosen parameters: what every gradient learner shares."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapters.base import Forward, NormState, Params, PartState
+from adapters.functional import optim
+from adapters.net import Net
+from adapters.state import flatten, rebuild, where
+
+
+@dataclass(frozen=True)
+class Learning(PartState):
+    """Learned parameters by name, and the optimizer's moments."""
+
+    params: Params
+    optimizer: optim.OptimState
+
+
+def start(params: Params, options: optim.OptimOptions) -> Learning:
+    """Return params, and zero moments for them."""
+    return Learning(params, optim.init(params, options))
+
+
+def observe_gradient(
+    net: Net,
+    params: Params,
+    norm: NormState,
+    x: Tensor,
+    loss: Callable[[Forward], tuple[Tensor, Mapping[str, Tensor]]],
+) -> tuple[Params, Mapping[str, Tensor], Forward, NormState]:
+    """Observe x (N, ...) and differentiate a loss of the pass.
+
+    Args:
+        net: The network.
+        params: Where to differentiate.
+        norm: The statistics before this batch.
+        x: Inputs (N, ...).
+        loss: Maps a pass to (scalar loss, other tensors by name).
+
+    Returns:
+        Gradients by name, the loss's other tensors, the pass, and the new statistics.
+    """
+
+    def of_params(learned: dict[str, Tensor]) -> tuple[Tensor, tuple[dict[str, Tensor], ...]]:
+        forward, observed = net.observe(learned, norm, x)
+        value, other = loss(forward)
+        return value, (dict(other), flatten(observed), _tensors(forward))
+
+    grads, (other, observed, forward) = torch.func.grad(of_params, has_aux=True)(dict(params))
+    return grads, other, Forward(**{"drift": None, **forward}), rebuild(norm, observed)
+
+
+def descend(state: Learning, grads: Params, options: optim.OptimOptions) -> Learning:
+    """Take one optimizer step."""
+    params, optimizer = optim.update(state.params, grads, state.optimizer, options)
+    return Learning(params, optimizer)
+
+
+def descend_where(condition: Tensor, state: Learning, grads: Params, options: optim.OptimOptions) -> Learning:
+    """Take one optimizer step if `condition` (); else all stays, moments and count too: a zero gradient moves Adam."""
+    return where(condition, descend(state, grads, options), state)
+
+
+def _tensors(forward: Forward) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(forward).items() if value is not None}

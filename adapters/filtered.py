@@ -1,0 +1,57 @@
+"""Entropy learning on filtered images: the step that ETA, RDumb and their kin share."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapters.base import CopyStates, Forward, Learned, PartState
+from adapters.descent import Learning, descend_where, observe_gradient, start
+from adapters.functional.optim import OptimOptions
+from adapters.functional.selection import Selection, default_d_margin, select
+from adapters.net import Net
+from adapters.options import option
+from adapters.state import flatten
+
+
+@dataclass(frozen=True)
+class FilteredState(PartState):
+    """Learned parameters; moving mean (C,) of selected outputs; () whether it holds any."""
+
+    learning: Learning
+    mean_probabilities: Tensor
+    seen: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterOptions(OptimOptions):
+    """Thresholds of the two filters, and the optimizer."""
+
+    e_margin: float = option(0.4, "reliable: entropy below this share of ln(classes)", low=0.0, high=1.0)
+    d_margin: float | None = option(
+        None, "new: |cosine| to the mean output below this; 1.3 / sqrt(classes)", low=0.0, high=1.0
+    )
+
+
+def init(net: Net, options: FilterOptions) -> FilteredState:
+    """Return the source's norm parameters, zero moments and no mean output yet."""
+    return FilteredState(start(net.affine, options), torch.zeros(net.classes), torch.zeros((), dtype=torch.bool))
+
+
+def step(net: Net, state: FilteredState, norm: CopyStates, x: Tensor, options: FilterOptions) -> Learned[FilteredState]:
+    """Descend the weighted entropy of the selected images of x (N, ...); nothing selected, nothing moved."""
+    e_margin = options.e_margin * math.log(net.classes)
+    d_margin = default_d_margin(net.classes) if options.d_margin is None else options.d_margin
+
+    def filtered_entropy(forward: Forward) -> tuple[Tensor, Mapping[str, Tensor]]:
+        selection = select(forward.logits, state.mean_probabilities, state.seen, e_margin, d_margin)
+        return selection.loss, flatten(selection)
+
+    params, observed_before = state.learning.params, norm["student"]
+    grads, selected, forward, observed = observe_gradient(net, params, observed_before, x, filtered_entropy)
+    selection = Selection(**selected)
+    learning = descend_where(selection.mask.any(), state.learning, grads, options)
+    moved = FilteredState(learning, selection.mean_probabilities, selection.seen)
+    return Learned(forward, moved, {"student": observed}, {"selected_ratio": selection.mask.float().mean()})

@@ -1,0 +1,1 @@
+"""Pure tensor functions, each small enough to read beside its equation."""

@@ -1,0 +1,66 @@
+"""Affinities between the feature vectors of one batch, finite at one image and on duplicates."""
+
+import torch
+from torch import Tensor
+
+SIGMA_FLOOR = 1e-6
+"""Least kernel width: unit vectors lie within 2 of each other, and float32 resolves distances to about 3e-4."""
+
+
+def distances(features: Tensor) -> Tensor:
+    """Return Euclidean distances (N, N) between unit vectors features (N, d); the diagonal is exactly 0.
+
+    Example:
+        >>> distances(torch.eye(2))
+        tensor([[0.0000, 1.4142],
+                [1.4142, 0.0000]])
+    """
+    squared = (2 - 2 * features @ features.mT).clamp_min(0)
+    return squared.masked_fill(_self(features), 0).sqrt()
+
+
+def rbf(features: Tensor, k: int) -> Tensor:
+    """Return exp(-d^2 / 2 sigma^2) (N, N), sigma the mean distance to the k-th nearest, the point itself counted.
+
+    Row sums grow with the batch, so that larger batches smooth harder (LAME's default kernel).
+
+    Example:
+        >>> rbf(torch.eye(2), 2)
+        tensor([[1.0000, 0.6065],
+                [0.6065, 1.0000]])
+    """
+    d = distances(features)
+    kth = d.topk(min(k, d.shape[0]), largest=False).values[:, -1]
+    sigma = kth.mean().clamp_min(SIGMA_FLOOR)
+    return torch.exp(-d.square() / (2 * sigma.square()))
+
+
+def knn(features: Tensor, k: int) -> Tensor:
+    """Return 1 for each row's k nearest others, else 0, (N, N), directed; exact duplicates never count as oneself.
+
+    Example:
+        >>> knn(torch.eye(2), 1)
+        tensor([[0., 1.],
+                [1., 0.]])
+    """
+    others = distances(features).masked_fill(_self(features), torch.inf)
+    n = others.shape[0]
+    if n < 2:
+        return torch.zeros_like(others)
+    nearest = others.topk(min(k, n - 1), largest=False).indices
+    return torch.zeros_like(others).scatter(1, nearest, 1.0)
+
+
+def linear(features: Tensor) -> Tensor:
+    """Return cosines (N, N) of unit vectors features (N, d); they may be negative.
+
+    Example:
+        >>> linear(torch.eye(2))
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    return features @ features.mT
+
+
+def _self(features: Tensor) -> Tensor:
+    return torch.eye(features.shape[0], dtype=torch.bool, device=features.device)

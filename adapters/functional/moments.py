@@ -1,0 +1,68 @@
+"""Means and variances of activations, and normalisation by them."""
+
+import torch
+from torch import Tensor
+
+from adapters.base import Moments
+
+
+def channel_moments(x: Tensor) -> Moments:
+    """Return the biased moments (C,) of x (N, C, ...) over everything but channels.
+
+    Variances come from the mean of squares, far cheaper on a CPU than `var_mean`; relative to the squared mean they are
+    exact to about 1e-6 in float32, and never negative.
+
+    Example:
+        >>> channel_moments(torch.tensor([[1.0], [3.0]]))
+        Moments(mean=tensor([2.]), var=tensor([1.]))
+    """
+    if x.dim() == 2:
+        mean, square = x.mean(0), x.square().mean(0)
+    else:
+        means, squares = _instance_powers(x)
+        mean, square = means.mean(0), squares.mean(0)
+    return Moments(mean, (square - mean.square()).clamp_min(0))
+
+
+def instance_moments(x: Tensor) -> Moments:
+    """Return each image's biased moments (N, C) of x (N, C, ...) over positions.
+
+    Example:
+        >>> instance_moments(torch.tensor([[[1.0, 3.0]]]))
+        Moments(mean=tensor([[2.]]), var=tensor([[1.]]))
+    """
+    mean, square = _instance_powers(x)
+    return Moments(mean, (square - mean.square()).clamp_min(0))
+
+
+def pooled(instance: Moments) -> Moments:
+    """Return the batch moments (C,) of images whose own moments are (N, C): law of total variance.
+
+    Example:
+        >>> pooled(Moments(torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1)))
+        Moments(mean=tensor([2.]), var=tensor([1.]))
+    """
+    mean = instance.mean.mean(0)
+    return Moments(mean, instance.var.mean(0) + (instance.mean - mean).square().mean(0))
+
+
+def normalize(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Return weight * (x - mean) / sqrt(var + eps) + bias for x (N, C, ...), moments (C,) or per image (N, C).
+
+    Folded into one scale and one shift per channel, so that x is read once.
+
+    Example:
+        >>> x = torch.tensor([[1.0], [3.0]])
+        >>> normalize(x, torch.tensor([2.0]), torch.tensor([1.0]), None, None, 0.0).flatten()
+        tensor([-1.,  1.])
+    """
+    scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    batch = scale.shape[:-1] if scale.dim() == 2 else (1,)
+    shape = (*batch, scale.shape[-1], *[1] * (x.dim() - 2))
+    return x * scale.reshape(shape) + shift.reshape(shape)
+
+
+def _instance_powers(x: Tensor) -> tuple[Tensor, Tensor]:
+    flat = x.flatten(2)
+    return flat.mean(2), flat.square().mean(2)

@@ -1,0 +1,66 @@
+"""Which images an entropy learner trusts: reliable ones, and of these the ones that tell something new."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from adapters.functional.entropy import entropy_of_logits
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A filtered batch.
+
+    Attributes:
+        loss: () the weighted mean entropy of the selected images; 0 if there are none.
+        mask: (N,) which images are selected.
+        mean_probabilities: (C,) moving mean of selected outputs after this batch.
+        seen: () whether that mean holds any output yet.
+    """
+
+    loss: Tensor
+    mask: Tensor
+    mean_probabilities: Tensor
+    seen: Tensor
+
+
+def default_d_margin(classes: int) -> float:
+    """Return EATA's redundancy threshold for any number of classes, a little above cos(one-hot, uniform) = 1/sqrt(C).
+
+    Example:
+        >>> round(default_d_margin(10), 3), round(default_d_margin(1000), 3)
+        (0.411, 0.041)
+    """
+    return min(0.95, 1.3 / math.sqrt(classes))
+
+
+def select(logits: Tensor, mean_probabilities: Tensor, seen: Tensor, e_margin: float, d_margin: float) -> Selection:
+    """Filter and weigh a batch as ETA does (EATA, eqs. 2-5).
+
+    Reliable: entropy < e_margin. New: |cos(mean, p)| < d_margin, once there is a mean. Weight: exp(e_margin -
+    entropy). The mean moves by a tenth towards the selected images' mean output, and stays if there are none.
+
+    Args:
+        logits: (N, C).
+        mean_probabilities: (C,) moving mean of selected outputs.
+        seen: () whether it holds any.
+        e_margin: Reliability threshold in nats.
+        d_margin: Redundancy threshold, a cosine.
+    """
+    entropy = entropy_of_logits(logits)
+    probabilities = logits.detach().softmax(1)
+    similarity = cosine_similarity(mean_probabilities[None], probabilities, dim=1).abs()
+    mask = (entropy.detach() < e_margin) & (~seen | (similarity < d_margin))
+    weight = torch.where(mask, torch.exp(e_margin - entropy.detach()), 0.0)
+    count = mask.sum().clamp_min(1)
+    mean = torch.where(mask[:, None], probabilities, 0.0).sum(0) / count
+    moved = torch.where(seen, 0.9 * mean_probabilities + 0.1 * mean, mean)
+    return Selection(
+        loss=(weight * entropy).sum() / count,
+        mask=mask,
+        mean_probabilities=torch.where(mask.any(), moved, mean_probabilities),
+        seen=seen | mask.any(),
+    )

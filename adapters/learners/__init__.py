@@ -1,0 +1,1 @@
+"""Learners: which parameters learn and from what loss, one file each."""

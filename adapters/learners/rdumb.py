@@ -1,0 +1,69 @@
+"""RDumb: ETA that returns to the source model at fixed intervals."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapters import filtered
+from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Noise, PartState, Run
+from adapters.filtered import FilteredState, FilterOptions
+from adapters.net import Net
+from adapters.options import option
+from adapters.state import where
+
+
+@dataclass(frozen=True)
+class RDumbState(PartState):
+    """ETA's state, and () how many steps were taken."""
+
+    filtered: FilteredState
+    count: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RDumbOptions(FilterOptions):
+    """ETA's options, and the interval."""
+
+    reset_every: int = option(1000, "steps between returns to the source", low=1, high=10**9)
+
+
+class RDumb(Learner[RDumbState]):
+    """Learn as ETA and start again every `reset_every` steps: parameters, moments, mean output and statistics.
+
+    The baseline that outlived most continual methods on long streams. The count starts at 0, so that the first reset
+    falls before the first batch and changes nothing. Answers with the logits from before the step.
+
+    Remembers: what ETA remembers, and a count.
+    Needs: norm layers with weight and bias.
+    Reference: Press et al., RDumb: A simple approach that questions our progress in continual test-time adaptation,
+        NeurIPS 2023.
+
+    Example:
+        >>> from adapters import create
+        >>> create("rdumb", rdumb={"reset_every": 3}).learner.options.reset_every
+        3
+    """
+
+    name = "rdumb"
+    paper = "Press et al.: RDumb: A simple approach that questions our progress in continual TTA, NeurIPS 2023"
+    remembers = "weight and bias of the norm layers, with optimizer moments; the mean output; a count"
+    needs = Needs(affine=True, gradient=True)
+    options_class = RDumbOptions
+    options: RDumbOptions
+
+    def init(self, net: Net, generator: torch.Generator) -> RDumbState:
+        """Return ETA's fresh state, and a count of 0."""
+        return RDumbState(filtered.init(net, self.options), torch.zeros((), dtype=torch.int64))
+
+    def step(self, net: Net, state: RDumbState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[RDumbState]:
+        """Start again if it is time, then learn from x (N, ...) as ETA."""
+        due = state.count % self.options.reset_every == 0
+        fresh = where(due, filtered.init(net, self.options), state.filtered)
+        norms = {"student": where(due, net.initial_norm, norm["student"])}
+        learned = filtered.step(net, fresh, norms, x, self.options)
+        return Learned(learned.forward, RDumbState(learned.state, state.count + 1), learned.norm, learned.signals)
+
+    def answer(self, run: Run, state: RDumbState, norm: CopyStates, x: Tensor) -> Forward:
+        """Answer x (N, ...) by the learned parameters."""
+        return run(state.filtered.learning.params, norm["student"], x)

@@ -1,0 +1,197 @@
+"""The network as a learner sees it: pure functions of (params, norm state, x) over the shared frozen weights."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from adapters.base import Forward, Moments, Normalized, Normalizer, NormState, Params, PartState
+from adapters.errors import UnfitModelError
+from adapters.functional.moments import channel_moments, normalize
+from adapters.source import AFFINE_NORMS, SourceModel
+
+Mode = Literal["observe", "forward", "held"]
+FIRST_LAYERS = 2
+"""How many norm layers are measured for drift where the normalizer does not compute batch moments anyway."""
+
+
+class NormLayer(nn.Module):
+    """The place of a batch-norm layer in the prepared network; keeps its affine parameters and source statistics.
+
+    Attributes:
+        name: The layer's path in the source model.
+        spatial: Whether inputs are (N, C, H, W), so that one image has statistics of its own.
+        mean, var: Source statistics, (C,).
+        eps, momentum: As in the source layer.
+    """
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, name: str, norm: _BatchNorm) -> None:
+        super().__init__()
+        if norm.running_mean is None or norm.running_var is None:
+            raise UnfitModelError(f"{name} keeps no running statistics, so the source statistics are unknown")
+        self.name = name
+        self.spatial = not isinstance(norm, nn.BatchNorm1d)
+        self.eps = norm.eps
+        self.momentum = 0.1 if norm.momentum is None else norm.momentum
+        self.weight = norm.weight
+        self.bias = norm.bias
+        self.register_buffer("mean", norm.running_mean)
+        self.register_buffer("var", norm.running_var)
+        self.normalize: Callable[[NormLayer, Tensor], Tensor] = source_normalize
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (N, C, ...) as the pass under way wants it."""
+        return self.normalize(self, x)
+
+
+def source_normalize(layer: NormLayer, x: Tensor) -> Tensor:
+    """Normalise x (N, C, ...) by the source statistics."""
+    return normalize(x, layer.mean, layer.var, layer.weight, layer.bias, layer.eps)
+
+
+@dataclass
+class Pass:
+    """The ledger of one pass over the network: statistics read and written, moments seen, features met."""
+
+    mode: Mode
+    read: NormState
+    written: dict[str, PartState] = field(default_factory=dict)
+    moments: dict[str, Moments] = field(default_factory=dict)
+    features: list[Tensor] = field(default_factory=list)
+
+
+class Net:
+    """Runs one prepared module tree; a normalizer's functions stand in for its batch-norm layers.
+
+    `layers` are the replaced layers by name, `initial_norm` their statistics before any batch. Holds no learned
+    state. Not to be called from two threads at once: a pass marks the module tree while it runs.
+    """
+
+    def __init__(self, source: SourceModel, network: nn.Module, normalizer: Normalizer[Any], seed: int) -> None:
+        self.source = source
+        self.classes = source.classes
+        self._network = network
+        self._normalizer = normalizer
+        self._mean = torch.tensor(source.mean).reshape(-1, *[1] * (len(source.input_shape) - 1))
+        self._std = torch.tensor(source.std).reshape(-1, *[1] * (len(source.input_shape) - 1))
+        self.layers = _replace_batch_norm(network)
+        self._current: Pass | None = None
+        for layer in self.layers.values():
+            layer.normalize = self._normalize
+        self.initial_norm = self._init_norm(torch.Generator().manual_seed(seed))
+        network.get_submodule(source.features_module).register_forward_pre_hook(self._tap_features)
+
+    @property
+    def affine(self) -> dict[str, Tensor]:
+        """Weight and bias of all norm layers (batch, layer, group) by name: what norm-only learners start from."""
+        norms = (NormLayer, *AFFINE_NORMS)
+        return {
+            f"{name}.{kind}": parameter.detach()
+            for name, module in self._network.named_modules()
+            if isinstance(module, norms)
+            for kind, parameter in module.named_parameters(recurse=False)
+        }
+
+    def observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
+        """Run x (N, ...) as the stream's next batch; return the pass and the new statistics."""
+        if not self._normalizer.rereads:
+            forward, written = self._run("observe", params, norm, x)
+            return forward, {**norm, **written}
+        with torch.no_grad():
+            first, written = self._run("observe", {k: v.detach() for k, v in params.items()}, norm, x)
+        fresh = {**norm, **written}
+        second, _ = self._run("forward", params, fresh, x)
+        return Forward(second.logits, second.features, first.drift), fresh
+
+    def forward(self, params: Params, norm: NormState, x: Tensor) -> Forward:
+        """Run an augmented, replayed or probe batch x (N, ...): statistics are read, never written."""
+        return self._run("forward", params, norm, x)[0]
+
+    def held(self, params: Params, norm: NormState, x: Tensor) -> Forward:
+        """Answer x (N, ...) by remembered statistics alone."""
+        return self._run("held", params, norm, x)[0]
+
+    def _init_norm(self, generator: torch.Generator) -> NormState:
+        handled = (layer for layer in self.layers.values() if self._normalizer.handles(layer))
+        return {layer.name: self._normalizer.init(layer, generator) for layer in handled}
+
+    def _run(self, mode: Mode, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, dict[str, PartState]]:
+        self._current = current = Pass(mode, norm)
+        try:
+            logits = functional_call(self._network, dict(params), (self._standardize(x),))
+        finally:
+            self._current = None
+        features = current.features[-1] if current.features else logits
+        return Forward(logits, features, self._drift(current.moments, features)), current.written
+
+    def _standardize(self, x: Tensor) -> Tensor:
+        return (x - self._mean) / self._std if self.source.mean else x
+
+    def _normalize(self, layer: NormLayer, x: Tensor) -> Tensor:
+        current = self._current
+        if current is None:
+            return source_normalize(layer, x)
+        normalized = self._normalized(current, layer, x)
+        if normalized.moments is not None:
+            current.moments[layer.name] = normalized.moments
+        elif current.mode != "forward" and layer.name in list(self.layers)[:FIRST_LAYERS]:
+            current.moments[layer.name] = channel_moments(x.detach())
+        return normalized.y
+
+    def _normalized(self, current: Pass, layer: NormLayer, x: Tensor) -> Normalized:
+        if layer.name not in current.read:
+            return Normalized(source_normalize(layer, x), None)
+        state = current.read[layer.name]
+        if current.mode == "observe":
+            normalized, current.written[layer.name] = self._normalizer.observe(layer, state, x)
+            return normalized
+        run = self._normalizer.forward if current.mode == "forward" else self._normalizer.held
+        return run(layer, state, x)
+
+    def _tap_features(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self._current is not None:
+            self._current.features.append(inputs[0].flatten(1))
+
+    def _drift(self, moments: Mapping[str, Moments], features: Tensor) -> Tensor | None:
+        if moments:
+            layers = [self.layers[name] for name in moments]
+            source = Moments(torch.cat([layer.mean for layer in layers]), torch.cat([layer.var for layer in layers]))
+            batch = Moments(
+                torch.cat([seen.mean for seen in moments.values()]), torch.cat([seen.var for seen in moments.values()])
+            )
+            return drift(batch, source)
+        artefacts = self.source.artefacts
+        if "features.mean" not in artefacts:
+            return None
+        return drift(channel_moments(features.detach()), Moments(artefacts["features.mean"], artefacts["features.var"]))
+
+
+def drift(batch: Moments, source: Moments, eps: float = 1e-5) -> Tensor:
+    """Return the mean over channels of ((mu_b - mu_s)^2 + (sigma_b - sigma_s)^2) / (sigma_s^2 + eps).
+
+    Example:
+        >>> source = Moments(torch.zeros(2), torch.ones(2))
+        >>> drift(Moments(torch.ones(2), torch.ones(2)), source)
+        tensor(1.0000)
+    """
+    spread = batch.var.clamp_min(0).sqrt() - source.var.sqrt()
+    return (((batch.mean - source.mean).square() + spread.square()) / (source.var + eps)).mean().detach()
+
+
+def _replace_batch_norm(network: nn.Module) -> dict[str, NormLayer]:
+    """Put a NormLayer in the place of every batch-norm layer; a layer used twice stays one layer."""
+    replaced: dict[_BatchNorm, NormLayer] = {}
+    for path, module in list(network.named_modules(remove_duplicate=False)):
+        if not isinstance(module, _BatchNorm):
+            continue
+        layer = replaced[module] = replaced.get(module) or NormLayer(path, module)
+        parent, _, child = path.rpartition(".")
+        setattr(network.get_submodule(parent), child, layer)
+    return {layer.name: layer for layer in replaced.values()}

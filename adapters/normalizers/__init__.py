@@ -1,0 +1,1 @@
+"""Normalizers: where norm layers get their statistics, one file each."""

@@ -1,0 +1,61 @@
+"""Batch statistics: each batch is normalised by its own mean and variance."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapters.base import Moments, Needs, Normalized, Normalizer, PartState
+from adapters.functional.moments import normalize
+from adapters.net import NormLayer
+
+
+@dataclass(frozen=True)
+class LastBatch(PartState):
+    """Mean and biased variance (C,) of the last observed batch; the source's before the first."""
+
+    mean: Tensor
+    var: Tensor
+
+
+class BatchStatistics(Normalizer[LastBatch]):
+    """Normalise each batch by its own statistics (BN-adapt, also TENT's normalisation).
+
+    The cheapest strong method where a batch is a fair sample of the classes; worse than doing nothing where batches are
+    label-correlated or hold few images. One image is normalised by its own positions.
+
+    Remembers: the last batch's mean and variance per channel, for answers that must not depend on their batch mates.
+    Needs: batch-norm layers; batches of 16 or more to be worth it.
+    Reference: Nado et al., Evaluating Prediction-Time Batch Normalization, 2020; Schneider et al., NeurIPS 2020.
+
+    Example:
+        >>> from adapters import create
+        >>> str(create("batch").spec)
+        'batch'
+    """
+
+    name = "batch"
+    paper = "Nado et al.: Evaluating Prediction-Time Batch Normalization for Robustness under Covariate Shift, 2020"
+    remembers = "mean and variance of the last batch, per channel"
+    needs = Needs(batch_norm=True)
+
+    def init(self, layer: NormLayer, generator: torch.Generator) -> LastBatch:
+        """Return the source statistics."""
+        return LastBatch(layer.mean, layer.var)
+
+    def observe(self, layer: NormLayer, state: LastBatch, x: Tensor) -> tuple[Normalized, LastBatch]:
+        """Normalise x (N, C, ...) by its own statistics and remember them."""
+        normalized = self.forward(layer, state, x)
+        seen = normalized.moments
+        return normalized, LastBatch(seen.mean, seen.var) if seen else state
+
+    def forward(self, layer: NormLayer, state: LastBatch, x: Tensor) -> Normalized:
+        """Normalise x (N, C, ...) by its own statistics."""
+        # The native kernel returns 1 / sqrt(var + eps), from which the variance is recovered for free.
+        y, mean, inverse = torch.native_batch_norm(x, layer.weight, layer.bias, None, None, True, 0.0, layer.eps)
+        var = (inverse.detach().square().reciprocal() - layer.eps).clamp_min(0)
+        return Normalized(y, Moments(mean.detach(), var))
+
+    def held(self, layer: NormLayer, state: LastBatch, x: Tensor) -> Normalized:
+        """Normalise x (N, C, ...) by the last observed batch's statistics."""
+        return Normalized(normalize(x, state.mean, state.var, layer.weight, layer.bias, layer.eps), None)

@@ -1,0 +1,120 @@
+"""UnMix-TNS: each norm layer's statistics unmixed into K components that the stream updates."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize as unit
+
+from adapters.base import Moments, Needs, Normalized, Normalizer, PartState
+from adapters.functional.moments import instance_moments, normalize, pooled
+from adapters.net import NormLayer
+from adapters.options import Options, option
+
+
+@dataclass(frozen=True)
+class Components(PartState):
+    """Means and variances, (K, C) each, of a layer's components."""
+
+    means: Tensor
+    vars: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnmixTNSOptions(Options):
+    """How many components, how they start and how fast they follow."""
+
+    components: int = option(16, "K; the authors use 16, and 128 for mixed domains", low=1, high=1024)
+    alpha: float = option(0.5, "share of the source variance put between components at the start", low=0.0, high=1.0)
+    temperature: float = option(0.07, "of the softmax over components", low=1e-3, high=10.0)
+    full_batch: int = option(64, "batch size at which components move by the layer's own momentum", low=1, high=65536)
+
+
+class UnmixTNS(Normalizer[Components]):
+    """Normalise each image by a mixture of K components, one of them replaced by the image in the share it fits.
+
+    Made for label-correlated streams and for single images: an image's own statistics enter with weight 1/K only, and
+    the components move by a momentum that follows the batch's actual size. Equations (methods in matmul form, no (N,
+    K, C)): p = softmax_k(cos(m, mu_k) / temperature); mixture mean and variance over k of ((1 - p_k) mu_k + p_k m);
+    the components move by M mean_b p_bk (m_b - mu_k), M = 1 - (1 - momentum)^(N / full_batch). BN over (N, C) inputs
+    keeps the source's.
+
+    Remembers: K means and variances per channel (K = 16: 32 numbers a channel).
+    Needs: batch-norm layers over maps.
+    Reference: Tomar et al., Un-Mixing Test-Time Normalization Statistics, ICLR 2024. As in its public code, the
+    variance's
+        cross term p (1 - p) (m - mu)^2 is left out.
+
+    Example:
+        >>> from adapters import create
+        >>> create("unmix_tns", unmix_tns={"components": 128}).normalizer.options.components
+        128
+    """
+
+    name = "unmix_tns"
+    paper = "Tomar et al.: Un-Mixing Test-Time Normalization Statistics, ICLR 2024"
+    remembers = "K component means and variances, per channel"
+    needs = Needs(batch_norm=True)
+    spatial_only = True
+    options_class = UnmixTNSOptions
+    options: UnmixTNSOptions
+
+    def init(self, layer: NormLayer, generator: torch.Generator) -> Components:
+        """Draw components whose mixture has the source's mean and variance in expectation."""
+        k = self.options.components
+        if k == 1:
+            return Components(layer.mean[None].clone(), layer.var[None].clone())
+        noise = torch.randn(k, layer.mean.numel(), generator=generator).to(layer.mean)
+        spread = (self.options.alpha * k / (k - 1)) ** 0.5
+        means = layer.mean + spread * layer.var.sqrt() * noise
+        return Components(means, ((1 - self.options.alpha) * layer.var).expand(k, -1).clone())
+
+    def observe(self, layer: NormLayer, state: Components, x: Tensor) -> tuple[Normalized, Components]:
+        """Normalise x (N, C, H, W) and move the components towards its images."""
+        own = instance_moments(x)
+        p = self._assignment(own.mean.detach(), state)
+        seen = Moments(own.mean.detach(), own.var.detach())
+        return self._normalized(layer, state, x, own, p), self._moved(layer, state, seen, p)
+
+    def forward(self, layer: NormLayer, state: Components, x: Tensor) -> Normalized:
+        """Normalise x (N, C, H, W) by the components as they are."""
+        own = instance_moments(x)
+        return self._normalized(layer, state, x, own, self._assignment(own.mean.detach(), state))
+
+    def _assignment(self, mean: Tensor, state: Components) -> Tensor:
+        """Return p (N, K): how much each component is the image's own; no gradient flows through it."""
+        return (unit(mean, dim=1) @ unit(state.means, dim=1).mT / self.options.temperature).softmax(1)
+
+    def _normalized(self, layer: NormLayer, state: Components, x: Tensor, own: Moments, p: Tensor) -> Normalized:
+        mixed = _mixture(state, own, p)
+        batch = pooled(Moments(own.mean.detach(), own.var.detach()))
+        return Normalized(normalize(x, mixed.mean, mixed.var, layer.weight, layer.bias, layer.eps), batch)
+
+    def _moved(self, layer: NormLayer, state: Components, own: Moments, p: Tensor) -> Components:
+        images = p.shape[0]
+        momentum = 1 - (1 - layer.momentum) ** (images / self.options.full_batch)
+        share = p.mean(0)[:, None]
+        means = state.means + momentum * (p.mT @ own.mean / images - state.means * share)
+        variances = state.vars + momentum * (p.mT @ own.var / images - state.vars * share)
+        return Components(means, variances)
+
+
+def _mixture(state: Components, own: Moments, p: Tensor) -> Moments:
+    """Return mean and variance (N, C) of the equal mixture of ((1 - p_k) component_k + p_k image), by matmuls."""
+    k = state.means.shape[0]
+    total, p2 = p.sum(1, keepdim=True), p.square()
+    p_means, p2_means = p @ state.means, p2 @ state.means
+    mean = state.means.mean(0) + (total * own.mean - p_means) / k
+    var = state.vars.mean(0) + (total * own.var - p @ state.vars) / k
+    squares = state.means.square()
+    mean_square = (
+        squares.mean(0)
+        + (
+            2 * (own.mean * p_means - p @ squares)
+            + p2.sum(1, keepdim=True) * own.mean.square()
+            - 2 * own.mean * p2_means
+            + p2 @ squares
+        )
+        / k
+    )
+    return Moments(mean, (var + mean_square - mean.square()).clamp_min(0))

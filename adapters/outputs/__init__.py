@@ -1,0 +1,1 @@
+"""Output adjusters: how outputs are corrected, one file each."""

@@ -1,0 +1,90 @@
+"""LAME: corrects a batch's outputs so that neighbours in feature space agree; the network stays as it is."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize as unit
+
+from adapters.base import Forward, OutputAdjuster, PartState
+from adapters.functional import affinity
+from adapters.options import Options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class LAMEOptions(Options):
+    """The affinity between images and how long to iterate."""
+
+    kernel: Literal["rbf", "knn", "linear"] = option("rbf", "affinity; rbf smooths harder the larger the batch")
+    k: int = option(5, "neighbours (rbf counts the image itself)", low=1, high=1024)
+    iterations: int = option(
+        100, "most iterations; they stop by themselves at a relative energy change of 1e-8", low=1, high=1000
+    )
+
+
+class LAME(OutputAdjuster[PartState]):
+    """Minimise sum_i KL(z_i || q_i) - sum_ij w_ij z_i z_j over assignments z, one batch at a time.
+
+    Returns corrected probabilities. Helps where neighbours in the batch share labels (video, class-correlated
+    streams) and hurts on i.i.d. batches. A single image is returned as it is. With another normalizer than `source`,
+    or a learner, it works on that pipeline's outputs and features: our extension of the paper.
+
+    Remembers: nothing.
+    Needs: features.
+    Reference: Boudiaf et al., Parameter-free Online Test-time Adaptation, CVPR 2022 (eq. 5 and algorithm 1).
+
+    Example:
+        >>> from adapters import create
+        >>> str(create("lame").spec)
+        'source+lame'
+    """
+
+    name = "lame"
+    paper = "Boudiaf et al.: Parameter-free Online Test-time Adaptation, CVPR 2022"
+    remembers = "nothing"
+    options_class = LAMEOptions
+    options: LAMEOptions
+
+    def init(self, classes: int) -> PartState:
+        """Return the empty state."""
+        return PartState()
+
+    def adjust(self, state: PartState, forward: Forward) -> tuple[Tensor, PartState]:
+        """Return corrected probabilities (N, C)."""
+        probabilities = forward.logits.softmax(1)
+        if probabilities.shape[0] < 2:
+            return probabilities, state
+        return assign(probabilities, self._affinity(unit(forward.features, dim=1)), self.options.iterations), state
+
+    def _affinity(self, features: Tensor) -> Tensor:
+        if self.options.kernel == "linear":
+            return affinity.linear(features)
+        kernel = affinity.rbf if self.options.kernel == "rbf" else affinity.knn
+        return kernel(features, self.options.k)
+
+
+def assign(q: Tensor, w: Tensor, iterations: int) -> Tensor:
+    """Iterate z <- softmax(log q + w z) from z = q; rows stand still once the energy has converged.
+
+    Args:
+        q: Probabilities (N, C).
+        w: Affinities (N, N).
+        iterations: How many; fixed, so that the function has no branch on data.
+
+    Example:
+        >>> assign(torch.tensor([[0.9, 0.1], [0.4, 0.6]]), torch.ones(2, 2), 100).argmax(1)
+        tensor([0, 0])
+    """
+    log_q = torch.log(q + 1e-10)
+    z, pull = q, w @ q
+    energy = torch.full((), torch.inf, dtype=q.dtype, device=q.device)
+    done = torch.zeros((), dtype=torch.bool, device=q.device)
+    for iteration in range(iterations):
+        z = torch.where(done, z, (log_q + pull).softmax(1))
+        pull = w @ z
+        moved = (z * (torch.log(z.clamp_min(1e-20)) - log_q - pull)).sum()
+        if iteration > 1:
+            done = done | ((moved - energy).abs() <= 1e-8 * energy.abs())
+        energy = moved
+    return z

@@ -1,0 +1,113 @@
+"""Finds every part by walking the part folders; makes adapters from a spec."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, Literal, TypeAlias, cast
+
+import adapters.learners
+import adapters.normalizers
+import adapters.outputs
+from adapters.base import Learner, Normalizer, OutputAdjuster, Part
+from adapters.errors import OptionError, SpecError
+from adapters.options import build_options
+from adapters.pipeline import Adapter, Spec
+from adapters.presets import learner_defaults
+
+Kind: TypeAlias = Literal["normalizer", "learner", "output"]
+FOLDERS = {"normalizer": adapters.normalizers, "learner": adapters.learners, "output": adapters.outputs}
+KIND_OF_BASE: Mapping[type[Part], Kind] = {Normalizer: "normalizer", Learner: "learner", OutputAdjuster: "output"}
+MAX_SEED = 2**63 - 1
+
+
+@cache
+def parts(kind: Kind) -> dict[str, type[Part]]:
+    """Return the parts of one kind by name: every Part class defined in the kind's folder."""
+    found = {part.name: part for part in _defined_in(FOLDERS[kind])}
+    return dict(sorted(found.items()))
+
+
+def kind_of(part: type[Part]) -> Kind:
+    """Return which kind a part is."""
+    return next(kind for base, kind in KIND_OF_BASE.items() if issubclass(part, base))
+
+
+def parse(text: str) -> Spec:
+    """Read a spec such as `unmix_tns+eta+lame`; what is left out is the learner's default.
+
+    Raises:
+        SpecError: If a name is unknown, or two name the same kind.
+
+    Example:
+        >>> str(parse("tent")), str(parse("lame+unmix_tns"))
+        ('batch+tent', 'unmix_tns+lame')
+    """
+    chosen: dict[Kind, str] = {}
+    for name in text.split("+"):
+        kind = _kind_of_name(name.strip())
+        if kind in chosen:
+            raise SpecError(f"{text!r} names two {kind}s, {chosen[kind]!r} and {name.strip()!r}; expected one at most")
+        chosen[kind] = name.strip()
+    learner = cast("type[Learner[Any]]", parts("learner")[chosen.get("learner", "none")])
+    return Spec(chosen.get("normalizer", learner.normalizer), learner.name, chosen.get("output", learner.output))
+
+
+def create(spec: str, *, seed: int = 0, **options: Mapping[str, object]) -> Adapter:
+    """Make an adapter from a spec and its parts' options, by part name.
+
+    Args:
+        spec: Names joined by `+`, as `unmix_tns+eta+lame`.
+        seed: What all random draws follow from.
+        **options: For each part a mapping of its options.
+
+    Raises:
+        SpecError: If the spec names no pipeline.
+        OptionError: If an option is unknown, of the wrong type or out of range, or names a part not in the spec.
+
+    Example:
+        >>> adapter = create("unmix_tns+tent", tent={"lr": 1e-4}, seed=7)
+        >>> str(adapter.spec), adapter.learner.options.lr
+        ('unmix_tns+tent', 0.0001)
+    """
+    if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+        raise OptionError(f"seed is {seed!r}, expected an integer from 0 to 2^63 - 1")
+    parsed = parse(spec)
+    names = [parsed.normalizer, parsed.learner, parsed.output]
+    strangers = sorted(set(options) - set(names) | {name for name in options if name == "none"})
+    if strangers:
+        raise OptionError(f"options name {strangers[0]!r}, which is no part of {str(parsed)!r}")
+    preset = learner_defaults(parsed.normalizer, parsed.learner)
+    return Adapter(
+        spec=parsed,
+        normalizer=cast("Normalizer[Any]", _make("normalizer", parsed.normalizer, options)),
+        learner=cast("Learner[Any]", _make("learner", parsed.learner, options, preset)),
+        output=cast("OutputAdjuster[Any]", _make("output", parsed.output, options)),
+        seed=seed,
+    )
+
+
+def _make(
+    kind: Kind, name: str, options: Mapping[str, Mapping[str, object]], preset: Mapping[str, object] | None = None
+) -> Part:
+    part = parts(kind)[name]
+    given = options.get(name, {})
+    if not isinstance(given, Mapping):
+        raise OptionError(f"options of {name} are {given!r}, expected an object of its options")
+    return part(build_options(part.options_class, name, {**(preset or {}), **given}))
+
+
+def _kind_of_name(name: str) -> Kind:
+    for kind in KIND_OF_BASE.values():
+        if name != "none" and name in parts(kind):
+            return kind
+    known = sorted({known for kind in KIND_OF_BASE.values() for known in parts(kind)} - {"none"})
+    raise SpecError(f"no adapter part is named {name!r}; there are: {', '.join(known)}")
+
+
+def _defined_in(folder: Any) -> Iterator[type[Part]]:
+    for info in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}."):
+        module = importlib.import_module(info.name)
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Part) and value.__module__ == module.__name__:
+                yield value

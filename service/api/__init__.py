@@ -1,0 +1,1 @@
+"""HTTP only: routes, wire schemas, error bodies; no torch."""

@@ -1,0 +1,243 @@
+"""Train the demo's source model and write its two bundles and its stream: `python -m service.demo.train --help`."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the name every PyTorch user reads
+
+from service.demo.network import build
+
+CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+MEAN, STD = 0.2860, 0.3530
+BATCH_SIZE = 128
+MAX_SHIFT = 2
+STREAM_SIZE = 2500
+PROBE_PER_CLASS = 50
+
+TORCH_MODEL = """\
+kind = "torch"
+file = "model.safetensors"
+factory = "service.demo.network:build"
+features = "classifier"
+"""
+ONNX_MODEL = """\
+kind = "onnx"
+file = "model.onnx"
+features = "features"
+logits = "logits"
+"""
+BUNDLE = """\
+name = "{name}"
+version = "1"
+description = "{description}"
+licence = "Apache-2.0 (weights); images: Fashion-MNIST, MIT"
+adapter = "source"
+
+[model]
+{model}
+[input]
+name = "input"
+shape = [1, 28, 28]
+datatype = "FP32"
+value_range = [0.0, 1.0]
+mean = [{mean:.4f}]
+std = [{std:.4f}]
+resize = "stretch"
+
+[classes]
+names = [{classes}]
+"""
+
+Images = npt.NDArray[np.uint8]
+"""Grey images (N, 28, 28), or labels (N,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Images uint8 (N, 28, 28) and their labels uint8 (N,)."""
+
+    images: Images
+    labels: Images
+
+
+class LogitsAndFeatures(nn.Module):
+    """The network as ONNX needs it: with the feature vector as a second output."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits (N, 10) and features (N, 64) for normalized images (N, 1, 28, 28)."""
+        features = self.network.features(x)  # type: ignore[operator]  # build() promises an nn.Module only
+        return self.network.classifier(features), features  # type: ignore[operator]  # as above
+
+
+def read_fashion_mnist(folder: Path, part: str) -> Labelled:
+    """Read one part of Fashion-MNIST.
+
+    Args:
+        folder: holds the four files as published (`train-images-idx3-ubyte.gz` and so on).
+        part: `train` (60,000 images) or `t10k` (10,000).
+    """
+    images = _read_idx(folder / f"{part}-images-idx3-ubyte.gz", header_bytes=16)
+    labels = _read_idx(folder / f"{part}-labels-idx1-ubyte.gz", header_bytes=8)
+    return Labelled(images.reshape(len(labels), 28, 28), labels)
+
+
+def split(test: Labelled, seed: int) -> tuple[Labelled, Labelled]:
+    """Draw the demo stream (2,500 images) and the class-balanced probe set (500) from the test images.
+
+    A few published images occur twice; a probe image never has a copy in the stream or in the probe set.
+    """
+    order = np.random.default_rng(seed).permutation(len(test.labels))
+    stream = order[:STREAM_SIZE]
+    seen = {test.images[index].tobytes() for index in stream}
+    wanted = dict.fromkeys(range(len(CLASSES)), PROBE_PER_CLASS)
+    probe = []
+    for index in order[STREAM_SIZE:]:
+        label, pixels = int(test.labels[index]), test.images[index].tobytes()
+        if wanted[label] and pixels not in seen:
+            seen.add(pixels)
+            wanted[label] -= 1
+            probe.append(index)
+    return _take(test, stream), _take(test, np.asarray(probe))
+
+
+def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Flip each image (N, 28, 28) left to right or not, and shift it by up to 2 pixels.
+
+    Nothing more on purpose: the source model must not be robust to the demo's corruptions.
+    """
+    images, size = len(x), x.shape[-1]
+    flipped = torch.rand(images, 1, 1, generator=generator) < 0.5
+    padded = F.pad(torch.where(flipped, x.flip(-1), x), (MAX_SHIFT,) * 4)
+    shift = torch.randint(0, 2 * MAX_SHIFT + 1, (2, images, 1), generator=generator) + torch.arange(size)
+    return padded[torch.arange(images)[:, None, None], shift[0][:, :, None], shift[1][:, None, :]]
+
+
+def train(network: nn.Module, data: Labelled, epochs: int, seed: int, console: Console) -> None:
+    """Train `network` in place with SGD under a one-cycle learning rate, and leave it in eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels).long()
+    steps = len(labels) // BATCH_SIZE
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.15, total_steps=steps * epochs, pct_start=0.2)
+    network.train()
+    for epoch in range(1, epochs + 1):
+        order = torch.randperm(len(labels), generator=generator)[: steps * BATCH_SIZE].view(steps, BATCH_SIZE)
+        total_loss = 0.0
+        for batch in track(order, f"epoch {epoch}/{epochs}", console=console):
+            loss = F.cross_entropy(network(normalize(augment(images[batch], generator))), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped in PyTorch
+            optimizer.step()
+            schedule.step()
+            total_loss += loss.item()
+        console.print(f"epoch {epoch}/{epochs}: training loss {total_loss / steps:.4f}")
+    network.eval()
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """Map uint8 images (N, 28, 28) to the network's input: float32 (N, 1, 28, 28), mean 0 and std 1 over training."""
+    return (images[:, None].float() / 255 - MEAN) / STD
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, data: Labelled) -> float:
+    """Return the fraction of `data` that `network` classifies correctly."""
+    logits = torch.cat([network(normalize(batch)) for batch in torch.from_numpy(data.images).split(500)])
+    return (logits.argmax(1) == torch.from_numpy(data.labels)).double().mean().item()
+
+
+def write_torch_bundle(folder: Path, network: nn.Module, probe: Labelled) -> None:
+    """Write weights, `bundle.toml` and the labelled probe set."""
+    (folder / "artefacts").mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    tensors = {
+        "images": torch.from_numpy(probe.images)[:, None].contiguous(),
+        "labels": torch.from_numpy(probe.labels).long(),
+    }
+    save_file(tensors, folder / "artefacts" / "probe.safetensors")
+    description = "ResNet-8 for Fashion-MNIST, 28x28 grey images of clothes"
+    _write_toml(folder, "fashion", description, TORCH_MODEL)
+
+
+def write_onnx_bundle(folder: Path, network: nn.Module) -> None:
+    """Write the same network as one ONNX file, batch normalization unfolded, and its `bundle.toml`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Without optimize=False the exporter folds each BatchNormalization into its convolution; adapters look for them.
+    program = torch.onnx.export(
+        LogitsAndFeatures(network.to(memory_format=torch.contiguous_format)).eval(),
+        (torch.zeros(2, 1, 28, 28),),
+        input_names=["input"],
+        output_names=["logits", "features"],
+        dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program; it was expected to with dynamo=True.")
+    for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces that name folders of the training machine
+    program.save(folder / "model.onnx", external_data=False)
+    description = "ResNet-8 for Fashion-MNIST as an ONNX graph, 28x28 grey images of clothes"
+    _write_toml(folder, "fashion-onnx", description, ONNX_MODEL)
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with the four Fashion-MNIST .gz files.")],
+    out: Annotated[Path, typer.Option(help="Folder to write bundle/, bundle_onnx/ and stream.npz to.")],
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the 60,000 training images.")] = 14,
+    seed: Annotated[int, typer.Option(help="Decides the weights, the order, the augmentation and the split.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; another number gives slightly other weights.")] = 1,
+) -> None:
+    """Train the demo's source model on Fashion-MNIST, then write its two bundles and the demo stream."""
+    console = Console()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+    network = build(len(CLASSES)).to(memory_format=torch.channels_last)  # half the time on a CPU
+    train(network, read_fashion_mnist(data, "train"), epochs, seed, console)
+    test = read_fashion_mnist(data, "t10k")
+    console.print(f"clean test accuracy over {len(test.labels)} images: {accuracy(network, test):.2%}")
+    stream, probe = split(test, seed)
+    write_torch_bundle(out / "bundle", network, probe)
+    write_onnx_bundle(out / "bundle_onnx", network)
+    np.savez_compressed(out / "stream.npz", images=stream.images, labels=stream.labels)
+    console.print(f"wrote {out / 'bundle'}, {out / 'bundle_onnx'} and {out / 'stream.npz'}")
+
+
+def _read_idx(path: Path, header_bytes: int) -> Images:
+    with gzip.open(path) as file:
+        return np.frombuffer(file.read(), dtype=np.uint8, offset=header_bytes).copy()
+
+
+def _take(data: Labelled, indices: npt.NDArray[np.int64]) -> Labelled:
+    return Labelled(data.images[indices], data.labels[indices])
+
+
+def _write_toml(folder: Path, name: str, description: str, model: str) -> None:
+    classes = ", ".join(f'"{class_name}"' for class_name in CLASSES)
+    text = BUNDLE.format(name=name, description=description, model=model, mean=MEAN, std=STD, classes=classes)
+    (folder / "bundle.toml").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,73 @@
+"""What the server refuses, and why; api/problems.py alone knows the HTTP codes.
+
+ServiceError
+├── MalformedError        not of the form that was expected
+├── UnauthenticatedError  no key, or an unknown one
+├── ForbiddenError        a key without the scope; a foreign host or origin
+├── UnknownError          no such model, stream or snapshot
+├── ConflictError         the same request id with another body; a stream of another model; a name taken
+├── MovedOnError          the stream's generation is not the one expected
+├── TooLargeError         bytes, images or pixels beyond a limit
+├── UnsupportedError      a content type or datatype that is not served
+├── UnfitError            well-formed, but not for this model, spec or stream
+├── BusyError             this stream or client sends too much; try again later
+├── SaturatedError        the server is full, starting or draining; try again later
+├── DeadlineError         not answered in time
+└── StoreFullError        a snapshot could not be kept; the state in memory stays
+"""
+
+
+class ServiceError(Exception):
+    """Any refusal of the server; the message says what was given and what was expected."""
+
+
+class MalformedError(ServiceError):
+    """Not of the form that was expected."""
+
+
+class UnauthenticatedError(ServiceError):
+    """No key was given, or one that is not known."""
+
+
+class ForbiddenError(ServiceError):
+    """The key lacks the scope, or the request comes from a foreign host or origin."""
+
+
+class UnknownError(ServiceError):
+    """There is no such model, stream or snapshot."""
+
+
+class ConflictError(ServiceError):
+    """Another request, model or owner has taken the place."""
+
+
+class MovedOnError(ServiceError):
+    """The stream's generation is not the one expected."""
+
+
+class TooLargeError(ServiceError):
+    """Bytes, images or pixels go beyond a limit."""
+
+
+class UnsupportedError(ServiceError):
+    """A content type or datatype that is not served."""
+
+
+class UnfitError(ServiceError):
+    """Well-formed, but unfit for this model, spec or stream."""
+
+
+class BusyError(ServiceError):
+    """This stream or client sends more than it may."""
+
+
+class SaturatedError(ServiceError):
+    """The server cannot take more now: full, starting or draining."""
+
+
+class DeadlineError(ServiceError):
+    """The answer did not come in time."""
+
+
+class StoreFullError(ServiceError):
+    """A snapshot could not be kept; the state in memory stays."""

@@ -1,0 +1,84 @@
+"""The shapes that cross borders inside the server."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Parameter: TypeAlias = str | int | float | bool
+"""What V2 allows as a parameter's value."""
+Array: TypeAlias = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a model takes: one float tensor (N, *shape) within `value_range`, before mean and std.
+
+    Attributes:
+        name: The tensor's name on the wire.
+        shape: (channels, height, width).
+        datatype: The declared V2 datatype, FP32.
+        value_range: Lowest and highest value of a pixel.
+        mean, std: Per channel, applied inside the prepared model.
+        resize: How encoded images come to height x width: `stretch`, `crop` (shorter side, then centre), `exact` (refuse).
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    datatype: str = "FP32"
+    value_range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    resize: str = "stretch"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what one request may carry."""
+
+    max_batch: int = 256
+    max_pixels: int = 16_000_000
+    max_json_depth: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WireTensor:
+    """A tensor as it came: an array of the declared shape, or encoded images as a list of bytes (BYTES)."""
+
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+    data: Array | list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output that the client asks for, and whether as binary data (None: as the request's default)."""
+
+    name: str
+    binary: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A parsed inference request; `digest` is the sha256 over the body, for telling a retry from another request."""
+
+    digest: str
+    inputs: tuple[WireTensor, ...]
+    id: str = ""
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    outputs: tuple[RequestedOutput, ...] = ()
+    binary_output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """An answer before it is encoded: outputs by name, in order, and flat parameters."""
+
+    model: str
+    version: str
+    id: str
+    parameters: Mapping[str, Parameter]
+    outputs: Mapping[str, Array]
