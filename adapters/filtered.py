@@ -37,7 +37,9 @@ class FilterOptions(OptimOptions):
 
 def init(net: Net, options: FilterOptions) -> FilteredState:
     """Return the source's norm parameters, zero moments and no mean output yet."""
-    return FilteredState(start(net.affine, options), torch.zeros(net.classes), torch.zeros((), dtype=torch.bool))
+    return FilteredState(
+        start(net.affine, options), torch.zeros(net.classes, dtype=net.dtype), torch.zeros((), dtype=torch.bool)
+    )
 
 
 def step(net: Net, state: FilteredState, norm: CopyStates, x: Tensor, options: FilterOptions) -> Learned[FilteredState]:

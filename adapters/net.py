@@ -79,8 +79,9 @@ class Net:
         self.classes = source.classes
         self._network = network
         self._normalizer = normalizer
-        self._mean = torch.tensor(source.mean).reshape(-1, *[1] * (len(source.input_shape) - 1))
-        self._std = torch.tensor(source.std).reshape(-1, *[1] * (len(source.input_shape) - 1))
+        self.dtype = next((p.dtype for p in network.parameters()), torch.float32)
+        self._mean = torch.tensor(source.mean, dtype=self.dtype).reshape(-1, *[1] * (len(source.input_shape) - 1))
+        self._std = torch.tensor(source.std, dtype=self.dtype).reshape(-1, *[1] * (len(source.input_shape) - 1))
         self.layers = _replace_batch_norm(network)
         self._current: Pass | None = None
         for layer in self.layers.values():

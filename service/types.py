@@ -22,7 +22,7 @@ class InputSpec:
         datatype: The declared V2 datatype, FP32.
         value_range: Lowest and highest value of a pixel.
         mean, std: Per channel, applied inside the prepared model.
-        resize: How encoded images come to height x width: `stretch`, `crop` (shorter side, then centre), `exact` (refuse).
+        resize: `stretch` encoded images, `crop` them (shorter side, then centre), or refuse other sizes (`exact`).
     """
 
     name: str

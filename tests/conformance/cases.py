@@ -1,0 +1,20 @@
+"""What the conformance suite runs: every part, and combinations that cross kinds. One line buys a part the whole suite."""
+
+CASES = {
+    "source": {},
+    "batch": {},
+    "alpha": {},
+    "alpha+tent": {"alpha": {"of": "image"}},
+    "ema": {},
+    "unmix_tns": {"unmix_tns": {"components": 4}},
+    "batch+tent": {},
+    "source+tent": {"tent": {"optimizer": "sgd", "nesterov": True}},
+    "batch+eta": {"eta": {"e_margin": 0.9, "d_margin": 0.95}},
+    "batch+rdumb": {"rdumb": {"e_margin": 0.9, "reset_every": 2}},
+    "source+lame": {},
+    "batch+lame": {"lame": {"kernel": "knn", "k": 3}},
+    "ema+tent+lame": {"lame": {"kernel": "linear", "iterations": 10}},
+    "unmix_tns+tent": {},
+    "unmix_tns+eta+lame": {"unmix_tns": {"components": 1}, "eta": {"e_margin": 0.9}},
+    "unmix_tns+rdumb": {"rdumb": {"e_margin": 0.9, "reset_every": 2}},
+}

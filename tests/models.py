@@ -1,0 +1,73 @@
+"""Small networks that the tests adapt."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from adapters import SourceModel
+
+REFERENCE = Path(__file__).parent / "reference" / "data"
+
+
+def reference_network() -> nn.Sequential:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )  # fmt: skip
+    network.load_state_dict(load_file(REFERENCE / "model.safetensors"))
+    return network
+
+
+def reference_source() -> SourceModel:
+    return SourceModel(reference_network(), (3, 16, 16), 10)
+
+
+def bn1d_source() -> SourceModel:
+    """Batch norm over maps and, after pooling, over vectors: layers of one position."""
+    torch.manual_seed(1)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8), nn.Flatten(),
+        nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 5),
+    )  # fmt: skip
+    network.train()
+    for _ in range(20):
+        network(torch.rand(16, 3, 16, 16))
+    return SourceModel(network, (3, 16, 16), 5, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+class TinyViT(nn.Module):
+    """A small vision transformer: layer norm only."""
+
+    def __init__(self, classes: int = 7, width: int = 16) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, stride=4)
+        self.block = nn.TransformerEncoderLayer(width, 2, 32, dropout=0.1, batch_first=True)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.block(self.patches(x).flatten(2).mT)
+        return self.head(self.norm(tokens.mean(1)))
+
+
+def vit_source() -> SourceModel:
+    torch.manual_seed(2)
+    return SourceModel(TinyViT(), (3, 16, 16), 7)
+
+
+def plain_source() -> SourceModel:
+    """No norm layers at all."""
+    torch.manual_seed(3)
+    layers = OrderedDict(conv=nn.Conv2d(3, 4, 3), relu=nn.ReLU(), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten())
+    return SourceModel(nn.Sequential(OrderedDict(**layers, head=nn.Linear(4, 3))), (3, 16, 16), 3)
+
+
+def headless_source() -> SourceModel:
+    """No linear layer: features must be named."""
+    return SourceModel(nn.Sequential(nn.Conv2d(3, 4, 16), nn.BatchNorm2d(4), nn.Flatten()), (3, 16, 16), 4)
