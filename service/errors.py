@@ -13,7 +13,9 @@ ServiceError
 ├── BusyError             this stream or client sends too much; try again later
 ├── SaturatedError        the server is full, starting or draining; try again later
 ├── DeadlineError         not answered in time
-└── StoreFullError        a snapshot could not be kept; the state in memory stays
+├── StoreFullError        a snapshot could not be kept; the state in memory stays
+├── BundleError           a folder that cannot be served as a model
+└── SettingsError         settings under which the server refuses to start
 """
 
 
@@ -71,3 +73,11 @@ class DeadlineError(ServiceError):
 
 class StoreFullError(ServiceError):
     """A snapshot could not be kept; the state in memory stays."""
+
+
+class BundleError(ServiceError):
+    """A folder cannot be served as a model."""
+
+
+class SettingsError(ServiceError):
+    """The server refuses to start under these settings."""

@@ -12,13 +12,17 @@ from adapters import SourceModel
 REFERENCE = Path(__file__).parent / "reference" / "data"
 
 
-def reference_network() -> nn.Sequential:
-    network = nn.Sequential(
+def untrained_reference_network() -> nn.Sequential:
+    return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
         nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
         nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
     )  # fmt: skip
+
+
+def reference_network() -> nn.Sequential:
+    network = untrained_reference_network()
     network.load_state_dict(load_file(REFERENCE / "model.safetensors"))
     return network
 
@@ -71,3 +75,17 @@ def plain_source() -> SourceModel:
 def headless_source() -> SourceModel:
     """No linear layer: features must be named."""
     return SourceModel(nn.Sequential(nn.Conv2d(3, 4, 16), nn.BatchNorm2d(4), nn.Flatten()), (3, 16, 16), 4)
+
+
+class Tripwire(nn.Module):
+    """The reference network, which fails after its first layers on images whose first value is exactly 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = untrained_reference_network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.network[:3](x)
+        if bool((x[:, 0, 0, 0] == 1).any()):
+            raise RuntimeError("tripped")
+        return self.network[3:](hidden)

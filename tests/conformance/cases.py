@@ -1,4 +1,4 @@
-"""What the conformance suite runs: every part, and combinations that cross kinds. One line buys a part the whole suite."""
+"""What the conformance suite runs: every part, and combinations that cross kinds."""
 
 CASES = {
     "source": {},

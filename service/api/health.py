@@ -1,0 +1,44 @@
+"""Liveness, readiness, server metadata, metrics."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse, RedirectResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.api.problems import responses
+
+EXTENSIONS = ["binary_tensor_data", "sequence", "sequence(string_id)", "statistics", "model_repository"]
+
+
+def router(ready: Callable[[], bool], metrics: Callable[[], bytes]) -> APIRouter:
+    """Return the routes that tell how the server is."""
+    routes = APIRouter()
+
+    @routes.get("/v2", tags=["V2 data plane"])
+    async def server_metadata() -> dict[str, object]:
+        """Name, version and extensions of the server."""
+        return {"name": "acclimate", "version": version("acclimate"), "extensions": EXTENSIONS}
+
+    @routes.get("/v2/health/live", tags=["V2 data plane"])
+    async def live() -> dict[str, bool]:
+        """Whether the process answers."""
+        return {"live": True}
+
+    @routes.get("/v2/health/ready", tags=["V2 data plane"], responses={503: {"description": "Starting or draining."}})
+    async def server_ready() -> JSONResponse:
+        """Whether requests are taken: not while starting, restoring or draining."""
+        is_ready = ready()
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+    @routes.get("/metrics", tags=["operation"], responses=responses(403))
+    async def expose_metrics() -> Response:
+        """Metrics in Prometheus' text format."""
+        return Response(metrics(), media_type=CONTENT_TYPE_LATEST)
+
+    @routes.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    return routes

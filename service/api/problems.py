@@ -1,0 +1,91 @@
+"""The one place that knows which refusal is which HTTP status; every error body is {"error": "..."}."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from service import errors
+from service.telemetry import log
+
+STATUS: Mapping[type[errors.ServiceError], int] = MappingProxyType(
+    {
+        errors.MalformedError: 400,
+        errors.UnauthenticatedError: 401,
+        errors.ForbiddenError: 403,
+        errors.UnknownError: 404,
+        errors.ConflictError: 409,
+        errors.MovedOnError: 412,
+        errors.TooLargeError: 413,
+        errors.UnsupportedError: 415,
+        errors.UnfitError: 422,
+        errors.BundleError: 422,
+        errors.BusyError: 429,
+        errors.SettingsError: 500,
+        errors.SaturatedError: 503,
+        errors.DeadlineError: 504,
+        errors.StoreFullError: 507,
+    }
+)
+RETRY_AFTER_SECONDS = 1
+RETRIED = (429, 503)
+
+
+class Problem(BaseModel):
+    """The body of every error."""
+
+    error: str
+    """What was given, and what was expected."""
+
+
+def responses(*codes: int) -> dict[int | str, dict[str, object]]:
+    """Return the OpenAPI entries of error answers."""
+    return {code: {"model": Problem} for code in codes}
+
+
+def answer(error: errors.ServiceError) -> JSONResponse:
+    """Return a refusal's HTTP answer."""
+    return _answer(STATUS[type(error)], str(error))
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of an app by the contract."""
+
+    @app.exception_handler(errors.ServiceError)
+    async def refused(_request: Request, error: errors.ServiceError) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = error.errors()
+        malformed = any(problem["type"] == "json_invalid" for problem in problems)
+        said = "; ".join(f"{_place(problem['loc'])}: {problem['msg']}" for problem in problems[:3])
+        return _answer(400 if malformed else 422, said)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        said = {
+            404: f"there is nothing at {request.url.path}",
+            405: f"{request.method} is not served at {request.url.path}",
+        }
+        response = _answer(error.status_code, said.get(error.status_code, str(error.detail)))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("unexpected_error", path=request.url.path, exc_info=error)
+        return _answer(500, "the server failed; its log says why, and the stream is as it was")
+
+
+def _answer(status: int, said: str) -> JSONResponse:
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in RETRIED else None
+    return JSONResponse({"error": said}, status, headers)
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in loc)

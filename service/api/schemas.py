@@ -1,0 +1,157 @@
+"""What the control plane takes and answers."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.bundles import NAME
+
+Mode = Literal["adapt", "frozen", "shadow"]
+Name = Annotated[str, Field(pattern=NAME)]
+Options = dict[str, dict[str, str | int | float | bool | None] | int]
+MAX_NOTE = 4096
+MAX_SPEC = 256
+
+
+class Wire(BaseModel):
+    """A body of the control plane; unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class StreamCreate(Wire):
+    """A stream to create; what is left out is the model's default."""
+
+    id: Name | None = None
+    """Its name; the server makes one if there is none."""
+    model: str | None = Field(default=None, max_length=128)
+    """Which model; required where several are served."""
+    adapter: str | None = Field(default=None, max_length=MAX_SPEC)
+    """The spec, as `unmix_tns+eta+lame`."""
+    options: Options = {}
+    """Options by part name, and `seed`: {"tent": {"lr": 1e-4}, "seed": 7}."""
+    mode: Mode = "adapt"
+    """adapt: learn from every batch. frozen: answer by the state as it is. shadow: answer as the source, learn
+    beside."""
+    adapt_batch_size: int = Field(default=1, ge=1, le=4096)
+    """Images of one adaptation step; requests with fewer are answered at once and wait in the window."""
+
+
+class StreamPatch(Wire):
+    """What to change of a stream; a new adapter starts from its initial state, all else keeps what was learned."""
+
+    mode: Mode | None = None
+    adapter: str | None = Field(default=None, max_length=MAX_SPEC)
+    options: Options | None = None
+    adapt_batch_size: int | None = Field(default=None, ge=1, le=4096)
+
+
+class StreamView(Wire):
+    """A stream as it is."""
+
+    id: str
+    model: str
+    adapter: str
+    options: dict[str, Any]
+    mode: Mode
+    adapt_batch_size: int
+    generation: int
+    durable_generation: int
+    steps: int
+    waiting_images: int
+    state_bytes: int
+    created: float
+    last_used: float
+    signals: dict[str, float]
+
+
+class StreamList(Wire):
+    """A page of streams; `next` is the `after` of the next page."""
+
+    items: list[StreamView]
+    next: str | None
+
+
+class SnapshotCreate(Wire):
+    """A snapshot to take."""
+
+    name: Name | None = None
+    note: str = Field(default="", max_length=MAX_NOTE)
+
+
+class SnapshotView(Wire):
+    """A snapshot in the store."""
+
+    id: str
+    stream: str
+    name: str
+    note: str
+    model: str
+    adapter: str
+    fingerprint: str
+    generation: int
+    steps: int
+    bytes: int
+    sha256: str
+    created: float
+    contains_inputs: bool
+
+
+class SnapshotList(Wire):
+    """A page of snapshots, newest first."""
+
+    items: list[SnapshotView]
+    next: str | None
+
+
+class Restore(Wire):
+    """Which snapshot to continue from."""
+
+    snapshot: str = Field(max_length=128)
+
+
+class Restored(StreamView):
+    """A stream after a restore, and why it may not replay bit for bit."""
+
+    tta_warning: str = ""
+
+
+class AdapterPart(Wire):
+    """A part that a spec may name."""
+
+    name: str
+    kind: Literal["normalizer", "learner", "output"]
+    summary: str
+    remembers: str
+    needs: list[str]
+    options: dict[str, Any]
+    paper: str
+
+
+class AdapterList(Wire):
+    """All parts."""
+
+    items: list[AdapterPart]
+    next: str | None = None
+
+
+class ModelView(Wire):
+    """A served model."""
+
+    name: str
+    version: str
+    description: str
+    licence: str
+    fingerprint: str
+    backend: str
+    adapter: str
+    classes: list[str]
+    input: dict[str, Any]
+    artefacts: list[str]
+
+
+class ModelList(Wire):
+    """All served models."""
+
+    items: list[ModelView]
+    next: str | None = None

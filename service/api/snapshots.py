@@ -1,0 +1,92 @@
+"""Snapshots: take, list, restore, download, upload, delete."""
+
+import asyncio
+from itertools import dropwhile, islice
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Path, Request, Response
+
+from service.api.body import read_body
+from service.api.headers import IfMatch, generation_of
+from service.api.problems import responses
+from service.api.schemas import Restore, Restored, SnapshotCreate, SnapshotList, SnapshotView
+from service.api.streams import After, Limit, StreamId, view
+from service.controlplane import Controlplane
+from service.snapshots.format import Manifest
+
+SnapshotId = Annotated[str, Path(max_length=256)]
+FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+def router(control: Controlplane, max_body_bytes: int) -> APIRouter:
+    """Return the snapshot routes."""
+    routes = APIRouter(prefix="/v1", tags=["control plane"])
+
+    @routes.get("/streams/{stream_id}/snapshots")
+    async def list_snapshots(stream_id: StreamId, after: After = "", limit: Limit = 100) -> SnapshotList:
+        """A stream's snapshots, newest first; those of an ended stream too."""
+        return await asyncio.to_thread(_page, control, stream_id, after, limit)
+
+    @routes.post(
+        "/streams/{stream_id}/snapshots", status_code=201, responses=responses(400, 404, 422, 429, 503, 504, 507)
+    )
+    async def take_snapshot(stream_id: StreamId, body: Annotated[SnapshotCreate | None, Body()] = None) -> SnapshotView:
+        """Keep what a stream has learned so far."""
+        wanted = body or SnapshotCreate()
+        return snapshot_view(*await control.take(stream_id, wanted.name, wanted.note))
+
+    @routes.post("/streams/{stream_id}/restore", responses=responses(400, 404, 412, 422, 429, 503, 504))
+    async def restore_stream(stream_id: StreamId, body: Restore, if_match: IfMatch = None) -> Restored:
+        """Continue a stream from a snapshot of the same model and spec."""
+        stream, warning = await control.restore(stream_id, body.snapshot, generation_of(if_match))
+        return Restored(**view(stream).model_dump(), tta_warning=warning)
+
+    @routes.post(
+        "/snapshots",
+        status_code=201,
+        responses=responses(413, 422, 507),
+        openapi_extra={"requestBody": {"required": True, "content": FILE}},
+    )
+    async def upload_snapshot(request: Request) -> SnapshotView:
+        """Keep a snapshot file that was downloaded here or elsewhere."""
+        return snapshot_view(*await control.upload(await read_body(request, max_body_bytes)))
+
+    @routes.get("/snapshots/{snapshot_id}", responses=responses(404))
+    async def get_snapshot(snapshot_id: SnapshotId) -> SnapshotView:
+        """One snapshot's manifest."""
+        return snapshot_view(*await asyncio.to_thread(control.snapshot, snapshot_id))
+
+    @routes.delete("/snapshots/{snapshot_id}", status_code=204, responses=responses(404))
+    async def delete_snapshot(snapshot_id: SnapshotId) -> None:
+        """Remove a snapshot for good."""
+        await asyncio.to_thread(control.delete_snapshot, snapshot_id)
+
+    @routes.get(
+        "/snapshots/{snapshot_id}/download",
+        response_class=Response,
+        responses={200: {"content": FILE, "description": "A safetensors file."}, **responses(404)},
+    )
+    async def download_snapshot(snapshot_id: SnapshotId) -> Response:
+        """The snapshot as one safetensors file."""
+        content = await asyncio.to_thread(control.snapshot_file, snapshot_id)
+        disposition = f'attachment; filename="{snapshot_id}.safetensors"'
+        headers = {"Content-Disposition": disposition}
+        return Response(content, media_type="application/octet-stream", headers=headers)
+
+    return routes
+
+
+def _page(control: Controlplane, stream_id: str, after: str, limit: int) -> SnapshotList:
+    """Return a page; `after` is the last id of the page before."""
+    entries = control.snapshots(stream_id)
+    if after:
+        entries = islice(dropwhile(lambda entry: entry[0].id != after, entries), 1, None)
+    page = list(islice(entries, limit + 1))
+    more = page[limit - 1][0].id if len(page) > limit else None
+    return SnapshotList(items=[snapshot_view(*entry) for entry in page[:limit]], next=more)
+
+
+def snapshot_view(manifest: Manifest, size_bytes: int) -> SnapshotView:
+    """Return what the API tells of a snapshot."""
+    fields = set(SnapshotView.model_fields) - {"bytes"}
+    return SnapshotView(bytes=size_bytes, **manifest.model_dump(include=fields))

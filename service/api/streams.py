@@ -1,0 +1,81 @@
+"""/v1/streams: create, list, inspect, change, reset, end."""
+
+from itertools import islice
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+
+from service.api.headers import IfMatch, generation_of
+from service.api.problems import responses
+from service.api.schemas import StreamCreate, StreamList, StreamPatch, StreamView
+from service.controlplane import Controlplane
+from service.streams import Stream
+
+StreamId = Annotated[str, Path(max_length=256)]
+After = Annotated[str, Query(max_length=128, description="The `next` of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+def router(control: Controlplane) -> APIRouter:
+    """Return the stream routes."""
+    routes = APIRouter(prefix="/v1/streams", tags=["control plane"])
+
+    @routes.get("")
+    async def list_streams(after: After = "", limit: Limit = 100) -> StreamList:
+        """All streams, by id."""
+        page = list(islice((stream for stream in control.table if stream.id > after), limit + 1))
+        more = page[limit - 1].id if len(page) > limit else None
+        return StreamList(items=[view(stream) for stream in page[:limit]], next=more)
+
+    @routes.post("", status_code=201, responses=responses(400, 404, 409, 422, 503))
+    async def create_stream(body: StreamCreate) -> StreamView:
+        """Create a stream."""
+        return view(
+            await control.create(
+                body.id, body.model, body.adapter, body.options, mode=body.mode, adapt_batch_size=body.adapt_batch_size
+            )
+        )
+
+    @routes.get("/{stream_id}", responses=responses(404))
+    async def get_stream(stream_id: StreamId, response: Response) -> StreamView:
+        """One stream; its generation is the ETag, for If-Match."""
+        stream = control.table.get(stream_id)
+        response.headers["ETag"] = f'"{stream.generation}"'
+        return view(stream)
+
+    @routes.patch("/{stream_id}", responses=responses(400, 404, 412, 422, 429, 503, 504))
+    async def change_stream(stream_id: StreamId, body: StreamPatch, if_match: IfMatch = None) -> StreamView:
+        """Change mode, adapter, options or adaptation batch; a new adapter starts from its initial state."""
+        return view(await control.change(stream_id, generation_of(if_match), **body.model_dump()))
+
+    @routes.delete("/{stream_id}", status_code=204, responses=responses(404, 412, 422, 429, 503, 504))
+    async def end_stream(stream_id: StreamId, if_match: IfMatch = None) -> None:
+        """End a stream and forget what it has learned; its snapshots stay."""
+        await control.delete(stream_id, generation_of(if_match))
+
+    @routes.post("/{stream_id}/reset", responses=responses(404, 412, 422, 429, 503, 504))
+    async def reset_stream(stream_id: StreamId, if_match: IfMatch = None) -> StreamView:
+        """Return a stream to the source state."""
+        return view(await control.reset(stream_id, generation_of(if_match)))
+
+    return routes
+
+
+def view(stream: Stream) -> StreamView:
+    """Return what the API tells of a stream."""
+    return StreamView(
+        id=stream.id,
+        model=stream.model.name,
+        adapter=stream.fitted.spec,
+        options=dict(stream.fitted.options),
+        mode=stream.mode,
+        adapt_batch_size=stream.adapt_batch_size,
+        generation=stream.generation,
+        durable_generation=stream.durable_generation,
+        steps=stream.steps,
+        waiting_images=len(stream.state.window),
+        state_bytes=stream.state_bytes,
+        created=stream.created,
+        last_used=stream.last_used,
+        signals=dict(stream.signals),
+    )

@@ -1,0 +1,105 @@
+"""create_app(settings): the only place where the server's objects are built and joined."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+from fastapi import FastAPI
+
+from service.api import access, health, infer, models, problems, snapshots, streams
+from service.bundles import read_bundle
+from service.controlplane import Controlplane
+from service.dataplane import Dataplane
+from service.errors import SettingsError
+from service.hosting import HostedModel, host
+from service.retries import RetryLog
+from service.scheduler import Scheduler
+from service.settings import Settings
+from service.snapshots.folder import SnapshotFolder
+from service.statistics import Statistics
+from service.streams import StreamTable
+from service.telemetry import Telemetry, log
+from service.worker import Worker
+
+
+@dataclass
+class Lifecycle:
+    """Whether requests are taken, and how to stop taking them."""
+
+    ready: bool = False
+    drain: Callable[[], None] = lambda: None
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the server.
+
+    Raises:
+        SettingsError: If the settings are unsafe or contradict each other.
+        BundleError: If a bundle cannot be served.
+    """
+    keys = access.read_keys(settings.keys_file)
+    access.check_listening(settings.host, keys, insecure=settings.insecure)
+    torch.set_num_threads(settings.torch_threads)
+    hosted = load_models(settings)
+    telemetry, statistics = Telemetry(), Statistics()
+    worker = Worker(settings.torch_threads)
+    table = StreamTable(settings.max_streams, lambda: RetryLog(settings.retry_entries, settings.retry_bytes))
+    scheduler = Scheduler(
+        worker,
+        telemetry,
+        max_queue=settings.max_queue,
+        max_queue_per_stream=settings.max_queue_per_stream,
+        deadline_seconds=settings.deadline_seconds,
+    )
+    dataplane = Dataplane(hosted, table, scheduler, telemetry, statistics, settings)
+    control = Controlplane(hosted, table, scheduler, worker, SnapshotFolder(settings.data / "snapshots"), telemetry)
+    lifecycle = Lifecycle(drain=scheduler.refuse)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        resumed = await worker.run(control.resume)
+        lifecycle.ready = True
+        log.info("started", models=list(hosted), streams_resumed=resumed, threads=settings.torch_threads)
+        yield
+        lifecycle.ready = False
+        drained = await scheduler.drain(settings.drain_seconds)
+        kept = await worker.run(control.persist)
+        worker.close()
+        log.info("stopped", drained=drained, streams_kept=kept)
+
+    def metrics() -> bytes:
+        all_streams = list(table)
+        telemetry.streams.set(len(all_streams))
+        telemetry.state_bytes.set(sum(stream.state_bytes for stream in all_streams))
+        return telemetry.expose()
+
+    app = FastAPI(title="Acclimate", version=version("acclimate"), summary=__doc__, lifespan=lifespan)
+    app.state.lifecycle = lifecycle
+    problems.install(app)
+    app.add_middleware(access.Gate, keys=keys, trusts_loopback=settings.host in access.LOOPBACK)
+    app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, metrics))
+    app.include_router(models.router(dataplane, hosted, statistics))
+    app.include_router(infer.router(dataplane, settings.max_body_bytes))
+    app.include_router(streams.router(control))
+    app.include_router(snapshots.router(control, settings.max_body_bytes))
+    return app
+
+
+def load_models(settings: Settings) -> dict[str, HostedModel]:
+    """Load every bundle, by model name.
+
+    Raises:
+        SettingsError: If two bundles have one name, or there is none.
+        BundleError: If a bundle cannot be served.
+    """
+    loaded: dict[str, HostedModel] = {}
+    for path in settings.bundles:
+        model = host(read_bundle(path), settings.allow_factories, settings.torch_threads)
+        if model.name in loaded:
+            raise SettingsError(f"two bundles are named {model.name!r}: {loaded[model.name].bundle.path} and {path}")
+        loaded[model.name] = model
+    if not loaded:
+        raise SettingsError("no bundle is given; expected one at least")
+    return loaded

@@ -1,0 +1,122 @@
+"""The command line: serve, demo, bundle check, key."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from service.bundles import read_bundle
+from service.errors import ServiceError
+from service.hosting import HostedModel, host
+from service.serving import make_first_key, make_key, run
+from service.settings import Settings
+
+app = typer.Typer(
+    help="An inference server whose model keeps adapting to the data it is sent.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+)
+bundle_app = typer.Typer(help="Look at model bundles.", no_args_is_help=True)
+app.add_typer(bundle_app, name="bundle")
+
+AllowFactory = Annotated[
+    list[str] | None,
+    typer.Option("--allow-factory", help="A model factory `package.module:callable` that bundles may name."),
+]
+
+
+@app.command()
+def serve(
+    bundle: Annotated[
+        list[Path] | None, typer.Option(help="A bundle folder; may be given several times. None: the embedded model.")
+    ] = None,
+    host_name: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder for snapshots.")] = None,
+    keys_file: Annotated[Path | None, typer.Option(help="File of API keys; see `acclimate key`.")] = None,
+    first_key: Annotated[
+        bool, typer.Option("--first-key", help="Make the keys file with one admin key if it is missing; show it once.")
+    ] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without keys.")] = False,
+    allow_factory: AllowFactory = None,
+) -> None:
+    """Serve models; every stream adapts by itself.
+
+    Each setting is also an environment variable, `ACCLIMATE_PORT` for one; the README lists them all. Stop with
+    Ctrl-C or
+    SIGTERM: requests under way are answered, and what streams have learned is kept and taken up at the next start.
+
+    Example: `acclimate serve --bundle ./my-model --port 9000`
+    """
+    given: dict[str, Any] = {
+        "bundles": tuple(bundle) if bundle else None,
+        "host": host_name,
+        "port": port,
+        "data": data,
+        "keys_file": keys_file,
+        "insecure": insecure or None,
+    }
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    settings = settings.model_copy(update={"allow_factories": (*settings.allow_factories, *(allow_factory or []))})
+    if first_key and settings.keys_file is not None:
+        key = make_first_key(settings.keys_file)
+        if key:
+            typer.echo(f"Admin key, shown this once: {key}")
+    run(settings)
+
+
+@app.command()
+def key(
+    scopes: Annotated[str, typer.Option(help="Scopes joined by commas: infer, read, admin.")] = "admin",
+    name: Annotated[str, typer.Option(help="Whose key it is; for your own eyes.")] = "unnamed",
+) -> None:
+    """Make an API key and the line for the keys file.
+
+    The server keeps only the key's sha256. Example: `acclimate key --scopes infer --name camera-7`
+    """
+    secret, digest = make_key()
+    typer.echo(f"key:  {secret}\nline: {digest} {scopes} {name}")
+
+
+@bundle_app.command("check")
+def check(
+    folder: Annotated[Path, typer.Argument(help="The bundle folder.")],
+    allow_factory: AllowFactory = None,
+) -> None:
+    """Read a bundle, run it on a sample, fit its default adapter, and print its fingerprint."""
+    settings = Settings()
+    bundle = read_bundle(folder)
+    model = host(bundle, (*settings.allow_factories, *(allow_factory or [])), settings.torch_threads)
+    Console().print(_summary(model))
+
+
+def _summary(model: HostedModel) -> Table:
+    output, _ = model.default.step(model.default.initial(), model.sample())
+    toml, spec = model.bundle.toml, model.bundle.input
+    table = Table(title=f"{toml.name} {toml.version}", show_header=False, title_justify="left")
+    rows = {
+        "fingerprint": model.bundle.fingerprint,
+        "model": f"{toml.model.kind}, {model.bundle.model_file.stat().st_size / 1e6:.2f} MB",
+        "input": f"{spec.name} {spec.datatype} [N, {', '.join(map(str, spec.shape))}] in {list(spec.value_range)}",
+        "classes": f"{len(model.bundle.classes)}: {', '.join(model.bundle.classes[:5])} ...",
+        "default adapter": model.default.spec,
+        "artefacts": ", ".join(sorted(model.bundle.artefacts)) or "none",
+        "sample": f"two made images answered, entropy {float(output.signals['entropy']):.3f} nats",
+        "licence": toml.licence,
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def main() -> None:
+    """Run the command; a refusal is one line on standard error and exit status 2."""
+    try:
+        app()
+    except ServiceError as error:
+        Console(stderr=True).print(f"[bold red]acclimate:[/] {error}", soft_wrap=True, highlight=False)
+        sys.exit(2)

@@ -1,0 +1,283 @@
+"""The body of V2 inference: requests and responses, as JSON or as a JSON header before raw tensors."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+
+from service.errors import MalformedError, UnfitError
+from service.fields import check_unique, objects, optional, parameters_of, required, shown
+from service.images import decode_images, scale_bytes
+from service.tensors import Declaration, datatype_of, read_json, read_raw, write_raw
+from service.types import (
+    Array,
+    InferRequest,
+    InferResponse,
+    InputSpec,
+    Limits,
+    RequestedOutput,
+    WireTensor,
+)
+
+_TOLERANCE = 1e-3
+# Ignoring these would answer with something else, or elsewhere, than the client reads.
+_REFUSED = frozenset({"classification", "shared_memory_region"})
+
+
+def parse_request(body: bytes, header_length: int | None, limits: Limits) -> InferRequest:
+    """Parse the body of a V2 inference request.
+
+    Numbers in raw form become read-only views on `body`, whatever their alignment. JSON cannot hold raw bytes, so the
+    elements of a BYTES tensor (encoded images) are base64 strings there. A null in place of an optional field is as
+    if the field were not there.
+
+    Args:
+        body: JSON, or a JSON header and then raw little-endian tensors in the order of the inputs.
+        header_length: Bytes of the JSON header, from `Inference-Header-Content-Length`; None where all is JSON.
+        limits: Bounds on the batch and on the number of dimensions.
+
+    Raises:
+        MalformedError: The body is not of V2's form, or is truncated.
+        UnfitError: A datatype is unknown, or values are not as their datatype and shape say.
+        TooLargeError: A first dimension, the batch, is beyond the limit.
+
+    >>> body = b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 1]}]}'
+    >>> parse_request(body, None, Limits()).inputs[0].data
+    array([[0.5, 1. ]], dtype=float32)
+    """
+    header, rest = _split(body, header_length)
+    document = _document(header)
+    parameters = parameters_of(document, "The request")
+    binary_output = optional(parameters, "binary_data_output", bool, "The request") or False
+    parameters.pop("binary_data_output", None)
+    request_id = optional(document, "id", str, "The request") or ""
+    entries = _inputs(document)
+    blocks = _blocks(entries, rest)
+    outputs = _outputs(document)
+    return InferRequest(
+        digest=_digest(body, header_length),
+        inputs=tuple(_tensor(entry, block, limits) for entry, block in zip(entries, blocks, strict=True)),
+        id=request_id,
+        parameters=parameters,
+        outputs=outputs,
+        binary_output=binary_output,
+    )
+
+
+def decode_input(request: InferRequest, spec: InputSpec, limits: Limits) -> torch.Tensor:
+    """Turn a request's one input into the tensor that the prepared model takes.
+
+    FP32 is taken as it is, UINT8 is mapped from 0-255 onto the value range, BYTES are encoded images (JPEG, PNG).
+
+    Args:
+        request: A parsed request.
+        spec: The model's input.
+        limits: Bounds on encoded images.
+
+    Returns:
+        (N, C, H, W) float32, contiguous, in memory of its own, within `spec.value_range`.
+
+    Raises:
+        UnfitError: Another input than the model's, or another datatype or shape, values that are not finite or not
+            within the value range (to a thousandth of it), or an unreadable image.
+        TooLargeError: Images beyond the limits.
+    """
+    tensor = _only_input(request, spec)
+    if tensor.datatype == "BYTES":
+        return decode_images(_files(tensor), spec, limits)
+    if tensor.datatype not in ("FP32", "UINT8"):
+        raise UnfitError(f"Input {spec.name!r} is {tensor.datatype}; FP32, UINT8 or BYTES (encoded images) is expected")
+    if tensor.shape[1:] != spec.shape:
+        raise UnfitError(f"Input {spec.name!r} has shape {list(tensor.shape)}; {['N', *spec.shape]} is expected")
+    # The one copy: the wire's bytes are read-only and may be unaligned.
+    values = torch.from_numpy(np.array(tensor.data, order="C"))
+    if tensor.datatype == "UINT8":
+        return scale_bytes(values, spec)
+    _check_range(values, spec)
+    return values
+
+
+def wanted_outputs(request: InferRequest, available: Sequence[str], on_request: Sequence[str] = ()) -> tuple[str, ...]:
+    """Name the outputs to answer with, in order: those the request names, or else all that are available.
+
+    Args:
+        request: A parsed request.
+        available: Every output there is.
+        on_request: Those of them that are given only when they are named.
+
+    Raises:
+        UnfitError: The request names an output that there is not.
+
+    >>> wanted_outputs(InferRequest("", ()), ("logits", "labels", "source_probabilities"), ("source_probabilities",))
+    ('logits', 'labels')
+    """
+    if not request.outputs:
+        return tuple(name for name in available if name not in on_request)
+    for output in request.outputs:
+        if output.name not in available:
+            raise UnfitError(f"There is no output {shown(output.name)}; there are: {', '.join(available)}")
+    return tuple(output.name for output in request.outputs)
+
+
+def encode_response(response: InferResponse, request: InferRequest) -> tuple[bytes, int | None]:
+    """Encode an answer as the request wants it, output by output: in JSON or as raw bytes behind it.
+
+    Returns:
+        The body, and the length in bytes of its JSON header (`Inference-Header-Content-Length`), which is None where
+        the whole body is JSON. Values in JSON are flat, in row-major order; those not finite become null.
+
+    Raises:
+        UnfitError: The request names an output that is not in the response.
+    """
+    binary = {o.name: request.binary_output if o.binary is None else o.binary for o in request.outputs}
+    outputs: list[dict[str, Any]] = []
+    blocks: list[bytes] = []
+    for name in wanted_outputs(request, tuple(response.outputs)):
+        array = response.outputs[name]
+        entry: dict[str, Any] = {"name": name, "shape": array.shape, "datatype": datatype_of(array)}
+        if binary.get(name, request.binary_output):
+            blocks.append(write_raw(array))
+            entry["parameters"] = {"binary_data_size": len(blocks[-1])}
+        else:
+            entry["data"] = _flat(array)
+        outputs.append(entry)
+    header = orjson.dumps(_head(response) | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (b"".join((header, *blocks)), len(header)) if blocks else (header, None)
+
+
+def _head(response: InferResponse) -> dict[str, Any]:
+    head: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
+    if response.id:
+        head["id"] = response.id
+    if response.parameters:
+        head["parameters"] = dict(response.parameters)
+    return head
+
+
+def _flat(array: Array) -> Array:
+    # orjson takes contiguous arrays of the machine's own byte order only.
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An input of the right form: JSON values, or the size of its raw block where these are None."""
+
+    declared: Declaration
+    data: list[Any] | None
+    size: int
+
+
+def _split(body: bytes, header_length: int | None) -> tuple[memoryview, memoryview]:
+    view = memoryview(body)
+    if header_length is None:
+        return view, view[:0]
+    if header_length == 0:
+        raise MalformedError("Inference-Header-Content-Length is 0: raw requests without a JSON header are not served")
+    if not 0 < header_length <= len(body):
+        given = f"Inference-Header-Content-Length is {header_length}"
+        raise MalformedError(f"{given}; 1 to {len(body)}, the length of the body, is expected")
+    return view[:header_length], view[header_length:]
+
+
+def _digest(body: bytes, header_length: int | None) -> str:
+    digest = hashlib.sha256(f"{header_length}\n".encode())
+    digest.update(body)
+    return digest.hexdigest()
+
+
+def _document(header: memoryview) -> dict[str, Any]:
+    try:
+        document = orjson.loads(header)
+    except orjson.JSONDecodeError as error:
+        raise MalformedError(f"The body (or its JSON header) is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise MalformedError(f"The request is {shown(document)}; an object with inputs is expected")
+    return document
+
+
+def _input(value: dict[str, Any]) -> _Entry:
+    where = f"Input {shown(value.get('name'))}"
+    shape: list[Any] = required(value, "shape", list, where)
+    if any(type(dimension) is not int for dimension in shape):
+        raise MalformedError(f"{where}: shape is {shown(shape)}; integers are expected")
+    name, datatype = required(value, "name", str, where), required(value, "datatype", str, where)
+    size = optional(parameters_of(value, where), "binary_data_size", int, where)
+    data = optional(value, "data", list, where)
+    if (data is None) == (size is None):
+        raise MalformedError(f"{where}: either data or the parameter binary_data_size is expected")
+    if size is not None and size < 0:
+        raise MalformedError(f"{where}: binary_data_size is {size}; 0 or more is expected")
+    return _Entry(Declaration(name, tuple(shape), datatype), data, size or 0)
+
+
+def _inputs(document: dict[str, Any]) -> list[_Entry]:
+    entries = [_input(value) for value in objects(document, "inputs", "The request")]
+    if not entries:
+        raise MalformedError("The request has no inputs; an array of at least one is expected")
+    check_unique([entry.declared.name for entry in entries], "inputs")
+    return entries
+
+
+def _blocks(entries: Sequence[_Entry], rest: memoryview) -> list[memoryview]:
+    """Cut what follows the JSON header into one block for each input, empty for those in JSON."""
+    total = sum(entry.size for entry in entries)
+    if total != len(rest):
+        given = f"{len(rest)} bytes follow the JSON header (see Inference-Header-Content-Length)"
+        raise MalformedError(f"{given}; the inputs' binary_data_size add up to {total}")
+    ends = accumulate(entry.size for entry in entries)
+    return [rest[end - entry.size : end] for entry, end in zip(entries, ends, strict=True)]
+
+
+def _tensor(entry: _Entry, block: memoryview, limits: Limits) -> WireTensor:
+    declared = entry.declared
+    declared.check(limits)
+    data = read_raw(declared, block) if entry.data is None else read_json(declared, entry.data)
+    return WireTensor(declared.name, declared.shape, declared.datatype, data)
+
+
+def _outputs(document: dict[str, Any]) -> tuple[RequestedOutput, ...]:
+    outputs = tuple(_output(value) for value in objects(document, "outputs", "The request"))
+    check_unique([output.name for output in outputs], "outputs")
+    return outputs
+
+
+def _output(value: dict[str, Any]) -> RequestedOutput:
+    where = f"Output {shown(value.get('name'))}"
+    name, parameters = required(value, "name", str, where), parameters_of(value, where)
+    refused = _REFUSED.intersection(parameters)
+    if refused:
+        raise UnfitError(f"{where}: {', '.join(sorted(refused))} is not served; plain outputs are")
+    return RequestedOutput(name, optional(parameters, "binary_data", bool, where))
+
+
+def _only_input(request: InferRequest, spec: InputSpec) -> WireTensor:
+    names = [tensor.name for tensor in request.inputs]
+    if names != [spec.name]:
+        raise UnfitError(f"The inputs are {shown(names)}; exactly one, {spec.name!r}, is expected")
+    return request.inputs[0]
+
+
+def _files(tensor: WireTensor) -> list[bytes]:
+    if not isinstance(tensor.data, list) or tensor.shape[1:] not in ((), (1,)):
+        given = f"Input {shown(tensor.name)} of encoded images has shape {list(tensor.shape)}"
+        raise UnfitError(f"{given}; ['N'] or ['N', 1] is expected")
+    return tensor.data
+
+
+def _check_range(values: torch.Tensor, spec: InputSpec) -> None:
+    lowest, highest = (float(extreme) for extreme in torch.aminmax(values))
+    # A NaN anywhere makes both extremes NaN, so one pass tells all.
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise UnfitError(f"Input {spec.name!r} holds NaN or infinite values; finite ones are expected")
+    low, high = spec.value_range
+    slack = _TOLERANCE * (high - low)
+    if lowest < low - slack or highest > high + slack:
+        given = f"Input {spec.name!r} holds values from {lowest:.6g} to {highest:.6g}"
+        raise UnfitError(f"{given}; {low:g} to {high:g} is expected (is the tensor already standardised?)")

@@ -1,0 +1,264 @@
+"""What operators do with streams and snapshots, each in the stream's turn."""
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from adapters.state import flatten
+from service import engine
+from service.errors import ConflictError, MovedOnError, ServiceError, UnfitError, UnknownError
+from service.hosting import Fitted, HostedModel
+from service.scheduler import Scheduler
+from service.snapshots.folder import SnapshotFolder
+from service.snapshots.format import Manifest, unpack
+from service.snapshots.streams import file_of, state_for, warning_for
+from service.streams import Mode, Stream, StreamTable
+from service.telemetry import Telemetry, log
+from service.worker import Worker
+
+T = TypeVar("T")
+
+
+class Controlplane:
+    """Creates, changes, resets, snapshots and restores streams; knows no HTTP."""
+
+    def __init__(
+        self,
+        models: Mapping[str, HostedModel],
+        table: StreamTable,
+        scheduler: Scheduler,
+        worker: Worker,
+        store: SnapshotFolder,
+        telemetry: Telemetry,
+    ) -> None:
+        self.models = models
+        self.table = table
+        self._scheduler = scheduler
+        self._worker = worker
+        self._store = store
+        self._telemetry = telemetry
+
+    async def create(
+        self, stream_id: str | None, model: str | None, adapter: str | None, options: Mapping[str, Any], **settings: Any
+    ) -> Stream:
+        """Create a stream.
+
+        Raises:
+            UnknownError: If there is no such model.
+            ConflictError: If the id is taken.
+            UnfitError: If no model is named where several are served, or spec or options do not fit it.
+        """
+        chosen = stream_id or f"s-{secrets.token_hex(6)}"
+        hosted = self._model(model)
+        fitted = await self._worker.run(lambda: hosted.fit(adapter or hosted.bundle.toml.adapter, options))
+        if self.table.find(chosen) is not None:
+            raise ConflictError(f"there is a stream {chosen!r} already; choose another id, or reset it")
+        stream = self.table.create(chosen, hosted, fitted, **settings)
+        log.info("stream_created", stream=chosen, model=hosted.name, adapter=fitted.spec)
+        return stream
+
+    async def change(
+        self,
+        stream_id: str,
+        expected: int | None,
+        *,
+        mode: Mode | None,
+        adapter: str | None,
+        options: Mapping[str, Any] | None,
+        adapt_batch_size: int | None,
+    ) -> Stream:
+        """Change a stream's settings; with a new spec or options of other shapes it starts from its initial state."""
+        stream = self.table.get(stream_id)
+        refit = adapter is not None or options is not None
+
+        def job() -> None:
+            _check_generation(stream, expected)
+            if refit:
+                self._refit(stream, stream.model.fit(adapter or stream.fitted.spec, options or {}))
+            stream.mode = mode or stream.mode
+            stream.adapt_batch_size = adapt_batch_size or stream.adapt_batch_size
+
+        await self._in_turn(stream, job)
+        log.info("stream_changed", stream=stream_id, mode=stream.mode, adapter=stream.fitted.spec)
+        return stream
+
+    async def delete(self, stream_id: str, expected: int | None) -> None:
+        """End a stream; its snapshots stay, but for the one it would be resumed from."""
+        stream = self.table.get(stream_id)
+
+        def job() -> None:
+            _check_generation(stream, expected)
+            self.table.delete(stream_id)
+            self._forget_shutdown(stream_id)
+
+        await self._in_turn(stream, job)
+        log.info("stream_deleted", stream=stream_id)
+
+    async def reset(self, stream_id: str, expected: int | None) -> Stream:
+        """Return a stream to its state before any batch."""
+        stream = self.table.get(stream_id)
+
+        def job() -> None:
+            _check_generation(stream, expected)
+            engine.reset(stream)
+
+        await self._in_turn(stream, job)
+        self._telemetry.resets.labels(stream.model.name, "api").inc()
+        log.info("stream_reset", stream=stream_id, generation=stream.generation)
+        return stream
+
+    async def take(self, stream_id: str, name: str | None, note: str) -> tuple[Manifest, int]:
+        """Snapshot a stream as it is at its turn."""
+        stream = self.table.get(stream_id)
+
+        def job() -> tuple[Manifest, int]:
+            return self._save(stream, name or f"g{stream.generation}", note)
+
+        return await self._in_turn(stream, self._counted("take", job))
+
+    async def restore(self, stream_id: str, snapshot_id: str, expected: int | None) -> tuple[Stream, str]:
+        """Continue a stream from a snapshot; return it and why it may not replay bit for bit ("" if it does)."""
+        stream = self.table.get(stream_id)
+
+        def job() -> str:
+            _check_generation(stream, expected)
+            manifest, tensors = unpack(self._store.get(snapshot_id))
+            engine.restore(stream, *state_for(stream, manifest, tensors))
+            stream.parent = manifest.id
+            return warning_for(stream, manifest)
+
+        warning = await self._in_turn(stream, self._counted("restore", job))
+        log.info("stream_restored", stream=stream_id, snapshot=snapshot_id, generation=stream.generation)
+        return stream, warning
+
+    async def upload(self, file: bytes) -> tuple[Manifest, int]:
+        """Keep a snapshot file that was downloaded before, under a new id.
+
+        Raises:
+            UnfitError: If it is damaged, or of no model served here.
+        """
+
+        def job() -> tuple[Manifest, int]:
+            manifest, _ = unpack(file)
+            if manifest.fingerprint not in {model.bundle.fingerprint for model in self.models.values()}:
+                raise UnfitError(f"the snapshot is of model {manifest.model!r} in a version that is not served here")
+            self._store.put(manifest.id, file)
+            return manifest, len(file)
+
+        return await self._worker.run(self._counted("upload", job))
+
+    def snapshots(self, stream_id: str | None = None) -> Iterator[tuple[Manifest, int]]:
+        """Return all snapshots, or those of one stream, newest first."""
+        return (entry for entry in self._store.manifests() if stream_id is None or entry[0].stream == stream_id)
+
+    def snapshot(self, snapshot_id: str) -> tuple[Manifest, int]:
+        """Return one snapshot's manifest and size."""
+        return self._store.manifest(snapshot_id)
+
+    def snapshot_file(self, snapshot_id: str) -> bytes:
+        """Return one snapshot's file."""
+        return self._store.get(snapshot_id)
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        """Remove one snapshot."""
+        self._store.delete(snapshot_id)
+        log.info("snapshot_deleted", snapshot=snapshot_id)
+
+    def persist(self) -> int:
+        """Keep every stream that has learned since it was last kept; called when nothing runs any more."""
+        kept = 0
+        for stream in self.table:
+            if stream.generation > stream.durable_generation or len(stream.state.window):
+                try:
+                    self._save(stream, "shutdown", "kept when the server stopped", shutdown=True)
+                    kept += 1
+                except (ServiceError, OSError) as error:
+                    log.error("stream_not_kept", stream=stream.id, reason=str(error))
+        return kept
+
+    def resume(self) -> int:
+        """Bring back the streams that the last orderly stop kept; called before the first request."""
+        resumed = 0
+        for manifest, _ in self._store.manifests():
+            if manifest.kind == "shutdown" and self.table.find(manifest.stream) is None:
+                try:
+                    self._resume(manifest)
+                    resumed += 1
+                except ServiceError as error:
+                    self.table.delete(manifest.stream)
+                    log.warning("stream_not_resumed", stream=manifest.stream, reason=str(error))
+        return resumed
+
+    def _resume(self, manifest: Manifest) -> None:
+        model = next((m for m in self.models.values() if m.bundle.fingerprint == manifest.fingerprint), None)
+        if model is None:
+            raise UnfitError(f"no served model has the fingerprint {manifest.fingerprint[:12]} of {manifest.model!r}")
+        fitted = model.fit(manifest.adapter, manifest.options)
+        settings = {"mode": manifest.mode, "adapt_batch_size": manifest.adapt_batch_size}
+        stream = self.table.create(manifest.stream, model, fitted, **settings)
+        manifest, tensors = unpack(self._store.get(manifest.id))
+        engine.restore(stream, *state_for(stream, manifest, tensors))
+        stream.generation = stream.durable_generation = manifest.generation
+        stream.parent = manifest.id
+
+    def _save(self, stream: Stream, name: str, note: str, *, shutdown: bool = False) -> tuple[Manifest, int]:
+        manifest, file = file_of(stream, name, note, shutdown=shutdown)
+        self._store.put(manifest.id, file)
+        if shutdown:
+            self._forget_shutdown(stream.id, but=manifest.id)
+        stream.durable_generation = stream.generation
+        stream.parent = manifest.id
+        log.info("snapshot_taken", stream=stream.id, snapshot=manifest.id, generation=stream.generation)
+        return self._store.manifest(manifest.id)
+
+    def _forget_shutdown(self, stream_id: str, but: str = "") -> None:
+        for manifest, _ in list(self.snapshots(stream_id)):
+            if manifest.kind == "shutdown" and manifest.id != but:
+                self._store.delete(manifest.id)
+
+    def _refit(self, stream: Stream, fitted: Fitted) -> None:
+        """Start from the new spec's initial state; other options of the same spec keep what fits."""
+        keeps = fitted.spec == stream.fitted.spec and _same_shapes(fitted, stream.fitted)
+        stream.fitted = fitted
+        if keeps:
+            stream.commit(stream.state)
+        else:
+            engine.reset(stream)
+
+    def _model(self, name: str | None) -> HostedModel:
+        if name is None and len(self.models) > 1:
+            raise UnfitError(f"several models are served; name one of {', '.join(self.models)}")
+        chosen = name or next(iter(self.models))
+        if chosen not in self.models:
+            raise UnknownError(f"there is no model {chosen!r}; served are {', '.join(self.models)}")
+        return self.models[chosen]
+
+    async def _in_turn(self, stream: Stream, job: Callable[[], T]) -> T:
+        def there() -> T:
+            if self.table.find(stream.id) is not stream:
+                raise UnknownError(f"stream {stream.id!r} was deleted meanwhile")
+            return job()
+
+        return await self._scheduler.submit(stream, there)
+
+    def _counted(self, action: str, job: Callable[[], T]) -> Callable[[], T]:
+        def counted() -> T:
+            try:
+                result = job()
+            except Exception:
+                self._telemetry.snapshots.labels(action, "refused").inc()
+                raise
+            self._telemetry.snapshots.labels(action, "done").inc()
+            return result
+
+        return counted
+
+
+def _same_shapes(one: Fitted, other: Fitted) -> bool:
+    first, second = flatten(one.initial()), flatten(other.initial())
+    return {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
+
+
+def _check_generation(stream: Stream, expected: int | None) -> None:
+    if expected is not None and expected != stream.generation:
+        raise MovedOnError(f"stream {stream.id!r} is at generation {stream.generation}, not {expected}")

@@ -1,0 +1,233 @@
+"""Inference: from a parsed request to an answer, through one stream's turn."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from torch import Tensor
+
+from service import engine
+from service.codec import decode_input, wanted_outputs
+from service.engine import Served
+from service.errors import ConflictError, MalformedError, ServiceError, UnfitError, UnknownError
+from service.guard import Action
+from service.hosting import HostedModel
+from service.scheduler import Scheduler
+from service.settings import Settings
+from service.statistics import Statistics
+from service.streams import Stream, StreamTable, default_id
+from service.telemetry import Telemetry, log
+from service.types import Array, InferRequest, InferResponse, Limits, Parameter
+
+OUTPUTS = ("logits", "probabilities", "labels")
+ON_REQUEST = ("source_probabilities",)
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """What a request says of its stream."""
+
+    stream_id: str
+    start: bool
+    end: bool
+
+
+class Dataplane:
+    """Answers inference requests; knows no HTTP."""
+
+    def __init__(
+        self,
+        models: Mapping[str, HostedModel],
+        table: StreamTable,
+        scheduler: Scheduler,
+        telemetry: Telemetry,
+        statistics: Statistics,
+        settings: Settings,
+    ) -> None:
+        self._models = models
+        self._table = table
+        self._scheduler = scheduler
+        self._telemetry = telemetry
+        self._statistics = statistics
+        self._settings = settings
+        self.limits = Limits(max_batch=settings.max_batch, max_pixels=settings.max_pixels)
+
+    def model(self, name: str, version: str | None = None) -> HostedModel:
+        """Return a served model.
+
+        Raises:
+            UnknownError: If there is none of this name and version.
+        """
+        model = self._models.get(name)
+        if model is None:
+            raise UnknownError(f"there is no model {name[:200]!r}; served are {', '.join(self._models)}")
+        if version is not None and version != model.bundle.toml.version:
+            raise UnknownError(
+                f"model {name!r} has no version {version[:200]!r}; served is {model.bundle.toml.version!r}"
+            )
+        return model
+
+    async def infer(self, model: HostedModel, request: InferRequest, header_stream_id: str = "") -> InferResponse:
+        """Answer a request in its stream's turn.
+
+        Raises:
+            ServiceError: If the request is refused; the stream is as it was then.
+        """
+        began = perf_counter()
+        try:
+            response, infer_seconds = await self._infer(model, request, header_stream_id)
+        except ServiceError:
+            self._statistics.failed(model.name, perf_counter() - began)
+            raise
+        seconds = perf_counter() - began
+        images = len(next(iter(response.outputs.values())))
+        self._statistics.answered(model.name, images, seconds, infer_seconds)
+        self._telemetry.request_seconds.labels(model.name).observe(seconds)
+        return response
+
+    def count(self, model: HostedModel, code: int) -> None:
+        """Count an inference request by its status."""
+        self._telemetry.requests.labels(model.name, str(code)).inc()
+
+    async def _infer(self, model: HostedModel, request: InferRequest, header: str) -> tuple[InferResponse, float]:
+        """Return the answer and the seconds that the worker took for it."""
+        sequence = _sequence(request, header)
+        wanted = wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
+        x = await self._decode(request, model)
+        stream = self._stream(model, sequence.stream_id)
+        request_id = request.id or uuid.uuid4().hex
+        answered = await self._scheduler.submit(
+            stream, lambda: self._answer(stream, sequence, request_id, request.digest, x, wanted)
+        )
+        if stream.window_full:
+            task = asyncio.ensure_future(self._scheduler.submit(stream, lambda: _adapt_full_window(stream)))
+            task.add_done_callback(_log_failure)
+        return answered
+
+    async def _decode(self, request: InferRequest, model: HostedModel) -> Tensor:
+        """Decode encoded images and large tensors beside the event loop."""
+        spec = model.bundle.input
+        encoded = any(tensor.datatype == "BYTES" for tensor in request.inputs)
+        if encoded:
+            return await asyncio.to_thread(decode_input, request, spec, self.limits)
+        return decode_input(request, spec, self.limits)
+
+    def _stream(self, model: HostedModel, stream_id: str) -> Stream:
+        """Return the stream a request belongs to, made by the model's defaults if it is new."""
+        chosen = stream_id or default_id(model)
+        stream = self._table.find(chosen)
+        if stream is None:
+            if stream_id and not self._settings.create_streams:
+                raise UnknownError(f"there is no stream {stream_id!r}, and this server creates none by inference")
+            mode = "adapt" if stream_id else "frozen"
+            stream = self._table.create(chosen, model, model.default, mode=mode)
+        if stream.model is not model:
+            raise ConflictError(f"stream {chosen!r} belongs to model {stream.model.name!r}, not {model.name!r}")
+        return stream
+
+    def _answer(
+        self, stream: Stream, sequence: Sequence, request_id: str, digest: str, x: Tensor, wanted: tuple[str, ...]
+    ) -> tuple[InferResponse, float]:
+        """Serve one request; runs on the worker, in the stream's turn."""
+        if self._table.find(stream.id) is not stream:
+            raise UnknownError(f"stream {stream.id!r} was deleted while this request waited")
+        answered = stream.retries.find(request_id, digest)
+        if answered is not None:
+            return answered, 0.0
+        if sequence.start and (stream.generation or len(stream.state.window)):
+            engine.reset(stream)
+        began = perf_counter()
+        served = engine.serve(
+            stream,
+            x,
+            wants_source="source_probabilities" in wanted,
+            source_check_every=self._settings.source_check_every,
+        )
+        seconds = perf_counter() - began
+        self._telemetry.step_seconds.labels(stream.model.name, stream.fitted.spec).observe(seconds)
+        self._telemetry.observe_answer(
+            stream.model.name, stream.fitted.spec, served.action.value, len(x), served.signals
+        )
+        stream.last_used = time.time()
+        response = InferResponse(
+            model=stream.model.name,
+            version=stream.model.bundle.toml.version,
+            id=request_id,
+            parameters=_facts(stream, served, named=bool(sequence.stream_id)),
+            outputs=_outputs(served, wanted),
+        )
+        stream.retries.add(digest, response)
+        if sequence.end:
+            self._table.delete(stream.id)
+        return response, seconds
+
+
+def _sequence(request: InferRequest, header: str) -> Sequence:
+    """Read the stream id (7 and "7" are one, 0 and "" are none) and the two flags."""
+    given = request.parameters.get("sequence_id", "")
+    if isinstance(given, bool | float):
+        raise UnfitError(f"sequence_id is {given!r}, expected a string or an integer")
+    stream_id = "" if given == 0 else str(given)
+    if header and stream_id and header != stream_id:
+        raise MalformedError(
+            f"sequence_id is {stream_id[:200]!r} and X-Stream-Id is {header[:200]!r}; expected one of them"
+        )
+    flags = [request.parameters.get(name, False) for name in ("sequence_start", "sequence_end")]
+    wrong = [flag for flag in flags if not isinstance(flag, bool)]
+    if wrong:
+        raise UnfitError(f"sequence_start or sequence_end is {wrong[0]!r}, expected true or false")
+    return Sequence(stream_id or header, bool(flags[0]), bool(flags[1]))
+
+
+def _outputs(served: Served, wanted: tuple[str, ...]) -> dict[str, Array]:
+    probabilities = served.output.probabilities
+    tensors = {
+        "logits": served.output.logits,
+        "probabilities": probabilities,
+        "labels": probabilities.argmax(1),
+        "source_probabilities": served.source,
+    }
+    chosen = {name: tensors[name] for name in wanted}
+    return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in chosen.items() if tensor is not None}
+
+
+def _facts(stream: Stream, served: Served, *, named: bool) -> dict[str, Parameter]:
+    """Return the flat facts about an answer."""
+    signals = {f"tta_{name}": value for name, value in served.signals.items()}
+    if "tta_source_age" in signals:
+        signals["tta_source_age"] = int(signals["tta_source_age"])
+    facts: dict[str, Parameter] = {
+        "tta_generation": stream.generation,
+        "tta_answered_generation": served.answered_generation,
+        "tta_durable_generation": stream.durable_generation,
+        "tta_steps": stream.steps,
+        "tta_adapter": stream.fitted.spec,
+        "tta_backend": stream.model.backend,
+        "tta_mode": stream.mode,
+        "tta_action": served.action.value,
+        **signals,
+    }
+    warning = _warning(stream, served, named=named)
+    return {**facts, "tta_warning": warning} if warning else facts
+
+
+def _warning(stream: Stream, served: Served, *, named: bool) -> str:
+    if not named:
+        return f"no sequence_id was given: answered by the shared stream {stream.id!r}; name a stream to adapt one"
+    if served.action is Action.SKIPPED:
+        return "the step gave values that are not finite and was not kept; answered from the state before it"
+    return ""
+
+
+def _adapt_full_window(stream: Stream) -> None:
+    if stream.window_full and stream.mode != "frozen":
+        engine.adapt_window(stream)
+
+
+def _log_failure(task: "asyncio.Future[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("window_step_failed", exc_info=task.exception())

@@ -1,0 +1,85 @@
+"""Runs the server as one process until it is told to stop; then it drains and keeps what streams have learned."""
+
+import os
+import secrets
+import socket
+from hashlib import sha256
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from service.app import Lifecycle, create_app
+from service.errors import SettingsError
+from service.settings import Settings
+from service.telemetry import configure_logging
+
+
+class DrainingServer(uvicorn.Server):
+    """Answers `not ready` and takes no new requests from the moment it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain on SIGTERM or SIGINT."""
+        self._lifecycle.drain()
+        super().handle_exit(sig, frame)
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        SettingsError: If the settings are unsafe, or several worker processes are asked for.
+        BundleError: If a bundle cannot be served.
+    """
+    if int(os.environ.get("WEB_CONCURRENCY", "1") or "1") > 1:
+        raise SettingsError("WEB_CONCURRENCY asks for several processes, but each would have its own streams; unset it")
+    configure_logging()
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+        server_header=False,
+    )
+    listening = _listen(settings.host, settings.port)
+    host, port = listening.getsockname()[:2]
+    print(f"Acclimate listens on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)  # noqa: T201
+    DrainingServer(config, app.state.lifecycle).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+
+
+def make_key() -> tuple[str, str]:
+    """Return a new key and its sha256 in hex."""
+    key = secrets.token_urlsafe(32)
+    return key, sha256(key.encode()).hexdigest()
+
+
+def make_first_key(file: Path) -> str | None:
+    """Write a keys file with one admin key, unless it is there; return the key, to be shown once.
+
+    Raises:
+        SettingsError: If the file cannot be written.
+    """
+    key, digest = make_key()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return None
+    except OSError as error:
+        raise SettingsError(f"the keys file {file} cannot be written: {error.strerror}") from None
+    with os.fdopen(handle, "w", encoding="utf-8") as out:
+        out.write(f"{digest} admin first\n")
+    return key

@@ -1,0 +1,61 @@
+"""Every setting of the server; each is also an environment variable ACCLIMATE_<NAME>."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EMBEDDED = Path(__file__).parent / "demo" / "bundle"
+
+
+class Settings(BaseSettings):
+    """What an operator may set. Defaults are safe on one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="ACCLIMATE_", use_attribute_docstrings=True, extra="forbid")
+
+    bundles: tuple[Path, ...] = (EMBEDDED,)
+    """Folders of the bundles to serve; without any, the embedded Fashion-MNIST model."""
+    data: Path = Path("acclimate-data")
+    """Folder for snapshots; made if it is not there."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs keys, or `insecure`."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one and prints it."""
+    insecure: bool = False
+    """Listen beyond loopback without keys: everyone who reaches the port may infer, reset and delete."""
+    keys_file: Path | None = None
+    """File of API keys, one a line: sha256 of the key, scopes joined by commas, a name. See `acclimate key`."""
+    allow_factories: tuple[str, ...] = ("service.demo.network:build",)
+    """The model factories (`package.module:callable`) that bundles may name; nothing else is imported."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """Threads of PyTorch and ONNX Runtime; 0 takes all cores."""
+    create_streams: bool = True
+    """Create a stream when a request names one not seen before; false answers 404."""
+    max_streams: int = Field(default=1000, ge=1)
+    """Most streams at a time; beyond it creating one answers 503."""
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1024)
+    """Most bytes of one request body; beyond it 413."""
+    max_batch: int = Field(default=256, ge=1)
+    """Most images of one request; beyond it 413."""
+    max_pixels: int = Field(default=16_000_000, ge=1)
+    """Most pixels of the encoded images of one request, decoded; beyond it 413."""
+    max_queue: int = Field(default=256, ge=1)
+    """Most requests that wait or run at a time; beyond it 503."""
+    max_queue_per_stream: int = Field(default=64, ge=1)
+    """Most requests of one stream that wait or run at a time; beyond it 429."""
+    deadline_seconds: float = Field(default=30.0, gt=0)
+    """How long a request may wait for its turn; beyond it 504. A step that has begun is finished."""
+    drain_seconds: float = Field(default=20.0, gt=0)
+    """How long a stopping server waits for requests under way."""
+    source_check_every: int = Field(default=20, ge=1)
+    """Requests of a stream between two measurements of its agreement with the source model."""
+    retry_entries: int = Field(default=32, ge=0)
+    """Answers kept per stream for retries with the same request id."""
+    retry_bytes: int = Field(default=2**20, ge=0)
+    """Most bytes of answers kept per stream for retries."""
+
+    @property
+    def torch_threads(self) -> int:
+        """The number of threads to compute with."""
+        return self.threads or os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""Snapshots: what a stream has learned, as one self-verifying safetensors file."""

@@ -1,0 +1,131 @@
+"""The snapshot file: safetensors whose metadata holds a canonical JSON manifest; self-verifying by sha256."""
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import safetensors.torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from service.errors import UnfitError
+
+MAX_HEADER_BYTES = 16 * 2**20
+
+
+class Replay(BaseModel):
+    """The settings under which bit-equal replay is promised."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backend: str
+    threads: int
+    torch: str
+    onnxruntime: str
+
+
+class Manifest(BaseModel):
+    """What a snapshot is of, and the settings its replay depends on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["acclimate-snapshot-1"] = "acclimate-snapshot-1"
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
+    kind: Literal["taken", "shutdown"] = "taken"
+    stream: str
+    name: str
+    note: str = ""
+    model: str
+    fingerprint: str
+    adapter: str
+    options: dict[str, Any]
+    mode: Literal["adapt", "frozen", "shadow"]
+    adapt_batch_size: Annotated[int, Field(ge=1)]
+    generation: Annotated[int, Field(ge=0)]
+    steps: Annotated[int, Field(ge=0)]
+    parent: str = ""
+    created: float
+    contains_inputs: bool
+    exact: bool = True
+    replay: Replay
+    sha256: str = ""
+
+
+def pack(manifest: Manifest, tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the file of a manifest and named tensors; the manifest's sha256 is filled in."""
+    payload = _payload(safetensors.torch.save(dict(tensors)))
+    sealed = manifest.model_copy(update={"sha256": _digest(manifest, payload)})
+    return safetensors.torch.save(dict(tensors), metadata={"manifest": _canonical(sealed)})
+
+
+def unpack(file: bytes) -> tuple[Manifest, dict[str, Tensor]]:
+    """Read and verify a snapshot file.
+
+    Raises:
+        UnfitError: If it is no snapshot, is truncated, or its sha256 does not match.
+    """
+    manifest = read_manifest(file)
+    payload = _payload(file)
+    if _digest(manifest, payload) != manifest.sha256:
+        raise UnfitError("the snapshot's sha256 does not match its content: it was damaged or changed")
+    try:
+        return manifest, safetensors.torch.load(file)
+    except (SafetensorError, ValueError) as error:
+        raise UnfitError(f"the snapshot is no safetensors file: {error}") from None
+
+
+def read_manifest(file: bytes) -> Manifest:
+    """Read the manifest from a file's head.
+
+    Raises:
+        UnfitError: If there is none.
+    """
+    try:
+        length = header_length(file[:8])
+        header = json.loads(file[8 : 8 + length])
+        return Manifest.model_validate_json(header["__metadata__"]["manifest"])
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UnfitError(
+            f"the snapshot's manifest is wrong: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UnfitError("the file is no snapshot: expected safetensors with a manifest in its metadata") from None
+
+
+def header_length(head: bytes) -> int:
+    """Return the length of the JSON header that follows a file's first eight bytes.
+
+    Raises:
+        UnfitError: If the file is shorter, or names a header beyond 16 MiB.
+    """
+    if len(head) < 8:
+        raise UnfitError("the file is no snapshot: it has fewer than 8 bytes")
+    length = int(struct.unpack("<Q", head)[0])
+    if length > MAX_HEADER_BYTES:
+        raise UnfitError(f"the file is no snapshot: its header would have {length} bytes")
+    return length
+
+
+def _payload(file: bytes) -> bytes:
+    """Return the tensors' part: their names, shapes and dtypes in canonical form, then their bytes."""
+    length = header_length(file[:8])
+    header = json.loads(file[8 : 8 + length])
+    header.pop("__metadata__", None)
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode() + file[8 + length :]
+
+
+def _canonical(manifest: Manifest) -> str:
+    content = manifest.model_dump()
+    if not math.isfinite(content["created"]):
+        raise ValueError("a manifest's time is finite")
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def _digest(manifest: Manifest, payload: bytes) -> str:
+    unsealed = manifest.model_copy(update={"sha256": ""})
+    return hashlib.sha256(_canonical(unsealed).encode() + payload).hexdigest()

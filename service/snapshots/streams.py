@@ -1,0 +1,103 @@
+"""Between a stream and its snapshot: what is written, and what may be restored onto which stream."""
+
+import secrets
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+
+from adapters import AdapterState
+from adapters.errors import StateError
+from adapters.state import flatten, unflatten
+from service.errors import UnfitError
+from service.snapshots.format import Manifest, Replay, pack
+from service.streams import Stream
+
+ADAPTER, WINDOW = "adapter/", "window"
+
+
+def file_of(stream: Stream, name: str, note: str = "", *, shutdown: bool = False) -> tuple[Manifest, bytes]:
+    """Return the snapshot file of a stream as it is.
+
+    Raises:
+        UnfitError: If the state is not finite.
+    """
+    tensors = {f"{ADAPTER}{key}": tensor.contiguous() for key, tensor in flatten(stream.state.adapter).items()}
+    bad = [
+        key for key, tensor in tensors.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+    if bad:
+        raise UnfitError(f"stream {stream.id!r} cannot be snapshotted: {bad[0]} holds NaN or infinity; reset it")
+    manifest = Manifest(
+        id=secrets.token_hex(12),
+        kind="shutdown" if shutdown else "taken",
+        stream=stream.id,
+        name=name,
+        note=note,
+        model=stream.model.name,
+        fingerprint=stream.model.bundle.fingerprint,
+        adapter=stream.fitted.spec,
+        options=dict(stream.fitted.options),
+        mode=stream.mode,
+        adapt_batch_size=stream.adapt_batch_size,
+        generation=stream.generation,
+        steps=stream.steps,
+        parent=stream.parent,
+        created=time.time(),
+        contains_inputs=len(stream.state.window) > 0,
+        replay=replay_settings(stream),
+    )
+    # safetensors refuses tensors that share memory, and fresh states share the source model's.
+    separate = {key: tensor.clone() for key, tensor in tensors.items()}
+    return manifest, pack(manifest, {**separate, WINDOW: stream.state.window.clone()})
+
+
+def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor]) -> tuple[AdapterState, Tensor]:
+    """Return the adapter's state and the window that a snapshot holds, checked against a stream.
+
+    Raises:
+        UnfitError: If it is of another model, spec, shape or dtype, or not finite.
+    """
+    _check_origin(stream, manifest)
+    waiting = tensors.get(WINDOW)
+    shape = tuple(stream.state.window.shape[1:])
+    if waiting is None or waiting.dtype != torch.uint8 or tuple(waiting.shape[1:]) != shape:
+        raise UnfitError(f"the snapshot's window does not fit the model's images {shape}")
+    try:
+        flat = {key.removeprefix(ADAPTER): tensor for key, tensor in tensors.items() if key != WINDOW}
+        return unflatten(stream.fitted.initial(), flat), waiting
+    except StateError as error:
+        raise UnfitError(f"the snapshot does not fit stream {stream.id!r}: {error}") from None
+
+
+def warning_for(stream: Stream, manifest: Manifest) -> str:
+    """Return why the restored stream may not replay bit for bit; "" if it does."""
+    now = replay_settings(stream).model_dump()
+    differs = [
+        f"{key} {value} (now {now[key]})" for key, value in manifest.replay.model_dump().items() if value != now[key]
+    ]
+    if dict(stream.fitted.options) != manifest.options:
+        differs.append("other options")
+    return f"taken under {', '.join(differs)}: answers may differ from the original's" if differs else ""
+
+
+def replay_settings(stream: Stream) -> Replay:
+    """Return the settings that bit-equal replay depends on."""
+    return Replay(
+        backend=stream.model.backend,
+        threads=torch.get_num_threads(),
+        torch=version("torch"),
+        onnxruntime=version("onnxruntime"),
+    )
+
+
+def _check_origin(stream: Stream, manifest: Manifest) -> None:
+    if manifest.fingerprint != stream.model.bundle.fingerprint:
+        raise UnfitError(
+            f"the snapshot is of model {manifest.model!r} ({manifest.fingerprint[:12]}), stream {stream.id!r} is of "
+            f"{stream.model.name!r} ({stream.model.bundle.fingerprint[:12]})"
+        )
+    if manifest.adapter != stream.fitted.spec:
+        raise UnfitError(f"the snapshot is of {manifest.adapter!r}, stream {stream.id!r} runs {stream.fitted.spec!r}")

@@ -1,0 +1,155 @@
+"""Streams: each an ordered sequence of batches with its own adapted state, and the table that bounds them."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+
+from adapters import AdapterState
+from adapters.state import size_bytes
+from service import window
+from service.errors import SaturatedError, UnfitError, UnknownError
+from service.hosting import Fitted, HostedModel
+from service.retries import RetryLog
+
+Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """All that a stream has learned and remembers: one immutable value, and what a snapshot holds."""
+
+    adapter: AdapterState
+    window: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCheck:
+    """When the stream was last compared with the source model, in requests ago, and the share of equal labels."""
+
+    agreement: float
+    age: int
+
+
+@dataclass(slots=True)
+class Stream:
+    """One stream. `commit` is the only way its state changes; it runs on the worker, in the stream's order."""
+
+    id: str
+    model: HostedModel
+    fitted: Fitted
+    state: StreamState
+    retries: RetryLog
+    mode: Mode = "adapt"
+    adapt_batch_size: int = 1
+    generation: int = 0
+    durable_generation: int = 0
+    parent: str = ""
+    created: float = field(default_factory=time.time)
+    last_used: float = field(default_factory=time.time)
+    signals: Mapping[str, float] = field(default_factory=dict)
+    source_check: SourceCheck | None = None
+    requests: int = 0
+    waiting: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def steps(self) -> int:
+        """Learning steps taken; goes back on restore, unlike the generation."""
+        return int(self.state.adapter.steps)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the state's tensors, those shared with the source model included."""
+        return size_bytes(self.state.adapter) + self.state.window.nbytes
+
+    @property
+    def window_full(self) -> bool:
+        """Whether the images that wait are enough for a step."""
+        return len(self.state.window) >= max(self.adapt_batch_size, 1) > 1
+
+    def initial(self) -> StreamState:
+        """Return the state that a reset goes back to."""
+        return StreamState(self.fitted.initial(), window.empty(self.model.bundle.input))
+
+    def commit(self, state: StreamState) -> None:
+        """Put a new state in place: one assignment, one generation."""
+        self.state = state
+        self.generation += 1
+
+    def begin_again(self, state: StreamState) -> None:
+        """Commit a state that does not follow from the last one (reset, restore, new spec); retries are forgotten."""
+        self.commit(state)
+        self.retries.clear()
+        self.signals = {}
+        self.source_check = None
+
+
+def valid_id(text: str) -> bool:
+    """Tell whether a text may name a stream or a snapshot.
+
+    Example:
+        >>> valid_id("camera-7"), valid_id("../etc/passwd")
+        (True, False)
+    """
+    return ID.fullmatch(text) is not None
+
+
+def default_id(model: HostedModel) -> str:
+    """Return the id of the stream for requests that name none."""
+    return f"default.{model.name}"[:128]
+
+
+class StreamTable:
+    """All streams of the server by id, bounded in number."""
+
+    def __init__(self, max_streams: int, retry_log: Callable[[], RetryLog]) -> None:
+        self._max_streams = max_streams
+        self._retry_log = retry_log
+        self._streams: dict[str, Stream] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(sorted(self._streams.copy().values(), key=lambda stream: stream.id))
+
+    def find(self, stream_id: str) -> Stream | None:
+        """Return a stream, or None."""
+        return self._streams.get(stream_id)
+
+    def get(self, stream_id: str) -> Stream:
+        """Return a stream.
+
+        Raises:
+            UnknownError: If there is none of this id.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            raise UnknownError(f"there is no stream {stream_id!r}")
+        return stream
+
+    def create(self, stream_id: str, model: HostedModel, fitted: Fitted, **settings: Any) -> Stream:
+        """Add a stream in its initial state.
+
+        Raises:
+            UnfitError: If the id is not of the allowed form.
+            SaturatedError: If there are as many streams as allowed.
+        """
+        if not valid_id(stream_id):
+            raise UnfitError(f"the stream id {stream_id[:200]!r} is not of the form {ID.pattern}")
+        if len(self._streams) >= self._max_streams:
+            raise SaturatedError(f"there are {len(self._streams)} streams, as many as allowed; delete one first")
+        state = StreamState(fitted.initial(), window.empty(model.bundle.input))
+        stream = Stream(stream_id, model, fitted, state, self._retry_log(), **settings)
+        self._streams[stream_id] = stream
+        return stream
+
+    def delete(self, stream_id: str) -> None:
+        """Forget a stream and what it has learned."""
+        self._streams.pop(stream_id, None)

@@ -1,0 +1,114 @@
+"""Every metric and log event of the server."""
+
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from time import perf_counter
+
+import structlog
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+PREFIX = "acclimate"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+NATS = (0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
+DRIFTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+RATIO_SIGNALS = ("selected_ratio", "source_agreement")
+
+disable_created_metrics()
+log: structlog.stdlib.BoundLogger = structlog.get_logger("acclimate")
+
+
+class Telemetry:
+    """The metrics of one process. No label ever names a stream: their number is not bounded."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests by answer.", ("model", "code"))
+        self.samples = self._counter("samples", "Images answered.", ("model",))
+        self.steps = self._counter(
+            "steps", "Inference requests by what became of their learning.", ("model", "adapter", "action")
+        )
+        self.request_seconds = self._histogram(
+            "request_duration_seconds", "Time from body to answer.", SECONDS, ("model",)
+        )
+        self.queue_seconds = self._histogram(
+            "queue_duration_seconds", "Time spent waiting for the stream's turn.", SECONDS
+        )
+        self.step_seconds = self._histogram(
+            "step_duration_seconds", "Time on the worker.", SECONDS, ("model", "adapter")
+        )
+        self.batch_samples = self._histogram("batch_size_samples", "Images per request.", SAMPLES, ("model",))
+        self.entropy = self._histogram(
+            "prediction_entropy_nats", "Mean entropy of a request's answers.", NATS, ("model",)
+        )
+        self.drift = self._histogram(
+            "drift_ratio", "Squared shift of norm statistics, in source variances.", DRIFTS, ("model",)
+        )
+        self.ratios = self._histogram("signal_ratio", "Signals between 0 and 1.", RATIOS, ("model", "signal"))
+        self.queue_depth = self._gauge("queue_depth_requests", "Requests that wait or run.")
+        self.streams = self._gauge("streams_active", "Streams in memory.")
+        self.state_bytes = self._gauge("state_bytes", "Bytes of all streams' states.")
+        self.snapshots = self._counter("snapshots", "Snapshot operations.", ("action", "outcome"))
+        self.resets = self._counter("resets", "Streams returned to the source state.", ("model", "reason"))
+        build = self._gauge("build_info", "Versions; always 1.", ("version", "torch", "python"))
+        build.labels(version("acclimate"), version("torch"), platform.python_version()).set(1)
+
+    def expose(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def observe_answer(self, model: str, adapter: str, action: str, samples: int, signals: dict[str, float]) -> None:
+        """Count one answered inference request and its signals."""
+        self.samples.labels(model).inc(samples)
+        self.steps.labels(model, adapter, action).inc()
+        self.batch_samples.labels(model).observe(samples)
+        self.entropy.labels(model).observe(signals["entropy"])
+        if "drift" in signals:
+            self.drift.labels(model).observe(signals["drift"])
+        for name in RATIO_SIGNALS:
+            if name in signals and not (name == "source_agreement" and signals.get("source_age")):
+                self.ratios.labels(model, name.removesuffix("_ratio")).observe(signals[name])
+
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        """Time a wait."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self.queue_seconds.observe(perf_counter() - began)
+
+    def _counter(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(f"{PREFIX}_{name}", help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", help_text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, help_text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
+    ) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", help_text, labels, buckets=buckets, registry=self.registry)
+
+
+def configure_logging() -> None:
+    """Write log events as JSON lines to standard error."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )

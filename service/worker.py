@@ -1,0 +1,32 @@
+"""The one thread that runs PyTorch and ONNX Runtime; jobs run in the order in which they are handed in."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Leaves the event loop once per job; a job that has begun is finished, whoever still waits for it."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._executor = ThreadPoolExecutor(
+            1, thread_name_prefix="worker", initializer=_set_threads, initargs=(threads,)
+        )
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """Run a job and return what it returns; cancelling the caller does not stop the job."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._executor, job))
+
+    def close(self) -> None:
+        """Finish what was handed in, then stop the thread."""
+        self._executor.shutdown(wait=True)
+
+
+def _set_threads(threads: int) -> None:
+    torch.set_num_threads(threads)

@@ -1,0 +1,105 @@
+"""Real server processes for the tests: started on a free port of loopback, stopped by SIGTERM."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+FACTORY = "tests.models:untrained_reference_network"
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen
+    url: str
+    log: Path
+    first_lines: list[str]
+
+    @property
+    def address(self) -> str:
+        return self.url.removeprefix("http://")
+
+    def client(self, **settings: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, **settings)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str, environment: dict[str, str] | None = None, data: Path | None = None):
+    """Run `acclimate serve` with data in `folder` until the block ends."""
+    log = folder / "server.log"
+    data = data or folder / "data"
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--data", str(data), *arguments]
+    settings = {"ACCLIMATE_THREADS": "1", "ACCLIMATE_ALLOW_FACTORIES": f'["{FACTORY}", "tests.models:Tripwire", "service.demo.network:build"]'}
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **settings, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        try:
+            yield _announced(process, log)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(timeout=60)
+            process.stdout.close()
+
+
+def _announced(process: subprocess.Popen, log: Path) -> Server:
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        found = re.search(r"listens on (http://\S+)", line)
+        if found:
+            return Server(process, found[1], log, lines)
+    raise AssertionError(f"the server did not start:\n{log.read_text()}")
+
+
+def wait_ready(server: Server) -> None:
+    with server.client() as client:
+        for _ in range(200):
+            try:
+                if client.get("/v2/health/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            if server.process.poll() is not None:
+                break
+    raise AssertionError(f"the server is not ready:\n{server.log.read_text()}")
+
+
+def infer_body(
+    x: np.ndarray, stream: str | None = None, request_id: str | None = None, **parameters: Any
+) -> dict[str, Any]:
+    """A V2 JSON body for a batch (N, C, H, W)."""
+    if stream is not None:
+        parameters["sequence_id"] = stream
+    body = {
+        "inputs": [{"name": "images", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}],
+        "parameters": parameters,
+    }
+    return body if request_id is None else {**body, "id": request_id}
+
+
+def outputs(answer: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {o["name"]: np.asarray(o["data"]).reshape(o["shape"]) for o in answer["outputs"]}
+
+
+def images(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((count, 3, 16, 16), dtype=np.float32)
