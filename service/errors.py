@@ -14,6 +14,7 @@ ServiceError
 ├── SaturatedError        the server is full, starting or draining; try again later
 ├── DeadlineError         not answered in time
 ├── StoreFullError        a snapshot could not be kept; the state in memory stays
+├── FailedError           the work itself failed: a fault of the model or of ours
 ├── BundleError           a folder that cannot be served as a model
 └── SettingsError         settings under which the server refuses to start
 """
@@ -73,6 +74,10 @@ class DeadlineError(ServiceError):
 
 class StoreFullError(ServiceError):
     """A snapshot could not be kept; the state in memory stays."""
+
+
+class FailedError(ServiceError):
+    """The work itself failed: a fault of the model or of ours; the log says which."""
 
 
 class BundleError(ServiceError):

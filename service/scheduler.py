@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from service.errors import BusyError, DeadlineError, SaturatedError
+from service.errors import BusyError, DeadlineError, FailedError, SaturatedError, ServiceError
 from service.streams import Stream
-from service.telemetry import Telemetry
+from service.telemetry import Telemetry, log
 from service.worker import Worker
 
 T = TypeVar("T")
@@ -80,6 +80,12 @@ class Scheduler:
                     await stream.turn.acquire()
             try:
                 return await self._worker.run(job)
+            except ServiceError:
+                raise
+            except Exception as error:
+                log.error("job_failed", stream=stream.id, exc_info=error)
+                said = f"stream {stream.id!r} could not be served: {type(error).__name__}; the stream is as it was"
+                raise FailedError(said) from error
             finally:
                 stream.turn.release()
         finally:

@@ -25,6 +25,7 @@ STATUS: Mapping[type[errors.ServiceError], int] = MappingProxyType(
         errors.UnfitError: 422,
         errors.BundleError: 422,
         errors.BusyError: 429,
+        errors.FailedError: 500,
         errors.SettingsError: 500,
         errors.SaturatedError: 503,
         errors.DeadlineError: 504,
@@ -79,7 +80,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("unexpected_error", path=request.url.path, exc_info=error)
-        return _answer(500, "the server failed; its log says why, and the stream is as it was")
+        return _answer(500, "the server failed; its log says why")
 
 
 def _answer(status: int, said: str) -> JSONResponse:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 WIDTHS = (16, 32, 64)
-BLOCKS_PER_LAYER = 1
+BLOCKS = (1, 1, 2)
 
 
 class BasicBlock(nn.Module):
@@ -40,9 +40,9 @@ class ResidualNetwork(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(1, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        self.layer1 = _layer(WIDTHS[0], WIDTHS[0], stride=1)
-        self.layer2 = _layer(WIDTHS[0], WIDTHS[1], stride=2)
-        self.layer3 = _layer(WIDTHS[1], WIDTHS[2], stride=2)
+        self.layer1 = _layer(WIDTHS[0], WIDTHS[0], BLOCKS[0], stride=1)
+        self.layer2 = _layer(WIDTHS[0], WIDTHS[1], BLOCKS[1], stride=2)
+        self.layer3 = _layer(WIDTHS[1], WIDTHS[2], BLOCKS[2], stride=2)
         self.classifier = nn.Linear(WIDTHS[2], classes)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,7 @@ def build(classes: int = 10) -> nn.Module:
     return network
 
 
-def _layer(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+def _layer(channels_in: int, channels_out: int, blocks: int, stride: int) -> nn.Sequential:
     first = BasicBlock(channels_in, channels_out, stride)
-    rest = [BasicBlock(channels_out, channels_out, stride=1) for _ in range(BLOCKS_PER_LAYER - 1)]
+    rest = [BasicBlock(channels_out, channels_out, stride=1) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)
