@@ -1,6 +1,7 @@
 """The command line: serve, demo, bundle check, key."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.bundles import read_bundle
+from service.demo.tour import own_server, tour
 from service.errors import ServiceError
 from service.hosting import HostedModel, host
 from service.serving import make_first_key, make_key, run
@@ -67,6 +69,23 @@ def serve(
         if key:
             typer.echo(f"Admin key, shown this once: {key}")
     run(settings)
+
+
+@app.command()
+def demo(
+    url: Annotated[str | None, typer.Option(help="A running server; None: one is started for the tour.")] = None,
+    api_key: Annotated[str | None, typer.Option("--key", envvar="ACCLIMATE_KEY", help="An admin key of it.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="The adapting stream's spec, as `batch+eta`.")] = None,
+    images: Annotated[int, typer.Option(min=1, max=2500, help="Images per domain.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="Images per request.")] = 50,
+    severity: Annotated[int, typer.Option(min=1, max=5, help="How hard the corruptions are.")] = 4,
+) -> None:
+    """Send a drifting stream to a frozen and to an adapting stream, and compare; then reset, snapshot and restore.
+
+    Example: `acclimate demo --adapter batch+eta --severity 5`
+    """
+    with nullcontext(url) if url else own_server() as address:
+        tour(address, api_key, adapter, images, batch, severity)
 
 
 @app.command()

@@ -25,7 +25,7 @@ NATS = (0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 
 DRIFTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 RATIO_SIGNALS = ("selected_ratio", "source_agreement")
 
-disable_created_metrics()  # type: ignore[no-untyped-call] - the library leaves it untyped
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 log: structlog.stdlib.BoundLogger = structlog.get_logger("acclimate")
 
 

@@ -57,7 +57,13 @@ class AlphaStatistics(Normalizer[PartState]):
 
     def forward(self, layer: NormLayer, state: PartState, x: Tensor) -> Normalized:
         """Normalise x (N, C, ...) by the mixed statistics."""
-        per_image = self.options.of == "image"
+        return self._mixed(layer, x, per_image=self.options.of == "image")
+
+    def held(self, layer: NormLayer, state: PartState, x: Tensor) -> Normalized:
+        """Normalise x (N, C, ...) image by image, so that answers do not depend on batch mates."""
+        return self._mixed(layer, x, per_image=True)
+
+    def _mixed(self, layer: NormLayer, x: Tensor, *, per_image: bool) -> Normalized:
         count = x[0, 0].numel() if per_image else x.numel() // x.shape[1]
         if count < 2:
             return Normalized(source_normalize(layer, x), None)

@@ -1,0 +1,1 @@
+"""Benchmarks: what the engine reaches on public data, beside what public implementations reach on it."""

@@ -1,0 +1,200 @@
+"""`acclimate demo`: a drifting stream sent to a frozen and an adapting stream, then reset, snapshot and restore."""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from service.client import Answer, Client
+from service.demo.drift import CLEAN, CLEAN_AGAIN, DOMAINS, Batch, drifting
+from service.errors import SettingsError
+
+MODEL, INPUT = "fashion", "input"
+FROZEN, ADAPTING = "demo-frozen", "demo-adapting"
+BAR = 16
+
+
+@dataclass
+class Tally:
+    """What one stream answered in one domain."""
+
+    images: int = 0
+    wrong: int = 0
+    entropies: list[float] = field(default_factory=list)
+    drifts: list[float] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+
+    @property
+    def error(self) -> float:
+        """Share of wrong answers, in percent."""
+        return 100 * self.wrong / self.images
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the tour found: mean error over the corrupted domains in percent, and whether undoing works."""
+
+    frozen_error: float
+    adapted_error: float
+    source_difference: float
+    restored_equal: bool
+
+    @property
+    def reduction(self) -> float:
+        """How much lower the adapted error is, relative to the frozen, in percent."""
+        return 100 * (1 - self.adapted_error / self.frozen_error)
+
+
+@contextmanager
+def own_server() -> Iterator[str]:
+    """Run a server with the embedded model on a free port of loopback; stop it at the end.
+
+    Raises:
+        SettingsError: If it does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="acclimate-demo-") as folder:
+        command = [sys.executable, "-m", "service", "serve", "--port", "0", "--data", folder]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:  # noqa: S603
+            try:
+                yield _announced(process)
+            finally:
+                process.terminate()
+                process.wait(30)
+
+
+def _announced(process: "subprocess.Popen[str]") -> str:
+    for line in process.stdout or ():
+        found = re.search(r"listens on (\S+)", line)
+        if found:
+            return found[1]
+    raise SettingsError("the demo's server did not start; `acclimate serve` says why")
+
+
+def tour(url: str, key: str | None, adapter: str | None, images: int, batch: int, severity: int) -> Report:
+    """Run the whole tour against a server and print it.
+
+    Raises:
+        RefusedError: If the server does not serve the embedded model, or refuses a call.
+    """
+    console = Console()
+    with Client(url, key) as client:
+        begin(client, adapter)
+        tallies = send(client, console, images, batch, severity)
+        console.print(table(tallies))
+        report = undo(client, console, tallies)
+        console.print(summary(report))
+    return report
+
+
+def begin(client: Client, adapter: str | None) -> None:
+    """Create the two streams afresh: one that answers as the source model, one that adapts."""
+    there = {stream["id"] for stream in client.call("GET", "/v1/streams?limit=1000")["items"]}
+    for stream in sorted(there & {FROZEN, ADAPTING}):
+        client.call("DELETE", f"/v1/streams/{stream}")
+    client.call("POST", "/v1/streams", {"id": FROZEN, "model": MODEL, "adapter": "source", "mode": "frozen"})
+    chosen = {"adapter": adapter} if adapter else {}
+    client.call("POST", "/v1/streams", {"id": ADAPTING, "model": MODEL, **chosen})
+
+
+def send(client: Client, console: Console, images: int, batch: int, severity: int) -> dict[tuple[str, str], Tally]:
+    """Send every batch to both streams; return what they answered, by domain and stream."""
+    tallies = {(domain, stream): Tally() for domain in DOMAINS for stream in (FROZEN, ADAPTING)}
+    total = len(DOMAINS) * -(-images // batch)
+    columns = (TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("batches", total=total)
+        for part in drifting(images, batch, severity):
+            progress.update(task, description=part.domain)
+            for stream in (FROZEN, ADAPTING):
+                _count(client, tallies[part.domain, stream], part, stream)
+            progress.advance(task)
+    return tallies
+
+
+def _count(client: Client, tally: Tally, part: Batch, stream: str) -> None:
+    began = time.perf_counter()
+    answer = client.infer(MODEL, INPUT, part.images, stream)
+    tally.milliseconds.append(1000 * (time.perf_counter() - began))
+    tally.images += len(part.labels)
+    tally.wrong += int((answer.outputs["labels"] != part.labels).sum())
+    tally.entropies.append(float(answer.facts["tta_entropy"]))
+    tally.drifts.append(float(answer.facts["tta_drift"]))
+
+
+def table(tallies: dict[tuple[str, str], Tally]) -> Table:
+    """Return the tour's table: a row a domain."""
+    columns = ("domain", "frozen %", "adapt %", "", "H frozen", "H adapt", "drift", "p50", "p99")
+    made = Table(
+        title="The same drifting stream to a frozen and an adapting stream",
+        caption="error in %, H: entropy in nats, drift of the norm statistics, latency of the adapting stream in ms",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    for number, name in enumerate(columns):
+        made.add_column(name, justify="left" if number in (0, 3) else "right", no_wrap=True)
+    for domain in DOMAINS:
+        frozen, adapting = tallies[domain, FROZEN], tallies[domain, ADAPTING]
+        made.add_row(
+            domain,
+            f"{frozen.error:.1f}",
+            f"{adapting.error:.1f}",
+            _bars(frozen.error, adapting.error),
+            f"{np.mean(frozen.entropies):.2f}",
+            f"{np.mean(adapting.entropies):.2f}",
+            f"{np.mean(adapting.drifts):.2f}",
+            f"{np.percentile(adapting.milliseconds, 50):.1f}",
+            f"{np.percentile(adapting.milliseconds, 99):.1f}",
+        )
+    return made
+
+
+def _bars(frozen: float, adapting: float) -> str:
+    """Return a bar of the adapting error within the frozen one: what adapting has won is light."""
+    whole, part = round(BAR * frozen / 100), round(BAR * adapting / 100)
+    won = f"[green]{'░' * (whole - part)}[/]" if whole >= part else f"[red]{'█' * (part - whole)}[/]"
+    return f"[blue]{'█' * min(whole, part)}[/]{won}"
+
+
+def undo(client: Client, console: Console, tallies: dict[tuple[str, str], Tally]) -> Report:
+    """Snapshot, reset and restore the adapting stream; show that each does what it says."""
+    x = next(drifting(64, 64, 1)).images
+    client.call("PATCH", f"/v1/streams/{ADAPTING}", {"mode": "frozen"})
+    snapshot = client.call("POST", f"/v1/streams/{ADAPTING}/snapshots", {"name": "after-the-drift"})
+    learned = _probabilities(client.infer(MODEL, INPUT, x, ADAPTING))
+    console.print(f"snapshot {snapshot['id']}: {snapshot['bytes']:,} bytes, generation {snapshot['generation']}")
+    client.call("POST", f"/v1/streams/{ADAPTING}/reset")
+    source = _probabilities(client.infer(MODEL, INPUT, x, FROZEN))
+    difference = float(np.abs(_probabilities(client.infer(MODEL, INPUT, x, ADAPTING)) - source).max())
+    moved = float(np.abs(learned - source).max())
+    console.print(f"reset:    answers differ from the source model's by {difference:.1e} (before: {moved:.1e})")
+    client.call("POST", f"/v1/streams/{ADAPTING}/restore", {"snapshot": snapshot["id"]})
+    equal = bool(np.array_equal(_probabilities(client.infer(MODEL, INPUT, x, ADAPTING)), learned))
+    console.print(f"restore:  answers are {'bit-equal to' if equal else 'NOT those of'} the snapshot's")
+    corrupted = [domain for domain in DOMAINS if domain not in (CLEAN, CLEAN_AGAIN)]
+    frozen, adapted = (float(np.mean([tallies[d, stream].error for d in corrupted])) for stream in (FROZEN, ADAPTING))
+    return Report(frozen, adapted, difference, equal)
+
+
+def _probabilities(answer: Answer) -> npt.NDArray[np.float32]:
+    return answer.outputs["probabilities"].astype(np.float32)
+
+
+def summary(report: Report) -> str:
+    """Return the tour's last line."""
+    return (
+        f"[bold]mean error over the corrupted domains: frozen {report.frozen_error:.1f} %, adapting "
+        f"{report.adapted_error:.1f} %: {report.reduction:.0f} % lower[/]"
+    )
