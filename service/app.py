@@ -75,7 +75,13 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry.state_bytes.set(sum(stream.state_bytes for stream in all_streams))
         return telemetry.expose()
 
-    app = FastAPI(title="Acclimate", version=version("acclimate"), summary=__doc__, lifespan=lifespan)
+    app = FastAPI(
+        title="Acclimate",
+        version=version("acclimate"),
+        summary="An inference server whose model keeps adapting to the data it is sent.",
+        lifespan=lifespan,
+        responses=problems.responses(401, 403, 422),
+    )
     app.state.lifecycle = lifecycle
     problems.install(app)
     app.add_middleware(access.Gate, keys=keys, trusts_loopback=settings.host in access.LOOPBACK)

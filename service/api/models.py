@@ -42,6 +42,11 @@ def router(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Sta
 def _v2(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Statistics) -> APIRouter:
     routes = APIRouter(tags=["V2 data plane"])
 
+    @routes.get("/v2/models/stats")  # before the routes that would take `stats` for a model's name
+    async def all_statistics() -> dict[str, object]:
+        """Counts and times of all models, in Triton's shape."""
+        return {"model_stats": [statistics.of(model.name, model.bundle.toml.version) for model in models.values()]}
+
     async def metadata(model: str, version: str | None = None) -> dict[str, object]:
         """Inputs and outputs of a model."""
         return _metadata(dataplane.model(model, version))
@@ -53,11 +58,6 @@ def _v2(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Statis
     for path, suffix in (("/v2/models/{model}", ""), ("/v2/models/{model}/versions/{version}", "_version")):
         routes.add_api_route(path, metadata, operation_id=f"metadata{suffix}", responses=responses(404))
         routes.add_api_route(f"{path}/ready", model_ready, operation_id=f"ready{suffix}", responses=responses(404))
-
-    @routes.get("/v2/models/stats")
-    async def all_statistics() -> dict[str, object]:
-        """Counts and times of all models, in Triton's shape."""
-        return {"model_stats": [statistics.of(model.name, model.bundle.toml.version) for model in models.values()]}
 
     @routes.get("/v2/models/{model}/stats", responses=responses(404))
     async def model_statistics(model: str) -> dict[str, object]:

@@ -49,7 +49,7 @@ name = "{name}"
 version = "1"
 description = "{description}"
 licence = "Apache-2.0 (weights); images: Fashion-MNIST, MIT"
-adapter = "source"
+adapter = "{adapter}"
 
 [model]
 {model}
@@ -172,7 +172,7 @@ def write_torch_bundle(folder: Path, network: nn.Module, probe: Labelled) -> Non
     }
     (folder / "artefacts" / "probe.safetensors").write_bytes(save(tensors))
     description = "ResNet-10 for Fashion-MNIST, 28x28 grey images of clothes"
-    _write_toml(folder, "fashion", description, TORCH_MODEL)
+    _write_toml(folder, "fashion", "ema", description, TORCH_MODEL)
 
 
 def write_onnx_bundle(folder: Path, network: nn.Module) -> None:
@@ -198,7 +198,7 @@ def write_onnx_bundle(folder: Path, network: nn.Module) -> None:
         node.metadata_props.clear()  # stack traces that name folders of the training machine
     program.save(folder / "model.onnx", external_data=False)
     description = "ResNet-10 for Fashion-MNIST as an ONNX graph, 28x28 grey images of clothes"
-    _write_toml(folder, "fashion-onnx", description, ONNX_MODEL)
+    _write_toml(folder, "fashion-onnx", "source", description, ONNX_MODEL)
 
 
 def main(
@@ -235,9 +235,11 @@ def _take(data: Labelled, indices: npt.NDArray[np.int64]) -> Labelled:
     return Labelled(data.images[indices], data.labels[indices])
 
 
-def _write_toml(folder: Path, name: str, description: str, model: str) -> None:
+def _write_toml(folder: Path, name: str, adapter: str, description: str, model: str) -> None:
     classes = ", ".join(f'"{class_name}"' for class_name in CLASSES)
-    text = BUNDLE.format(name=name, description=description, model=model, mean=MEAN, std=STD, classes=classes)
+    text = BUNDLE.format(
+        name=name, adapter=adapter, description=description, model=model, mean=MEAN, std=STD, classes=classes
+    )
     (folder / "bundle.toml").write_text(text, encoding="utf-8")
 
 

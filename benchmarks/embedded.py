@@ -1,0 +1,127 @@
+"""Errors of specs on the embedded model's corrupted test images: `python -m benchmarks.embedded --help`.
+
+The evidence for the default spec. One continual stream per spec and order: clean images, then every corruption at one
+severity; nothing is reset. In i.i.d. order images are shuffled; in correlated order they are sorted by label, with noise
+that lets neighbouring classes overlap, as a camera sees one thing for a while.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from service.bundles import read_bundle
+from service.demo.corruptions import CORRUPTIONS, corrupt
+from service.demo.drift import CLEAN, STREAM
+from service.hosting import Fitted, HostedModel, host
+from service.settings import EMBEDDED
+
+SPECS: dict[str, dict[str, Any]] = {
+    "source": {},
+    "batch": {},
+    "batch+tent": {},
+    "batch+eta": {},
+    "alpha": {},
+    "ema": {},
+    "ema+eta": {"eta": {"lr": 1e-4}},
+    "unmix_tns": {},
+    "unmix_tns+eta": {},
+    "source+lame": {},
+}
+ORDERS = ("iid", "correlated")
+OVERLAP = 0.7
+"""Standard deviation, in classes, of the noise on the sorted labels."""
+
+Indices = npt.NDArray[np.intp]
+
+
+def order_of(labels: npt.NDArray[np.int64], order: str, seed: int) -> Indices:
+    """Return the order of images by their labels (N,)."""
+    generator = np.random.default_rng(seed)
+    if order == "iid":
+        return generator.permutation(len(labels))
+    return np.argsort(labels + generator.normal(0, OVERLAP, len(labels)))
+
+
+def domains(images: npt.NDArray[np.uint8], severity: int, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield each domain's name and images (N, 1, 28, 28) in [0, 1]."""
+    for number, domain in enumerate((CLEAN, *CORRUPTIONS)):
+        seen = images if domain == CLEAN else corrupt(images, domain, severity, seed + number)
+        yield domain, torch.from_numpy(seen).float()[:, None] / 255
+
+
+def errors(
+    fitted: Fitted,
+    data: dict[str, torch.Tensor],
+    labels: npt.NDArray[np.int64],
+    order: Indices,
+    batch: int,
+) -> tuple[dict[str, float], float]:
+    """Return the error in % by domain along one stream, and the median milliseconds of a batch."""
+    state, truth, found, times = fitted.initial(), torch.from_numpy(labels), {}, []
+    for domain, images in data.items():
+        wrong = 0
+        for part in np.split(order, range(batch, len(order), batch)):
+            began = time.perf_counter()
+            output, state = fitted.step(state, images[part])
+            times.append(1000 * (time.perf_counter() - began))
+            wrong += int((output.probabilities.argmax(1) != truth[part]).sum())
+        found[domain] = 100 * wrong / len(order)
+    return found, float(np.median(times))
+
+
+def run(model: HostedModel, images: int, batch: int, severity: int, seed: int) -> list[dict[str, Any]]:
+    """Run every spec in both orders; return a row each."""
+    with np.load(STREAM) as stored:
+        pixels, labels = stored["images"][:images], stored["labels"][:images].astype(np.int64)
+    data = dict(domains(pixels, severity, seed))
+    rows = []
+    with Progress(console=Console(stderr=True)) as progress:
+        for spec, order in progress.track([(spec, order) for spec in SPECS for order in ORDERS]):
+            fitted = model.fit(spec, SPECS[spec])
+            by_domain, milliseconds = errors(fitted, data, labels, order_of(labels, order, seed), batch)
+            mean = float(np.mean([error for domain, error in by_domain.items() if domain != CLEAN]))
+            rows.append({"spec": spec, "order": order, "corrupted": mean, "ms": milliseconds, "errors": by_domain})
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """Return the means over the corruptions, and the clean errors, per spec and order."""
+    made = Table(title="Error in %: mean over the corruptions (clean images)", title_justify="left")
+    for name in ("spec", *ORDERS, "ms per batch"):
+        made.add_column(name, justify="left" if name == "spec" else "right")
+    for spec in SPECS:
+        mine = [row for row in rows if row["spec"] == spec]
+        cells = [f"{row['corrupted']:.1f} ({row['errors'][CLEAN]:.1f})" for row in mine]
+        made.add_row(spec, *cells, f"{np.median([row['ms'] for row in mine]):.0f}")
+    return made
+
+
+def main(
+    images: Annotated[int, typer.Option(min=10, max=2500, help="Images per domain.")] = 2500,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 50,
+    severity: Annotated[int, typer.Option(min=1, max=5, help="Of the corruptions.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of orders and corruptions.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="PyTorch's threads.")] = 1,
+    out: Annotated[Path | None, typer.Option("--json", help="File for the rows.")] = None,
+) -> None:
+    """Compare specs on the embedded model's test images, clean and under every corruption, in both orders."""
+    torch.set_num_threads(threads)
+    model = host(read_bundle(EMBEDDED), ["service.demo.network:build"], threads)
+    rows = run(model, images, batch, severity, seed)
+    Console(width=100).print(table(rows))
+    if out is not None:
+        out.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)
