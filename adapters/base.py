@@ -7,17 +7,14 @@ that its functions take and return, so that reset, snapshot, replay and isolatio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from adapters.errors import UnfitModelError
 from adapters.options import Options
-
-if TYPE_CHECKING:
-    from adapters.net import Net, NormLayer
-    from adapters.source import SourceModel
+from adapters.source import SourceModel
 
 Params: TypeAlias = Mapping[str, Tensor]
 """Learned parameters by their name in the source model."""
@@ -63,8 +60,61 @@ class Forward:
     drift: Tensor | None
 
 
-Run: TypeAlias = "Callable[[Params, NormState, Tensor], Forward]"
+Run: TypeAlias = Callable[[Params, NormState, Tensor], Forward]
 """A way to run the network without writing statistics: `net.forward` or `net.held`."""
+
+
+class NormLayer(Protocol):
+    """A batch-norm layer as a normalizer sees it; statistics and affine parameters are (C,).
+
+    `spatial` tells whether inputs are (N, C, H, W), so that one image has statistics of its own.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def spatial(self) -> bool: ...  # noqa: D102
+    @property
+    def mean(self) -> Tensor: ...  # noqa: D102
+    @property
+    def var(self) -> Tensor: ...  # noqa: D102
+    @property
+    def weight(self) -> Tensor | None: ...  # noqa: D102
+    @property
+    def bias(self) -> Tensor | None: ...  # noqa: D102
+    @property
+    def eps(self) -> float: ...  # noqa: D102
+    @property
+    def momentum(self) -> float: ...  # noqa: D102
+
+
+class Net(Protocol):
+    """The network as a learner sees it: pure functions of (params, norm state, x) over shared frozen weights."""
+
+    @property
+    def classes(self) -> int:
+        """How many logits."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights and inputs."""
+
+    @property
+    def affine(self) -> Mapping[str, Tensor]:
+        """Weight and bias of all norm layers (batch, layer, group) by name: what norm-only learners start from."""
+
+    @property
+    def initial_norm(self) -> NormState:
+        """The statistics of every layer that the normalizer handles, before any batch."""
+
+    def observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
+        """Run x (N, ...) as the stream's next batch; return the pass and the new statistics."""
+
+    def forward(self, params: Params, norm: NormState, x: Tensor) -> Forward:
+        """Run an augmented, replayed or probe batch x (N, ...): statistics are read, never written."""
+
+    def held(self, params: Params, norm: NormState, x: Tensor) -> Forward:
+        """Answer x (N, ...) by remembered statistics alone."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +141,7 @@ class Part(ABC):
         """Keep the options; `registry.create` makes them from a mapping."""
         self.options = options
 
-    def check(self, source: "SourceModel") -> None:
+    def check(self, source: SourceModel) -> None:
         """Refuse a model that lacks what this part needs.
 
         Raises:
@@ -122,25 +172,25 @@ class Normalizer(Part, Generic[S]):
     rereads: ClassVar[bool] = False
     """True if the answer comes from a second pass, which reads what the first one has written."""
 
-    def handles(self, layer: "NormLayer") -> bool:
+    def handles(self, layer: NormLayer) -> bool:
         """Whether this layer is normalised by the part; the others keep the source statistics."""
         return layer.spatial or not self.spatial_only
 
     spatial_only: ClassVar[bool] = False
 
     @abstractmethod
-    def init(self, layer: "NormLayer", generator: torch.Generator) -> S:
+    def init(self, layer: NormLayer, generator: torch.Generator) -> S:
         """Return the layer's state before any batch; random draws come from `generator` (CPU) alone."""
 
     @abstractmethod
-    def observe(self, layer: "NormLayer", state: S, x: Tensor) -> tuple[Normalized, S]:
+    def observe(self, layer: NormLayer, state: S, x: Tensor) -> tuple[Normalized, S]:
         """Normalise x (N, C, ...) as the stream's next batch; return the output and the new state."""
 
     @abstractmethod
-    def forward(self, layer: "NormLayer", state: S, x: Tensor) -> Normalized:
+    def forward(self, layer: NormLayer, state: S, x: Tensor) -> Normalized:
         """Normalise x (N, C, ...) without learning from it."""
 
-    def held(self, layer: "NormLayer", state: S, x: Tensor) -> Normalized:
+    def held(self, layer: NormLayer, state: S, x: Tensor) -> Normalized:
         """Normalise x (N, C, ...) by remembered statistics; the same as `forward` unless overridden."""
         return self.forward(layer, state, x)
 
@@ -168,7 +218,7 @@ class Learner(Part, Generic[S]):
         """Add the learner's own modules to the network copy, before norm layers are replaced."""
 
     @abstractmethod
-    def init(self, net: "Net", generator: torch.Generator) -> S:
+    def init(self, net: Net, generator: torch.Generator) -> S:
         """Return the state before any batch."""
 
     def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
@@ -176,7 +226,7 @@ class Learner(Part, Generic[S]):
         return {}
 
     @abstractmethod
-    def step(self, net: "Net", state: S, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[S]:
+    def step(self, net: Net, state: S, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[S]:
         """Learn from x (N, ...) and answer it, by the pass whose prediction the paper returns."""
 
     @abstractmethod

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import Forward, NormState, Params, PartState
+from adapters.base import Forward, Net, NormState, Params, PartState
 from adapters.functional import optim
-from adapters.net import Net
 from adapters.state import flatten, rebuild, where
 
 

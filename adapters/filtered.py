@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, Learned, PartState
+from adapters.base import CopyStates, Forward, Learned, Net, PartState
 from adapters.descent import Learning, descend_where, observe_gradient, start
 from adapters.functional.optim import OptimOptions
 from adapters.functional.selection import Selection, default_d_margin, select
-from adapters.net import Net
 from adapters.options import option
 from adapters.state import flatten
 

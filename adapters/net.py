@@ -1,4 +1,4 @@
-"""The network as a learner sees it: pure functions of (params, norm state, x) over the shared frozen weights."""
+"""Runs a prepared module tree, with a normalizer's functions in the place of its batch-norm layers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.base import Forward, Moments, Normalized, Normalizer, NormState, Params, PartState
 from adapters.errors import UnfitModelError
-from adapters.functional.moments import channel_moments, normalize
+from adapters.functional.moments import channel_moments, source_normalize
 from adapters.source import AFFINE_NORMS, SourceModel
 
 Mode = Literal["observe", "forward", "held"]
@@ -19,7 +19,7 @@ FIRST_LAYERS = 2
 """How many norm layers are measured for drift where the normalizer does not compute batch moments anyway."""
 
 
-class NormLayer(nn.Module):
+class NormSlot(nn.Module):
     """The place of a batch-norm layer in the prepared network; keeps its affine parameters and source statistics.
 
     Attributes:
@@ -44,16 +44,11 @@ class NormLayer(nn.Module):
         self.bias = norm.bias
         self.register_buffer("mean", norm.running_mean)
         self.register_buffer("var", norm.running_var)
-        self.normalize: Callable[[NormLayer, Tensor], Tensor] = source_normalize
+        self.normalize: Callable[[NormSlot, Tensor], Tensor] = source_normalize
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (N, C, ...) as the pass under way wants it."""
         return self.normalize(self, x)
-
-
-def source_normalize(layer: NormLayer, x: Tensor) -> Tensor:
-    """Normalise x (N, C, ...) by the source statistics."""
-    return normalize(x, layer.mean, layer.var, layer.weight, layer.bias, layer.eps)
 
 
 @dataclass
@@ -67,7 +62,7 @@ class Pass:
     features: list[Tensor] = field(default_factory=list)
 
 
-class Net:
+class ModuleNet:
     """Runs one prepared module tree; a normalizer's functions stand in for its batch-norm layers.
 
     `layers` are the replaced layers by name, `initial_norm` their statistics before any batch. Holds no learned
@@ -92,7 +87,7 @@ class Net:
     @property
     def affine(self) -> dict[str, Tensor]:
         """Weight and bias of all norm layers (batch, layer, group) by name: what norm-only learners start from."""
-        norms = (NormLayer, *AFFINE_NORMS)
+        norms = (NormSlot, *AFFINE_NORMS)
         return {
             f"{name}.{kind}": parameter.detach()
             for name, module in self._network.named_modules()
@@ -135,7 +130,7 @@ class Net:
     def _standardize(self, x: Tensor) -> Tensor:
         return (x - self._mean) / self._std if self.source.mean else x
 
-    def _normalize(self, layer: NormLayer, x: Tensor) -> Tensor:
+    def _normalize(self, layer: NormSlot, x: Tensor) -> Tensor:
         current = self._current
         if current is None:
             return source_normalize(layer, x)
@@ -146,7 +141,7 @@ class Net:
             current.moments[layer.name] = channel_moments(x.detach())
         return normalized.y
 
-    def _normalized(self, current: Pass, layer: NormLayer, x: Tensor) -> Normalized:
+    def _normalized(self, current: Pass, layer: NormSlot, x: Tensor) -> Normalized:
         if layer.name not in current.read:
             return Normalized(source_normalize(layer, x), None)
         state = current.read[layer.name]
@@ -186,13 +181,13 @@ def drift(batch: Moments, source: Moments, eps: float = 1e-5) -> Tensor:
     return (((batch.mean - source.mean).square() + spread.square()) / (source.var + eps)).mean().detach()
 
 
-def _replace_batch_norm(network: nn.Module) -> dict[str, NormLayer]:
-    """Put a NormLayer in the place of every batch-norm layer; a layer used twice stays one layer."""
-    replaced: dict[_BatchNorm, NormLayer] = {}
+def _replace_batch_norm(network: nn.Module) -> dict[str, NormSlot]:
+    """Put a NormSlot in the place of every batch-norm layer; a layer used twice stays one layer."""
+    replaced: dict[_BatchNorm, NormSlot] = {}
     for path, module in list(network.named_modules(remove_duplicate=False)):
         if not isinstance(module, _BatchNorm):
             continue
-        layer = replaced[module] = replaced.get(module) or NormLayer(path, module)
+        layer = replaced[module] = replaced.get(module) or NormSlot(path, module)
         parent, _, child = path.rpartition(".")
         setattr(network.get_submodule(parent), child, layer)
     return {layer.name: layer for layer in replaced.values()}

@@ -19,7 +19,7 @@ from adapters.base import (
     StepOutput,
 )
 from adapters.functional.entropy import entropy_of_probabilities
-from adapters.net import Net
+from adapters.net import ModuleNet
 from adapters.source import SourceModel
 
 
@@ -58,7 +58,7 @@ class AdapterState:
 class Prepared:
     """An adapter fitted to a model: a module tree that shares the model's weights, and the state before any batch."""
 
-    net: Net
+    net: ModuleNet
     initial: AdapterState
 
 
@@ -87,7 +87,7 @@ class Adapter:
             part.check(source)
         network = source.shared_copy()
         self.learner.extend(network)
-        net = Net(source, network, self.normalizer, self.seed)
+        net = ModuleNet(source, network, self.normalizer, self.seed)
         return Prepared(net, self._initial(net))
 
     def init(self, prepared: Prepared) -> AdapterState:
@@ -131,7 +131,7 @@ class Adapter:
     def _forward(self, run: Run, state: AdapterState, x: Tensor) -> Forward:
         return self.learner.answer(run, state.learner, state.norm, x)
 
-    def _initial(self, net: Net) -> AdapterState:
+    def _initial(self, net: ModuleNet) -> AdapterState:
         generator = torch.Generator().manual_seed(self.seed)
         return AdapterState(
             steps=torch.zeros((), dtype=torch.int64),

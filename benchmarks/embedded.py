@@ -1,8 +1,8 @@
 """Errors of specs on the embedded model's corrupted test images: `python -m benchmarks.embedded --help`.
 
 The evidence for the default spec. One continual stream per spec and order: clean images, then every corruption at one
-severity; nothing is reset. In i.i.d. order images are shuffled; in correlated order they are sorted by label, with noise
-that lets neighbouring classes overlap, as a camera sees one thing for a while.
+severity; nothing is reset. In i.i.d. order images are shuffled; in correlated order they are sorted by label, with
+noise that lets neighbouring classes overlap, as a camera sees one thing for a while.
 """
 
 import json

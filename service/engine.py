@@ -41,15 +41,15 @@ def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: 
     if stream.mode == "frozen":
         output, action, after = _predict(stream, x), Action.FROZEN, None
     elif len(x) < stream.adapt_batch_size:
-        output, action, after = _predict(stream, x), Action.QUEUED, _queued(stream, x)
+        output, action, after = _predict(stream, x), Action.QUEUED, None
     else:
         output, action, after = _learn(stream, x)
     source = _source(stream, x, output, wants_source, source_check_every)
     answer = _shadowed(output, source) if stream.mode == "shadow" and source is not None else output
     check = _source_check(stream, output, source)
-    if action is Action.QUEUED and after is not None:
-        stream.state = after
-    elif after is not None:
+    if action is Action.QUEUED:
+        stream.enqueue(window.append(stream.state.window, x, stream.model.bundle.input))
+    if after is not None:
         stream.commit(after)
     stream.requests += 1
     stream.source_check = check
@@ -81,10 +81,6 @@ def _predict(stream: Stream, x: Tensor) -> StepOutput:
     """Answer without learning; by the source model if even that is not finite."""
     output = stream.fitted.predict(stream.state.adapter, x)
     return output if _finite(output) else stream.model.answer_as_source(x)
-
-
-def _queued(stream: Stream, x: Tensor) -> StreamState:
-    return replace(stream.state, window=window.append(stream.state.window, x, stream.model.bundle.input))
 
 
 def _source(stream: Stream, x: Tensor, output: StepOutput, wants: bool, every: int) -> StepOutput | None:

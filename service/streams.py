@@ -38,7 +38,7 @@ class SourceCheck:
 
 @dataclass(slots=True)
 class Stream:
-    """One stream. `commit` is the only way its state changes; it runs on the worker, in the stream's order."""
+    """One stream. What it has learned changes by `commit` alone, on the worker, in the stream's order."""
 
     id: str
     model: HostedModel
@@ -81,6 +81,10 @@ class Stream:
         """Put a new state in place: one assignment, one generation."""
         self.state = state
         self.generation += 1
+
+    def enqueue(self, waiting: Tensor) -> None:
+        """Put a new window in place: images that wait are no learning yet, so the generation stays."""
+        self.state = StreamState(self.state.adapter, waiting)
 
     def begin_again(self, state: StreamState) -> None:
         """Commit a state that does not follow from the last one (reset, restore, new spec); retries are forgotten."""

@@ -42,7 +42,10 @@ def serving(folder: Path, *arguments: str, environment: dict[str, str] | None = 
     log = folder / "server.log"
     data = data or folder / "data"
     command = [sys.executable, "-m", "service", "serve", "--port", "0", "--data", str(data), *arguments]
-    settings = {"ACCLIMATE_THREADS": "1", "ACCLIMATE_ALLOW_FACTORIES": f'["{FACTORY}", "tests.models:Tripwire", "service.demo.network:build"]'}
+    settings = {
+        "ACCLIMATE_THREADS": "1",
+        "ACCLIMATE_ALLOW_FACTORIES": f'["{FACTORY}", "tests.models:Tripwire", "service.demo.network:build"]',
+    }
     with log.open("w") as errors:
         process = subprocess.Popen(
             command,

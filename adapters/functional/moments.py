@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from adapters.base import Moments
+from adapters.base import Moments, NormLayer
 
 
 def channel_moments(x: Tensor) -> Moments:
@@ -61,6 +61,11 @@ def normalize(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias:
     batch = scale.shape[:-1] if scale.dim() == 2 else (1,)
     shape = (*batch, scale.shape[-1], *[1] * (x.dim() - 2))
     return x * scale.reshape(shape) + shift.reshape(shape)
+
+
+def source_normalize(layer: NormLayer, x: Tensor) -> Tensor:
+    """Normalise x (N, C, ...) by a layer's source statistics."""
+    return normalize(x, layer.mean, layer.var, layer.weight, layer.bias, layer.eps)
 
 
 def _instance_powers(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from adapters import filtered
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Noise, Run
+from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run
 from adapters.filtered import FilteredState, FilterOptions
-from adapters.net import Net
 
 
 class ETA(Learner[FilteredState]):

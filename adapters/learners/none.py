@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, Learned, Learner, Noise, PartState, Run
-from adapters.net import Net
+from adapters.base import CopyStates, Forward, Learned, Learner, Net, Noise, PartState, Run
 
 
 class NoLearning(Learner[PartState]):

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from adapters import filtered
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Noise, PartState, Run
+from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, PartState, Run
 from adapters.filtered import FilteredState, FilterOptions
-from adapters.net import Net
 from adapters.options import option
 from adapters.state import where
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Noise, Run
+from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run
 from adapters.descent import Learning, descend, observe_gradient, start
 from adapters.functional.entropy import entropy_of_logits
 from adapters.functional.optim import OptimOptions
-from adapters.net import Net
 
 
 class Tent(Learner[Learning]):

@@ -6,9 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, Needs, Normalized, Normalizer, PartState
-from adapters.functional.moments import channel_moments, instance_moments, normalize, pooled
-from adapters.net import NormLayer, source_normalize
+from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer, PartState
+from adapters.functional.moments import channel_moments, instance_moments, normalize, pooled, source_normalize
 from adapters.options import Options, option
 
 

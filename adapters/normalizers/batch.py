@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, Needs, Normalized, Normalizer, PartState
+from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer, PartState
 from adapters.functional.moments import normalize
-from adapters.net import NormLayer
 
 
 @dataclass(frozen=True)

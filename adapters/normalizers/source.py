@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from adapters.base import Normalized, Normalizer, PartState
-from adapters.net import NormLayer, source_normalize
+from adapters.base import Normalized, Normalizer, NormLayer, PartState
+from adapters.functional.moments import source_normalize
 
 
 class SourceStatistics(Normalizer[PartState]):

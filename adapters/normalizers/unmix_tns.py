@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit
 
-from adapters.base import Moments, Needs, Normalized, Normalizer, PartState
+from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer, PartState
 from adapters.functional.moments import instance_moments, normalize, pooled
-from adapters.net import NormLayer
 from adapters.options import Options, option
 
 

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-
 EXTENSIONS = ["binary_tensor_data", "sequence", "sequence(string_id)", "statistics", "model_repository"]
 
 

@@ -22,7 +22,8 @@ from service.errors import SettingsError
 
 MODEL, INPUT = "fashion", "input"
 FROZEN, ADAPTING = "demo-frozen", "demo-adapting"
-BAR = 16
+BAR = 12
+"""Characters of a bar of 100 %."""
 
 
 @dataclass
@@ -134,10 +135,10 @@ def _count(client: Client, tally: Tally, part: Batch, stream: str) -> None:
 
 def table(tallies: dict[tuple[str, str], Tally]) -> Table:
     """Return the tour's table: a row a domain."""
-    columns = ("domain", "frozen %", "adapt %", "", "H frozen", "H adapt", "drift", "p50", "p99")
+    columns = ("domain", "frozen", "adapting", "", "entropy", "drift", "p50", "p99")
     made = Table(
         title="The same drifting stream to a frozen and an adapting stream",
-        caption="error in %, H: entropy in nats, drift of the norm statistics, latency of the adapting stream in ms",
+        caption="error in %; entropy in nats, frozen > adapting; drift; latency of the adapting stream in ms",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE,
@@ -152,11 +153,10 @@ def table(tallies: dict[tuple[str, str], Tally]) -> Table:
             f"{frozen.error:.1f}",
             f"{adapting.error:.1f}",
             _bars(frozen.error, adapting.error),
-            f"{np.mean(frozen.entropies):.2f}",
-            f"{np.mean(adapting.entropies):.2f}",
+            f"{np.mean(frozen.entropies):.2f} > {np.mean(adapting.entropies):.2f}",
             f"{np.mean(adapting.drifts):.2f}",
-            f"{np.percentile(adapting.milliseconds, 50):.1f}",
-            f"{np.percentile(adapting.milliseconds, 99):.1f}",
+            f"{np.percentile(adapting.milliseconds, 50):.0f}",
+            f"{np.percentile(adapting.milliseconds, 99):.0f}",
         )
     return made
 

@@ -101,7 +101,9 @@ def test_images_by_curl_forms_and_bytes_tensors_answer_as_the_tensor_does(server
         expected = outputs(http.post(path, json=infer_body(x, "images-a")).json())["logits"]
         body = {"content": file, "headers": {"Content-Type": "image/png", "X-Stream-Id": "images-b"}}
         plain = http.post(path, **body).json()
-        form = http.post(path, files=[("image", ("a.png", file, "image/png"))], headers={"X-Stream-Id": "images-c"}).json()
+        form = http.post(
+            path, files=[("image", ("a.png", file, "image/png"))], headers={"X-Stream-Id": "images-c"}
+        ).json()
     with triton.InferenceServerClient(server.address) as connected:
         given = triton.InferInput("images", [1], "BYTES")
         given.set_data_from_numpy(np.array([file], dtype=object))

@@ -56,7 +56,9 @@ def test_keys_open_what_their_scope_says(tmp_path):
         seen = {}
         for key in (None, "wrong", "k-infer", "k-read", "k-admin"):
             with server.client(headers={"X-API-Key": key} if key else {}) as client:
-                seen[key] = {name: client.request(m, path, json=body).status_code for name, (m, path, body) in calls.items()}
+                seen[key] = {
+                    name: client.request(m, path, json=body).status_code for name, (m, path, body) in calls.items()
+                }
         with server.client(headers={"Authorization": "Bearer k-read"}) as client:
             bearer = client.get("/v1/models").status_code
 

@@ -36,7 +36,8 @@ def filled(text: str) -> str:
     """Return the README with its tables as they should be."""
     for name, table in TABLES.items():
         pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-        text = re.sub(pattern, lambda found, made=table(): found[1] + made + found[2], text, flags=re.DOTALL)
+        made = table().replace("\\", r"\\")
+        text = re.sub(pattern, rf"\g<1>{made}\g<2>", text, flags=re.DOTALL)
     return text
 
 

@@ -1,0 +1,46 @@
+"""`acclimate demo`, as a new user runs it."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.serving import ROOT
+
+pytestmark = pytest.mark.e2e
+
+
+def test_the_demo_adapts_resets_and_restores():
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "demo"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=280
+    )
+
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    reduction = re.search(r"(\d+) % lower", said)
+    assert int(reduction[1]) >= 35
+    assert "answers differ from the source model's by 0.0e+00" in said
+    assert "answers are bit-equal to the snapshot's" in said
+    assert all(domain in said for domain in ("clean", "gaussian_noise", "rotation", "clean again"))
+
+
+def test_a_refusal_is_one_line_and_no_traceback():
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "demo", "--url", "http://127.0.0.1:1"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "no server answers at http://127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["demo"], ["key"], ["bundle"], ["bundle", "check"]], ids="-".join)
+def test_every_command_teaches_by_its_help(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "service", *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert "Usage:" in done.stdout
+    assert len(done.stdout.splitlines()) > 8
