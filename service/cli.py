@@ -3,15 +3,16 @@
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from service.api.access import Scope
 from service.bundles import read_bundle
 from service.demo.tour import own_server, tour
-from service.errors import ServiceError
+from service.errors import ServiceError, SettingsError
 from service.hosting import HostedModel, host
 from service.serving import make_first_key, make_key, run
 from service.settings import Settings
@@ -36,9 +37,9 @@ def serve(
     bundle: Annotated[
         list[Path] | None, typer.Option(help="A bundle folder; may be given several times. None: the embedded model.")
     ] = None,
-    host_name: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder for snapshots.")] = None,
+    host_name: Annotated[str | None, typer.Option("--host", help="Address to listen on; else 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 8000 unless given, 0 takes a free one.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder for snapshots; ./acclimate-data unless given.")] = None,
     keys_file: Annotated[Path | None, typer.Option(help="File of API keys; see `acclimate key`.")] = None,
     first_key: Annotated[
         bool, typer.Option("--first-key", help="Make the keys file with one admin key if it is missing; show it once.")
@@ -97,6 +98,9 @@ def key(
 
     The server keeps only the key's sha256. Example: `acclimate key --scopes infer --name camera-7`
     """
+    unknown = sorted(set(scopes.split(",")) - set(get_args(Scope)))
+    if unknown:
+        raise SettingsError(f"there is no scope {unknown[0]!r}; there are {', '.join(get_args(Scope))}")
     secret, digest = make_key()
     typer.echo(f"key:  {secret}\nline: {digest} {scopes} {name}")
 
@@ -117,6 +121,8 @@ def _summary(model: HostedModel) -> Table:
     output, _ = model.default.step(model.default.initial(), model.sample())
     toml, spec = model.bundle.toml, model.bundle.input
     table = Table(title=f"{toml.name} {toml.version}", show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
     rows = {
         "fingerprint": model.bundle.fingerprint,
         "model": f"{toml.model.kind}, {model.bundle.model_file.stat().st_size / 1e6:.2f} MB",

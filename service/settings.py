@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 EMBEDDED = Path(__file__).parent / "demo" / "bundle"
 
 
@@ -15,7 +16,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ACCLIMATE_", use_attribute_docstrings=True, extra="forbid")
 
     bundles: tuple[Path, ...] = (EMBEDDED,)
-    """Folders of the bundles to serve; without any, the embedded Fashion-MNIST model."""
+    """Folders of the bundles to serve, as a JSON list; without any, the embedded Fashion-MNIST model."""
     data: Path = Path("acclimate-data")
     """Folder for snapshots; made if it is not there."""
     host: str = "127.0.0.1"
@@ -27,9 +28,9 @@ class Settings(BaseSettings):
     keys_file: Path | None = None
     """File of API keys, one a line: sha256 of the key, scopes joined by commas, a name. See `acclimate key`."""
     allow_factories: tuple[str, ...] = ("service.demo.network:build",)
-    """The model factories (`package.module:callable`) that bundles may name; nothing else is imported."""
+    """The model factories (`package.module:callable`) that bundles may name, as a JSON list; no others are run."""
     threads: int = Field(default=0, ge=0, le=1024)
-    """Threads of PyTorch and ONNX Runtime; 0 takes all cores."""
+    """Threads of PyTorch and ONNX Runtime; 0 takes all cores that the process may use."""
     create_streams: bool = True
     """Create a stream when a request names one not seen before; false answers 404."""
     max_streams: int = Field(default=1000, ge=1)
@@ -58,4 +59,14 @@ class Settings(BaseSettings):
     @property
     def torch_threads(self) -> int:
         """The number of threads to compute with."""
-        return self.threads or os.cpu_count() or 1
+        return self.threads or available_cores()
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use: by its affinity and, in a container, its CPU quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return max(1, min(allowed, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup, or no quota ("max")
+        return allowed

@@ -171,10 +171,11 @@ def test_a_stopping_server_finishes_what_runs_and_refuses_what_comes(tmp_path):
     with serving(tmp_path, "--bundle", str(torch_bundle(tmp_path / "bundle"))) as server:
         wait_ready(server)
         answers = asyncio.run(run(server))
-        server.process.wait(30)
+        status = server.process.wait(30)
         log = server.log.read_text()
 
     statuses = [answer.status_code for answer in answers if isinstance(answer, httpx.Response)]
     assert 200 in statuses
     assert set(statuses) <= {200, 503}
+    assert status == 0
     assert '"drained": true' in log

@@ -1,0 +1,51 @@
+# One base for both stages: the virtual environment points at its Python. To pin it by digest:
+# --build-arg BASE=python:3.11-slim-bookworm@sha256:...
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS builder
+# PyPI's torch for x86 brings gigabytes of CUDA libraries. This index has the same release built for the CPU; its
+# version ends in +cpu, which pip ranks above the plain one.
+ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+WORKDIR /src
+RUN python -m venv /opt/acclimate
+COPY pyproject.toml README.md LICENSE ./
+COPY adapters adapters
+COPY service service
+# pip compiles what it installs; nothing can be compiled later, on a read-only root.
+RUN --mount=type=cache,target=/root/.cache/pip /opt/acclimate/bin/pip install --compile .
+
+FROM ${BASE}
+# The base image ships the standard library uncompiled, and every start would compile it anew: over a second.
+RUN python -m compileall -q -x site-packages /usr/local/lib/python3.11 \
+    && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin acclimate \
+    && install --directory --owner 10001 --group 10001 --mode 0700 /data
+COPY --from=builder /opt/acclimate /opt/acclimate
+
+# Only /data and /tmp are written to; a library that wants to keep a cache in HOME finds /tmp.
+# ONNX Runtime reports its use to Microsoft unless it is told not to.
+ENV PATH=/opt/acclimate/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    ORT_DISABLE_TELEMETRY=1 \
+    ACCLIMATE_HOST=0.0.0.0 \
+    ACCLIMATE_PORT=8000 \
+    ACCLIMATE_DATA=/data \
+    ACCLIMATE_KEYS_FILE=/data/keys
+
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+
+# The slim image has no curl. http.client, unlike urllib, never asks a proxy; -I takes no module from /data, and -B
+# writes no bytecode.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-IB", "-c", "\
+import http.client, os, sys; \
+server = http.client.HTTPConnection('127.0.0.1', int(os.environ['ACCLIMATE_PORT']), timeout=4); \
+server.request('GET', '/v2/health/ready'); \
+sys.exit(server.getresponse().status != 200)"]
+
+ENTRYPOINT ["acclimate"]
+CMD ["serve", "--first-key"]

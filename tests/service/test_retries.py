@@ -1,0 +1,156 @@
+"""The log of answered requests: what a retry gets, and how much is kept."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import ConflictError
+from service.retries import RetryLog
+from service.types import InferResponse
+
+
+def response(request_id, size_bytes=8):
+    outputs = {
+        "logits": np.zeros(size_bytes // 2, np.uint8),
+        "labels": np.zeros(size_bytes - size_bytes // 2, np.uint8),
+    }
+    return InferResponse("m", "1", request_id, {"tta_generation": 1}, outputs)
+
+
+def kept(log, ids):
+    return [request_id for request_id in ids if log.find(request_id, "digest") is not None]
+
+
+def test_the_same_id_and_body_give_the_first_answer_itself():
+    log, first = RetryLog(4, 1000), response("a")
+    log.add("digest", first)
+
+    assert log.find("a", "digest") is first
+    assert log.find("a", "digest") is first
+
+
+def test_the_same_id_with_another_body_is_a_conflict_that_names_the_id_and_forgets_nothing():
+    log, first = RetryLog(4, 1000), response("a")
+    log.add("digest", first)
+
+    with pytest.raises(ConflictError, match="request id 'a' was used for another body; expected a new id"):
+        log.find("a", "another")
+
+    assert log.find("a", "digest") is first
+
+
+def test_an_id_not_seen_is_new_whatever_its_body():
+    log = RetryLog(4, 1000)
+    log.add("digest", response("a"))
+
+    assert log.find("b", "digest") is None
+    assert log.find("", "digest") is None
+
+
+def test_the_oldest_answers_leave_first_when_there_are_too_many():
+    log = RetryLog(3, 1000)
+
+    for request_id in "abcde":
+        log.add("digest", response(request_id))
+
+    assert kept(log, "abcde") == ["c", "d", "e"]
+    assert len(log) == 3
+
+
+def test_the_oldest_answers_leave_first_when_they_hold_too_many_bytes():
+    log = RetryLog(100, 100)
+
+    for request_id in "abcd":
+        log.add("digest", response(request_id, 40))
+
+    assert kept(log, "abcd") == ["c", "d"]
+
+
+def test_an_answer_that_fills_the_byte_cap_exactly_is_kept_and_one_byte_more_is_not():
+    exact, beyond = RetryLog(4, 100), RetryLog(4, 100)
+
+    exact.add("digest", response("a", 100))
+    beyond.add("digest", response("a", 101))
+
+    assert kept(exact, "a") == ["a"]
+    assert kept(beyond, "a") == []
+    assert len(beyond) == 0
+
+
+def test_after_an_answer_beyond_the_byte_cap_the_log_goes_on():
+    log = RetryLog(4, 100)
+    log.add("digest", response("large", 5000))
+
+    for request_id in "ab":
+        log.add("digest", response(request_id, 50))
+
+    assert kept(log, ["large", "a", "b"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("entries", "size_bytes"), [(0, 1000), (4, 0)], ids=["no_entries", "no_bytes"])
+def test_a_bound_of_zero_keeps_nothing(entries, size_bytes):
+    log = RetryLog(entries, size_bytes)
+
+    log.add("digest", response("a"))
+
+    assert len(log) == 0
+
+
+def test_a_forgotten_id_may_be_used_for_another_body():
+    log = RetryLog(1, 1000)
+    log.add("digest", response("a"))
+    log.add("digest", response("b"))
+
+    assert log.find("a", "another") is None
+
+
+def test_an_id_added_again_holds_the_latest_answer_once():
+    log, latest = RetryLog(4, 1000), response("a")
+    log.add("digest", response("a"))
+
+    log.add("another", latest)
+
+    assert log.find("a", "another") is latest
+    assert len(log) == 1
+
+
+def test_clear_forgets_answers_and_their_bytes():
+    log = RetryLog(4, 100)
+    for _ in range(3):
+        log.add("digest", response("a", 90))
+        log.clear()
+        assert len(log) == 0
+
+    log.add("digest", response("b", 90))
+
+    assert kept(log, "ab") == ["b"]
+
+
+@given(
+    sizes=st.lists(st.integers(0, 60), max_size=40),
+    entries=st.integers(0, 10),
+    size_bytes=st.integers(0, 150),
+    cleared=st.sets(st.integers(0, 39), max_size=3),
+)
+@settings(deadline=None, derandomize=True, database=None)
+def test_the_log_holds_the_longest_run_of_latest_answers_within_its_bounds(sizes, entries, size_bytes, cleared):
+    log, since_clear = RetryLog(entries, size_bytes), []
+
+    for number, size in enumerate(sizes):
+        if number in cleared:
+            log.clear()
+            since_clear = []
+        log.add("digest", response(str(number), size))
+        since_clear.append((str(number), size))
+
+    fitting = []
+    for request_id, size in reversed(since_clear):
+        if len(fitting) == entries or sum(s for _, s in fitting) + size > size_bytes:
+            break
+        fitting.append((request_id, size))
+    expected = [request_id for request_id, _ in reversed(fitting)]
+    found = kept(log, [str(number) for number in range(len(sizes))])
+    assert found[len(found) - len(expected) :] == expected
+    assert sum(sizes[int(request_id)] for request_id in found) <= size_bytes
+    assert len(found) == len(log) <= entries
