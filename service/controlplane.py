@@ -10,7 +10,7 @@ from service.errors import ConflictError, MovedOnError, ServiceError, UnfitError
 from service.hosting import Fitted, HostedModel
 from service.scheduler import Scheduler
 from service.snapshots.folder import SnapshotFolder
-from service.snapshots.format import Manifest, unpack
+from service.snapshots.format import Manifest, pack, unpack
 from service.snapshots.streams import file_of, state_for, warning_for
 from service.streams import Mode, Stream, StreamTable
 from service.telemetry import Telemetry, log
@@ -107,12 +107,12 @@ class Controlplane:
         log.info("stream_reset", stream=stream_id, generation=stream.generation)
         return stream
 
-    async def take(self, stream_id: str, name: str | None, note: str) -> tuple[Manifest, int]:
-        """Snapshot a stream as it is at its turn."""
+    async def take(self, stream_id: str, name: str | None, note: str, *, drop_inputs: bool) -> tuple[Manifest, int]:
+        """Snapshot a stream as it is at its turn; without the images that wait, if they are not to be kept."""
         stream = self.table.get(stream_id)
 
         def job() -> tuple[Manifest, int]:
-            return self._save(stream, name or f"g{stream.generation}", note)
+            return self._save(stream, name or f"g{stream.generation}", note, drop_inputs=drop_inputs)
 
         return await self._in_turn(stream, self._counted("take", job))
 
@@ -132,18 +132,25 @@ class Controlplane:
         return stream, warning
 
     async def upload(self, file: bytes) -> tuple[Manifest, int]:
-        """Keep a snapshot file that was downloaded before, under a new id.
+        """Keep a snapshot file that was downloaded before, under the id it carries.
 
         Raises:
             UnfitError: If it is damaged, or of no model served here.
+            ConflictError: If another snapshot has its id.
         """
 
         def job() -> tuple[Manifest, int]:
-            manifest, _ = unpack(file)
+            manifest, tensors = unpack(file)
             if manifest.fingerprint not in {model.bundle.fingerprint for model in self.models.values()}:
                 raise UnfitError(f"the snapshot is of model {manifest.model!r} in a version that is not served here")
-            self._store.put(manifest.id, file)
-            return manifest, len(file)
+            if manifest.kind == "shutdown":  # else the next start would resume it
+                content = pack(manifest.model_copy(update={"kind": "taken"}), tensors)
+                manifest, _ = unpack(content)
+            else:
+                content = file
+            self._check_id(manifest)
+            self._store.put(manifest.id, content)
+            return manifest, len(content)
 
         return await self._worker.run(self._counted("upload", job))
 
@@ -201,8 +208,10 @@ class Controlplane:
         stream.generation = stream.durable_generation = manifest.generation
         stream.parent = manifest.id
 
-    def _save(self, stream: Stream, name: str, note: str, *, shutdown: bool = False) -> tuple[Manifest, int]:
-        manifest, file = file_of(stream, name, note, shutdown=shutdown)
+    def _save(
+        self, stream: Stream, name: str, note: str, *, shutdown: bool = False, drop_inputs: bool = False
+    ) -> tuple[Manifest, int]:
+        manifest, file = file_of(stream, name, note, shutdown=shutdown, drop_inputs=drop_inputs)
         self._store.put(manifest.id, file)
         if shutdown:
             self._forget_shutdown(stream.id, but=manifest.id)
@@ -210,6 +219,11 @@ class Controlplane:
         stream.parent = manifest.id
         log.info("snapshot_taken", stream=stream.id, snapshot=manifest.id, generation=stream.generation)
         return self._store.manifest(manifest.id)
+
+    def _check_id(self, manifest: Manifest) -> None:
+        there = next((kept for kept, _ in self._store.manifests() if kept.id == manifest.id), manifest)
+        if there.sha256 != manifest.sha256:
+            raise ConflictError(f"another snapshot has the id {manifest.id!r}; delete it first")
 
     def _forget_shutdown(self, stream_id: str, but: str = "") -> None:
         for manifest, _ in list(self.snapshots(stream_id)):

@@ -77,6 +77,8 @@ class SnapshotCreate(Wire):
 
     name: Name | None = None
     note: str = Field(default="", max_length=MAX_NOTE)
+    inputs: Literal["keep", "drop"] = "keep"
+    """Whether images that wait in the window are kept; without them the snapshot does not replay exactly."""
 
 
 class SnapshotView(Wire):
@@ -95,6 +97,7 @@ class SnapshotView(Wire):
     sha256: str
     created: float
     contains_inputs: bool
+    exact: bool
 
 
 class SnapshotList(Wire):

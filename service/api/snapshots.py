@@ -33,7 +33,9 @@ def router(control: Controlplane, max_body_bytes: int) -> APIRouter:
     async def take_snapshot(stream_id: StreamId, body: Annotated[SnapshotCreate | None, Body()] = None) -> SnapshotView:
         """Keep what a stream has learned so far."""
         wanted = body or SnapshotCreate()
-        return snapshot_view(*await control.take(stream_id, wanted.name, wanted.note))
+        return snapshot_view(
+            *await control.take(stream_id, wanted.name, wanted.note, drop_inputs=wanted.inputs == "drop")
+        )
 
     @routes.post("/streams/{stream_id}/restore", responses=responses(400, 404, 412, 422, 429, 503, 504))
     async def restore_stream(stream_id: StreamId, body: Restore, if_match: IfMatch = None) -> Restored:
@@ -44,7 +46,7 @@ def router(control: Controlplane, max_body_bytes: int) -> APIRouter:
     @routes.post(
         "/snapshots",
         status_code=201,
-        responses=responses(413, 422, 507),
+        responses=responses(409, 413, 422, 507),
         openapi_extra={"requestBody": {"required": True, "content": FILE}},
     )
     async def upload_snapshot(request: Request) -> SnapshotView:

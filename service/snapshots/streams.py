@@ -18,8 +18,10 @@ from service.streams import Stream
 ADAPTER, WINDOW = "adapter/", "window"
 
 
-def file_of(stream: Stream, name: str, note: str = "", *, shutdown: bool = False) -> tuple[Manifest, bytes]:
-    """Return the snapshot file of a stream as it is.
+def file_of(
+    stream: Stream, name: str, note: str = "", *, shutdown: bool = False, drop_inputs: bool = False
+) -> tuple[Manifest, bytes]:
+    """Return the snapshot file of a stream as it is; `drop_inputs` leaves out the images that wait in its window.
 
     Raises:
         UnfitError: If the state is not finite.
@@ -30,6 +32,7 @@ def file_of(stream: Stream, name: str, note: str = "", *, shutdown: bool = False
     ]
     if bad:
         raise UnfitError(f"stream {stream.id!r} cannot be snapshotted: {bad[0]} holds NaN or infinity; reset it")
+    waiting = stream.state.window[:0] if drop_inputs else stream.state.window
     manifest = Manifest(
         id=secrets.token_hex(12),
         kind="shutdown" if shutdown else "taken",
@@ -46,12 +49,13 @@ def file_of(stream: Stream, name: str, note: str = "", *, shutdown: bool = False
         steps=stream.steps,
         parent=stream.parent,
         created=time.time(),
-        contains_inputs=len(stream.state.window) > 0,
+        contains_inputs=len(waiting) > 0,
+        exact=len(waiting) == len(stream.state.window),
         replay=replay_settings(stream),
     )
     # safetensors refuses tensors that share memory, and fresh states share the source model's.
     separate = {key: tensor.clone() for key, tensor in tensors.items()}
-    return manifest, pack(manifest, {**separate, WINDOW: stream.state.window.clone()})
+    return manifest, pack(manifest, {**separate, WINDOW: waiting.clone()})
 
 
 def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor]) -> tuple[AdapterState, Tensor]:

@@ -6,6 +6,7 @@ import httpx
 import numpy as np
 import pytest
 
+from service.snapshots.format import pack, unpack
 from tests.bundles import torch_bundle, tripwire_bundle
 from tests.serving import images, infer_body, outputs, serving, wait_ready
 
@@ -179,3 +180,39 @@ def test_a_stopping_server_finishes_what_runs_and_refuses_what_comes(tmp_path):
     assert set(statuses) <= {200, 503}
     assert status == 0
     assert '"drained": true' in log
+
+
+def test_private_inputs_are_named_and_can_be_left_out_of_a_snapshot(server):
+    with server.client() as client:
+        client.post("/v1/streams", json={"id": "private", "model": "reference", "adapt_batch_size": 8})
+        infer(client, images(3), "private")
+        kept = client.post("/v1/streams/private/snapshots").json()
+        dropped = client.post("/v1/streams/private/snapshots", json={"inputs": "drop"}).json()
+        waiting = []
+        for snapshot in (kept, dropped):
+            restored = client.post("/v1/streams/private/restore", json={"snapshot": snapshot["id"]}).json()
+            waiting.append(restored["waiting_images"])
+
+    assert (kept["contains_inputs"], kept["exact"]) == (True, True)
+    assert (dropped["contains_inputs"], dropped["exact"]) == (False, False)
+    assert waiting == [3, 0]
+
+
+def test_an_upload_never_takes_the_place_of_another_snapshot(server):
+    octets = {"Content-Type": "application/octet-stream"}
+    with server.client() as client:
+        infer(client, images(3), "donor")
+        snapshot = client.post("/v1/streams/donor/snapshots").json()
+        file = client.get(f"/v1/snapshots/{snapshot['id']}/download").content
+        again = client.post("/v1/snapshots", content=file, headers=octets)
+        manifest, tensors = unpack(file)
+        forged = pack(manifest.model_copy(update={"note": "forged"}), tensors)
+        refused = client.post("/v1/snapshots", content=forged, headers=octets)
+        damaged = client.post("/v1/snapshots", content=file[:-1] + b"x", headers=octets)
+        now = client.get(f"/v1/snapshots/{snapshot['id']}").json()
+
+    assert (again.status_code, again.json()) == (201, snapshot)
+    assert refused.status_code == 409
+    assert "another snapshot has the id" in refused.json()["error"]
+    assert damaged.status_code == 422
+    assert now == snapshot
