@@ -35,9 +35,9 @@ TABLES = {"adapters": adapters, "settings": settings}
 def filled(text: str) -> str:
     """Return the README with its tables as they should be."""
     for name, table in TABLES.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         made = table().replace("\\", r"\\")
-        text = re.sub(pattern, rf"\g<1>{made}\g<2>", text, flags=re.DOTALL)
+        text = re.sub(pattern, rf"\g<1>{made}\n\g<2>", text, flags=re.DOTALL)
     return text
 
 
