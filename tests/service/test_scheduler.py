@@ -304,7 +304,7 @@ def test_draining_gives_up_in_time_and_says_so(stream):
 def test_an_idle_server_is_drained_at_once():
     async def scenario():
         async with running() as run:
-            return await run.scheduler.drain(0)
+            return await run.scheduler.drain(5)
 
     assert asyncio.run(scenario()) is True
 
@@ -340,7 +340,7 @@ def test_a_refusal_by_a_job_reaches_the_caller_as_it_is_and_is_no_failure(stream
     async def scenario():
         async with running() as run:
             one = stream("one")
-            with pytest.raises(error, match="^expected another$"):
+            with pytest.raises(error, match=r"^expected another$"):
                 await run.scheduler.submit(one, refuses)
             return await run.scheduler.submit(one, run.job("next"))
 
