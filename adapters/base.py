@@ -104,6 +104,10 @@ class Net(Protocol):
         """Weight and bias of all norm layers (batch, layer, group) by name: what norm-only learners start from."""
 
     @property
+    def artefacts(self) -> Mapping[str, Tensor]:
+        """The source artefacts by name."""
+
+    @property
     def initial_norm(self) -> NormState:
         """The statistics of every layer that the normalizer handles, before any batch."""
 

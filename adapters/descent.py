@@ -53,6 +53,23 @@ def observe_gradient(
     return grads, other, Forward(**{"drift": None, **forward}), rebuild(norm, observed)
 
 
+def forward_gradient(
+    net: Net,
+    params: Params,
+    norm: NormState,
+    x: Tensor,
+    loss: Callable[[Forward], tuple[Tensor, Mapping[str, Tensor]]],
+) -> tuple[Params, Mapping[str, Tensor]]:
+    """Differentiate a loss of a pass that reads statistics and writes none; return gradients and the other tensors."""
+
+    def of_params(learned: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        value, other = loss(net.forward(learned, norm, x))
+        return value, dict(other)
+
+    grads, other = torch.func.grad(of_params, has_aux=True)(dict(params))
+    return grads, other
+
+
 def descend(state: Learning, grads: Params, options: optim.OptimOptions) -> Learning:
     """Take one optimizer step."""
     params, optimizer = optim.update(state.params, grads, state.optimizer, options)

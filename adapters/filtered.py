@@ -1,4 +1,4 @@
-"""Entropy learning on filtered images: the step that ETA, RDumb and their kin share."""
+"""Entropy learning on filtered images: the step that ETA, EATA and RDumb share."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, Learned, Net, PartState
+from adapters.base import CopyStates, Forward, Learned, Net, Params, PartState
 from adapters.descent import Learning, descend_where, observe_gradient, start
 from adapters.functional.optim import OptimOptions
 from adapters.functional.selection import Selection, default_d_margin, select
@@ -41,8 +41,13 @@ def init(net: Net, options: FilterOptions) -> FilteredState:
     )
 
 
-def step(net: Net, state: FilteredState, norm: CopyStates, x: Tensor, options: FilterOptions) -> Learned[FilteredState]:
-    """Descend the weighted entropy of the selected images of x (N, ...); nothing selected, nothing moved."""
+def step(
+    net: Net, state: FilteredState, norm: CopyStates, x: Tensor, options: FilterOptions, pull: Params
+) -> Learned[FilteredState]:
+    """Descend the weighted entropy of the selected images of x (N, ...); nothing selected, nothing moved.
+
+    `pull` is the gradient of a penalty on the parameters, added to that of the entropy; empty for none.
+    """
     e_margin = options.e_margin * math.log(net.classes)
     d_margin = default_d_margin(net.classes) if options.d_margin is None else options.d_margin
 
@@ -53,6 +58,7 @@ def step(net: Net, state: FilteredState, norm: CopyStates, x: Tensor, options: F
     params, observed_before = state.learning.params, norm["student"]
     grads, selected, forward, observed = observe_gradient(net, params, observed_before, x, filtered_entropy)
     selection = Selection(**selected)
-    learning = descend_where(selection.mask.any(), state.learning, grads, options)
+    pulled = {name: g + pull[name] if name in pull else g for name, g in grads.items()}
+    learning = descend_where(selection.mask.any(), state.learning, pulled, options)
     moved = FilteredState(learning, selection.mean_probabilities, selection.seen)
     return Learned(forward, moved, {"student": observed}, {"selected_ratio": selection.mask.float().mean()})

@@ -72,6 +72,7 @@ class ModuleNet:
     def __init__(self, source: SourceModel, network: nn.Module, normalizer: Normalizer[Any], seed: int) -> None:
         self.source = source
         self.classes = source.classes
+        self.artefacts = source.artefacts
         self._network = network
         self._normalizer = normalizer
         self.dtype = next((p.dtype for p in network.parameters()), torch.float32)

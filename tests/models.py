@@ -1,6 +1,7 @@
 """Small networks that the tests adapt."""
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adapters import SourceModel
+from adapters.source import AFFINE_NORMS
 
 REFERENCE = Path(__file__).parent / "reference" / "data"
 
@@ -29,6 +31,19 @@ def reference_network() -> nn.Sequential:
 
 def reference_source() -> SourceModel:
     return SourceModel(reference_network(), (3, 16, 16), 10)
+
+
+def with_fisher(source: SourceModel) -> SourceModel:
+    """The model with a made Fisher diagonal, the same for all its norm parameters."""
+    names = [
+        f"{name}.{kind}"
+        for name, module in source.network.named_modules()
+        if isinstance(module, AFFINE_NORMS)
+        for kind, _ in module.named_parameters(recurse=False)
+    ]
+    parameters = dict(source.network.named_parameters())
+    artefacts = {f"fisher.{name}": torch.full_like(parameters[name], 1e-3).detach() for name in names}
+    return replace(source, artefacts=artefacts)
 
 
 def bn1d_source() -> SourceModel:

@@ -46,7 +46,7 @@ class ETA(Learner[FilteredState]):
         noise: Noise,
     ) -> Learned[FilteredState]:
         """Learn from the selected images of x (N, ...)."""
-        return filtered.step(net, state, norm, x, self.options)
+        return filtered.step(net, state, norm, x, self.options, pull={})
 
     def answer(self, run: Run, state: FilteredState, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) by the learned parameters."""

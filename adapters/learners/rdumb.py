@@ -60,7 +60,7 @@ class RDumb(Learner[RDumbState]):
         due = state.count % self.options.reset_every == 0
         fresh = where(due, filtered.init(net, self.options), state.filtered)
         norms = {"student": where(due, net.initial_norm, norm["student"])}
-        learned = filtered.step(net, fresh, norms, x, self.options)
+        learned = filtered.step(net, fresh, norms, x, self.options, pull={})
         return Learned(learned.forward, RDumbState(learned.state, state.count + 1), learned.norm, learned.signals)
 
     def answer(self, run: Run, state: RDumbState, norm: CopyStates, x: Tensor) -> Forward:

@@ -16,5 +16,9 @@ CASES = {
     "ema+tent+lame": {"lame": {"kernel": "linear", "iterations": 10}},
     "unmix_tns+tent": {},
     "unmix_tns+eta+lame": {"unmix_tns": {"components": 1}, "eta": {"e_margin": 0.9}},
+    "batch+eata": {"eata": {"e_margin": 0.9, "d_margin": 0.95}},
+    "unmix_tns+eata+lame": {"eata": {"e_margin": 0.9, "lr": 1e-5}},
+    "batch+sar": {"sar": {"e_margin": 0.9, "recovery": 0.5}},
+    "source+sar": {"sar": {"e_margin": 0.9, "keep_momentum": True}},
     "unmix_tns+rdumb": {"rdumb": {"e_margin": 0.9, "reset_every": 2}},
 }

@@ -26,7 +26,7 @@ class Bench:
     """One adapter on one model, and batches to feed it."""
 
     def __init__(self, spec, options, make, seed=0):
-        self.source: SourceModel = make()
+        self.source: SourceModel = models.with_fisher(make()) if "eata" in spec else make()
         self.adapter = create(spec, seed=seed, **options)
         self.prepared = self.adapter.prepare(self.source)
 
@@ -249,7 +249,10 @@ def test_after_reset_a_pipeline_of_batch_statistics_predicts_as_the_source_model
     torch.testing.assert_close(predicted.logits, expected.logits, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("spec", ["source+tent", "source+eta", "source+rdumb", "source+lame", "source+tent+lame"])
+@pytest.mark.parametrize(
+    "spec",
+    ["source+tent", "source+eta", "source+rdumb", "source+sar", "source+eata", "source+lame", "source+tent+lame"],
+)
 def test_layer_norm_models_learn_under_source_statistics(spec):
     bench = Bench(spec, {}, models.vit_source)
 
@@ -267,6 +270,7 @@ UNFIT = [
     pytest.param("unmix_tns", models.vit_source, "unmix_tns", id="unmix_tns on ViT"),
     pytest.param("ema", models.plain_source, "this model has none", id="ema without norms"),
     pytest.param("source+tent", models.plain_source, "tent learns the weight and bias", id="tent without norms"),
+    pytest.param("eata", models.reference_source, "eata needs the source artefact 'fisher'", id="eata without Fisher"),
     pytest.param("source+lame", models.headless_source, "no linear layer", id="no features"),
     pytest.param(
         "tent",

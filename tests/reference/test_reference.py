@@ -1,5 +1,6 @@
 """Every part answers as independent public implementations do: outputs within 1e-4, learned parameters within 1e-5."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from adapters import Adapter, AdapterState, Prepared, create
+from adapters.functional import fisher
 from adapters.state import flatten, unflatten
 from tests.models import REFERENCE, reference_source
 
@@ -19,6 +21,11 @@ CASES = [
     pytest.param("tent", "tent", {}, 32, id="tent"),
     pytest.param("eta", "eta", {"eta": {"d_margin": 0.4}}, 32, id="eta"),
     pytest.param("rdumb", "rdumb", {"rdumb": {"d_margin": 0.4, "reset_every": 3}}, 32, id="rdumb"),
+    pytest.param("eata", "eata", {"eata": {"d_margin": 0.4, "fisher_alpha": 2e5}}, 32, id="eata"),
+    pytest.param("sar", "sar", {}, 32, id="sar"),
+    pytest.param(
+        "sar_reset", "sar", {"sar": {"lr": 0.02, "recovery": 0.306, "keep_momentum": True}}, 32, id="sar_recovers"
+    ),
     pytest.param("lame_rbf", "lame", {}, 32, id="lame_rbf"),
     pytest.param("lame_knn", "lame", {"lame": {"kernel": "knn"}}, 32, id="lame_knn"),
     pytest.param("unmix_tns", "unmix_tns", {}, 32, id="unmix_tns"),
@@ -27,9 +34,18 @@ CASES = [
 ]
 
 
-def stream(batch):
-    images = np.load(REFERENCE / "stream.npz")["x"].reshape(-1, 3, 16, 16)
-    return (torch.from_numpy(images).float() / 255).split(batch)
+def stream(batch, images=256):
+    """The stream's batches; beyond its end it begins again."""
+    pixels = np.load(REFERENCE / "stream.npz")["x"].reshape(-1, 3, 16, 16)
+    return (torch.from_numpy(np.concatenate([pixels, pixels])[:images]).float() / 255).split(batch)
+
+
+def source_with_fisher():
+    """The model with the Fisher diagonal of the 512 source images, in batches of 32, as we compute it."""
+    net = create("batch").prepare(reference_source()).net
+    images = torch.from_numpy(np.load(REFERENCE / "stream.npz")["source_x"]).float() / 255
+    diagonal = fisher.diagonal(net, images.split(32))
+    return dataclasses.replace(reference_source(), artefacts={f"fisher.{name}": f for name, f in diagonal.items()})
 
 
 def started_from(adapter: Adapter, prepared: Prepared, reference) -> AdapterState:
@@ -48,11 +64,11 @@ def started_from(adapter: Adapter, prepared: Prepared, reference) -> AdapterStat
 def test_a_pipeline_answers_as_the_public_implementation(file, spec, options, batch):
     reference = np.load(REFERENCE / f"{file}.npz")
     adapter = create(spec, **options)
-    prepared = adapter.prepare(reference_source())
+    prepared = adapter.prepare(source_with_fisher() if adapter.spec.learner == "eata" else reference_source())
     state = started_from(adapter, prepared, reference)
     answers, selected = [], []
 
-    for x in stream(batch):
+    for x in stream(batch, len(reference["outputs"])):
         output, state = adapter.step(prepared, state, x)
         answers.append(output.probabilities if adapter.spec.output == "lame" else output.logits)
         selected.append(round(float(output.signals.get("selected_ratio", 0)) * len(x)))
@@ -65,8 +81,30 @@ def test_a_pipeline_answers_as_the_public_implementation(file, spec, options, ba
         expected = torch.from_numpy(reference[key])
         torch.testing.assert_close(learned[key.removeprefix("final/")], expected, atol=PARAMETERS, rtol=0)
     assert len(finals) == len(learned)
-    per_batch = json.loads(str(reference["meta"]))["selected_per_batch"]
+    per_batch = json.loads(str(reference["meta"])).get("selected_per_batch")
     assert not per_batch or selected == per_batch
+
+
+def test_the_fisher_diagonal_is_the_public_one():
+    reference = np.load(REFERENCE / "eata.npz")
+    ours = source_with_fisher().artefacts
+    for key in (key for key in reference.files if key.startswith("fisher/")):
+        expected = torch.from_numpy(reference[key])
+        torch.testing.assert_close(ours[f"fisher.{key.removeprefix('fisher/')}"], expected, rtol=1e-4, atol=1e-12)
+
+
+def test_sar_recovers_after_the_batches_where_the_public_code_does():
+    reference = np.load(REFERENCE / "sar_reset.npz")
+    adapter = create("sar", sar={"lr": 0.02, "recovery": 0.306, "keep_momentum": True})
+    prepared = adapter.prepare(reference_source())
+    state, means = adapter.init(prepared), []
+
+    for x in stream(32, 448):
+        _, state = adapter.step(prepared, state, x)
+        means.append(float(state.learner.mean_loss) if state.learner.seen else np.nan)
+
+    np.testing.assert_allclose(means, reference["ema_after"], atol=1e-5)
+    assert np.flatnonzero(np.isnan(means)).tolist() == reference["reset_after_batch"].tolist()
 
 
 def test_alpha_of_each_image_equals_alpha_of_the_batch_at_one_image_and_differs_beyond():
