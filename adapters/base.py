@@ -129,6 +129,7 @@ class Needs:
     affine: bool = False
     gradient: bool = False
     artefacts: tuple[str, ...] = ()
+    """The parts before the dot: `fisher` stands for `fisher.<parameter>`."""
 
 
 class Part(ABC):
@@ -159,7 +160,8 @@ class Part(ABC):
             )
         if self.needs.affine and not source.has_affine:
             raise UnfitModelError(f"{self.name} learns the weight and bias of norm layers and this model has none")
-        missing = [name for name in self.needs.artefacts if name not in source.artefacts]
+        there = {name.partition(".")[0] for name in source.artefacts}
+        missing = [name for name in self.needs.artefacts if name not in there]
         if missing:
             raise UnfitModelError(f"{self.name} needs the source artefact {missing[0]!r}, which this model lacks")
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from adapters.errors import OptionError
 
 OptionsT = TypeVar("OptionsT", bound="Options")
+MAX_SHOWN = 80
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
@@ -82,10 +83,10 @@ def _checked(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> A
     if typing.get_origin(hint) is Literal:
         return _one_of(name, value, typing.get_args(hint))
     kind = _scalar(hint)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**53:
         value = float(value)
     if type(value) is not kind:
-        raise OptionError(f"{name} is {value!r}, expected {JSON_TYPES[kind]}")
+        raise OptionError(f"{name} is {_shown(value)}, expected {JSON_TYPES[kind]}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _in_range(name, value, metadata.get("low"), metadata.get("high"))
     return value
@@ -93,15 +94,20 @@ def _checked(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> A
 
 def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     if value not in allowed:
-        raise OptionError(f"{name} is {value!r}, expected one of {', '.join(map(str, allowed))}")
+        raise OptionError(f"{name} is {_shown(value)}, expected one of {', '.join(map(str, allowed))}")
     return value
 
 
 def _in_range(name: str, value: float, low: float | None, high: float | None) -> float:
-    if not math.isfinite(value):
+    if value != value or abs(value) == math.inf:  # math.isfinite fails on integers beyond any float
         raise OptionError(f"{name} is {value!r}, expected a finite number")
     if low is not None and value < low:
-        raise OptionError(f"{name} is {value!r}, expected at least {low}")
+        raise OptionError(f"{name} is {_shown(value)}, expected at least {low}")
     if high is not None and value > high:
-        raise OptionError(f"{name} is {value!r}, expected at most {high}")
+        raise OptionError(f"{name} is {_shown(value)}, expected at most {high}")
     return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -53,7 +53,7 @@ def parse(text: str) -> Spec:
     return Spec(chosen.get("normalizer", learner.normalizer), learner.name, chosen.get("output", learner.output))
 
 
-def create(spec: str, *, seed: int = 0, **options: Mapping[str, object]) -> Adapter:
+def create(spec: str, /, *, seed: int = 0, **options: Mapping[str, object]) -> Adapter:
     """Make an adapter from a spec and its parts' options, by part name.
 
     Args:

@@ -9,6 +9,7 @@ import torch
 from fastapi import FastAPI
 
 from service.api import access, health, infer, models, problems, snapshots, streams
+from service.api.body import BodyBound
 from service.bundles import read_bundle
 from service.controlplane import Controlplane
 from service.dataplane import Dataplane
@@ -53,8 +54,8 @@ def create_app(settings: Settings) -> FastAPI:
         max_queue_per_stream=settings.max_queue_per_stream,
         deadline_seconds=settings.deadline_seconds,
     )
-    dataplane = Dataplane(hosted, table, scheduler, telemetry, statistics, settings)
     control = Controlplane(hosted, table, scheduler, worker, SnapshotFolder(settings.data / "snapshots"), telemetry)
+    dataplane = Dataplane(hosted, table, scheduler, telemetry, statistics, settings, end=control.end)
     lifecycle = Lifecycle(drain=scheduler.refuse)
 
     @asynccontextmanager
@@ -84,12 +85,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.lifecycle = lifecycle
     problems.install(app)
+    app.add_middleware(BodyBound, max_bytes=settings.max_body_bytes)
     app.add_middleware(access.Gate, keys=keys, trusts_loopback=settings.host in access.LOOPBACK)
     app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, metrics))
     app.include_router(models.router(dataplane, hosted, statistics))
     app.include_router(infer.router(dataplane, settings.max_body_bytes))
     app.include_router(streams.router(control))
-    app.include_router(snapshots.router(control, settings.max_body_bytes))
+    app.include_router(snapshots.router(control))
+    app.include_router(snapshots.store_router(control, settings.max_body_bytes))
     return app
 
 

@@ -25,7 +25,7 @@ MAX_TOML_BYTES = 2**20
 class Table(BaseModel):
     """A table of bundle.toml; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelTable(Table):
@@ -136,6 +136,8 @@ def _read_toml(file: Path) -> BundleToml:
         return BundleToml.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise BundleError(f"{file.parent} is no bundle: it has no bundle.toml") from None
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{file} is not TOML: {error}") from None
     except ValidationError as error:

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from service.api.access import Scope
 from service.bundles import read_bundle
+from service.client import RefusedError
 from service.demo.tour import own_server, tour
 from service.errors import ServiceError, SettingsError
 from service.hosting import HostedModel, host
@@ -142,6 +145,15 @@ def main() -> None:
     """Run the command; a refusal is one line on standard error and exit status 2."""
     try:
         app()
-    except ServiceError as error:
-        Console(stderr=True).print(f"[bold red]acclimate:[/] {error}", soft_wrap=True, highlight=False)
-        sys.exit(2)
+    except ValidationError as error:
+        problems = (
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}, given {str(e['input'])[:100]!r}" for e in error.errors()
+        )
+        _refuse("; ".join(problems))
+    except (ServiceError, RefusedError) as error:
+        _refuse(str(error))
+
+
+def _refuse(said: str) -> None:
+    Console(stderr=True).print(f"[bold red]acclimate:[/] {escape(said)}", soft_wrap=True, highlight=False)
+    sys.exit(2)

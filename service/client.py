@@ -9,14 +9,13 @@ from typing import Any
 import httpx
 import numpy as np
 
-from service.errors import ServiceError
 from service.types import Array
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DTYPES: Mapping[str, str] = {"FP32": "<f4", "INT64": "<i8"}
 
 
-class RefusedError(ServiceError):
+class RefusedError(Exception):
     """The server refused a call; the message is the server's own."""
 
 

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from adapters.state import flatten
@@ -50,7 +51,9 @@ class Controlplane:
         """
         chosen = stream_id or f"s-{secrets.token_hex(6)}"
         hosted = self._model(model)
-        fitted = await self._worker.run(lambda: hosted.fit(adapter or hosted.bundle.toml.adapter, options))
+        self._scheduler.check_open()
+        spec = hosted.bundle.toml.adapter if adapter is None else adapter
+        fitted = await self._worker.run(lambda: hosted.fit(spec, options))
         if self.table.find(chosen) is not None:
             raise ConflictError(f"there is a stream {chosen!r} already; choose another id, or reset it")
         stream = self.table.create(chosen, hosted, fitted, **settings)
@@ -74,7 +77,8 @@ class Controlplane:
         def job() -> None:
             _check_generation(stream, expected)
             if refit:
-                self._refit(stream, stream.model.fit(adapter or stream.fitted.spec, options or {}))
+                spec = stream.fitted.spec if adapter is None else adapter
+                self._refit(stream, stream.model.fit(spec, options or {}))
             stream.mode = mode or stream.mode
             stream.adapt_batch_size = adapt_batch_size or stream.adapt_batch_size
 
@@ -88,11 +92,15 @@ class Controlplane:
 
         def job() -> None:
             _check_generation(stream, expected)
-            self.table.delete(stream_id)
-            self._forget_shutdown(stream_id)
+            self.end(stream)
 
         await self._in_turn(stream, job)
         log.info("stream_deleted", stream=stream_id)
+
+    def end(self, stream: Stream) -> None:
+        """Forget a stream, and the shutdown snapshot that would bring it back; its other snapshots stay."""
+        self.table.delete(stream.id)
+        self._forget_shutdown(stream)
 
     async def reset(self, stream_id: str, expected: int | None) -> Stream:
         """Return a stream to its state before any batch."""
@@ -172,15 +180,14 @@ class Controlplane:
         log.info("snapshot_deleted", snapshot=snapshot_id)
 
     def persist(self) -> int:
-        """Keep every stream that has learned since it was last kept; called when nothing runs any more."""
+        """Keep every stream, with its settings, for the next start; called when nothing runs any more."""
         kept = 0
         for stream in self.table:
-            if stream.generation > stream.durable_generation or len(stream.state.window):
-                try:
-                    self._save(stream, "shutdown", "kept when the server stopped", shutdown=True)
-                    kept += 1
-                except (ServiceError, OSError) as error:
-                    log.error("stream_not_kept", stream=stream.id, reason=str(error))
+            try:
+                self._save(stream, "shutdown", "kept when the server stopped", shutdown=True)
+                kept += 1
+            except (ServiceError, OSError) as error:
+                log.error("stream_not_kept", stream=stream.id, reason=str(error))
         return kept
 
     def resume(self) -> int:
@@ -206,7 +213,7 @@ class Controlplane:
         manifest, tensors = unpack(self._store.get(manifest.id))
         engine.restore(stream, *state_for(stream, manifest, tensors))
         stream.generation = stream.durable_generation = manifest.generation
-        stream.parent = manifest.id
+        stream.parent = stream.resumed_from = manifest.id
 
     def _save(
         self, stream: Stream, name: str, note: str, *, shutdown: bool = False, drop_inputs: bool = False
@@ -214,8 +221,10 @@ class Controlplane:
         manifest, file = file_of(stream, name, note, shutdown=shutdown, drop_inputs=drop_inputs)
         self._store.put(manifest.id, file)
         if shutdown:
-            self._forget_shutdown(stream.id, but=manifest.id)
-        stream.durable_generation = stream.generation
+            self._forget_shutdown(stream)
+            stream.resumed_from = manifest.id
+        if manifest.exact:
+            stream.durable_generation = stream.generation
         stream.parent = manifest.id
         log.info("snapshot_taken", stream=stream.id, snapshot=manifest.id, generation=stream.generation)
         return self._store.manifest(manifest.id)
@@ -225,10 +234,11 @@ class Controlplane:
         if there.sha256 != manifest.sha256:
             raise ConflictError(f"another snapshot has the id {manifest.id!r}; delete it first")
 
-    def _forget_shutdown(self, stream_id: str, but: str = "") -> None:
-        for manifest, _ in list(self.snapshots(stream_id)):
-            if manifest.kind == "shutdown" and manifest.id != but:
-                self._store.delete(manifest.id)
+    def _forget_shutdown(self, stream: Stream) -> None:
+        if stream.resumed_from:
+            with suppress(UnknownError):  # an operator may have removed it
+                self._store.delete(stream.resumed_from)
+            stream.resumed_from = ""
 
     def _refit(self, stream: Stream, fitted: Fitted) -> None:
         """Start from the new spec's initial state; other options of the same spec keep what fits."""
@@ -242,9 +252,9 @@ class Controlplane:
     def _model(self, name: str | None) -> HostedModel:
         if name is None and len(self.models) > 1:
             raise UnfitError(f"several models are served; name one of {', '.join(self.models)}")
-        chosen = name or next(iter(self.models))
+        chosen = next(iter(self.models)) if name is None else name
         if chosen not in self.models:
-            raise UnknownError(f"there is no model {chosen!r}; served are {', '.join(self.models)}")
+            raise UnknownError(f"there is no model {chosen[:200]!r}; served are {', '.join(self.models)}")
         return self.models[chosen]
 
     async def _in_turn(self, stream: Stream, job: Callable[[], T]) -> T:

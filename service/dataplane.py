@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -19,17 +19,18 @@ from service.hosting import HostedModel
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.statistics import Statistics
-from service.streams import Stream, StreamTable, default_id
+from service.streams import Stream, StreamTable, check_id, default_id
 from service.telemetry import Telemetry, log
 from service.types import Array, InferRequest, InferResponse, Limits, Parameter
 
 OUTPUTS = ("logits", "probabilities", "labels")
 ON_REQUEST = ("source_probabilities",)
+MAX_REQUEST_ID = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """What a request says of its stream."""
+    """What a request says of its stream; one that names none neither starts nor ends the shared one."""
 
     stream_id: str
     start: bool
@@ -47,6 +48,7 @@ class Dataplane:
         telemetry: Telemetry,
         statistics: Statistics,
         settings: Settings,
+        end: Callable[[Stream], None],
     ) -> None:
         self._models = models
         self._table = table
@@ -54,6 +56,7 @@ class Dataplane:
         self._telemetry = telemetry
         self._statistics = statistics
         self._settings = settings
+        self._end = end
         self.limits = Limits(max_batch=settings.max_batch, max_pixels=settings.max_pixels)
 
     def model(self, name: str, version: str | None = None) -> HostedModel:
@@ -98,14 +101,11 @@ class Dataplane:
         sequence = _sequence(request, header)
         wanted = wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
         x = await self._decode(request, model)
-        stream = self._stream(model, sequence.stream_id)
         request_id = request.id or uuid.uuid4().hex
-        answered = await self._scheduler.submit(
-            stream, lambda: self._answer(stream, sequence, request_id, request.digest, x, wanted)
-        )
-        if stream.window_full:
-            task = asyncio.ensure_future(self._scheduler.submit(stream, lambda: _adapt_full_window(stream)))
-            task.add_done_callback(_log_failure)
+        answered = None
+        while answered is None:  # a stream that ended while the request waited is begun anew
+            stream = self._stream(model, sequence.stream_id)
+            answered = await self._submit(stream, sequence, request_id, request.digest, x, wanted)
         return answered
 
     async def _decode(self, request: InferRequest, model: HostedModel) -> Tensor:
@@ -116,14 +116,28 @@ class Dataplane:
             return await asyncio.to_thread(decode_input, request, spec, self.limits)
         return decode_input(request, spec, self.limits)
 
+    async def _submit(
+        self, stream: Stream, sequence: Sequence, request_id: str, digest: str, x: Tensor, wanted: tuple[str, ...]
+    ) -> tuple[InferResponse, float] | None:
+        """Answer in the stream's turn; None if the stream has ended meanwhile."""
+        answered = await self._scheduler.submit(
+            stream, lambda: self._answer(stream, sequence, request_id, digest, x, wanted)
+        )
+        if stream.window_full:
+            task = asyncio.ensure_future(self._scheduler.submit(stream, lambda: self._adapt_full_window(stream)))
+            task.add_done_callback(_log_failure)
+        return answered
+
     def _stream(self, model: HostedModel, stream_id: str) -> Stream:
         """Return the stream a request belongs to, made by the model's defaults if it is new."""
         chosen = stream_id or default_id(model)
         stream = self._table.find(chosen)
         if stream is None:
+            check_id(chosen)
+            self._scheduler.check_open()
             if stream_id and not self._settings.create_streams:
                 raise UnknownError(f"there is no stream {stream_id!r}, and this server creates none by inference")
-            mode = "adapt" if stream_id else "frozen"
+            mode = "frozen" if chosen == default_id(model) else "adapt"
             stream = self._table.create(chosen, model, model.default, mode=mode)
         if stream.model is not model:
             raise ConflictError(f"stream {chosen!r} belongs to model {stream.model.name!r}, not {model.name!r}")
@@ -131,27 +145,30 @@ class Dataplane:
 
     def _answer(
         self, stream: Stream, sequence: Sequence, request_id: str, digest: str, x: Tensor, wanted: tuple[str, ...]
-    ) -> tuple[InferResponse, float]:
-        """Serve one request; runs on the worker, in the stream's turn."""
+    ) -> tuple[InferResponse, float] | None:
+        """Serve one request; runs on the worker, in the stream's turn. None if the stream has ended."""
         if self._table.find(stream.id) is not stream:
-            raise UnknownError(f"stream {stream.id!r} was deleted while this request waited")
+            return None
         answered = stream.retries.find(request_id, digest)
         if answered is not None:
             return answered, 0.0
-        if sequence.start and (stream.generation or len(stream.state.window)):
-            engine.reset(stream)
         began = perf_counter()
-        served = engine.serve(
-            stream,
-            x,
-            wants_source="source_probabilities" in wanted,
-            source_check_every=self._settings.source_check_every,
-        )
+        with stream.unchanged_on_failure():
+            if sequence.start and (stream.generation or len(stream.state.window)):
+                engine.reset(stream)
+            served = engine.serve(
+                stream,
+                x,
+                wants_source="source_probabilities" in wanted,
+                source_check_every=self._settings.source_check_every,
+            )
         seconds = perf_counter() - began
         self._telemetry.step_seconds.labels(stream.model.name, stream.fitted.spec).observe(seconds)
         self._telemetry.observe_answer(
             stream.model.name, stream.fitted.spec, served.action.value, len(x), served.signals
         )
+        if served.waited is not None:
+            self._count_window(stream, served.waited)
         stream.last_used = time.time()
         response = InferResponse(
             model=stream.model.name,
@@ -162,8 +179,20 @@ class Dataplane:
         )
         stream.retries.add(digest, response)
         if sequence.end:
-            self._table.delete(stream.id)
+            self._end(stream)
         return response, seconds
+
+    def _adapt_full_window(self, stream: Stream) -> None:
+        if stream.window_full and stream.mode != "frozen":
+            action = engine.adapt_window(stream)
+            if action is not None:
+                self._count_window(stream, action)
+
+    def _count_window(self, stream: Stream, action: Action) -> None:
+        """Count a step on images that had waited; one that was not kept shows nowhere else."""
+        self._telemetry.window_steps.labels(stream.model.name, stream.fitted.spec, action.value).inc()
+        if action is Action.SKIPPED:
+            log.warning("window_step_skipped", stream=stream.id, generation=stream.generation)
 
 
 def _sequence(request: InferRequest, header: str) -> Sequence:
@@ -171,7 +200,9 @@ def _sequence(request: InferRequest, header: str) -> Sequence:
     given = request.parameters.get("sequence_id", "")
     if isinstance(given, bool | float):
         raise UnfitError(f"sequence_id is {given!r}, expected a string or an integer")
-    stream_id = "" if given == 0 else str(given)
+    if len(request.id) > MAX_REQUEST_ID:
+        raise UnfitError(f"the request id has {len(request.id)} characters, expected at most {MAX_REQUEST_ID}")
+    stream_id, header = ("" if text == "0" else text for text in (str(given), header))
     if header and stream_id and header != stream_id:
         raise MalformedError(
             f"sequence_id is {stream_id[:200]!r} and X-Stream-Id is {header[:200]!r}; expected one of them"
@@ -180,7 +211,8 @@ def _sequence(request: InferRequest, header: str) -> Sequence:
     wrong = [flag for flag in flags if not isinstance(flag, bool)]
     if wrong:
         raise UnfitError(f"sequence_start or sequence_end is {wrong[0]!r}, expected true or false")
-    return Sequence(stream_id or header, bool(flags[0]), bool(flags[1]))
+    named = stream_id or header
+    return Sequence(named, start=bool(named and flags[0]), end=bool(named and flags[1]))
 
 
 def _outputs(served: Served, wanted: tuple[str, ...]) -> dict[str, Array]:
@@ -221,11 +253,6 @@ def _warning(stream: Stream, served: Served, *, named: bool) -> str:
     if served.action is Action.SKIPPED:
         return "the step gave values that are not finite and was not kept; answered from the state before it"
     return ""
-
-
-def _adapt_full_window(stream: Stream) -> None:
-    if stream.window_full and stream.mode != "frozen":
-        engine.adapt_window(stream)
 
 
 def _log_failure(task: "asyncio.Future[None]") -> None:

@@ -21,6 +21,7 @@ class Served:
     Attributes:
         output: What the client gets.
         action: What became of the request's learning.
+        waited: What became of the step on the images that waited before it; None if none was due.
         answered_generation: The generation that the answer was computed from.
         signals: Entropy, drift, selected share and source agreement, as plain numbers.
         source: The source model's probabilities (N, C), where they were computed.
@@ -28,15 +29,17 @@ class Served:
 
     output: StepOutput
     action: Action
+    waited: Action | None
     answered_generation: int
     signals: dict[str, float]
     source: Tensor | None
 
 
 def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: int) -> Served:
-    """Answer x (N, C, H, W) and adapt the stream; if anything raises, the stream is as it was."""
+    """Answer x (N, C, H, W) and adapt the stream; within `stream.unchanged_on_failure` it happens or does not."""
+    waited = None
     if stream.mode != "frozen" and (stream.window_full or len(x) >= stream.adapt_batch_size):
-        adapt_window(stream)
+        waited = adapt_window(stream)
     answered_generation = stream.generation
     if stream.mode == "frozen":
         output, action, after = _predict(stream, x), Action.FROZEN, None
@@ -54,7 +57,9 @@ def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: 
     stream.requests += 1
     stream.source_check = check
     stream.signals = _signals(answer, check)
-    return Served(answer, action, answered_generation, dict(stream.signals), source.probabilities if source else None)
+    return Served(
+        answer, action, waited, answered_generation, dict(stream.signals), source.probabilities if source else None
+    )
 
 
 def adapt_window(stream: Stream) -> Action | None:

@@ -119,4 +119,6 @@ def host(bundle: Bundle, allow_factories: Collection[str], threads: int) -> Host
     classes = len(bundle.classes)
     if logits.shape != (2, classes):
         raise BundleError(f"{bundle.path} answers {tuple(logits.shape)} to two images, expected (2, {classes})")
+    if not bool(torch.isfinite(logits).all()):
+        raise BundleError(f"{bundle.path} answers a made sample by values that are not finite")
     return model

@@ -48,15 +48,18 @@ class RetryLog:
         return answered.response
 
     def add(self, digest: str, response: InferResponse) -> None:
-        """Keep an answer; the oldest ones leave once there are too many or they hold too many bytes."""
+        """Keep an answer, unless it is larger than all may be; the oldest leave once they are too many or too large."""
         entry = Answered(digest, response)
+        if entry.size_bytes > self._limit_bytes:
+            return
+        if response.id in self._answered:
+            self._bytes -= self._answered.pop(response.id).size_bytes
         self._answered[response.id] = entry
         self._bytes += entry.size_bytes
         while len(self._answered) > self._entries or self._bytes > self._limit_bytes:
             _, dropped = self._answered.popitem(last=False)
             self._bytes -= dropped.size_bytes
 
-    def clear(self) -> None:
-        """Forget all answers."""
-        self._answered.clear()
-        self._bytes = 0
+    def emptied(self) -> "RetryLog":
+        """Return a log of the same bounds without answers."""
+        return RetryLog(self._entries, self._limit_bytes)

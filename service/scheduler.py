@@ -50,6 +50,17 @@ class Scheduler:
                 f"stream {stream.id!r} is busy: no turn within {self._deadline_seconds:g} s; nothing was changed"
             ) from None
 
+    def check_open(self) -> None:
+        """Refuse new streams and jobs while the server is full or stopping.
+
+        Raises:
+            SaturatedError: If it is.
+        """
+        if self.draining:
+            raise SaturatedError("the server is stopping and takes no new requests")
+        if self._depth >= self._max_queue:
+            raise SaturatedError(f"{self._depth} requests wait, as many as allowed")
+
     def refuse(self) -> None:
         """Take no new jobs from now on."""
         self.draining = True
@@ -64,10 +75,7 @@ class Scheduler:
         return True
 
     def _admit(self, stream: Stream) -> None:
-        if self.draining:
-            raise SaturatedError("the server is stopping and takes no new requests")
-        if self._depth >= self._max_queue:
-            raise SaturatedError(f"{self._depth} requests wait, as many as allowed")
+        self.check_open()
         if stream.waiting >= self._max_queue_per_stream:
             raise BusyError(f"{stream.waiting} requests of stream {stream.id!r} wait, as many as allowed")
         self._move_depth(stream, 1)
@@ -76,8 +84,7 @@ class Scheduler:
         """Wait and run; shielded, so that a job whose client has gone keeps its place until it is done."""
         try:
             with self._telemetry.queued():
-                async with asyncio.timeout(self._deadline_seconds):
-                    await stream.turn.acquire()
+                await self._take_turn(stream)
             try:
                 return await self._worker.run(job)
             except ServiceError:
@@ -87,9 +94,20 @@ class Scheduler:
                 said = f"stream {stream.id!r} could not be served: {type(error).__name__}; the stream is as it was"
                 raise FailedError(said) from error
             finally:
+                self._worker.slot.release()
                 stream.turn.release()
         finally:
             self._move_depth(stream, -1)
+
+    async def _take_turn(self, stream: Stream) -> None:
+        """Wait for the stream's turn and for the worker, no longer than the deadline in all."""
+        async with asyncio.timeout(self._deadline_seconds):
+            await stream.turn.acquire()
+            try:
+                await self._worker.slot.acquire()
+            except BaseException:
+                stream.turn.release()
+                raise
 
     def _move_depth(self, stream: Stream, by: int) -> None:
         stream.waiting += by

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -50,6 +51,7 @@ class Stream:
     generation: int = 0
     durable_generation: int = 0
     parent: str = ""
+    resumed_from: str = ""
     created: float = field(default_factory=time.time)
     last_used: float = field(default_factory=time.time)
     signals: Mapping[str, float] = field(default_factory=dict)
@@ -82,6 +84,16 @@ class Stream:
         self.state = state
         self.generation += 1
 
+    @contextmanager
+    def unchanged_on_failure(self) -> Iterator[None]:
+        """Put everything back if the block raises: a request either happens or does not."""
+        before = (self.state, self.generation, self.retries, self.signals, self.source_check)
+        try:
+            yield
+        except BaseException:
+            self.state, self.generation, self.retries, self.signals, self.source_check = before
+            raise
+
     def enqueue(self, waiting: Tensor) -> None:
         """Put a new window in place: images that wait are no learning yet, so the generation stays."""
         self.state = StreamState(self.state.adapter, waiting)
@@ -89,7 +101,7 @@ class Stream:
     def begin_again(self, state: StreamState) -> None:
         """Commit a state that does not follow from the last one (reset, restore, new spec); retries are forgotten."""
         self.commit(state)
-        self.retries.clear()
+        self.retries = self.retries.emptied()
         self.signals = {}
         self.source_check = None
 
@@ -102,6 +114,16 @@ def valid_id(text: str) -> bool:
         (True, False)
     """
     return ID.fullmatch(text) is not None
+
+
+def check_id(text: str) -> None:
+    """Refuse a text that may not name a stream.
+
+    Raises:
+        UnfitError: If it is not of the allowed form.
+    """
+    if not valid_id(text):
+        raise UnfitError(f"the stream id {text[:200]!r} is not of the form {ID.pattern}")
 
 
 def default_id(model: HostedModel) -> str:
@@ -135,7 +157,7 @@ class StreamTable:
         """
         stream = self._streams.get(stream_id)
         if stream is None:
-            raise UnknownError(f"there is no stream {stream_id!r}")
+            raise UnknownError(f"there is no stream {stream_id[:200]!r}")
         return stream
 
     def create(self, stream_id: str, model: HostedModel, fitted: Fitted, **settings: Any) -> Stream:
@@ -145,8 +167,7 @@ class StreamTable:
             UnfitError: If the id is not of the allowed form.
             SaturatedError: If there are as many streams as allowed.
         """
-        if not valid_id(stream_id):
-            raise UnfitError(f"the stream id {stream_id[:200]!r} is not of the form {ID.pattern}")
+        check_id(stream_id)
         if len(self._streams) >= self._max_streams:
             raise SaturatedError(f"there are {len(self._streams)} streams, as many as allowed; delete one first")
         state = StreamState(fitted.initial(), window.empty(model.bundle.input))

@@ -39,6 +39,9 @@ class Telemetry:
         self.steps = self._counter(
             "steps", "Inference requests by what became of their learning.", ("model", "adapter", "action")
         )
+        self.window_steps = self._counter(
+            "window_steps", "Steps on images that had waited, by what became of them.", ("model", "adapter", "action")
+        )
         self.request_seconds = self._histogram(
             "request_duration_seconds", "Time from body to answer.", SECONDS, ("model",)
         )

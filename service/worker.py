@@ -11,10 +11,14 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Leaves the event loop once per job; a job that has begun is finished, whoever still waits for it."""
+    """Leaves the event loop once per job; a job that has begun is finished, whoever still waits for it.
+
+    `slot` is held by a stream's job from its turn to its end, so that waiting for the worker can be timed.
+    """
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
+        self.slot = asyncio.Lock()
         self._executor = ThreadPoolExecutor(
             1, thread_name_prefix="worker", initializer=_set_threads, initargs=(threads,)
         )

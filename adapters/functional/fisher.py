@@ -7,8 +7,6 @@ from torch import Tensor
 
 from adapters.base import Net, Params
 
-PREFIX = "fisher."
-
 
 def diagonal(net: Net, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """Return the Fisher diagonal of the norm layers' weight and bias, as EATA computes it.

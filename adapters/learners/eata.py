@@ -7,11 +7,9 @@ from torch import Tensor
 
 from adapters import filtered
 from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run
-from adapters.errors import UnfitModelError
 from adapters.filtered import FilteredState, FilterOptions
 from adapters.functional import fisher
 from adapters.options import option
-from adapters.source import SourceModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +37,9 @@ class EATA(Learner[FilteredState]):
     name = "eata"
     paper = "Niu et al.: Efficient Test-Time Model Adaptation without Forgetting, ICML 2022"
     remembers = "weight and bias of the norm layers, with optimizer moments; the mean output"
-    needs = Needs(affine=True, gradient=True)
+    needs = Needs(affine=True, gradient=True, artefacts=("fisher",))
     options_class = EATAOptions
     options: EATAOptions
-
-    def check(self, source: SourceModel) -> None:
-        """Refuse a model without norm parameters, or without the Fisher artefact."""
-        super().check(source)
-        if not any(name.startswith(fisher.PREFIX) for name in source.artefacts):
-            raise UnfitModelError(
-                "eata needs the source artefact 'fisher', which this model lacks; eta and rdumb work without"
-            )
 
     def init(self, net: Net, generator: torch.Generator) -> FilteredState:
         """Return the source's weight and bias, zero moments and no mean output yet."""
@@ -65,7 +55,7 @@ class EATA(Learner[FilteredState]):
     ) -> Learned[FilteredState]:
         """Learn from the selected images of x (N, ...), held by the Fisher information."""
         params = state.learning.params
-        information = {name: net.artefacts[f"{fisher.PREFIX}{name}"] for name in params}
+        information = {name: net.artefacts[f"fisher.{name}"] for name in params}
         pull = fisher.pull(params, net.affine, information, self.options.fisher_alpha)
         return filtered.step(net, state, norm, x, self.options, pull)
 

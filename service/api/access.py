@@ -61,6 +61,8 @@ def read_keys(file: Path | None) -> Keys:
         lines = [line.split("#")[0].split() for line in file.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
         raise SettingsError(f"the keys file {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"the keys file {file} is no text") from None
     scopes = dict(_read_key(file, fields) for fields in lines if fields)
     if not scopes:
         raise SettingsError(f"the keys file {file} holds no key; make one with `acclimate key`")
@@ -128,7 +130,7 @@ class Gate:
             _check_same_machine(request)
 
     def _check_key(self, request: Request) -> None:
-        needed = scope_of(request.method, request.url.path)
+        needed = scope_of(request.method, request.scope["path"])
         if needed is None:
             return
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+TEXT: dict[str, dict[str, object]] = {"text/plain": {"schema": {"type": "string"}}}
 EXTENSIONS = ["binary_tensor_data", "sequence", "sequence(string_id)", "statistics", "model_repository"]
 
 
@@ -30,7 +31,7 @@ def router(ready: Callable[[], bool], metrics: Callable[[], bytes]) -> APIRouter
         is_ready = ready()
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
-    @routes.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
+    @routes.get("/metrics", tags=["operation"], response_class=Response, responses={200: {"content": TEXT}})
     async def expose_metrics() -> Response:
         """Metrics in Prometheus' text format."""
         return Response(metrics(), media_type=CONTENT_TYPE_LATEST)

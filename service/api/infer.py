@@ -79,7 +79,7 @@ def router(dataplane: Dataplane, max_body_bytes: int) -> APIRouter:
         request: Request,
         model: str,
         version: str | None = None,
-        x_stream_id: Annotated[str, Header(max_length=128)] = "",
+        x_stream_id: Annotated[str, Header()] = "",
         inference_header_content_length: Annotated[int | None, Header(ge=0)] = None,
     ) -> Response:
         """Answer a batch and, unless the stream is frozen, learn from it.

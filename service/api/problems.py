@@ -34,6 +34,7 @@ STATUS: Mapping[type[errors.ServiceError], int] = MappingProxyType(
 )
 RETRY_AFTER_SECONDS = 1
 RETRIED = (429, 503)
+JSON = "application/json"
 
 
 class Problem(BaseModel):
@@ -61,8 +62,11 @@ def install(app: FastAPI) -> None:
         return answer(error)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = error.errors()
+        media_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+        if media_type != JSON and any(problem["loc"][0] == "body" for problem in problems):
+            return _answer(415, f"Content-Type is {media_type[:100]!r}, expected {JSON}")
         malformed = any(problem["type"] == "json_invalid" for problem in problems)
         said = "; ".join(f"{_place(problem['loc'])}: {problem['msg']}" for problem in problems[:3])
         return _answer(400 if malformed else 422, said)

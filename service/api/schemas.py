@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from service.bundles import NAME
 
 Mode = Literal["adapt", "frozen", "shadow"]
 Name = Annotated[str, Field(pattern=NAME)]
-Options = dict[str, dict[str, str | int | float | bool | None] | int]
+Options = dict[str, dict[str, str | int | float | bool | None] | StrictInt]
 MAX_NOTE = 4096
 MAX_SPEC = 256
 
@@ -26,7 +26,7 @@ class StreamCreate(Wire):
     """Its name; the server makes one if there is none."""
     model: str | None = Field(default=None, max_length=128)
     """Which model; required where several are served."""
-    adapter: str | None = Field(default=None, max_length=MAX_SPEC)
+    adapter: str | None = Field(default=None, min_length=1, max_length=MAX_SPEC)
     """The spec, as `unmix_tns+eta+lame`."""
     options: Options = {}
     """Options by part name, and `seed`: {"tent": {"lr": 1e-4}, "seed": 7}."""
@@ -41,7 +41,7 @@ class StreamPatch(Wire):
     """What to change of a stream; a new adapter starts from its initial state, all else keeps what was learned."""
 
     mode: Mode | None = None
-    adapter: str | None = Field(default=None, max_length=MAX_SPEC)
+    adapter: str | None = Field(default=None, min_length=1, max_length=MAX_SPEC)
     options: Options | None = None
     adapt_batch_size: int | None = Field(default=None, ge=1, le=4096)
 

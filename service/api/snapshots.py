@@ -1,10 +1,10 @@
 """Snapshots: take, list, restore, download, upload, delete."""
 
 import asyncio
-from itertools import dropwhile, islice
+from itertools import islice
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Request, Response
+from fastapi import APIRouter, Body, Depends, Path, Request, Response
 
 from service.api.body import read_body
 from service.api.headers import IfMatch, generation_of
@@ -14,13 +14,18 @@ from service.api.streams import After, Limit, StreamId, view
 from service.controlplane import Controlplane
 from service.snapshots.format import Manifest
 
-SnapshotId = Annotated[str, Path(max_length=256)]
+SnapshotId = Annotated[str, Path()]
 FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
-def router(control: Controlplane, max_body_bytes: int) -> APIRouter:
-    """Return the snapshot routes."""
+def router(control: Controlplane) -> APIRouter:
+    """Return the routes of a stream's snapshots."""
     routes = APIRouter(prefix="/v1", tags=["control plane"])
+
+    async def known(stream_id: StreamId) -> None:
+        control.table.get(stream_id)
+
+    named = [Depends(known)]
 
     @routes.get("/streams/{stream_id}/snapshots")
     async def list_snapshots(stream_id: StreamId, after: After = "", limit: Limit = 100) -> SnapshotList:
@@ -28,7 +33,10 @@ def router(control: Controlplane, max_body_bytes: int) -> APIRouter:
         return await asyncio.to_thread(_page, control, stream_id, after, limit)
 
     @routes.post(
-        "/streams/{stream_id}/snapshots", status_code=201, responses=responses(400, 404, 422, 429, 503, 504, 507)
+        "/streams/{stream_id}/snapshots",
+        dependencies=named,
+        status_code=201,
+        responses=responses(400, 404, 422, 429, 503, 504, 507),
     )
     async def take_snapshot(stream_id: StreamId, body: Annotated[SnapshotCreate | None, Body()] = None) -> SnapshotView:
         """Keep what a stream has learned so far."""
@@ -37,11 +45,20 @@ def router(control: Controlplane, max_body_bytes: int) -> APIRouter:
             *await control.take(stream_id, wanted.name, wanted.note, drop_inputs=wanted.inputs == "drop")
         )
 
-    @routes.post("/streams/{stream_id}/restore", responses=responses(400, 404, 412, 422, 429, 503, 504))
+    @routes.post(
+        "/streams/{stream_id}/restore", dependencies=named, responses=responses(400, 404, 412, 422, 429, 503, 504)
+    )
     async def restore_stream(stream_id: StreamId, body: Restore, if_match: IfMatch = None) -> Restored:
         """Continue a stream from a snapshot of the same model and spec."""
         stream, warning = await control.restore(stream_id, body.snapshot, generation_of(if_match))
         return Restored(**view(stream).model_dump(), tta_warning=warning)
+
+    return routes
+
+
+def store_router(control: Controlplane, max_body_bytes: int) -> APIRouter:
+    """Return the routes of snapshots by themselves, whichever stream they are of."""
+    routes = APIRouter(prefix="/v1", tags=["control plane"])
 
     @routes.post(
         "/snapshots",
@@ -79,13 +96,18 @@ def router(control: Controlplane, max_body_bytes: int) -> APIRouter:
 
 
 def _page(control: Controlplane, stream_id: str, after: str, limit: int) -> SnapshotList:
-    """Return a page; `after` is the last id of the page before."""
+    """Return a page; `after` is the mark of the last snapshot of the page before, which may be gone by now."""
     entries = control.snapshots(stream_id)
     if after:
-        entries = islice(dropwhile(lambda entry: entry[0].id != after, entries), 1, None)
+        entries = (entry for entry in entries if _mark(entry[0]) < after)
     page = list(islice(entries, limit + 1))
-    more = page[limit - 1][0].id if len(page) > limit else None
+    more = _mark(page[limit - 1][0]) if len(page) > limit else None
     return SnapshotList(items=[snapshot_view(*entry) for entry in page[:limit]], next=more)
+
+
+def _mark(manifest: Manifest) -> str:
+    """Return a text that sorts as snapshots do: by time, then id."""
+    return f"{manifest.created:020.6f}-{manifest.id}"
 
 
 def snapshot_view(manifest: Manifest, size_bytes: int) -> SnapshotView:

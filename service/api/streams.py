@@ -3,7 +3,7 @@
 from itertools import islice
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 
 from service.api.headers import IfMatch, generation_of
 from service.api.problems import responses
@@ -11,7 +11,7 @@ from service.api.schemas import StreamCreate, StreamList, StreamPatch, StreamVie
 from service.controlplane import Controlplane
 from service.streams import Stream
 
-StreamId = Annotated[str, Path(max_length=256)]
+StreamId = Annotated[str, Path()]
 After = Annotated[str, Query(max_length=128, description="The `next` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -43,7 +43,11 @@ def router(control: Controlplane) -> APIRouter:
         response.headers["ETag"] = f'"{stream.generation}"'
         return view(stream)
 
-    @routes.patch("/{stream_id}", responses=responses(400, 404, 412, 422, 429, 503, 504))
+    async def known(stream_id: StreamId) -> None:
+        control.table.get(stream_id)
+
+    # What the path names wins over the body: an unknown stream is 404 whatever the body says.
+    @routes.patch("/{stream_id}", dependencies=[Depends(known)], responses=responses(400, 404, 412, 422, 429, 503, 504))
     async def change_stream(stream_id: StreamId, body: StreamPatch, if_match: IfMatch = None) -> StreamView:
         """Change mode, adapter, options or adaptation batch; a new adapter starts from its initial state."""
         return view(await control.change(stream_id, generation_of(if_match), **body.model_dump()))

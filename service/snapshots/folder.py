@@ -12,6 +12,7 @@ from service.snapshots.format import Manifest, header_length, read_manifest, unp
 from service.telemetry import log
 
 SUFFIX = ".safetensors"
+ASIDE = ".writing-"
 ID = re.compile(r"[0-9a-f]{24}")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -21,6 +22,8 @@ class SnapshotFolder:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{ASIDE}*"):  # of a process that was killed while writing
+            left.unlink(missing_ok=True)
         self._folder = folder
 
     def put(self, snapshot_id: str, file: bytes) -> None:
@@ -92,7 +95,7 @@ class SnapshotFolder:
         return self._folder / f"{snapshot_id}{SUFFIX}"
 
     def _write(self, path: Path, content: bytes) -> None:
-        handle, aside = tempfile.mkstemp(prefix=".writing-", dir=self._folder)
+        handle, aside = tempfile.mkstemp(prefix=ASIDE, dir=self._folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)

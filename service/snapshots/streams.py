@@ -84,6 +84,8 @@ def warning_for(stream: Stream, manifest: Manifest) -> str:
     ]
     if dict(stream.fitted.options) != manifest.options:
         differs.append("other options")
+    if not manifest.exact:
+        differs.append("private inputs left out")
     return f"taken under {', '.join(differs)}: answers may differ from the original's" if differs else ""
 
 

@@ -115,11 +115,11 @@ def test_an_id_added_again_holds_the_latest_answer_once():
     assert len(log) == 1
 
 
-def test_clear_forgets_answers_and_their_bytes():
+def test_an_emptied_log_has_no_answers_and_their_bytes_again():
     log = RetryLog(4, 100)
     for _ in range(3):
         log.add("digest", response("a", 90))
-        log.clear()
+        log = log.emptied()
         assert len(log) == 0
 
     log.add("digest", response("b", 90))
@@ -139,7 +139,7 @@ def test_the_log_holds_the_longest_run_of_latest_answers_within_its_bounds(sizes
 
     for number, size in enumerate(sizes):
         if number in cleared:
-            log.clear()
+            log = log.emptied()
             since_clear = []
         log.add("digest", response(str(number), size))
         since_clear.append((str(number), size))
