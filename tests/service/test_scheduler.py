@@ -179,6 +179,20 @@ def test_a_full_server_refuses_every_stream_until_a_job_is_done(stream):
     assert asyncio.run(scenario()) == ["held", "b", "c"]
 
 
+def test_the_deadline_covers_waiting_for_the_worker_that_another_stream_holds(stream):
+    async def scenario():
+        async with running(deadline_seconds=0.05) as run:
+            held = await run.hold(stream("a"))
+            late = run.submit(stream("b"), run.job("late"))
+            with pytest.raises(DeadlineError, match="nothing was changed"):
+                await late
+            run.released.set()
+            await held
+            assert run.log == ["held"]
+
+    asyncio.run(scenario())
+
+
 def test_a_turn_that_does_not_come_in_time_is_a_deadline_and_its_job_never_runs(stream):
     async def scenario():
         async with running(deadline_seconds=0.05) as run:
