@@ -100,6 +100,10 @@ class Net(Protocol):
         """The dtype of weights and inputs."""
 
     @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """All parameters of the network by name: what learners of everything start from."""
+
+    @property
     def affine(self) -> Mapping[str, Tensor]:
         """Weight and bias of all norm layers (batch, layer, group) by name: what norm-only learners start from."""
 

@@ -86,6 +86,11 @@ class ModuleNet:
         network.get_submodule(source.features_module).register_forward_pre_hook(self._tap_features)
 
     @property
+    def weights(self) -> dict[str, Tensor]:
+        """All parameters of the network by name: what learners of everything start from."""
+        return {name: parameter.detach() for name, parameter in self._network.named_parameters()}
+
+    @property
     def affine(self) -> dict[str, Tensor]:
         """Weight and bias of all norm layers (batch, layer, group) by name: what norm-only learners start from."""
         norms = (NormSlot, *AFFINE_NORMS)

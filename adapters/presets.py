@@ -10,6 +10,8 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = MappingProxyType(
         # its authors use 1e-5 under every gradient learner.
         ("unmix_tns", "tent"): {"lr": 1e-5},
         ("unmix_tns", "eta"): {"lr": 1e-5},
+        ("unmix_tns", "eata"): {"lr": 1e-5},
+        ("unmix_tns", "cotta"): {"lr": 1e-5},
         ("unmix_tns", "rdumb"): {"lr": 1e-5},
     }
 )

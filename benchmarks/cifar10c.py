@@ -31,7 +31,7 @@ from torch import Tensor
 from adapters import Adapter, SourceModel, create
 from adapters.errors import AdapterError, OptionError
 from adapters.state import flatten
-from benchmarks.resnet20 import load_source_model
+from benchmarks.resnet20 import load_source_model, with_fisher
 
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
@@ -61,6 +61,9 @@ PUBLIC: Mapping[str, Mapping[Order, float]] = MappingProxyType(
             ("batch", 37.71, 66.84),
             ("batch+tent,tent.lr=1e-3", 35.41, 66.81),
             ("batch+eta,eta.lr=1e-3,eta.d_margin=0.4", 35.29, 66.61),
+            ("batch+eata,eata.lr=1e-3,eata.d_margin=0.4,eata.fisher_alpha=1.0", 35.33, 66.59),
+            ("batch+sar,sar.lr=1e-3", 37.47, 66.66),
+            ("batch+cotta,cotta.lr=1e-3,cotta.threshold=0.92", 30.26, 63.18),
             ("source+lame", 77.31, 58.26),
             ("unmix_tns", 52.97, 53.15),
             ("unmix_tns+tent,tent.lr=1e-5", 52.92, 53.06),
@@ -252,6 +255,8 @@ def main(
         console.width = LOG_WIDTH
     folder = read_folder(data)
     source = load_source_model(_existing(data / "resnet20.safetensors"))
+    if (data / "source_images.npy").exists():
+        source = with_fisher(source, data / "source_images.npy")
     orders = list(Order) if order == "both" else [Order(order)]
     streams = {each: read_order(data, each, len(folder.labels)) for each in orders}
     try:

@@ -1,13 +1,16 @@
 """The CIFAR ResNet-20, in the layout of the public weights that the benchmark loads."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from adapters import SourceModel
+from adapters import SourceModel, create
+from adapters.functional import fisher
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -71,6 +74,14 @@ def load_source_model(weights: Path) -> SourceModel:
     counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
     network.load_state_dict({**counters, **tensors})
     return SourceModel(network.eval(), (3, 32, 32), CLASSES, mean=MEAN, std=STD, features="linear")
+
+
+def with_fisher(source: SourceModel, images: Path, batch: int = 64) -> SourceModel:
+    """Return the model with EATA's Fisher diagonal of source images (N, 32, 32, 3) uint8 under batch statistics."""
+    pixels = torch.from_numpy(np.load(images)).permute(0, 3, 1, 2).float() / 255
+    batches = torch.split(pixels, batch)
+    diagonal = fisher.diagonal(create("batch").prepare(source).net, batches)
+    return replace(source, artefacts={f"fisher.{name}": tensor for name, tensor in diagonal.items()})
 
 
 def _stage(inputs: int, outputs: int) -> nn.Sequential:

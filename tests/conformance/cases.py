@@ -24,5 +24,7 @@ CASES = {
     "unmix_tns+eata+lame": {"eata": {"e_margin": 0.9, "lr": 1e-5}},
     "batch+sar": {"sar": {"e_margin": 0.9, "recovery": 0.5}},
     "source+sar": {"sar": {"e_margin": 0.9, "keep_momentum": True}},
+    "batch+cotta": {"cotta": {"augmentations": 2, "threshold": 1.0, "lr": 1e-4}},
+    "unmix_tns+cotta+lame": {"cotta": {"augmentations": 2, "threshold": 0.0, "parameters": "norm"}},
     "unmix_tns+rdumb": {"rdumb": {"e_margin": 0.9, "reset_every": 2}},
 }

@@ -107,6 +107,28 @@ def test_sar_recovers_after_the_batches_where_the_public_code_does():
     assert np.flatnonzero(np.isnan(means)).tolist() == reference["reset_after_batch"].tolist()
 
 
+def test_cotta_without_chance_is_the_public_one():
+    reference = np.load(REFERENCE / "cotta_core.npz")
+    descent = {"optimizer": "sgd", "lr": 0.01, "nesterov": True}
+    adapter = create("cotta", cotta={**descent, "teacher_momentum": 0.9, "restore": 0.0, "threshold": 0.0})
+    prepared = adapter.prepare(reference_source())
+    tensors = flatten(adapter.init(prepared))
+    for key in (key for key in reference.files if key.startswith("student_init/")):
+        tensors[f"learner/student/params/{key.removeprefix('student_init/')}"] = torch.from_numpy(reference[key])
+    state, answers = unflatten(adapter.init(prepared), tensors), []
+
+    for x in stream(32):
+        output, state = adapter.step(prepared, state, x)
+        answers.append(output.logits)
+
+    close = {"atol": OUTPUTS, "rtol": 0}
+    torch.testing.assert_close(torch.cat(answers), torch.from_numpy(reference["outputs"]), **close)
+    for prefix, learned in (("final", state.learner.student.params), ("final_teacher", state.learner.teacher)):
+        for name, parameter in learned.items():
+            expected = torch.from_numpy(reference[f"{prefix}/{name}"])
+            torch.testing.assert_close(parameter, expected, atol=PARAMETERS, rtol=0)
+
+
 def test_alpha_of_each_image_equals_alpha_of_the_batch_at_one_image_and_differs_beyond():
     x = stream(8)[0]
     batch, image = create("alpha"), create("alpha", alpha={"of": "image"})

@@ -1,0 +1,160 @@
+"""The random augmentation of mean-teacher methods (CoTTA, RMT, RoTTA) in pure tensor code.
+
+In this order: colour jitter, padding to twice the side, rotation with shift and scale, slight blur, centre crop, flip,
+slight noise. One draw serves the whole batch; only the noise is drawn per element. Inputs are within [0, 1].
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+GREY = (0.2989, 0.587, 0.114)
+BLUR_TAPS = 5
+NOISE = 0.005
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one augmentation does to every image of a batch.
+
+    Attributes:
+        order: In which order the five colour operations come.
+        factors: Brightness .6-1.4, contrast .7-1.3, saturation .5-1.5, hue shift -.06-.06 turns, gamma .7-1.3.
+        degrees: Rotation, -15 to 15.
+        shift: Whole pixels (x, y), up to an eighth of the side.
+        scale: .9-1.1.
+        sigma: Of the blur, in pixels, .001-.5.
+        flip: Whether left and right are changed.
+    """
+
+    order: tuple[int, ...]
+    factors: tuple[float, ...]
+    degrees: float
+    shift: tuple[int, int]
+    scale: float
+    sigma: float
+    flip: bool
+
+
+RANGES = ((0.6, 1.4), (0.7, 1.3), (0.5, 1.5), (-0.06, 0.06), (0.7, 1.3))
+
+
+def draw(generator: torch.Generator, height: int, width: int) -> Draw:
+    """Draw an augmentation for images of a size."""
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    return Draw(
+        order=tuple(torch.randperm(len(RANGES), generator=generator).tolist()),
+        factors=tuple(uniform(low, high) for low, high in RANGES),
+        degrees=uniform(-15, 15),
+        shift=(round(uniform(-width / 8, width / 8)), round(uniform(-height / 8, height / 8))),
+        scale=uniform(0.9, 1.1),
+        sigma=uniform(0.001, 0.5),
+        flip=uniform(0, 1) < 0.5,
+    )
+
+
+def augment(x: Tensor, drawn: Draw, generator: torch.Generator) -> Tensor:
+    """Return augmented images (N, C, H, W) within [0, 1]; `generator` draws the noise."""
+    height, width = x.shape[-2:]
+    top, left = height // 2, width // 2
+    x = colour(x.clamp(0, 1), drawn)
+    x = functional.pad(x, (left, left, top, top), mode="replicate")
+    x = blur(affine(x, drawn), drawn.sigma)[..., top : top + height, left : left + width]
+    x = x.flip(-1) if drawn.flip else x
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    return (x + NOISE * noise).clamp(0, 1)
+
+
+def colour(x: Tensor, drawn: Draw) -> Tensor:
+    """Jitter colours of x (N, C, H, W) in [0, 1]; saturation and hue do nothing to images that are not RGB."""
+    for number in drawn.order:
+        x = COLOUR[number](x, drawn.factors[number])
+    return x
+
+
+def grey(x: Tensor) -> Tensor:
+    """Return the grey images (N, 1, H, W) of x (N, C, H, W)."""
+    if x.shape[1] != len(GREY):
+        return x.mean(1, keepdim=True)
+    weights = torch.tensor(GREY, dtype=x.dtype)[:, None, None]
+    return (x * weights).sum(1, keepdim=True)
+
+
+def hue(x: Tensor, turns: float) -> Tensor:
+    """Rotate the hue of x (N, 3, H, W) by a share of the colour circle.
+
+    Example:
+        >>> red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
+        >>> hue(red, 1 / 3).flatten().round(decimals=4)
+        tensor([0., 1., 0.])
+    """
+    if x.shape[1] != len(GREY):
+        return x
+    value, least = x.amax(1), x.amin(1)
+    span = value - least
+    red, green, blue = x.unbind(1)
+    safe = torch.where(span > 0, span, 1.0)
+    sector = torch.where(
+        value == red,
+        ((green - blue) / safe) % 6,
+        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    turned = (torch.where(span > 0, sector, 0.0) / 6 + turns) % 1 * 6
+    channels = [value - span * _ramp((offset + turned) % 6) for offset in (5, 3, 1)]
+    return torch.stack(channels, 1)
+
+
+def affine(x: Tensor, drawn: Draw) -> Tensor:
+    """Rotate, scale and shift x (N, C, H, W) about its centre, bilinearly; what comes from outside is 0."""
+    height, width = x.shape[-2:]
+    angle = math.radians(drawn.degrees)
+    cos, sin = math.cos(angle) / drawn.scale, math.sin(angle) / drawn.scale
+    dx, dy = 2 * drawn.shift[0] / width, 2 * drawn.shift[1] / height
+    skew = height / width  # grid coordinates run from -1 to 1 along both sides
+    matrix = [[cos, sin * skew, 0.0], [-sin / skew, cos, 0.0]]
+    for row in matrix:
+        row[2] = -row[0] * dx - row[1] * dy
+    theta = torch.tensor(matrix, dtype=x.dtype).expand(len(x), 2, 3)
+    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
+    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def blur(x: Tensor, sigma: float) -> Tensor:
+    """Blur x (N, C, H, W) by a Gaussian over 5 x 5 pixels, mirrored at the border."""
+    channels, half = x.shape[1], BLUR_TAPS // 2
+    taps = torch.exp(-(torch.arange(-half, half + 1, dtype=x.dtype).square()) / (2 * sigma**2))
+    taps = taps / taps.sum()
+    x = functional.pad(x, (half, half, half, half), mode="reflect")
+    x = functional.conv2d(x, taps.expand(channels, 1, 1, BLUR_TAPS), groups=channels)
+    return functional.conv2d(x, taps[:, None].expand(channels, 1, BLUR_TAPS, 1), groups=channels)
+
+
+def _ramp(sector: Tensor) -> Tensor:
+    return torch.minimum(sector, 4 - sector).clamp(0, 1)
+
+
+def _brightness(x: Tensor, factor: float) -> Tensor:
+    return (x * factor).clamp(0, 1)
+
+
+def _contrast(x: Tensor, factor: float) -> Tensor:
+    level = grey(x).mean((1, 2, 3), keepdim=True)
+    return (factor * x + (1 - factor) * level).clamp(0, 1)
+
+
+def _saturation(x: Tensor, factor: float) -> Tensor:
+    return (factor * x + (1 - factor) * grey(x)).clamp(0, 1) if x.shape[1] == len(GREY) else x
+
+
+def _gamma(x: Tensor, exponent: float) -> Tensor:
+    return x.clamp(1e-8, 1).pow(exponent)
+
+
+COLOUR: tuple[Callable[[Tensor, float], Tensor], ...] = (_brightness, _contrast, _saturation, hue, _gamma)

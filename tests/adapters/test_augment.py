@@ -1,0 +1,80 @@
+"""The random augmentation: its ranges, its extremes, and what one draw shares."""
+
+import torch
+
+from adapters.functional import augment as augmentation
+from adapters.functional.augment import RANGES, Draw, augment, draw
+
+STILL = Draw((0, 1, 2, 3, 4), (1.0, 1.0, 1.0, 0.0, 1.0), 0.0, (0, 0), 1.0, 0.001, flip=False)
+
+
+def images(count=4, channels=3, side=16, seed=0):
+    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_draws_fill_their_ranges():
+    made = generator()
+    draws = [draw(made, 32, 32) for _ in range(2000)]
+
+    for number, (low, high) in enumerate(RANGES):
+        factors = torch.tensor([d.factors[number] for d in draws])
+        assert low <= factors.min() < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < factors.max() <= high
+    degrees = torch.tensor([d.degrees for d in draws])
+    assert -15 <= degrees.min() < -14.5
+    assert 14.5 < degrees.max() <= 15
+    assert {d.shift[0] for d in draws} == set(range(-4, 5))
+    assert 0.45 < sum(d.flip for d in draws) / len(draws) < 0.55
+    assert len({d.order for d in draws}) == 120
+
+
+def test_a_draw_that_changes_nothing_leaves_but_slight_noise():
+    x = images() * 0.8 + 0.1
+
+    difference = augment(x, STILL, generator()) - x
+
+    assert difference.abs().max() < 6 * augmentation.NOISE
+    assert 0.8 * augmentation.NOISE < difference.std() < 1.2 * augmentation.NOISE
+
+
+def test_equal_seeds_give_equal_images_within_the_unit_range():
+    for channels in (1, 3):
+        for seed in range(20):
+            x = images(channels=channels, seed=seed)
+            drawn = draw(generator(seed), 16, 16)
+            one, other = augment(x, drawn, generator(seed)), augment(x, drawn, generator(seed))
+            assert torch.equal(one, other)
+            assert 0 <= one.min() <= one.max() <= 1
+            assert one.shape == x.shape
+
+
+def test_a_shift_of_whole_pixels_moves_the_image_by_as_many():
+    x = torch.zeros(1, 1, 17, 17)
+    x[..., 8, 8] = 1.0
+
+    moved = augmentation.affine(x, Draw(STILL.order, STILL.factors, 0.0, (3, -2), 1.0, 0.1, flip=False))
+
+    assert divmod(int(moved.argmax()), 17) == (6, 11)
+    assert moved.max() > 0.999
+
+
+def test_a_quarter_turn_turns_images_of_any_shape():
+    x = torch.zeros(1, 1, 9, 21)
+    x[..., 4, 12] = 1.0
+
+    turned = augmentation.affine(x, Draw(STILL.order, STILL.factors, 90.0, (0, 0), 1.0, 0.1, flip=False))
+
+    assert int(turned.argmax()) % 21 == 10
+    assert abs(int(turned.argmax()) // 21 - 4) == 2
+
+
+def test_hue_goes_round_the_circle_and_leaves_grey_as_it_is():
+    x = images()
+
+    torch.testing.assert_close(augmentation.hue(augmentation.hue(x, 0.3), 0.7), x, atol=1e-5, rtol=0)
+    grey = augmentation.grey(x).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(augmentation.hue(grey, 0.2), grey, atol=1e-6, rtol=0)
