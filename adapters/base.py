@@ -28,19 +28,19 @@ class PartState:
     """What one part remembers: a frozen dataclass of tensors, or of mappings from names to such values."""
 
 
+@dataclass(frozen=True)
+class Moments(PartState):
+    """Mean and variance per channel, (C,) each: of a batch, or remembered of the stream."""
+
+    mean: Tensor
+    var: Tensor
+
+
 S = TypeVar("S", bound=PartState)
 NormState: TypeAlias = Mapping[str, PartState]
 """A normalizer's statistics of one network copy, by layer name."""
 CopyStates: TypeAlias = Mapping[str, NormState]
 """The norm state of each network copy (student, teacher, anchor) that a learner declares."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Per-channel mean and biased variance, both (C,), of a batch as it enters a norm layer."""
-
-    mean: Tensor
-    var: Tensor
 
 
 @dataclass(frozen=True)

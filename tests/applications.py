@@ -67,3 +67,23 @@ def application(folder, *bundles, **settings):
         client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
         undo.callback(lambda: runner.run(client.aclose()))
         yield Api(app, runner, client)
+
+
+JSON = {"Content-Type": "application/json"}
+OCTETS = {"Content-Type": "application/octet-stream"}
+MAX_BODY = 300_000
+"""Bytes that the bounded application takes."""
+
+
+def facts(answer):
+    return answer["parameters"]
+
+
+def assert_error(response, status, said):
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert list(response.json()) == ["error"]
+    assert isinstance(response.json()["error"], str)
+    assert said in response.json()["error"]
+    assert len(response.content) < 2000
+    assert ("retry-after" in response.headers) == (status in (429, 503))

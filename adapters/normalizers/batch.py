@@ -1,23 +1,13 @@
 """Batch statistics: each batch is normalised by its own mean and variance."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer, PartState
+from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer
 from adapters.functional.moments import normalize
 
 
-@dataclass(frozen=True)
-class LastBatch(PartState):
-    """Mean and biased variance (C,) of the last observed batch; the source's before the first."""
-
-    mean: Tensor
-    var: Tensor
-
-
-class BatchStatistics(Normalizer[LastBatch]):
+class BatchStatistics(Normalizer[Moments]):
     """Normalise each batch by its own statistics (BN-adapt, also TENT's normalisation).
 
     The cheapest strong method where a batch is a fair sample of the classes; worse than doing nothing where batches are
@@ -38,23 +28,22 @@ class BatchStatistics(Normalizer[LastBatch]):
     remembers = "mean and variance of the last batch, per channel"
     needs = Needs(batch_norm=True)
 
-    def init(self, layer: NormLayer, generator: torch.Generator) -> LastBatch:
+    def init(self, layer: NormLayer, generator: torch.Generator) -> Moments:
         """Return the source statistics."""
-        return LastBatch(layer.mean, layer.var)
+        return Moments(layer.mean, layer.var)
 
-    def observe(self, layer: NormLayer, state: LastBatch, x: Tensor) -> tuple[Normalized, LastBatch]:
+    def observe(self, layer: NormLayer, state: Moments, x: Tensor) -> tuple[Normalized, Moments]:
         """Normalise x (N, C, ...) by its own statistics and remember them."""
         normalized = self.forward(layer, state, x)
-        seen = normalized.moments
-        return normalized, LastBatch(seen.mean, seen.var) if seen else state
+        return normalized, normalized.moments or state
 
-    def forward(self, layer: NormLayer, state: LastBatch, x: Tensor) -> Normalized:
+    def forward(self, layer: NormLayer, state: Moments, x: Tensor) -> Normalized:
         """Normalise x (N, C, ...) by its own statistics."""
         # The native kernel returns 1 / sqrt(var + eps), from which the variance is recovered for free.
         y, mean, inverse = torch.native_batch_norm(x, layer.weight, layer.bias, None, None, True, 0.0, layer.eps)
         var = (inverse.detach().square().reciprocal() - layer.eps).clamp_min(0)
         return Normalized(y, Moments(mean.detach(), var))
 
-    def held(self, layer: NormLayer, state: LastBatch, x: Tensor) -> Normalized:
+    def held(self, layer: NormLayer, state: Moments, x: Tensor) -> Normalized:
         """Normalise x (N, C, ...) by the last observed batch's statistics."""
         return Normalized(normalize(x, state.mean, state.var, layer.weight, layer.bias, layer.eps), None)

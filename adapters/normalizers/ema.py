@@ -5,17 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer, PartState
+from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer
 from adapters.functional.moments import normalize
 from adapters.options import Options, option
-
-
-@dataclass(frozen=True)
-class RunningStatistics(PartState):
-    """Running mean and (unbiased) variance, (C,) each; the source's before the first batch."""
-
-    mean: Tensor
-    var: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +17,7 @@ class EMAOptions(Options):
     momentum: float = option(0.1, "share of the newest batch in the running statistics", low=0.0, high=1.0)
 
 
-class EMAStatistics(Normalizer[RunningStatistics]):
+class EMAStatistics(Normalizer[Moments]):
     """Move the running statistics towards each batch, then answer by the moved ones.
 
     Two passes, as the benchmark's norm_ema: the first normalises by the batch (so that deeper layers see adapted
@@ -51,21 +43,19 @@ class EMAStatistics(Normalizer[RunningStatistics]):
     options_class = EMAOptions
     options: EMAOptions
 
-    def init(self, layer: NormLayer, generator: torch.Generator) -> RunningStatistics:
+    def init(self, layer: NormLayer, generator: torch.Generator) -> Moments:
         """Return the source statistics."""
-        return RunningStatistics(layer.mean, layer.var)
+        return Moments(layer.mean, layer.var)
 
-    def observe(self, layer: NormLayer, state: RunningStatistics, x: Tensor) -> tuple[Normalized, RunningStatistics]:
+    def observe(self, layer: NormLayer, state: Moments, x: Tensor) -> tuple[Normalized, Moments]:
         """Normalise x (N, C, ...) by its own statistics and move the running ones towards them."""
         y, mean, inverse = torch.native_batch_norm(x, layer.weight, layer.bias, None, None, True, 0.0, layer.eps)
         var = (inverse.square().reciprocal() - layer.eps).clamp_min(0)
         count = x.numel() // x.shape[1]
         unbiased = var * (count / (count - 1)) if count > 1 else layer.var
-        moved = RunningStatistics(
-            state.mean.lerp(mean, self.options.momentum), state.var.lerp(unbiased, self.options.momentum)
-        )
+        moved = Moments(state.mean.lerp(mean, self.options.momentum), state.var.lerp(unbiased, self.options.momentum))
         return Normalized(y, Moments(mean, var)), moved
 
-    def forward(self, layer: NormLayer, state: RunningStatistics, x: Tensor) -> Normalized:
+    def forward(self, layer: NormLayer, state: Moments, x: Tensor) -> Normalized:
         """Normalise x (N, C, ...) by the running statistics."""
         return Normalized(normalize(x, state.mean, state.var, layer.weight, layer.bias, layer.eps), None)

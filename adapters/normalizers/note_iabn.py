@@ -5,17 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer, PartState
+from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer
 from adapters.functional.moments import channel_moments, instance_moments, normalize, pooled
 from adapters.options import Options, option
-
-
-@dataclass(frozen=True)
-class InstanceAwareStatistics(PartState):
-    """Running mean and unbiased variance, (C,) each; the source's before the first batch."""
-
-    mean: Tensor
-    var: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +18,7 @@ class IABNOptions(Options):
     momentum: float = option(0.01, "share of the newest batch in the running statistics", low=0.0, high=1.0)
 
 
-class InstanceAwareBatchNorm(Normalizer[InstanceAwareStatistics]):
+class InstanceAwareBatchNorm(Normalizer[Moments]):
     """Normalise each image by shared statistics, moved by the part of its own that exceeds k standard errors.
 
     Answers do not depend on batch mates. Converting a model that was trained with plain batch norm changes it even
@@ -52,26 +44,24 @@ class InstanceAwareBatchNorm(Normalizer[InstanceAwareStatistics]):
     options_class = IABNOptions
     options: IABNOptions
 
-    def init(self, layer: NormLayer, generator: torch.Generator) -> InstanceAwareStatistics:
+    def init(self, layer: NormLayer, generator: torch.Generator) -> Moments:
         """Return the source statistics."""
-        return InstanceAwareStatistics(layer.mean, layer.var)
+        return Moments(layer.mean, layer.var)
 
-    def observe(
-        self, layer: NormLayer, state: InstanceAwareStatistics, x: Tensor
-    ) -> tuple[Normalized, InstanceAwareStatistics]:
+    def observe(self, layer: NormLayer, state: Moments, x: Tensor) -> tuple[Normalized, Moments]:
         """Normalise x (N, C, H, W) by its own statistics as the shared ones, and move the running ones towards them."""
         count = x.numel() // x.shape[1]
         if count < 2:
             return self.forward(layer, state, x), state
         seen = channel_moments(x)
         shared = Moments(seen.mean, seen.var * (count / (count - 1)))
-        moved = InstanceAwareStatistics(
+        moved = Moments(
             state.mean.lerp(shared.mean.detach(), self.options.momentum),
             state.var.lerp(shared.var.detach(), self.options.momentum),
         )
         return self._corrected(layer, shared, x), moved
 
-    def forward(self, layer: NormLayer, state: InstanceAwareStatistics, x: Tensor) -> Normalized:
+    def forward(self, layer: NormLayer, state: Moments, x: Tensor) -> Normalized:
         """Normalise x (N, C, H, W) by the running statistics as the shared ones."""
         return self._corrected(layer, Moments(state.mean, state.var), x)
 

@@ -10,12 +10,11 @@ from service.api.access import read_keys
 from service.bundles import read_bundle
 from service.errors import BundleError, SettingsError, UnfitError
 from service.snapshots.format import pack, unpack
-from tests.applications import INFER, application
+from tests.applications import INFER, OCTETS, application
 from tests.bundles import torch_bundle, tripwire_bundle
 from tests.serving import images, infer_body
 
 TRIP = "/v2/models/tripwire/infer"
-OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 @pytest.fixture(scope="module")
