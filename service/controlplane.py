@@ -230,9 +230,10 @@ class Controlplane:
         return self._store.manifest(manifest.id)
 
     def _check_id(self, manifest: Manifest) -> None:
-        there = next((kept for kept, _ in self._store.manifests() if kept.id == manifest.id), manifest)
-        if there.sha256 != manifest.sha256:
-            raise ConflictError(f"another snapshot has the id {manifest.id!r}; delete it first")
+        with suppress(UnknownError):
+            there, _ = self._store.manifest(manifest.id)
+            if there.sha256 != manifest.sha256:
+                raise ConflictError(f"another snapshot has the id {manifest.id!r}; delete it first")
 
     def _forget_shutdown(self, stream: Stream) -> None:
         if stream.resumed_from:

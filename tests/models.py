@@ -87,6 +87,13 @@ def plain_source() -> SourceModel:
     return SourceModel(nn.Sequential(OrderedDict(**layers, head=nn.Linear(4, 3))), (3, 16, 16), 3)
 
 
+def last_stage_source() -> SourceModel:
+    """Norm layers only where SAR leaves them as they are."""
+    torch.manual_seed(4)
+    layers = OrderedDict(layer4=nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), pool=nn.AdaptiveAvgPool2d(1))
+    return SourceModel(nn.Sequential(OrderedDict(**layers, flat=nn.Flatten(), head=nn.Linear(4, 3))), (3, 16, 16), 3)
+
+
 def headless_source() -> SourceModel:
     """No linear layer: features must be named."""
     return SourceModel(nn.Sequential(nn.Conv2d(3, 4, 16), nn.BatchNorm2d(4), nn.Flatten()), (3, 16, 16), 4)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Params, PartState, Run
 from adapters.descent import Learning, descend_where, forward_gradient, observe_gradient, start
+from adapters.errors import UnfitModelError
 from adapters.functional.entropy import entropy_of_logits
 from adapters.functional.optim import OptimOptions
 from adapters.options import option
@@ -68,6 +69,8 @@ class SAR(Learner[SARState]):
     def init(self, net: Net, generator: torch.Generator) -> SARState:
         """Return the source's weight and bias, zero moments and no mean loss yet."""
         kept = {name: p for name, p in net.affine.items() if not LAST_STAGE.search(name)}
+        if not kept:
+            raise UnfitModelError("sar leaves the last stage's norm layers as they are, and this model has no others")
         zero = torch.zeros((), dtype=net.dtype)
         return SARState(start(kept, self.options), zero, torch.zeros((), dtype=torch.bool))
 
