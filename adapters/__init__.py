@@ -2,6 +2,6 @@
 
 from adapters.pipeline import Adapter, AdapterState, Prepared
 from adapters.registry import create
-from adapters.source import SourceModel
+from adapters.source import SourceImages, SourceModel
 
-__all__ = ["Adapter", "AdapterState", "Prepared", "SourceModel", "create"]
+__all__ = ["Adapter", "AdapterState", "Prepared", "SourceImages", "SourceModel", "create"]

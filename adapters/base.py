@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adapters.errors import UnfitModelError
 from adapters.options import Options
-from adapters.source import SourceModel
+from adapters.source import SourceImages, SourceModel
 
 Params: TypeAlias = Mapping[str, Tensor]
 """Learned parameters by their name in the source model."""
@@ -96,6 +96,14 @@ class Net(Protocol):
         """How many logits."""
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One input's shape, without the batch dimension."""
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Least and greatest value of an input."""
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of weights and inputs."""
 
@@ -109,7 +117,11 @@ class Net(Protocol):
 
     @property
     def artefacts(self) -> Mapping[str, Tensor]:
-        """The source artefacts by name."""
+        """The source artefacts by plain name, those that fit the normalizer."""
+
+    @property
+    def added(self) -> Mapping[str, torch.nn.Module]:
+        """The modules that the learner has added to the network, by name."""
 
     @property
     def initial_norm(self) -> NormState:
@@ -164,10 +176,16 @@ class Part(ABC):
             )
         if self.needs.affine and not source.has_affine:
             raise UnfitModelError(f"{self.name} learns the weight and bias of norm layers and this model has none")
-        there = {name.partition(".")[0] for name in source.artefacts}
-        missing = [name for name in self.needs.artefacts if name not in there]
+        missing = [name for name in self.needs.artefacts if not source.has_artefact(name)]
         if missing:
-            raise UnfitModelError(f"{self.name} needs the source artefact {missing[0]!r}, which this model lacks")
+            raise UnfitModelError(
+                f"{self.name} needs the source artefact {missing[0]!r}, which this model lacks; "
+                "`acclimate calibrate` makes it from source images"
+            )
+
+    def degraded(self, source: SourceModel) -> str:
+        """Return what this part does without on a model that lacks a source artefact; "" if nothing."""
+        return ""
 
 
 class Normalizer(Part, Generic[S]):
@@ -224,8 +242,33 @@ class Learner(Part, Generic[S]):
     copies: ClassVar[tuple[str, ...]] = ("student",)
     """The network copies; within a step each observes the raw batch exactly once."""
 
-    def extend(self, network: torch.nn.Module) -> None:
-        """Add the learner's own modules to the network copy, before norm layers are replaced."""
+    artefact: ClassVar[str] = ""
+    """The source artefact that `calibrate` makes; "" for none."""
+    holds_inputs: ClassVar[bool] = False
+    """True if the state holds images that were sent: private, and left out of a snapshot on request."""
+
+    def extend(self, network: torch.nn.Module, source: SourceModel) -> None:
+        """Add the learner's own modules to the network copy, before norm layers are replaced.
+
+        Batch-norm layers among them use statistics of their batch, whatever the pipeline's normalizer is.
+        """
+
+    def calibrate(
+        self, net: Net, data: SourceImages, batch: int, advance: Callable[[float], None]
+    ) -> Mapping[str, Tensor]:
+        """Make the learner's source artefact from source data, in batches of a size.
+
+        `net` is the network as the learner gets it, under the pipeline's normalizer; `advance` is told each share of
+        the work done, in all 1.
+
+        Raises:
+            UnfitModelError: If the data cannot make it, as when there are no labels.
+        """
+        return {}
+
+    def without_inputs(self, state: S) -> S:
+        """Return the state without the images that it holds."""
+        return state
 
     @abstractmethod
     def init(self, net: Net, generator: torch.Generator) -> S:

@@ -1,4 +1,4 @@
-"""Entropy learning on filtered images: the step that ETA, EATA and RDumb share."""
+"""Entropy learning on filtered images: the steps that ETA, EATA and RDumb share."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from adapters.descent import Learning, descend_where, observe_gradient, start
 from adapters.functional.optim import OptimOptions
 from adapters.functional.selection import Selection, default_d_margin, select
 from adapters.options import option
-from adapters.state import flatten
+from adapters.state import flatten, where
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,19 @@ class FilterOptions(OptimOptions):
     d_margin: float | None = option(
         None, "new: |cosine| to the mean output below this; 1.3 / sqrt(classes)", low=0.0, high=1.0
     )
+
+
+@dataclass(frozen=True)
+class ReturningState(PartState):
+    """What is learned, and () how many steps were taken."""
+
+    filtered: FilteredState
+    count: Tensor
+
+
+def init_returning(net: Net, options: FilterOptions) -> ReturningState:
+    """Return the fresh state, and a count of 0."""
+    return ReturningState(init(net, options), torch.zeros((), dtype=torch.int64))
 
 
 def init(net: Net, options: FilterOptions) -> FilteredState:
@@ -62,3 +75,15 @@ def step(
     learning = descend_where(selection.mask.any(), state.learning, pulled, options)
     moved = FilteredState(learning, selection.mean_probabilities, selection.seen)
     return Learned(forward, moved, {"student": observed}, {"selected_ratio": selection.mask.float().mean()})
+
+
+def returning_step(
+    net: Net, state: ReturningState, norm: CopyStates, x: Tensor, options: FilterOptions, every: int
+) -> Learned[ReturningState]:
+    """Start again if it is time (every so many steps: parameters, moments, mean output, statistics), then step."""
+    due = state.count % every == 0
+    fresh = where(due, init(net, options), state.filtered)
+    norms = {"student": where(due, net.initial_norm, norm["student"])}
+    learned = step(net, fresh, norms, x, options, pull={})
+    after = ReturningState(learned.state, state.count + 1)
+    return Learned(learned.forward, after, learned.norm, learned.signals)

@@ -1,7 +1,8 @@
 """Runs a prepared module tree, with a normalizer's functions in the place of its batch-norm layers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,8 @@ class NormSlot(nn.Module):
     """The place of a batch-norm layer in the prepared network; keeps its affine parameters and source statistics.
 
     Attributes:
-        name: The layer's path in the source model.
+        name: The layer's path in the prepared network.
+        added: Whether a learner has added it, so that it has no source statistics to speak of.
         spatial: Whether inputs are (N, C, H, W), so that one image has statistics of its own.
         mean, var: Source statistics, (C,).
         eps, momentum: As in the source layer.
@@ -32,11 +34,12 @@ class NormSlot(nn.Module):
     mean: Tensor
     var: Tensor
 
-    def __init__(self, name: str, norm: _BatchNorm) -> None:
+    def __init__(self, name: str, norm: _BatchNorm, *, added: bool = False) -> None:
         super().__init__()
         if norm.running_mean is None or norm.running_var is None:
             raise UnfitModelError(f"{name} keeps no running statistics, so the source statistics are unknown")
         self.name = name
+        self.added = added
         self.spatial = not isinstance(norm, nn.BatchNorm1d)
         self.eps = norm.eps
         self.momentum = 0.1 if norm.momentum is None else norm.momentum
@@ -69,16 +72,28 @@ class ModuleNet:
     state. Not to be called from two threads at once: a pass marks the module tree while it runs.
     """
 
-    def __init__(self, source: SourceModel, network: nn.Module, normalizer: Normalizer[Any], seed: int) -> None:
+    def __init__(
+        self,
+        source: SourceModel,
+        network: nn.Module,
+        normalizer: Normalizer[Any],
+        seed: int,
+        added: Mapping[str, nn.Module] = MappingProxyType({}),
+        added_normalizer: Normalizer[Any] | None = None,
+    ) -> None:
         self.source = source
         self.classes = source.classes
+        self.input_shape = source.input_shape
+        self.value_range = source.value_range
         self.artefacts = source.artefacts
+        self.added = added
         self._network = network
         self._normalizer = normalizer
+        self._added_normalizer = added_normalizer or normalizer
         self.dtype = next((p.dtype for p in network.parameters()), torch.float32)
         self._mean = torch.tensor(source.mean, dtype=self.dtype).reshape(-1, *[1] * (len(source.input_shape) - 1))
         self._std = torch.tensor(source.std, dtype=self.dtype).reshape(-1, *[1] * (len(source.input_shape) - 1))
-        self.layers = _replace_batch_norm(network)
+        self.layers = _replace_batch_norm(network, set(added.values()))
         self._current: Pass | None = None
         for layer in self.layers.values():
             layer.normalize = self._normalize
@@ -121,8 +136,11 @@ class ModuleNet:
         return self._run("held", params, norm, x)[0]
 
     def _init_norm(self, generator: torch.Generator) -> NormState:
-        handled = (layer for layer in self.layers.values() if self._normalizer.handles(layer))
-        return {layer.name: self._normalizer.init(layer, generator) for layer in handled}
+        handled = (layer for layer in self.layers.values() if self._normalizer_of(layer).handles(layer))
+        return {layer.name: self._normalizer_of(layer).init(layer, generator) for layer in handled}
+
+    def _normalizer_of(self, layer: NormSlot) -> Normalizer[Any]:
+        return self._added_normalizer if layer.added else self._normalizer
 
     def _run(self, mode: Mode, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, dict[str, PartState]]:
         self._current = current = Pass(mode, norm)
@@ -141,6 +159,8 @@ class ModuleNet:
         if current is None:
             return source_normalize(layer, x)
         normalized = self._normalized(current, layer, x)
+        if layer.added:  # there are no source statistics to be far from
+            return normalized.y
         if normalized.moments is not None:
             current.moments[layer.name] = normalized.moments
         elif current.mode != "forward" and layer.name in list(self.layers)[:FIRST_LAYERS]:
@@ -151,10 +171,11 @@ class ModuleNet:
         if layer.name not in current.read:
             return Normalized(source_normalize(layer, x), None)
         state = current.read[layer.name]
+        normalizer = self._normalizer_of(layer)
         if current.mode == "observe":
-            normalized, current.written[layer.name] = self._normalizer.observe(layer, state, x)
+            normalized, current.written[layer.name] = normalizer.observe(layer, state, x)
             return normalized
-        run = self._normalizer.forward if current.mode == "forward" else self._normalizer.held
+        run = normalizer.forward if current.mode == "forward" else normalizer.held
         return run(layer, state, x)
 
     def _tap_features(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -187,13 +208,13 @@ def drift(batch: Moments, source: Moments, eps: float = 1e-5) -> Tensor:
     return (((batch.mean - source.mean).square() + spread.square()) / (source.var + eps)).mean().detach()
 
 
-def _replace_batch_norm(network: nn.Module) -> dict[str, NormSlot]:
+def _replace_batch_norm(network: nn.Module, added: Collection[nn.Module]) -> dict[str, NormSlot]:
     """Put a NormSlot in the place of every batch-norm layer; a layer used twice stays one layer."""
     replaced: dict[_BatchNorm, NormSlot] = {}
     for path, module in list(network.named_modules(remove_duplicate=False)):
         if not isinstance(module, _BatchNorm):
             continue
-        layer = replaced[module] = replaced.get(module) or NormSlot(path, module)
+        layer = replaced[module] = replaced.get(module) or NormSlot(path, module, added=module in added)
         parent, _, child = path.rpartition(".")
         setattr(network.get_submodule(parent), child, layer)
     return {layer.name: layer for layer in replaced.values()}

@@ -1,7 +1,7 @@
 """normalizer + learner + output = one adapter: pure functions from (state, batch) to (answer, new state)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,13 +14,14 @@ from adapters.base import (
     Noise,
     Normalizer,
     OutputAdjuster,
+    Part,
     PartState,
     Run,
     StepOutput,
 )
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.net import ModuleNet
-from adapters.source import SourceModel
+from adapters.source import SourceImages, SourceModel
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,31 @@ class AdapterState:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An adapter fitted to a model: a module tree that shares the model's weights, and the state before any batch."""
+    """An adapter fitted to a model.
+
+    Attributes:
+        net: A module tree that shares the model's weights.
+        initial: The state before any batch.
+        degraded: What the parts do without, since the model lacks a source artefact; "" if nothing.
+    """
 
     net: ModuleNet
     initial: AdapterState
+    degraded: str = ""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A pipeline. Made by `create`; holds options only, so that one serves any number of streams."""
+    """A pipeline. Made by `create`; holds options only, so that one serves any number of streams.
+
+    `added` normalises the layers that a learner adds to the network.
+    """
 
     spec: Spec
     normalizer: Normalizer[Any]
     learner: Learner[Any]
     output: OutputAdjuster[Any]
+    added: Normalizer[Any]
     seed: int = 0
 
     @property
@@ -83,12 +95,45 @@ class Adapter:
         Raises:
             UnfitModelError: If the model lacks what a part needs; the message says what.
         """
-        for part in (self.normalizer, self.learner, self.output):
-            part.check(source)
-        network = source.shared_copy()
-        self.learner.extend(network)
-        net = ModuleNet(source, network, self.normalizer, self.seed)
-        return Prepared(net, self._initial(net))
+        fitting = source.fitted_to(self.normalizer.name)
+        for part in self.parts:
+            part.check(fitting)
+        net = self._fit(fitting)
+        degraded = "; ".join(filter(None, (part.degraded(fitting) for part in self.parts)))
+        return Prepared(net, self._initial(net), degraded)
+
+    def calibrate(
+        self, source: SourceModel, data: SourceImages, batch: int, advance: Callable[[float], None]
+    ) -> Mapping[str, Tensor]:
+        """Make the learner's source artefact on a model that need not have it yet.
+
+        Args:
+            source: The model.
+            data: Source images.
+            batch: Images per batch; many artefacts depend on it.
+            advance: Is told each share of the work done, in all 1.
+
+        Raises:
+            UnfitModelError: If the model or the data lack what it takes.
+        """
+        self.normalizer.check(source)
+        net = self._fit(source.fitted_to(self.normalizer.name))
+        with torch.no_grad():
+            return self.learner.calibrate(net, data, batch, advance)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Normalizer, learner and output adjuster."""
+        return self.normalizer, self.learner, self.output
+
+    @property
+    def holds_inputs(self) -> bool:
+        """Whether states hold images that were sent."""
+        return self.learner.holds_inputs
+
+    def without_inputs(self, state: AdapterState) -> AdapterState:
+        """Return a state without the images that its learner holds."""
+        return replace(state, learner=self.learner.without_inputs(state.learner))
 
     def init(self, prepared: Prepared) -> AdapterState:
         """Return the state before any batch: what a reset goes back to."""
@@ -127,6 +172,13 @@ class Adapter:
         """
         forward = self._forward(prepared.net.forward, state, x)
         return _answer(forward, forward.logits.softmax(1), {})
+
+    def _fit(self, source: SourceModel) -> ModuleNet:
+        network = source.shared_copy()
+        own = set(network.modules())
+        self.learner.extend(network, source)
+        added = {name: module for name, module in network.named_modules() if module not in own}
+        return ModuleNet(source, network, self.normalizer, self.seed, added, self.added)
 
     def _forward(self, run: Run, state: AdapterState, x: Tensor) -> Forward:
         return self.learner.answer(run, state.learner, state.norm, x)

@@ -83,6 +83,7 @@ def create(spec: str, /, *, seed: int = 0, **options: Mapping[str, object]) -> A
         normalizer=cast("Normalizer[Any]", _make("normalizer", parsed.normalizer, options)),
         learner=cast("Learner[Any]", _make("learner", parsed.learner, options, preset)),
         output=cast("OutputAdjuster[Any]", _make("output", parsed.output, options)),
+        added=cast("Normalizer[Any]", _make("normalizer", "batch", {})),
         seed=seed,
     )
 

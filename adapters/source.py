@@ -2,8 +2,8 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,55 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from adapters.errors import UnfitModelError
 
 AFFINE_NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+USUAL_BATCH = 64
+
+
+@dataclass(frozen=True)
+class SourceImages:
+    """Images of the kind that the model was trained on, as stored: what source artefacts are made from.
+
+    Attributes:
+        images: (N, *input_shape) uint8, 0 to 255 over the model's value range.
+        labels: (N,) int64, or (0,) where they are unknown.
+        value_range: Least and greatest value of an input.
+    """
+
+    images: Tensor
+    labels: Tensor
+    value_range: tuple[float, float] = (0.0, 1.0)
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield full batches of inputs (size, *input_shape) with labels: in stored order, or shuffled by a generator.
+
+        A last batch that is not full is left out, unless it is the only one.
+        """
+        count = len(self.images)
+        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+        for rows in torch.split(order, size):
+            if len(rows) == size or count < size:
+                yield as_inputs(self.images[rows], self.value_range), self.labels[rows] if len(self.labels) else rows
+
+
+def as_inputs(stored: Tensor, value_range: tuple[float, float]) -> Tensor:
+    """Return inputs within a value range from stored images, uint8.
+
+    Example:
+        >>> as_inputs(torch.tensor([0, 255], dtype=torch.uint8), (-1.0, 1.0))
+        tensor([-1.,  1.])
+    """
+    low, high = value_range
+    return low + stored.float() / 255 * (high - low)
+
+
+def as_stored(x: Tensor, value_range: tuple[float, float]) -> Tensor:
+    """Return inputs as uint8, the nearest of 256 steps over a value range; what lies outside is clamped.
+
+    Example:
+        >>> as_stored(torch.tensor([-2.0, 1.0]), (-1.0, 1.0))
+        tensor([  0, 255], dtype=torch.uint8)
+    """
+    low, high = value_range
+    return ((x - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -25,7 +74,9 @@ class SourceModel:
         mean: Per-channel mean subtracted from inputs before the network.
         std: Per-channel standard deviation inputs are divided by after that.
         features: Name of the module whose input is the feature vector; "" means the last linear layer.
-        artefacts: Source artefacts by name (Fisher, probe set, feature statistics).
+        artefacts: Source artefacts by name (Fisher, probe set, feature statistics): `<artefact>.<tensor>`, or
+            `<artefact>@<normalizer>@<batch>.<tensor>` where they hold for one normalizer and batch size.
+        value_range: Least and greatest value of an input, before mean and std.
         opaque: Why the inside of the network cannot be reached (an ONNX graph, say); "" if it can.
     """
 
@@ -36,6 +87,7 @@ class SourceModel:
     std: tuple[float, ...] = ()
     features: str = ""
     artefacts: Mapping[str, Tensor] = field(default_factory=dict)
+    value_range: tuple[float, float] = (0.0, 1.0)
     opaque: str = ""
 
     @property
@@ -48,6 +100,10 @@ class SourceModel:
         """Whether any norm layer (batch, layer, group) has a weight."""
         norms = (module for module in self.network.modules() if isinstance(module, AFFINE_NORMS))
         return any(module.weight is not None for module in norms)
+
+    def has_artefact(self, artefact: str) -> bool:
+        """Whether the model has tensors of an artefact."""
+        return any(name.partition(".")[0] == artefact for name in self.artefacts)
 
     @property
     def features_module(self) -> str:
@@ -65,6 +121,15 @@ class SourceModel:
         if not linear:
             raise UnfitModelError("the model has no linear layer; name the module whose input is the feature vector")
         return linear[-1]
+
+    def fitted_to(self, normalizer: str) -> "SourceModel":
+        """Return the model with each artefact under its plain name; one made under the normalizer goes before others.
+
+        Of several batch sizes the one nearest to 64 counts, the batch size of most papers.
+        """
+        ranked = sorted(self.artefacts.items(), key=lambda item: _rank(item[0]))
+        fitting = {plain_name(name): tensor for name, tensor in ranked if _made_under(name) in ("", normalizer)}
+        return replace(self, artefacts=fitting)
 
     def shared_copy(self) -> nn.Module:
         """Return a copy of the module tree in eval mode, its frozen tensors sharing the source's memory."""
@@ -85,3 +150,34 @@ class SourceModel:
         for name, module in self.network.named_modules():
             digest.update(f"{name} {module.training}".encode())
         return digest.hexdigest()
+
+
+def artefact_file(artefact: str, normalizer: str, batch: int) -> str:
+    """Return how an artefact made under a normalizer in batches of a size is named.
+
+    Example:
+        >>> artefact_file("fisher", "batch", 64)
+        'fisher@batch@64'
+    """
+    return f"{artefact}@{normalizer}@{batch}"
+
+
+def plain_name(name: str) -> str:
+    """Return an artefact's name without the normalizer and batch size that it was made under.
+
+    Example:
+        >>> plain_name("fisher@batch@64.bn1.weight"), plain_name("probe.images")
+        ('fisher.bn1.weight', 'probe.images')
+    """
+    head, dot, tensor = name.partition(".")
+    return f"{head.partition('@')[0]}{dot}{tensor}"
+
+
+def _made_under(name: str) -> str:
+    return name.partition(".")[0].partition("@")[2].partition("@")[0]
+
+
+def _rank(name: str) -> tuple[int, float]:
+    """Order artefacts so that the best fitting comes last: plain ones, then those of batch sizes ever nearer to 64."""
+    _, *made = name.partition(".")[0].split("@")
+    return (0, 0.0) if len(made) < 2 else (1, -abs(int(made[1]) - USUAL_BATCH))

@@ -252,7 +252,7 @@ def _warning(stream: Stream, served: Served, *, named: bool) -> str:
         return f"no sequence_id was given: answered by the shared stream {stream.id!r}; name a stream to adapt one"
     if served.action is Action.SKIPPED:
         return "the step gave values that are not finite and was not kept; answered from the state before it"
-    return ""
+    return stream.fitted.degraded
 
 
 def _log_failure(task: "asyncio.Future[None]") -> None:

@@ -33,6 +33,11 @@ class Fitted:
         """The canonical full spec."""
         return str(self.adapter.spec)
 
+    @property
+    def degraded(self) -> str:
+        """What the pipeline does without on this model; "" if nothing."""
+        return self.prepared.degraded
+
     def initial(self) -> AdapterState:
         """Return the state before any batch."""
         return self.adapter.init(self.prepared)

@@ -1,7 +1,7 @@
 """The random augmentation of mean-teacher methods (CoTTA, RMT, RoTTA) in pure tensor code.
 
 In this order: colour jitter, padding to twice the side, rotation with shift and scale, slight blur, centre crop, flip,
-slight noise. One draw serves the whole batch; only the noise is drawn per element. Inputs are within [0, 1].
+slight noise. One draw serves the whole batch; only the noise is drawn per element.
 """
 
 import math
@@ -58,6 +58,13 @@ def draw(generator: torch.Generator, height: int, width: int) -> Draw:
         sigma=uniform(0.001, 0.5),
         flip=uniform(0, 1) < 0.5,
     )
+
+
+def random_view(x: Tensor, generator: torch.Generator, value_range: tuple[float, float]) -> Tensor:
+    """Draw an augmentation and return x (N, C, H, W) under it; x and the answer lie within the value range."""
+    low, high = value_range
+    seen = augment((x - low) / (high - low), draw(generator, *x.shape[-2:]), generator)
+    return low + seen * (high - low)
 
 
 def augment(x: Tensor, drawn: Draw, generator: torch.Generator) -> Tensor:

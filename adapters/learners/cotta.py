@@ -1,6 +1,6 @@
 """CoTTA: a student that learns from its own slow teacher, and is bit by bit returned to the source."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,11 +9,14 @@ from torch import Tensor
 
 from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, NormState, Params, PartState, Run
 from adapters.descent import Learning, descend, observe_gradient, start
-from adapters.functional.augment import augment, draw
+from adapters.functional.augment import random_view
 from adapters.functional.optim import OptimOptions
 from adapters.options import option
+from adapters.source import SourceImages, SourceModel
 
 THRESHOLD_ARTEFACT = "cotta.threshold"
+USUAL_THRESHOLD = 0.92
+"""The paper's, on CIFAR-10."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,8 @@ class CoTTA(Learner[CoTTAState]):
 
     Where the source model is unsure of the batch, the teacher's answer is its mean logits over augmented images. The
     teacher follows the student slowly; then each of the student's numbers returns to the source with a small
-    probability. The dearest method: 34 passes where it augments, 3 elsewhere. Images must lie in [0, 1]. Where public
-    code updates statistics in every pass, each network copy here observes the raw batch once; under batch statistics
-    that makes no difference.
+    probability. The dearest method: 34 passes where it augments, 3 elsewhere. Where public code updates statistics in
+    every pass, each network copy here observes the raw batch once; under batch statistics that makes no difference.
 
     Remembers: student and teacher, all parameters each; the optimizer's moments.
     Needs: gradients.
@@ -60,10 +62,28 @@ class CoTTA(Learner[CoTTAState]):
     paper = "Wang et al.: Continual Test-Time Domain Adaptation, CVPR 2022"
     remembers = "student and teacher, all parameters each, with the student's optimizer moments"
     needs = Needs(gradient=True)
+    artefact = "cotta"
     pure_graph = False
     copies = ("student", "teacher", "anchor")
     options_class = CoTTAOptions
     options: CoTTAOptions
+
+    def degraded(self, source: SourceModel) -> str:
+        """Tell that the threshold is a guess where none was calibrated or given."""
+        if self.options.threshold is not None or source.has_artefact(self.artefact):
+            return ""
+        return f"cotta augments below a confidence of {USUAL_THRESHOLD}, not calibrated (`acclimate calibrate` does it)"
+
+    def calibrate(
+        self, net: Net, data: SourceImages, batch: int, advance: Callable[[float], None]
+    ) -> Mapping[str, Tensor]:
+        """Return the threshold: the 5 % quantile of the confidence on source images, minus 0.05 (as its author did)."""
+        batches = [x for x, _ in data.batches(batch)]
+        confidences = []
+        for x in batches:
+            confidences.append(net.forward({}, net.initial_norm, x).logits.softmax(1).amax(1))
+            advance(1 / len(batches))
+        return {"threshold": (torch.cat(confidences).quantile(0.05) - 0.05).clamp_min(0)}
 
     def init(self, net: Net, generator: torch.Generator) -> CoTTAState:
         """Return student and teacher as the source, and zero moments."""
@@ -108,14 +128,13 @@ class CoTTA(Learner[CoTTAState]):
     def _threshold(self, net: Net) -> float:
         if self.options.threshold is not None:
             return self.options.threshold
-        return float(net.artefacts.get(THRESHOLD_ARTEFACT, torch.tensor(0.92)))
+        return float(net.artefacts.get(THRESHOLD_ARTEFACT, torch.tensor(USUAL_THRESHOLD)))
 
     def _augmented(self, net: Net, teacher: Params, norm: NormState, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return the teacher's mean logits (N, C) over augmented images."""
         total = torch.zeros(())
         for _ in range(self.options.augmentations):
-            drawn = draw(generator, *x.shape[-2:])
-            total = total + net.forward(teacher, norm, augment(x, drawn, generator)).logits
+            total = total + net.forward(teacher, norm, random_view(x, generator, net.value_range)).logits
         return total / self.options.augmentations
 
     def _restored(self, params: Params, source: Params, generator: torch.Generator) -> Params:

@@ -1,5 +1,6 @@
 """EATA: ETA held to the source model where the source data say that a parameter matters."""
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -7,9 +8,13 @@ from torch import Tensor
 
 from adapters import filtered
 from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run
-from adapters.filtered import FilteredState, FilterOptions
+from adapters.filtered import FilterOptions, ReturningState
 from adapters.functional import fisher
 from adapters.options import option
+from adapters.source import SourceImages, SourceModel
+
+RETURN_EVERY = 1000
+"""Without its Fisher information EATA learns as RDumb, by RDumb's interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +24,13 @@ class EATAOptions(FilterOptions):
     fisher_alpha: float = option(2000.0, "strength of the pull to the source; fits the Fisher's batch size", low=0.0)
 
 
-class EATA(Learner[FilteredState]):
+class EATA(Learner[ReturningState]):
     """Learn as ETA, and pull each parameter to its source value by its Fisher information.
 
-    Answers with the logits from before the step. Without the Fisher artefact it cannot run; `eta` and `rdumb` can.
+    Answers with the logits from before the step. Without the Fisher artefact nothing holds the parameters, and it
+    returns to the source every 1000 steps instead, as `rdumb` does.
 
-    Remembers: weight and bias of the norm layers, optimizer moments, the mean output (C).
+    Remembers: weight and bias of the norm layers, optimizer moments, the mean output (C), a count.
     Needs: norm layers with weight and bias; the source artefact `fisher`, made from 500 or more unlabelled images.
     Reference: Niu et al., Efficient Test-Time Model Adaptation without Forgetting, ICML 2022 (eqs. 2-9).
 
@@ -36,29 +42,53 @@ class EATA(Learner[FilteredState]):
 
     name = "eata"
     paper = "Niu et al.: Efficient Test-Time Model Adaptation without Forgetting, ICML 2022"
-    remembers = "weight and bias of the norm layers, with optimizer moments; the mean output"
-    needs = Needs(affine=True, gradient=True, artefacts=("fisher",))
+    remembers = "weight and bias of the norm layers, with optimizer moments; the mean output; a count"
+    needs = Needs(affine=True, gradient=True)
+    artefact = "fisher"
     options_class = EATAOptions
     options: EATAOptions
 
-    def init(self, net: Net, generator: torch.Generator) -> FilteredState:
+    def degraded(self, source: SourceModel) -> str:
+        """Tell that the parameters are not held where there is no Fisher information."""
+        if source.has_artefact(self.artefact):
+            return ""
+        return f"eata has no Fisher information (`acclimate calibrate` makes it): it returns every {RETURN_EVERY} steps"
+
+    def calibrate(
+        self, net: Net, data: SourceImages, batch: int, advance: Callable[[float], None]
+    ) -> Mapping[str, Tensor]:
+        """Return the Fisher diagonal by parameter name, with the batch size and the number of images behind it."""
+        batches = [x for x, _ in data.batches(batch)]
+
+        def told() -> Iterator[Tensor]:
+            for x in batches:
+                yield x
+                advance(1 / len(batches))
+
+        counts = {"batch": torch.tensor(batch), "images": torch.tensor(sum(map(len, batches)))}
+        return {**fisher.diagonal(net, told()), **counts}
+
+    def init(self, net: Net, generator: torch.Generator) -> ReturningState:
         """Return the source's weight and bias, zero moments and no mean output yet."""
-        return filtered.init(net, self.options)
+        return filtered.init_returning(net, self.options)
 
     def step(
         self,
         net: Net,
-        state: FilteredState,
+        state: ReturningState,
         norm: CopyStates,
         x: Tensor,
         noise: Noise,
-    ) -> Learned[FilteredState]:
+    ) -> Learned[ReturningState]:
         """Learn from the selected images of x (N, ...), held by the Fisher information."""
-        params = state.learning.params
-        information = {name: net.artefacts[f"fisher.{name}"] for name in params}
+        params = state.filtered.learning.params
+        information = {name: net.artefacts[key] for name in params if (key := f"fisher.{name}") in net.artefacts}
+        if not information:
+            return filtered.returning_step(net, state, norm, x, self.options, RETURN_EVERY)
         pull = fisher.pull(params, net.affine, information, self.options.fisher_alpha)
-        return filtered.step(net, state, norm, x, self.options, pull)
+        learned = filtered.step(net, state.filtered, norm, x, self.options, pull)
+        return Learned(learned.forward, ReturningState(learned.state, state.count + 1), learned.norm, learned.signals)
 
-    def answer(self, run: Run, state: FilteredState, norm: CopyStates, x: Tensor) -> Forward:
+    def answer(self, run: Run, state: ReturningState, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) by the learned parameters."""
-        return run(state.learning.params, norm["student"], x)
+        return run(state.filtered.learning.params, norm["student"], x)

@@ -6,18 +6,9 @@ import torch
 from torch import Tensor
 
 from adapters import filtered
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, PartState, Run
-from adapters.filtered import FilteredState, FilterOptions
+from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run
+from adapters.filtered import FilterOptions, ReturningState
 from adapters.options import option
-from adapters.state import where
-
-
-@dataclass(frozen=True)
-class RDumbState(PartState):
-    """ETA's state, and () how many steps were taken."""
-
-    filtered: FilteredState
-    count: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +18,7 @@ class RDumbOptions(FilterOptions):
     reset_every: int = option(1000, "steps between returns to the source", low=1, high=10**9)
 
 
-class RDumb(Learner[RDumbState]):
+class RDumb(Learner[ReturningState]):
     """Learn as ETA and start again every `reset_every` steps: parameters, moments, mean output and statistics.
 
     The baseline that outlived most continual methods on long streams. The count starts at 0, so that the first reset
@@ -51,18 +42,21 @@ class RDumb(Learner[RDumbState]):
     options_class = RDumbOptions
     options: RDumbOptions
 
-    def init(self, net: Net, generator: torch.Generator) -> RDumbState:
+    def init(self, net: Net, generator: torch.Generator) -> ReturningState:
         """Return ETA's fresh state, and a count of 0."""
-        return RDumbState(filtered.init(net, self.options), torch.zeros((), dtype=torch.int64))
+        return filtered.init_returning(net, self.options)
 
-    def step(self, net: Net, state: RDumbState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[RDumbState]:
+    def step(
+        self,
+        net: Net,
+        state: ReturningState,
+        norm: CopyStates,
+        x: Tensor,
+        noise: Noise,
+    ) -> Learned[ReturningState]:
         """Start again if it is time, then learn from x (N, ...) as ETA."""
-        due = state.count % self.options.reset_every == 0
-        fresh = where(due, filtered.init(net, self.options), state.filtered)
-        norms = {"student": where(due, net.initial_norm, norm["student"])}
-        learned = filtered.step(net, fresh, norms, x, self.options, pull={})
-        return Learned(learned.forward, RDumbState(learned.state, state.count + 1), learned.norm, learned.signals)
+        return filtered.returning_step(net, state, norm, x, self.options, self.options.reset_every)
 
-    def answer(self, run: Run, state: RDumbState, norm: CopyStates, x: Tensor) -> Forward:
+    def answer(self, run: Run, state: ReturningState, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) by the learned parameters."""
         return run(state.filtered.learning.params, norm["student"], x)

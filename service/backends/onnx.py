@@ -61,5 +61,6 @@ def load(bundle: Bundle, threads: int) -> SourceModel:
         std=spec.std,
         features="features",
         artefacts=bundle.artefacts,
+        value_range=bundle.input.value_range,
         opaque=OPAQUE,
     )

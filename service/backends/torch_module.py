@@ -32,6 +32,7 @@ def load(bundle: Bundle, allow_factories: Collection[str]) -> SourceModel:
         std=spec.std,
         features=bundle.toml.model.features,
         artefacts=bundle.artefacts,
+        value_range=spec.value_range,
     )
 
 

@@ -21,12 +21,14 @@ ADAPTER, WINDOW = "adapter/", "window"
 def file_of(
     stream: Stream, name: str, note: str = "", *, shutdown: bool = False, drop_inputs: bool = False
 ) -> tuple[Manifest, bytes]:
-    """Return the snapshot file of a stream as it is; `drop_inputs` leaves out the images that wait in its window.
+    """Return the snapshot file of a stream as it is; `drop_inputs` leaves out images, in window and memory.
 
     Raises:
         UnfitError: If the state is not finite.
     """
-    tensors = {f"{ADAPTER}{key}": tensor.contiguous() for key, tensor in flatten(stream.state.adapter).items()}
+    adapter, state = stream.fitted.adapter, stream.state.adapter
+    kept = adapter.without_inputs(state) if drop_inputs else state
+    tensors = {f"{ADAPTER}{key}": tensor.contiguous() for key, tensor in flatten(kept).items()}
     bad = [
         key for key, tensor in tensors.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
     ]
@@ -49,8 +51,8 @@ def file_of(
         steps=stream.steps,
         parent=stream.parent,
         created=time.time(),
-        contains_inputs=len(waiting) > 0,
-        exact=len(waiting) == len(stream.state.window),
+        contains_inputs=len(waiting) > 0 or (adapter.holds_inputs and not drop_inputs),
+        exact=len(waiting) == len(stream.state.window) and not (adapter.holds_inputs and drop_inputs),
         replay=replay_settings(stream),
     )
     # safetensors refuses tensors that share memory, and fresh states share the source model's.

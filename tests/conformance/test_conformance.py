@@ -272,7 +272,6 @@ UNFIT = [
     pytest.param("unmix_tns", models.vit_source, "unmix_tns", id="unmix_tns on ViT"),
     pytest.param("ema", models.plain_source, "this model has none", id="ema without norms"),
     pytest.param("source+tent", models.plain_source, "tent learns the weight and bias", id="tent without norms"),
-    pytest.param("eata", models.reference_source, "eata needs the source artefact 'fisher'", id="eata without Fisher"),
     pytest.param("sar", models.last_stage_source, "this model has no others", id="sar with a last stage only"),
     pytest.param("source+lame", models.headless_source, "no linear layer", id="no features"),
     pytest.param(

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from adapters import Adapter, AdapterState, Prepared, create
-from adapters.functional import fisher
+from adapters import Adapter, AdapterState, Prepared, SourceImages, create
 from adapters.state import flatten, unflatten
 from tests.models import REFERENCE, reference_source
 
@@ -40,12 +39,16 @@ def stream(batch, images=256):
     return (torch.from_numpy(np.concatenate([pixels, pixels])[:images]).float() / 255).split(batch)
 
 
+def source_images():
+    """The 512 labelled source images."""
+    stored = np.load(REFERENCE / "stream.npz")
+    return SourceImages(torch.from_numpy(stored["source_x"]), torch.from_numpy(stored["source_y"]).long())
+
+
 def source_with_fisher():
     """The model with the Fisher diagonal of the 512 source images, in batches of 32, as we compute it."""
-    net = create("batch").prepare(reference_source()).net
-    images = torch.from_numpy(np.load(REFERENCE / "stream.npz")["source_x"]).float() / 255
-    diagonal = fisher.diagonal(net, images.split(32))
-    return dataclasses.replace(reference_source(), artefacts={f"fisher.{name}": f for name, f in diagonal.items()})
+    made = create("eata").calibrate(reference_source(), source_images(), 32, lambda _: None)
+    return dataclasses.replace(reference_source(), artefacts={f"fisher.{name}": f for name, f in made.items()})
 
 
 def started_from(adapter: Adapter, prepared: Prepared, reference) -> AdapterState:
