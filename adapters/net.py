@@ -1,6 +1,7 @@
 """Runs a prepared module tree, with a normalizer's functions in the place of its batch-norm layers."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from adapters.base import Forward, Moments, Normalized, Normalizer, NormState, Params, PartState
 from adapters.errors import UnfitModelError
 from adapters.functional.moments import channel_moments, source_normalize
+from adapters.recompute import Recomputed, Resume
 from adapters.source import AFFINE_NORMS, SourceModel
 
 Mode = Literal["observe", "forward", "held"]
@@ -95,6 +97,9 @@ class ModuleNet:
         self._std = torch.tensor(source.std, dtype=self.dtype).reshape(-1, *[1] * (len(source.input_shape) - 1))
         self.layers = _replace_batch_norm(network, set(added.values()))
         self._current: Pass | None = None
+        for module in network.modules():
+            if isinstance(module, Recomputed):
+                module.entering = self._entering
         for layer in self.layers.values():
             layer.normalize = self._normalize
         self.initial_norm = self._init_norm(torch.Generator().manual_seed(seed))
@@ -150,6 +155,20 @@ class ModuleNet:
             self._current = None
         features = current.features[-1] if current.features else logits
         return Forward(logits, features, self._drift(current.moments, features)), current.written
+
+    def _entering(self) -> Resume:
+        """Return what brings the pass under way back, but for its ledger, so that a part of it can be run again."""
+        here = self._current
+
+        @contextmanager
+        def resume() -> Iterator[None]:
+            outer, self._current = self._current, here and Pass(here.mode, here.read)
+            try:
+                yield
+            finally:
+                self._current = outer
+
+        return resume
 
     def _standardize(self, x: Tensor) -> Tensor:
         return (x - self._mean) / self._std if self.source.mean else x

@@ -8,8 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from adapters import SourceModel
-from adapters.source import AFFINE_NORMS
+from adapters import Adapter, SourceImages, SourceModel
 
 REFERENCE = Path(__file__).parent / "reference" / "data"
 
@@ -33,17 +32,25 @@ def reference_source() -> SourceModel:
     return SourceModel(reference_network(), (3, 16, 16), 10)
 
 
-def with_fisher(source: SourceModel) -> SourceModel:
-    """The model with a made Fisher diagonal, the same for all its norm parameters."""
-    names = [
-        f"{name}.{kind}"
-        for name, module in source.network.named_modules()
-        if isinstance(module, AFFINE_NORMS)
-        for kind, _ in module.named_parameters(recurse=False)
-    ]
-    parameters = dict(source.network.named_parameters())
-    artefacts = {f"fisher.{name}": torch.full_like(parameters[name], 1e-3).detach() for name in names}
-    return replace(source, artefacts=artefacts)
+def source_images(source: SourceModel, count: int = 32) -> SourceImages:
+    """Made labelled images of a model's shape."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, *source.input_shape), generator=generator, dtype=torch.uint8)
+    return SourceImages(pixels, torch.arange(count) % source.classes)
+
+
+def calibrated(source: SourceModel, adapter: Adapter) -> SourceModel:
+    """The model with the source artefact that an adapter's learner makes, if it makes one."""
+    artefact = adapter.learner.artefact
+    if not artefact:
+        return source
+    made = adapter.calibrate(source, source_images(source), 16, lambda _: None)
+    return replace(source, artefacts={f"{artefact}.{name}": tensor for name, tensor in made.items()})
+
+
+def in_double_precision(source: SourceModel) -> SourceModel:
+    artefacts = {name: x.double() if x.is_floating_point() else x for name, x in source.artefacts.items()}
+    return replace(source, network=source.network.double(), artefacts=artefacts)
 
 
 def bn1d_source() -> SourceModel:

@@ -67,6 +67,23 @@ def random_view(x: Tensor, generator: torch.Generator, value_range: tuple[float,
     return low + seen * (high - low)
 
 
+def mild_view(x: Tensor, generator: torch.Generator, value_range: tuple[float, float]) -> Tensor:
+    """Jitter colours (in 4 of 10 calls), blur (2) or remove colour (1), one draw for all images: EcoTTA's warm-up."""
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    low, high = value_range
+    x = ((x - low) / (high - low)).clamp(0, 1)
+    jitters, blurs, greys = uniform(0, 1) < 0.4, uniform(0, 1) < 0.2, uniform(0, 1) < 0.1
+    factors = (uniform(0.6, 1.4), uniform(0.6, 1.4), uniform(0.6, 1.4), uniform(-0.1, 0.1))
+    for number in torch.randperm(len(factors), generator=generator).tolist() if jitters else []:
+        x = COLOUR[number](x, factors[number])
+    x = blur(x, uniform(0.1, 2.0)) if blurs else x
+    x = grey(x).expand_as(x) if greys else x
+    return low + x * (high - low)
+
+
 def augment(x: Tensor, drawn: Draw, generator: torch.Generator) -> Tensor:
     """Return augmented images (N, C, H, W) within [0, 1]; `generator` draws the noise."""
     height, width = x.shape[-2:]

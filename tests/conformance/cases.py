@@ -26,5 +26,7 @@ CASES = {
     "source+sar": {"sar": {"e_margin": 0.9, "keep_momentum": True}},
     "batch+cotta": {"cotta": {"augmentations": 2, "threshold": 1.0, "lr": 1e-4}},
     "unmix_tns+cotta+lame": {"cotta": {"augmentations": 2, "threshold": 0.0, "parameters": "norm"}},
+    "batch+ecotta": {"ecotta": {"parts": "0+1+2", "e_margin": 0.9, "warm_up_epochs": 1}},
+    "ema+ecotta+lame": {"ecotta": {"parts": "0+1+2", "e_margin": 0.9, "warm_up_epochs": 1}},
     "unmix_tns+rdumb": {"rdumb": {"e_margin": 0.9, "reset_every": 2}},
 }
