@@ -1,7 +1,8 @@
 """The adaptation engine: pure functions over explicit state, usable in a notebook without the server."""
 
-from adapters.pipeline import Adapter, AdapterState, Prepared
-from adapters.registry import create
+from adapters.adapter import Adapter, AdapterState, Prepared
+from adapters.pipeline import Pipeline
+from adapters.registry import create, pipeline
 from adapters.source import SourceImages, SourceModel
 
-__all__ = ["Adapter", "AdapterState", "Prepared", "SourceImages", "SourceModel", "create"]
+__all__ = ["Adapter", "AdapterState", "Pipeline", "Prepared", "SourceImages", "SourceModel", "create", "pipeline"]

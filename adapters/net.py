@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from adapters.base import Forward, Moments, Normalized, Normalizer, NormState, Params, PartState
 from adapters.errors import UnfitModelError
 from adapters.functional.moments import channel_moments, source_normalize
+from adapters.monitors.norm_distance import distance
 from adapters.recompute import Recomputed, Resume
 from adapters.source import AFFINE_NORMS, SourceModel
 
@@ -208,23 +209,13 @@ class ModuleNet:
             batch = Moments(
                 torch.cat([seen.mean for seen in moments.values()]), torch.cat([seen.var for seen in moments.values()])
             )
-            return drift(batch, source)
+            return distance(batch, source)
         artefacts = self.source.artefacts
         if "features.mean" not in artefacts:
             return None
-        return drift(channel_moments(features.detach()), Moments(artefacts["features.mean"], artefacts["features.var"]))
-
-
-def drift(batch: Moments, source: Moments, eps: float = 1e-5) -> Tensor:
-    """Return the mean over channels of ((mu_b - mu_s)^2 + (sigma_b - sigma_s)^2) / (sigma_s^2 + eps).
-
-    Example:
-        >>> source = Moments(torch.zeros(2), torch.ones(2))
-        >>> drift(Moments(torch.ones(2), torch.ones(2)), source)
-        tensor(1.0000)
-    """
-    spread = batch.var.clamp_min(0).sqrt() - source.var.sqrt()
-    return (((batch.mean - source.mean).square() + spread.square()) / (source.var + eps)).mean().detach()
+        return distance(
+            channel_moments(features.detach()), Moments(artefacts["features.mean"], artefacts["features.var"])
+        )
 
 
 def _replace_batch_norm(network: nn.Module, added: Collection[nn.Module]) -> dict[str, NormSlot]:

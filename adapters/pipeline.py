@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapters.adapter import AdapterOf, AdapterState, Prepared, Spec
 from adapters.base import (
     CopyStates,
     Forward,
@@ -21,61 +22,35 @@ from adapters.base import (
 )
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.net import ModuleNet
+from adapters.options import Options
 from adapters.source import SourceImages, SourceModel
 
 
 @dataclass(frozen=True)
-class Spec:
-    """The three part names of a pipeline; as text, what is `none` is left out."""
-
-    normalizer: str
-    learner: str
-    output: str
-
-    def __str__(self) -> str:
-        return "+".join([self.normalizer, *(name for name in (self.learner, self.output) if name != "none")])
-
-
-@dataclass(frozen=True)
-class AdapterState:
-    """Everything a pipeline has learned: one immutable value.
+class PipelineState(AdapterState):
+    """Everything a pipeline has learned.
 
     Attributes:
-        steps: () int64, learning steps taken; with `seed` it decides every random draw.
-        seed: () int64.
         norm: Statistics by network copy and layer.
         learner: What the learner remembers.
         output: What the output adjuster remembers.
     """
 
-    steps: Tensor
-    seed: Tensor
     norm: CopyStates
     learner: PartState
     output: PartState
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """An adapter fitted to a model.
-
-    Attributes:
-        net: A module tree that shares the model's weights.
-        initial: The state before any batch.
-        degraded: What the parts do without, since the model lacks a source artefact; "" if nothing.
-    """
+class Fit(Prepared[PipelineState]):
+    """A pipeline fitted to a model: `net` is a module tree that shares the model's weights."""
 
     net: ModuleNet
-    initial: AdapterState
-    degraded: str = ""
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """A pipeline. Made by `create`; holds options only, so that one serves any number of streams.
-
-    `added` normalises the layers that a learner adds to the network.
-    """
+class Pipeline(AdapterOf[Fit, PipelineState]):
+    """A normalizer, a learner and an output adjuster; `added` normalises the layers that a learner adds."""
 
     spec: Spec
     normalizer: Normalizer[Any]
@@ -87,9 +62,29 @@ class Adapter:
     @property
     def pure_graph(self) -> bool:
         """Whether `kernel` has no Python branch on data, so that it can be vmapped and exported."""
-        return self.normalizer.pure_graph and self.learner.pure_graph and self.output.pure_graph
+        return all(part.pure_graph for part in self.parts)
 
-    def prepare(self, source: SourceModel) -> Prepared:
+    @property
+    def draws(self) -> bool:
+        """Whether steps draw random numbers."""
+        return bool(self.learner.draw(0, 0, torch.Size((1, 1, 1, 1))))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Normalizer, learner and output adjuster."""
+        return self.normalizer, self.learner, self.output
+
+    @property
+    def options(self) -> Mapping[str, Options]:
+        """The options of each part, by its name."""
+        return {part.name: part.options for part in self.parts}
+
+    @property
+    def holds_inputs(self) -> bool:
+        """Whether states hold images that were sent."""
+        return self.learner.holds_inputs
+
+    def prepare(self, source: SourceModel) -> Fit:
         """Fit the pipeline to a model, which is not touched.
 
         Raises:
@@ -100,7 +95,7 @@ class Adapter:
             part.check(fitting)
         net = self._fit(fitting)
         degraded = "; ".join(filter(None, (part.degraded(fitting) for part in self.parts)))
-        return Prepared(net, self._initial(net), degraded)
+        return Fit(self._initial(net), degraded, net)
 
     def calibrate(
         self, source: SourceModel, data: SourceImages, batch: int, advance: Callable[[float], None]
@@ -121,41 +116,25 @@ class Adapter:
         with torch.no_grad():
             return self.learner.calibrate(net, data, batch, advance)
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Normalizer, learner and output adjuster."""
-        return self.normalizer, self.learner, self.output
-
-    @property
-    def holds_inputs(self) -> bool:
-        """Whether states hold images that were sent."""
-        return self.learner.holds_inputs
-
-    def without_inputs(self, state: AdapterState) -> AdapterState:
+    def without_inputs(self, prepared: Fit, state: PipelineState) -> PipelineState:  # noqa: ARG002 - the contract's form
         """Return a state without the images that its learner holds."""
         return replace(state, learner=self.learner.without_inputs(state.learner))
 
-    def init(self, prepared: Prepared) -> AdapterState:
-        """Return the state before any batch: what a reset goes back to."""
-        return prepared.initial
-
-    def step(self, prepared: Prepared, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
+    def step(self, prepared: Fit, state: PipelineState, x: Tensor) -> tuple[StepOutput, PipelineState]:
         """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
         noise = self.learner.draw(int(state.seed), int(state.steps), x.shape)
         return self.kernel(prepared, state, x, noise)
 
     @torch.no_grad()
-    def kernel(
-        self, prepared: Prepared, state: AdapterState, x: Tensor, noise: Noise
-    ) -> tuple[StepOutput, AdapterState]:
+    def kernel(self, prepared: Fit, state: PipelineState, x: Tensor, noise: Noise) -> tuple[StepOutput, PipelineState]:
         """Answer and learn, with all random numbers given: deterministic, and for pure_graph parts free of branches."""
         learned = self.learner.step(prepared.net, state.learner, state.norm, x, noise)
         probabilities, output = self.output.adjust(state.output, learned.forward)
-        after = AdapterState(state.steps + 1, state.seed, learned.norm, learned.state, output)
+        after = PipelineState(state.steps + 1, state.seed, learned.norm, learned.state, output)
         return _answer(learned.forward, probabilities, learned.signals), after
 
     @torch.no_grad()
-    def predict(self, prepared: Prepared, state: AdapterState, x: Tensor) -> StepOutput:
+    def predict(self, prepared: Fit, state: PipelineState, x: Tensor) -> StepOutput:
         """Answer x (N, *input_shape) by what the state remembers: no learning, no statistics update.
 
         Normalizers of batch statistics use those of the last step (the source's before the first), so that an answer
@@ -165,7 +144,7 @@ class Adapter:
         return _answer(forward, self.output.adjust(state.output, forward)[0], {})
 
     @torch.no_grad()
-    def probe(self, prepared: Prepared, state: AdapterState, x: Tensor) -> StepOutput:
+    def probe(self, prepared: Fit, state: PipelineState, x: Tensor) -> StepOutput:
         """Answer a batch from another distribution than the stream's, to measure what the parameters have become.
 
         Normalizers of batch statistics use x's own; the output adjuster is off.
@@ -180,12 +159,12 @@ class Adapter:
         added = {name: module for name, module in network.named_modules() if module not in own}
         return ModuleNet(source, network, self.normalizer, self.seed, added, self.added)
 
-    def _forward(self, run: Run, state: AdapterState, x: Tensor) -> Forward:
+    def _forward(self, run: Run, state: PipelineState, x: Tensor) -> Forward:
         return self.learner.answer(run, state.learner, state.norm, x)
 
-    def _initial(self, net: ModuleNet) -> AdapterState:
+    def _initial(self, net: ModuleNet) -> PipelineState:
         generator = torch.Generator().manual_seed(self.seed)
-        return AdapterState(
+        return PipelineState(
             steps=torch.zeros((), dtype=torch.int64),
             seed=torch.tensor(self.seed, dtype=torch.int64),
             norm=dict.fromkeys(self.learner.copies, net.initial_norm),

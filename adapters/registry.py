@@ -2,22 +2,35 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
+from types import MappingProxyType, ModuleType
 from typing import Any, Literal, TypeAlias, cast
 
 import adapters.learners
 import adapters.normalizers
 import adapters.outputs
+import adapters.selectors
+from adapters.adapter import Adapter, Selector, Spec
 from adapters.base import Learner, Normalizer, OutputAdjuster, Part
 from adapters.errors import OptionError, SpecError
 from adapters.options import build_options
-from adapters.pipeline import Adapter, Spec
-from adapters.presets import learner_defaults
+from adapters.pipeline import Pipeline
+from adapters.presets import combined
 
-Kind: TypeAlias = Literal["normalizer", "learner", "output"]
-FOLDERS = {"normalizer": adapters.normalizers, "learner": adapters.learners, "output": adapters.outputs}
-KIND_OF_BASE: Mapping[type[Part], Kind] = {Normalizer: "normalizer", Learner: "learner", OutputAdjuster: "output"}
+Kind: TypeAlias = Literal["normalizer", "learner", "output", "selector"]
+FOLDERS: Mapping[Kind, ModuleType] = {
+    "normalizer": adapters.normalizers,
+    "learner": adapters.learners,
+    "output": adapters.outputs,
+    "selector": adapters.selectors,
+}
+KIND_OF_BASE: Mapping[type[Part], Kind] = {
+    Normalizer: "normalizer",
+    Learner: "learner",
+    OutputAdjuster: "output",
+    Selector: "selector",
+}
 MAX_SEED = 2**63 - 1
 
 
@@ -46,6 +59,10 @@ def parse(text: str) -> Spec:
     chosen: dict[Kind, str] = {}
     for name in text.split("+"):
         kind = _kind_of_name(name.strip())
+        if kind == "selector":
+            raise SpecError(
+                f"{text!r} joins {name.strip()!r} with other parts, but it picks them itself and stands alone"
+            )
         if kind in chosen:
             raise SpecError(f"{text!r} names two {kind}s, {chosen[kind]!r} and {name.strip()!r}; expected one at most")
         chosen[kind] = name.strip()
@@ -57,45 +74,76 @@ def create(spec: str, /, *, seed: int = 0, **options: Mapping[str, object]) -> A
     """Make an adapter from a spec and its parts' options, by part name.
 
     Args:
-        spec: Names joined by `+`, as `unmix_tns+eta+lame`.
+        spec: Names joined by `+`, as `unmix_tns+eta+lame`; or a selector, as `auto`.
         seed: What all random draws follow from.
         **options: For each part a mapping of its options.
+
+    Raises:
+        SpecError: If the spec names no adapter.
+        OptionError: If an option is unknown, of the wrong type or out of range, or names a part not in the spec.
+
+    Example:
+        >>> adapter = create("unmix_tns+tent", tent={"lr": 1e-4}, seed=7)
+        >>> str(adapter.spec), adapter.options["tent"].lr
+        ('unmix_tns+tent', 0.0001)
+    """
+    name = spec.strip()
+    if name not in parts("selector"):
+        return pipeline(spec, seed=seed, **options)
+    _check_seed(seed)
+    _check_strangers(options, [name], name)
+    selector = cast("Selector", _make("selector", name, options))
+    return selector.adapter(lambda chosen, given: pipeline(chosen, seed=seed, **given), seed)
+
+
+def pipeline(spec: str, /, *, seed: int = 0, **options: Mapping[str, object]) -> Pipeline:
+    """Make a pipeline of a normalizer, a learner and an output adjuster; as `create`, but for selectors.
 
     Raises:
         SpecError: If the spec names no pipeline.
         OptionError: If an option is unknown, of the wrong type or out of range, or names a part not in the spec.
 
     Example:
-        >>> adapter = create("unmix_tns+tent", tent={"lr": 1e-4}, seed=7)
-        >>> str(adapter.spec), adapter.learner.options.lr
-        ('unmix_tns+tent', 0.0001)
+        >>> pipeline("lame").normalizer.name
+        'source'
     """
-    if type(seed) is not int or not 0 <= seed <= MAX_SEED:
-        raise OptionError(f"seed is {seed!r}, expected an integer from 0 to 2^63 - 1")
+    _check_seed(seed)
     parsed = parse(spec)
     names = [parsed.normalizer, parsed.learner, parsed.output]
-    strangers = sorted(set(options) - set(names) | {name for name in options if name == "none"})
-    if strangers:
-        raise OptionError(f"options name {strangers[0]!r}, which is no part of {str(parsed)!r}")
-    preset = learner_defaults(parsed.normalizer, parsed.learner)
-    return Adapter(
+    _check_strangers(options, names, str(parsed))
+    preset = combined(parsed.normalizer, parsed.learner)
+    return Pipeline(
         spec=parsed,
-        normalizer=cast("Normalizer[Any]", _make("normalizer", parsed.normalizer, options)),
+        normalizer=cast("Normalizer[Any]", _make("normalizer", parsed.normalizer, options, preset)),
         learner=cast("Learner[Any]", _make("learner", parsed.learner, options, preset)),
-        output=cast("OutputAdjuster[Any]", _make("output", parsed.output, options)),
+        output=cast("OutputAdjuster[Any]", _make("output", parsed.output, options, preset)),
         added=cast("Normalizer[Any]", _make("normalizer", "batch", {})),
         seed=seed,
     )
 
 
+def _check_seed(seed: int) -> None:
+    if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+        raise OptionError(f"seed is {seed!r}, expected an integer from 0 to 2^63 - 1")
+
+
+def _check_strangers(options: Mapping[str, object], names: Collection[str], spec: str) -> None:
+    strangers = sorted(set(options) - set(names) | {name for name in options if name == "none"})
+    if strangers:
+        raise OptionError(f"options name {strangers[0]!r}, which is no part of {spec!r}")
+
+
 def _make(
-    kind: Kind, name: str, options: Mapping[str, Mapping[str, object]], preset: Mapping[str, object] | None = None
+    kind: Kind,
+    name: str,
+    options: Mapping[str, Mapping[str, object]],
+    preset: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
 ) -> Part:
     part = parts(kind)[name]
     given = options.get(name, {})
     if not isinstance(given, Mapping):
         raise OptionError(f"options of {name} are {given!r}, expected an object of its options")
-    return part(build_options(part.options_class, name, {**(preset or {}), **given}))
+    return part(build_options(part.options_class, name, {**preset.get(name, {}), **given}))
 
 
 def _kind_of_name(name: str) -> Kind:

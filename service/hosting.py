@@ -25,7 +25,7 @@ class Fitted:
     """A pipeline fitted to a model: the functions a stream is served by."""
 
     adapter: Adapter
-    prepared: Prepared
+    prepared: Prepared[Any]
     options: Mapping[str, Any]
 
     @property
@@ -40,7 +40,8 @@ class Fitted:
 
     def initial(self) -> AdapterState:
         """Return the state before any batch."""
-        return self.adapter.init(self.prepared)
+        state: AdapterState = self.adapter.init(self.prepared)
+        return state
 
     def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
         """Answer x and learn from it."""

@@ -123,7 +123,7 @@ class AdapterPart(Wire):
     """A part that a spec may name."""
 
     name: str
-    kind: Literal["normalizer", "learner", "output"]
+    kind: Literal["normalizer", "learner", "output", "selector"]
     summary: str
     remembers: str
     needs: list[str]

@@ -27,7 +27,7 @@ def file_of(
         UnfitError: If the state is not finite.
     """
     adapter, state = stream.fitted.adapter, stream.state.adapter
-    kept = adapter.without_inputs(state) if drop_inputs else state
+    kept = adapter.without_inputs(stream.fitted.prepared, state) if drop_inputs else state
     tensors = {f"{ADAPTER}{key}": tensor.contiguous() for key, tensor in flatten(kept).items()}
     bad = [
         key for key, tensor in tensors.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
