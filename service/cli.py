@@ -132,7 +132,7 @@ def _summary(model: HostedModel) -> Table:
         "input": f"{spec.name} {spec.datatype} [N, {', '.join(map(str, spec.shape))}] in {list(spec.value_range)}",
         "classes": f"{len(model.bundle.classes)}: {', '.join(model.bundle.classes[:5])} ...",
         "default adapter": model.default.spec,
-        "artefacts": ", ".join(sorted(model.bundle.artefacts)) or "none",
+        "artefacts": ", ".join(model.bundle.artefact_names) or "none; `acclimate calibrate` makes them",
         "sample": f"two made images answered, entropy {float(output.signals['entropy']):.3f} nats",
         "licence": toml.licence,
     }
