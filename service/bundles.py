@@ -4,15 +4,14 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from service.artefacts import read_artefacts
 from service.errors import BundleError
 from service.types import InputSpec
 
@@ -115,9 +114,30 @@ class Bundle:
         """The names of the logits."""
         return self.toml.classes.names
 
+    @property
+    def artefacts_folder(self) -> Path:
+        """Where the source artefacts are."""
+        return self.path / "artefacts"
+
+    @property
+    def artefact_names(self) -> tuple[str, ...]:
+        """The names of the source artefacts (`probe`, `fisher@batch@64`), each of one file of tensors."""
+        return tuple(sorted({name.partition(".")[0] for name in self.artefacts}))
+
 
 def read_bundle(path: Path) -> Bundle:
     """Read a bundle folder.
+
+    Raises:
+        BundleError: If a file is missing, bundle.toml is wrong, or a source artefact is damaged or of another model;
+            the message names the file, the key and the fault.
+    """
+    bare = read_without_artefacts(path)
+    return replace(bare, artefacts=read_artefacts(bare.artefacts_folder, bare.fingerprint))
+
+
+def read_without_artefacts(path: Path) -> Bundle:
+    """Read a bundle folder but for its source artefacts, which may be those of another model.
 
     Raises:
         BundleError: If a file is missing or bundle.toml is wrong; the message names the file, the key and the fault.
@@ -126,7 +146,7 @@ def read_bundle(path: Path) -> Bundle:
     file = path / toml.model.file
     if not file.is_file():
         raise BundleError(f"{path} has no file {toml.model.file!r}, which its bundle.toml names as the model")
-    return Bundle(path, toml, _read_artefacts(path / "artefacts"), _fingerprint(toml, file))
+    return Bundle(path, toml, {}, _fingerprint(toml, file))
 
 
 def _read_toml(file: Path) -> BundleToml:
@@ -148,18 +168,6 @@ def _readable(problem: Mapping[str, object]) -> str:
     place = problem["loc"]
     path = ".".join(map(str, place)) if isinstance(place, tuple) else str(place)
     return f"{path}: {problem['msg']}" if path else str(problem["msg"])
-
-
-def _read_artefacts(folder: Path) -> dict[str, Tensor]:
-    """Read every tensor of artefacts/<file>.safetensors as `<file>.<tensor>`."""
-    artefacts: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            tensors = load_file(file)
-        except SafetensorError as error:
-            raise BundleError(f"{file} is no safetensors file: {error}") from None
-        artefacts.update({f"{file.stem}.{name}": tensor for name, tensor in tensors.items()})
-    return artefacts
 
 
 def _fingerprint(toml: BundleToml, file: Path) -> str:

@@ -1,4 +1,4 @@
-"""The command line: serve, demo, bundle check, key."""
+"""The command line: serve, demo, calibrate, bundle check, key."""
 
 import sys
 from contextlib import nullcontext
@@ -12,7 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.api.access import Scope
+from service.arguments import AllowFactory
 from service.bundles import read_bundle
+from service.calibration.command import calibrate
 from service.client import RefusedError
 from service.demo.tour import own_server, tour
 from service.errors import ServiceError, SettingsError
@@ -29,10 +31,7 @@ app = typer.Typer(
 bundle_app = typer.Typer(help="Look at model bundles.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 
-AllowFactory = Annotated[
-    list[str] | None,
-    typer.Option("--allow-factory", help="A model factory `package.module:callable` that bundles may name."),
-]
+app.command()(calibrate)
 
 
 @app.command()
@@ -132,7 +131,7 @@ def _summary(model: HostedModel) -> Table:
         "input": f"{spec.name} {spec.datatype} [N, {', '.join(map(str, spec.shape))}] in {list(spec.value_range)}",
         "classes": f"{len(model.bundle.classes)}: {', '.join(model.bundle.classes[:5])} ...",
         "default adapter": model.default.spec,
-        "artefacts": ", ".join(sorted(model.bundle.artefacts)) or "none",
+        "artefacts": ", ".join(model.bundle.artefact_names) or "none; `acclimate calibrate` makes them",
         "sample": f"two made images answered, entropy {float(output.signals['entropy']):.3f} nats",
         "licence": toml.licence,
     }

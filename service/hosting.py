@@ -108,10 +108,7 @@ def host(bundle: Bundle, allow_factories: Collection[str], threads: int) -> Host
     Raises:
         BundleError: If the model cannot be loaded, cannot run, or answers other than bundle.toml says.
     """
-    if bundle.toml.model.kind == "torch":
-        source = torch_module.load(bundle, allow_factories)
-    else:
-        source = onnx.load(bundle, threads)
+    source = load_source(bundle, allow_factories, threads)
     try:
         model = HostedModel(bundle, source)
         logits = model.answer_as_source(model.sample()).logits
@@ -128,3 +125,14 @@ def host(bundle: Bundle, allow_factories: Collection[str], threads: int) -> Host
     if not bool(torch.isfinite(logits).all()):
         raise BundleError(f"{bundle.path} answers a made sample by values that are not finite")
     return model
+
+
+def load_source(bundle: Bundle, allow_factories: Collection[str], threads: int) -> SourceModel:
+    """Load a bundle's source model.
+
+    Raises:
+        BundleError: If it cannot be loaded.
+    """
+    if bundle.toml.model.kind == "torch":
+        return torch_module.load(bundle, allow_factories)
+    return onnx.load(bundle, threads)

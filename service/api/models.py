@@ -106,7 +106,7 @@ def _view(model: HostedModel) -> ModelView:
         adapter=model.default.spec,
         classes=list(toml.classes.names),
         input=toml.input.model_dump(),
-        artefacts=sorted(model.bundle.artefacts),
+        artefacts=list(model.bundle.artefact_names),
     )
 
 

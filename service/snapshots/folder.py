@@ -1,18 +1,16 @@
 """Snapshot files in a folder: written aside, fsynced, verified, then renamed into place."""
 
 import errno
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from service.errors import StoreFullError, UnfitError, UnknownError
+from service.files import PRIVATE, remove_left, sync_folder, write_whole
 from service.snapshots.format import Manifest, header_length, read_manifest, unpack
 from service.telemetry import log
 
 SUFFIX = ".safetensors"
-ASIDE = ".writing-"
 ID = re.compile(r"[0-9a-f]{24}")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -22,8 +20,7 @@ class SnapshotFolder:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{ASIDE}*"):  # of a process that was killed while writing
-            left.unlink(missing_ok=True)
+        remove_left(folder)
         self._folder = folder
 
     def put(self, snapshot_id: str, file: bytes) -> None:
@@ -33,7 +30,7 @@ class SnapshotFolder:
             StoreFullError: If the disk is full or the folder cannot be written.
         """
         try:
-            self._write(self._folder / f"{snapshot_id}{SUFFIX}", file)
+            write_whole(self._folder / f"{snapshot_id}{SUFFIX}", file, PRIVATE, unpack)
         except OSError as error:
             if error.errno in FULL:
                 raise StoreFullError(
@@ -87,31 +84,9 @@ class SnapshotFolder:
             self._path(snapshot_id).unlink()
         except FileNotFoundError:
             raise UnknownError(f"there is no snapshot {snapshot_id!r}") from None
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def _path(self, snapshot_id: str) -> Path:
         if not ID.fullmatch(snapshot_id):
             raise UnknownError(f"there is no snapshot {snapshot_id[:200]!r}")
         return self._folder / f"{snapshot_id}{SUFFIX}"
-
-    def _write(self, path: Path, content: bytes) -> None:
-        handle, aside = tempfile.mkstemp(prefix=ASIDE, dir=self._folder)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            unpack(Path(aside).read_bytes())
-            Path(aside).rename(path)
-        except BaseException:
-            Path(aside).unlink(missing_ok=True)
-            raise
-        _sync_folder(self._folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -36,7 +36,10 @@ def test_a_refusal_is_one_line_and_no_traceback():
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["demo"], ["key"], ["bundle"], ["bundle", "check"]], ids="-".join)
+COMMANDS = [[], ["serve"], ["demo"], ["calibrate"], ["key"], ["bundle"], ["bundle", "check"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids="-".join)
 def test_every_command_teaches_by_its_help(command):
     done = subprocess.run(
         [sys.executable, "-m", "service", *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True

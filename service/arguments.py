@@ -1,0 +1,10 @@
+"""Command-line options that several commands take."""
+
+from typing import Annotated
+
+import typer
+
+AllowFactory = Annotated[
+    list[str] | None,
+    typer.Option("--allow-factory", help="A model factory `package.module:callable` that bundles may name."),
+]

@@ -1,0 +1,125 @@
+"""The source artefacts of a bundle: safetensors files that say which model and which data they were made from."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from service.errors import BundleError
+from service.files import AS_UMASK, sync_folder, write_whole
+
+SUFFIX = ".safetensors"
+RECORD = "acclimate"
+"""The key of a file's metadata under which its record is."""
+KEYED = re.compile(r"[^@]+(@[a-z0-9_]+(@[0-9]{1,9})?)?")
+"""A name, or a name under a normalizer, or that in batches of a size."""
+
+
+class Record(BaseModel):
+    """What an artefact was made from; equal records mean equal artefacts, but for `version`.
+
+    A later version may say more than this one knows.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    fingerprint: str
+    images: Annotated[int, Field(ge=0)]
+    data: str
+    """sha256 over the images and labels."""
+    normalizer: str = ""
+    batch: Annotated[int, Field(ge=0)] = 0
+    version: str = ""
+
+    def same(self, other: "Record | None") -> bool:
+        """Whether both were made for one model, from the same data and settings."""
+        return other is not None and self.model_copy(update={"version": other.version}) == other
+
+
+def read_artefacts(folder: Path, fingerprint: str) -> dict[str, Tensor]:
+    """Read every tensor of `<file>.safetensors` in a folder as `<file>.<tensor>`.
+
+    Raises:
+        BundleError: If a file is damaged, named wrongly, not finite, or was made for another model.
+    """
+    artefacts: dict[str, Tensor] = {}
+    for file in sorted(folder.glob(f"*{SUFFIX}")):
+        if not KEYED.fullmatch(file.stem):
+            raise BundleError(
+                f"{file} is named wrongly, expected ARTEFACT, or ARTEFACT@NORMALIZER@BATCH as in fisher@batch@64"
+            )
+        record = read_record(file)
+        if record is not None and record.fingerprint != fingerprint:
+            raise BundleError(
+                f"{file} was made for another model ({record.fingerprint[:12]}, this one is {fingerprint[:12]}); "
+                "run `acclimate calibrate` to make it anew, or remove it"
+            )
+        tensors = read_tensors(file)
+        check_finite(tensors, str(file))
+        artefacts.update({f"{file.stem}.{name}": tensor for name, tensor in tensors.items()})
+    return artefacts
+
+
+def read_record(file: Path) -> Record | None:
+    """Return what a file says it was made from; None if it says nothing, as one made by hand.
+
+    Raises:
+        BundleError: If it is no safetensors file, or its record is wrong.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            text = (opened.metadata() or {}).get(RECORD)
+        return None if text is None else Record.model_validate_json(text)
+    except ValidationError as error:
+        raise BundleError(f"{file} has a wrong record of what it was made from: {error.errors()[0]['msg']}") from None
+    except SafetensorError as error:
+        raise BundleError(f"{file} is no safetensors file: {error}") from None
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read a file's tensors by name.
+
+    Raises:
+        BundleError: If it is no safetensors file.
+    """
+    try:
+        return load(file.read_bytes())
+    except SafetensorError as error:
+        raise BundleError(f"{file} is no safetensors file: {error}") from None
+
+
+def write_artefact(file: Path, tensors: Mapping[str, Tensor], record: Record) -> int:
+    """Write an artefact's file, wholly or not at all; return its size in bytes.
+
+    Raises:
+        BundleError: If it cannot be written, or is not finite.
+    """
+    check_finite(tensors, file.stem)
+    # safetensors refuses tensors that share memory.
+    separate = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    content = save(separate, metadata={RECORD: record.model_dump_json()})
+    try:
+        if not file.parent.is_dir():
+            file.parent.mkdir(parents=True)
+            sync_folder(file.parent.parent)
+        write_whole(file, content, AS_UMASK, load)
+    except OSError as error:
+        raise BundleError(f"{file} cannot be written: {error.strerror}") from None
+    return len(content)
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors that hold NaN or infinity.
+
+    Raises:
+        BundleError: With the name of the first.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise BundleError(f"{what}: the tensor {name!r} holds NaN or infinity, expected finite numbers")

@@ -1,0 +1,145 @@
+"""`acclimate calibrate`: makes a bundle's source artefacts, and tells what became of each."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from adapters import SourceModel
+from service.arguments import AllowFactory
+from service.bundles import Bundle, read_without_artefacts
+from service.calibration.choice import choose
+from service.calibration.data import SourceData, find_data
+from service.calibration.making import Result, foreign, kept_probe, make, probe_result
+from service.calibration.plan import PROBE, Wanted, Work, planned
+from service.errors import UnfitError
+from service.files import remove_left
+from service.hosting import load_source
+from service.settings import Settings as ServerSettings
+
+IMAGES = 2000
+PROBE_IMAGES = 500
+
+
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder; its `artefacts/` is written to.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Source images, as the model was trained on: a folder `<class name>/*.png` (or .jpg), a folder of "
+            "images without labels, an .npz with `images` and maybe `labels`, or a folder with images.npy and maybe "
+            "labels.npy (or source_images.npy, source_labels.npy). Arrays are uint8 of the model's size."
+        ),
+    ],
+    learner: Annotated[
+        list[str] | None, typer.Option(help="A learner to calibrate; may be given several times. None: all.")
+    ] = None,
+    normalizer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A normalizer to calibrate under; may be given several times. None: the learner's own, and that of "
+            "the bundle's default adapter."
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images per batch, as streams will send.")] = 64,
+    images: Annotated[int, typer.Option(min=1, help="Most images to use; drawn evenly from the classes.")] = IMAGES,
+    probe: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Images of the labelled probe set, used for nothing else; {PROBE_IMAGES} where the bundle has none. "
+            "One that is there is kept unless this is given.",
+        ),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Make anew what is there already.")] = False,
+    allow_factory: AllowFactory = None,
+) -> None:
+    """Make what methods need of source data, once, so that a server without the data has it.
+
+    Learners get their own artefacts (`fisher` for EATA, a threshold for CoTTA, ...), each under the normalizer and
+    batch size that it holds for. Monitors get feature statistics, the source model's usual entropy, and a labelled
+    probe set. Each is one file in the bundle's `artefacts/`, tied to the model by its fingerprint.
+
+    A run that was stopped goes on where it was: what is there, made from the same data and settings, is kept.
+
+    Example: `acclimate calibrate ./my-model --data ./training-images --normalizer batch --normalizer unmix_tns`
+    """
+    settings = ServerSettings()
+    torch.set_num_threads(settings.torch_threads)
+    found = read_without_artefacts(bundle)
+    source = load_source(found, (*settings.allow_factories, *(allow_factory or [])), settings.torch_threads)
+    wanted = Wanted(tuple(learner or ()), tuple(normalizer or ()), batch)
+    calibrate_bundle(found, source, find_data(data, found), wanted, images, probe, again=again)
+
+
+def calibrate_bundle(
+    bundle: Bundle,
+    source: SourceModel,
+    data: SourceData,
+    wanted: Wanted,
+    images: int = IMAGES,
+    probe: int | None = None,
+    *,
+    again: bool = False,
+) -> list[Result]:
+    """Make a bundle's source artefacts; show progress, then what became of each.
+
+    Args:
+        bundle: The bundle; its artefacts are not looked at.
+        source: Its model.
+        data: Source images.
+        wanted: For which learners, under which normalizers, in which batches.
+        images: How many images at most, the probe set's not counted.
+        probe: The size of a new probe set; None keeps the one that is there.
+        again: Whether to make anew what is there.
+
+    Raises:
+        UnfitError: If data or names are not fit for the model.
+        BundleError: If a file cannot be written.
+    """
+    console = Console()
+    remove_left(bundle.artefacts_folder)
+    kept = kept_probe(bundle) if probe is None else None
+    with console.status("reading source images"):
+        chosen = choose(data, images, PROBE_IMAGES if probe is None else probe, kept)
+    if chosen.why_no_probe and probe is not None:
+        raise UnfitError(f"no probe set can be made: {chosen.why_no_probe}")
+    results = [probe_result(bundle, kept)] if kept is not None else []
+    results += [Result(PROBE, "skipped", chosen.why_no_probe)] if chosen.why_no_probe else []
+    try:
+        _make_all(bundle, planned(bundle, source, chosen, wanted), results, console, again=again)
+    finally:
+        console.print(_table(bundle, results))
+    return results
+
+
+def _make_all(bundle: Bundle, works: list[Work], results: list[Result], console: Console, *, again: bool) -> None:
+    """Make artefacts in turn, adding to the results, so that they tell what was done when this is stopped."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(works))
+        for number, work in enumerate(works):
+            progress.update(task, description=f"{work.name} ({number + 1}/{len(works)})", completed=number)
+            results.append(
+                make(bundle.artefacts_folder, work, lambda share: progress.advance(task, share), again=again)
+            )
+        progress.update(task, completed=len(works))
+    results += [left for left in foreign(bundle) if left.name not in {result.name for result in results}]
+
+
+def _table(bundle: Bundle, results: list[Result]) -> Table:
+    table = Table(title=f"Source artefacts of {bundle.name} ({bundle.fingerprint[:12]})", title_justify="left")
+    for name in ("artefact", "normalizer", "batch", "images", "bytes"):
+        table.add_column(name, justify="left" if name in ("artefact", "normalizer") else "right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for result in results:
+        artefact, normalizer, batch = [*result.name.split("@"), "", ""][:3]
+        counts = (f"{result.record.images:,}", f"{result.size_bytes:,}") if result.record else ("", "")
+        said = f"{result.outcome}: {result.reason}" if result.reason else result.outcome
+        table.add_row(*map(escape, (artefact, normalizer, batch, *counts, said)))
+    return table

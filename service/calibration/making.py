@@ -1,0 +1,82 @@
+"""Makes planned artefacts one by one: keeps what is there, skips what does not fit, writes whole files."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adapters.errors import UnfitModelError
+from service.artefacts import SUFFIX, Record, check_finite, read_record, read_tensors, write_artefact
+from service.bundles import Bundle
+from service.calibration.plan import PROBE, Work
+from service.errors import BundleError
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an artefact: `outcome` is made, kept, skipped or foreign, and `reason` says why if not made."""
+
+    name: str
+    outcome: str
+    reason: str = ""
+    record: Record | None = None
+    size_bytes: int = 0
+
+
+def make(folder: Path, work: Work, advance: Callable[[float], None], *, again: bool) -> Result:
+    """Make one artefact, unless its file holds it already and `again` is not said.
+
+    Raises:
+        BundleError: If the file cannot be written.
+    """
+    file = folder / f"{work.name}{SUFFIX}"
+    if not again and work.record.same(_record_of(file)):
+        return Result(work.name, "kept", "made from the same before", work.record, file.stat().st_size)
+    try:
+        tensors = work.make(advance)
+        check_finite(tensors, work.name)
+    except (UnfitModelError, BundleError) as error:
+        return Result(work.name, "skipped", str(error))
+    return Result(work.name, "made", "", work.record, write_artefact(file, tensors, work.record))
+
+
+def kept_probe(bundle: Bundle) -> Tensor | None:
+    """Return the images of the probe set that a bundle has; None if it has none, or one made for another model.
+
+    Raises:
+        BundleError: If its file is damaged.
+    """
+    file = bundle.artefacts_folder / f"{PROBE}{SUFFIX}"
+    if not file.is_file() or _is_foreign(file, bundle.fingerprint):
+        return None
+    return read_tensors(file).get("images", torch.zeros(0, dtype=torch.uint8))
+
+
+def probe_result(bundle: Bundle, images: Tensor) -> Result:
+    """Return what is to be said of a probe set that is kept."""
+    file = bundle.artefacts_folder / f"{PROBE}{SUFFIX}"
+    record = read_record(file) or Record(fingerprint=bundle.fingerprint, images=len(images), data="")
+    return Result(PROBE, "kept", "--probe N makes another", record, file.stat().st_size)
+
+
+def foreign(bundle: Bundle) -> Iterator[Result]:
+    """Yield the artefacts that were made for another model, with which the bundle cannot be served."""
+    for file in sorted(bundle.artefacts_folder.glob(f"*{SUFFIX}")):
+        if _is_foreign(file, bundle.fingerprint):
+            reason = "made for another model: remove it, or make it anew by --learner and --normalizer"
+            yield Result(file.stem, "foreign", reason, _record_of(file), file.stat().st_size)
+
+
+def _is_foreign(file: Path, fingerprint: str) -> bool:
+    record = _record_of(file)
+    return record is not None and record.fingerprint != fingerprint
+
+
+def _record_of(file: Path) -> Record | None:
+    """Return a file's record; None if there is no such file, or it is damaged and had better be made anew."""
+    try:
+        return read_record(file) if file.is_file() else None
+    except BundleError:
+        return None

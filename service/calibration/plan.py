@@ -1,0 +1,123 @@
+"""What a calibration makes: one piece of work for each artefact, with the record that its file will hold."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from adapters import Adapter, SourceImages, SourceModel, create
+from adapters.base import Learner
+from adapters.registry import parse, parts
+from adapters.source import artefact_file
+from service.artefacts import Record
+from service.bundles import Bundle
+from service.calibration.choice import Chosen, digest
+from service.calibration.measures import Measure, entropy, features
+from service.errors import UnfitError
+
+PROBE = "probe"
+MEASURES: Mapping[str, Measure] = {"features": features, "entropy": entropy}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a calibration may be told; without learners or normalizers it takes all, and each learner's own."""
+
+    learners: tuple[str, ...] = ()
+    normalizers: tuple[str, ...] = ()
+    batch: int = 64
+
+
+@dataclass(frozen=True)
+class Work:
+    """One artefact to make.
+
+    Attributes:
+        name: Its file's name, without the suffix.
+        record: What its file says it was made from.
+        make: Returns the tensors; is given where to report each share of the work, in all 1.
+    """
+
+    name: str
+    record: Record
+    make: Callable[[Callable[[float], None]], Mapping[str, Tensor]]
+
+
+def planned(bundle: Bundle, source: SourceModel, chosen: Chosen, wanted: Wanted) -> list[Work]:
+    """List what is to be made.
+
+    Raises:
+        UnfitError: If a learner or normalizer is named that does not exist, or a learner that has no artefact.
+    """
+    record = Record(
+        fingerprint=bundle.fingerprint,
+        images=len(chosen.images.images),
+        data=digest(chosen.images),
+        version=version("acclimate"),
+    )
+    works = [*_probe(chosen, record)]
+    works += [Work(name, record, partial(measure, source, chosen.images)) for name, measure in MEASURES.items()]
+    for artefact, adapter in _adapters(bundle, wanted):
+        name = artefact_file(artefact, adapter.normalizer.name, wanted.batch)
+        keyed = record.model_copy(update={"normalizer": adapter.normalizer.name, "batch": wanted.batch})
+        works.append(Work(name, keyed, partial(_calibrate, adapter, source, chosen.images, wanted.batch)))
+    return works
+
+
+def check_names(given: Collection[str], known: Collection[str], what: str) -> None:
+    """Refuse a name that is not known.
+
+    Raises:
+        UnfitError: With what there is.
+    """
+    for name in given:
+        if name not in known:
+            raise UnfitError(f"there is no {what} {name!r}; there are: {', '.join(sorted(known))}")
+
+
+def learners() -> dict[str, type[Learner[Any]]]:
+    """Return the learners that have a source artefact, by name."""
+    found = cast("dict[str, type[Learner[Any]]]", parts("learner"))
+    return {name: learner for name, learner in found.items() if learner.artefact}
+
+
+def _adapters(bundle: Bundle, wanted: Wanted) -> Iterator[tuple[str, Adapter]]:
+    """Yield the artefacts of learners, each with the pipeline it is made under; one artefact once."""
+    known = learners()
+    check_names(wanted.learners, known, "learner with a source artefact")
+    check_names(wanted.normalizers, parts("normalizer"), "normalizer")
+    made: set[tuple[str, str]] = set()
+    for name in wanted.learners or known:
+        usual = (known[name].normalizer, parse(bundle.toml.adapter).normalizer)
+        for normalizer in wanted.normalizers or usual:
+            if (known[name].artefact, normalizer) not in made:
+                made.add((known[name].artefact, normalizer))
+                yield known[name].artefact, create(f"{normalizer}+{name}")
+
+
+def _calibrate(
+    adapter: Adapter, source: SourceModel, data: SourceImages, batch: int, advance: Callable[[float], None]
+) -> Mapping[str, Tensor]:
+    """Make a learner's artefact on a model that is fit for the learner but for the artefact."""
+    having = replace(source, artefacts={f"{adapter.learner.artefact}.": torch.zeros(())})
+    for part in adapter.parts:
+        part.check(having)
+    return adapter.calibrate(source, data, batch, advance)
+
+
+def _probe(chosen: Chosen, record: Record) -> Sequence[Work]:
+    if chosen.probe is None:
+        return []
+    probe = chosen.probe
+    own = record.model_copy(update={"images": len(probe.images), "data": digest(probe)})
+    tensors = {"images": probe.images, "labels": probe.labels}
+
+    def make(advance: Callable[[float], None]) -> Mapping[str, Tensor]:
+        advance(1)
+        return tensors
+
+    return [Work(PROBE, own, make)]
