@@ -111,7 +111,9 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
         Raises:
             UnfitModelError: If the model or the data lack what it takes.
         """
-        self.normalizer.check(source)
+        having = replace(source, artefacts={name: torch.zeros(()) for name in self.learner.needs.artefacts})
+        for part in self.parts:
+            part.check(having)
         net = self._fit(source.fitted_to(self.normalizer.name))
         with torch.no_grad():
             return self.learner.calibrate(net, data, batch, advance)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from adapters import SourceImages, SourceModel, create
+from adapters import SourceImages, SourceModel, pipeline
 from adapters.base import Forward
 from adapters.functional.entropy import entropy_of_logits
 from adapters.source import USUAL_BATCH, as_inputs
@@ -48,7 +48,7 @@ def entropy(source: SourceModel, data: SourceImages, advance: Callable[[float], 
 
 def _passes(source: SourceModel, data: SourceImages, advance: Callable[[float], None]) -> Iterator[Forward]:
     """Run the frozen source model over all images."""
-    net = create("source").prepare(source).net
+    net = pipeline("source").prepare(source).net
     for images in torch.split(data.images, USUAL_BATCH):
         with torch.no_grad():
             yield net.forward({}, net.initial_norm, as_inputs(images, data.value_range))

@@ -1,15 +1,14 @@
 """What a calibration makes: one piece of work for each artefact, with the record that its file will hold."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
-from adapters import Adapter, SourceImages, SourceModel, create
+from adapters import Pipeline, SourceModel, pipeline
 from adapters.base import Learner
 from adapters.registry import parse, parts
 from adapters.source import artefact_file
@@ -64,7 +63,7 @@ def planned(bundle: Bundle, source: SourceModel, chosen: Chosen, wanted: Wanted)
     for artefact, adapter in _adapters(bundle, wanted):
         name = artefact_file(artefact, adapter.normalizer.name, wanted.batch)
         keyed = record.model_copy(update={"normalizer": adapter.normalizer.name, "batch": wanted.batch})
-        works.append(Work(name, keyed, partial(_calibrate, adapter, source, chosen.images, wanted.batch)))
+        works.append(Work(name, keyed, partial(adapter.calibrate, source, chosen.images, wanted.batch)))
     return works
 
 
@@ -85,7 +84,7 @@ def learners() -> dict[str, type[Learner[Any]]]:
     return {name: learner for name, learner in found.items() if learner.artefact}
 
 
-def _adapters(bundle: Bundle, wanted: Wanted) -> Iterator[tuple[str, Adapter]]:
+def _adapters(bundle: Bundle, wanted: Wanted) -> Iterator[tuple[str, Pipeline]]:
     """Yield the artefacts of learners, each with the pipeline it is made under; one artefact once."""
     known = learners()
     check_names(wanted.learners, known, "learner with a source artefact")
@@ -96,17 +95,7 @@ def _adapters(bundle: Bundle, wanted: Wanted) -> Iterator[tuple[str, Adapter]]:
         for normalizer in wanted.normalizers or usual:
             if (known[name].artefact, normalizer) not in made:
                 made.add((known[name].artefact, normalizer))
-                yield known[name].artefact, create(f"{normalizer}+{name}")
-
-
-def _calibrate(
-    adapter: Adapter, source: SourceModel, data: SourceImages, batch: int, advance: Callable[[float], None]
-) -> Mapping[str, Tensor]:
-    """Make a learner's artefact on a model that is fit for the learner but for the artefact."""
-    having = replace(source, artefacts={f"{adapter.learner.artefact}.": torch.zeros(())})
-    for part in adapter.parts:
-        part.check(having)
-    return adapter.calibrate(source, data, batch, advance)
+                yield known[name].artefact, pipeline(f"{normalizer}+{name}")
 
 
 def _probe(chosen: Chosen, record: Record) -> Sequence[Work]:
