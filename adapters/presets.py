@@ -13,6 +13,8 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = MappingProxyType(
         ("unmix_tns", "eata"): {"lr": 1e-5},
         ("unmix_tns", "cotta"): {"lr": 1e-5},
         ("unmix_tns", "rdumb"): {"lr": 1e-5},
+        ("unmix_tns", "rotta"): {"lr": 1e-5},
+        ("unmix_tns", "note"): {"lr": 1e-5},
     }
 )
 

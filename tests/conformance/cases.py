@@ -27,4 +27,10 @@ CASES = {
     "batch+cotta": {"cotta": {"augmentations": 2, "threshold": 1.0, "lr": 1e-4}},
     "unmix_tns+cotta+lame": {"cotta": {"augmentations": 2, "threshold": 0.0, "parameters": "norm"}},
     "unmix_tns+rdumb": {"rdumb": {"e_margin": 0.9, "reset_every": 2}},
+    "rotta_bn+rotta": {"rotta": {"capacity": 8, "period": 4}},
+    "unmix_tns+rotta+lame": {"rotta": {"capacity": 7, "period": 6, "augment": False}},
+    "batch+rotta": {"rotta": {"capacity": 2, "period": 1, "nu": 0.5}},
+    "note_iabn+note": {"note": {"capacity": 8, "period": 4}},
+    "source+note": {"note": {"capacity": 64, "period": 1, "optimizer": "sgd"}},
+    "ema+note": {"note": {"capacity": 1, "period": 5}},
 }
