@@ -54,7 +54,7 @@ class NOTE(Learner[NOTEState]):
 
     name = "note"
     paper = "Gong et al.: NOTE: Robust Continual Test-time Adaptation Against Temporal Correlation, NeurIPS 2022"
-    remembers = "weight and bias of the norm layers, with optimizer moments; up to 64 images; class counts"
+    remembers = "weight and bias of the norm layers, with optimizer moments; 64 images; class counts"
     needs = Needs(affine=True, gradient=True)
     normalizer = "note_iabn"
     pure_graph = False

@@ -61,7 +61,7 @@ class RoTTA(Learner[RoTTAState]):
 
     name = "rotta"
     paper = "Yuan et al.: Robust Test-Time Adaptation in Dynamic Scenarios, CVPR 2023"
-    remembers = "student and teacher, weight and bias of the norm layers each, with optimizer moments; up to 64 images"
+    remembers = "student and teacher, weight and bias of the norm layers each, with optimizer moments; 64 images"
     needs = Needs(affine=True, gradient=True)
     normalizer = "rotta_bn"
     pure_graph = False
