@@ -30,7 +30,7 @@ class Scoring:
     entropy_weight: float = 1.0
 
     def score(self, age: float, entropy: float) -> float:
-        """Return an image's score in double precision; age in capacities, entropy in nats (RoTTA, eq. 4).
+        """Return an image's score in double precision; age in capacities, entropy in nats.
 
         Example:
             >>> Scoring(10).score(0.0, math.log(10))
@@ -59,7 +59,7 @@ def ages(memory: CategoryMemory) -> Tensor:
 def timeliness(memory: CategoryMemory) -> Tensor:
     """Return the weights (n,) of the remembered images in the loss, in read-out order: e^-a / (1 + e^-a) of the age.
 
-    The age a counts in capacities, so that a weight is below 1/2 (RoTTA, eq. 7).
+    The age a counts in capacities, so that a weight is below 1/2.
     """
     return torch.sigmoid(-ages(memory) / len(memory.entropies))
 

@@ -44,7 +44,7 @@ class NOTE(Learner[NOTEState]):
     Remembers: weight and bias of the norm layers, optimizer moments, images, and how often each class came.
     Needs: norm layers with weight and bias.
     Reference: Gong et al., NOTE: Robust Continual Test-time Adaptation Against Temporal Correlation, NeurIPS 2022
-        (algorithm 1, eq. 7).
+        (algorithm 1).
 
     Example:
         >>> from adapters import create

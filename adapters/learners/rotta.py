@@ -51,7 +51,7 @@ class RoTTA(Learner[RoTTAState]):
 
     Remembers: student and teacher, weight and bias of the norm layers each; the optimizer's moments; images.
     Needs: norm layers with weight and bias.
-    Reference: Yuan et al., Robust Test-Time Adaptation in Dynamic Scenarios, CVPR 2023 (eqs. 3-8).
+    Reference: Yuan et al., Robust Test-Time Adaptation in Dynamic Scenarios, CVPR 2023 (section 3).
 
     Example:
         >>> from adapters import create
