@@ -174,6 +174,17 @@ def test_an_emptied_memory_is_a_fresh_one(make):
     assert memory.places.filled > 0.9
 
 
+def test_of_equally_good_images_the_one_that_is_there_stays():
+    scoring = category_memory.Scoring(2, age_weight=0.0)
+    memory = category_memory.insert(category(2), pictures(2), torch.tensor([0, 1]), torch.tensor([0.5, 0.6]), scoring)
+
+    equal = category_memory.insert(memory, pictures(1), torch.tensor([0]), torch.tensor([0.5]), scoring)
+    surer = category_memory.insert(memory, pictures(1), torch.tensor([0]), torch.tensor([0.4]), scoring)
+
+    assert [entry.arrival for entry in places.entries(equal.places)] == [0, 1]
+    assert [entry.arrival for entry in places.entries(surer.places)] == [2, 1]
+
+
 def test_a_model_of_one_class_has_a_memory_too():
     memory, scoring = category(4), category_memory.Scoring(1)
     labels, entropies = torch.zeros(9, dtype=torch.int64), torch.zeros(9)
