@@ -240,7 +240,7 @@ class Learner(Part, Generic[S]):
     """The normalizer meant by a spec that names only this learner."""
     output: ClassVar[str] = "none"
     copies: ClassVar[tuple[str, ...]] = ("student",)
-    """The network copies; within a step each observes the raw batch exactly once."""
+    """The network copies; within a step each observes the raw batch exactly once, or its memory at each update."""
 
     artefact: ClassVar[str] = ""
     """The source artefact that `calibrate` makes; "" for none."""

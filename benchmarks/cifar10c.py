@@ -6,7 +6,8 @@ from its batch. In i.i.d. order images come as the files have them; in correlate
 them (Dirichlet 0.1 over 10 slots), so that neighbours share their label.
 
 `PUBLIC` holds what public code reached on the small folder (1,000 test images, one seed), from that folder's README:
-mariodoebler/test-time-adaptation 8b2ed63 and, for UnMix-TNS, devavratTomar/unmixtns 8e12b9f, on PyTorch 2.13 CPU.
+mariodoebler/test-time-adaptation 8b2ed63 and, for UnMix-TNS and NOTE, devavratTomar/unmixtns 8e12b9f, on PyTorch 2.13
+CPU; None where it was not measured.
 """
 
 import json
@@ -53,7 +54,7 @@ class Order(StrEnum):
     CORRELATED = "correlated"
 
 
-PUBLIC: Mapping[str, Mapping[Order, float]] = MappingProxyType(
+PUBLIC: Mapping[str, Mapping[Order, float | None]] = MappingProxyType(
     {
         text: MappingProxyType({Order.IID: iid, Order.CORRELATED: correlated})
         for text, iid, correlated in (
@@ -68,6 +69,9 @@ PUBLIC: Mapping[str, Mapping[Order, float]] = MappingProxyType(
             ("unmix_tns", 52.97, 53.15),
             ("unmix_tns+tent,tent.lr=1e-5", 52.92, 53.06),
             ("unmix_tns+lame", 82.65, 49.15),
+            ("rotta_bn+rotta,rotta.lr=1e-3", 50.97, 50.75),
+            ("unmix_tns+rotta,rotta.lr=1e-5", None, 52.25),
+            ("note_iabn+note,note.lr=1e-3", 45.58, 48.26),
             # Too high a rate for it: the figure is that of a collapse.
             ("unmix_tns+tent,tent.lr=1e-3", 87.25, 85.53),
         )

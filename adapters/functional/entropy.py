@@ -19,6 +19,19 @@ def entropy_of_logits(logits: Tensor) -> Tensor:
     return (log_p.exp() * -log_p).sum(1)
 
 
+def entropy_above_floor(logits: Tensor, floor: float = 1e-6) -> Tensor:
+    """Return -sum p log(p + floor) of each row (N,) in nats; logits are (N, C).
+
+    RoTTA's and NOTE's form of the entropy; below zero by as much as the floor where an answer is certain.
+
+    Example:
+        >>> entropy_above_floor(torch.zeros(1, 2))
+        tensor([0.6931])
+    """
+    p = logits.softmax(1)
+    return -(p * (p + floor).log()).sum(1)
+
+
 def entropy_of_probabilities(probabilities: Tensor) -> Tensor:
     """Return each row's entropy (N,) in nats; probabilities are (N, C), zeros allowed.
 

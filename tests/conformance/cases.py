@@ -29,4 +29,10 @@ CASES = {
     "batch+ecotta": {"ecotta": {"parts": "0+1+2", "e_margin": 0.9, "warm_up_epochs": 1}},
     "ema+ecotta+lame": {"ecotta": {"parts": "0+1+2", "e_margin": 0.9, "warm_up_epochs": 1}},
     "unmix_tns+rdumb": {"rdumb": {"e_margin": 0.9, "reset_every": 2}},
+    "rotta_bn+rotta": {"rotta": {"capacity": 8, "period": 4}},
+    "unmix_tns+rotta+lame": {"rotta": {"capacity": 7, "period": 6, "augment": False}},
+    "batch+rotta": {"rotta": {"capacity": 2, "period": 1, "nu": 0.5}},
+    "note_iabn+note": {"note": {"capacity": 8, "period": 4}},
+    "source+note": {"note": {"capacity": 64, "period": 1, "optimizer": "sgd"}},
+    "ema+note": {"note": {"capacity": 1, "period": 5}},
 }

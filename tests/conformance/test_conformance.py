@@ -253,12 +253,22 @@ def test_after_reset_a_pipeline_of_batch_statistics_predicts_as_the_source_model
 
 @pytest.mark.parametrize(
     "spec",
-    ["source+tent", "source+eta", "source+rdumb", "source+sar", "source+eata", "source+lame", "source+tent+lame"],
+    [
+        "source+tent",
+        "source+eta",
+        "source+rdumb",
+        "source+sar",
+        "source+eata",
+        "source+lame",
+        "source+tent+lame",
+        "source+rotta",
+        "source+note",
+    ],
 )
 def test_layer_norm_models_learn_under_source_statistics(spec):
     bench = Bench(spec, {}, models.vit_source)
 
-    outputs, state = bench.run(batches(3))
+    outputs, state = bench.run(batches(3, size=40))  # 120 images, so that the memories of 64 lead to an update
 
     assert is_finite(state)
     assert all(torch.isfinite(output.logits).all() for output in outputs)

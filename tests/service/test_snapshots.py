@@ -30,7 +30,7 @@ from tests.serving import images
 MADE = settings(deadline=None, derandomize=True, database=None)
 REPLAY = Replay(backend="torch", threads=1, torch="2", onnxruntime="1")
 TENSORS = {"adapter/steps": torch.tensor(3), "window": torch.arange(6, dtype=torch.uint8).reshape(2, 3)}
-SPECS = ["batch+tent", "unmix_tns+eta+lame", "source"]
+SPECS = ["batch+tent", "unmix_tns+eta+lame", "source", "rotta", "note"]
 WORDS = st.sampled_from(["__metadata__", "manifest", "dtype", "shape", "data_offsets", "a"])
 HEADERS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -252,6 +252,29 @@ def test_a_manifest_tells_what_the_snapshot_is_of(models):
     assert (read.replay.backend, read.replay.threads) == ("torch", torch.get_num_threads())
     assert read.contains_inputs
     assert not file_of(begin(models[0]), "empty")[0].contains_inputs
+
+
+@pytest.mark.parametrize("spec", ["rotta", "note"])
+def test_a_snapshot_of_a_memory_says_so_and_without_inputs_empties_it_and_is_not_exact(models, spec):
+    stream = begin(models[0], spec, {spec: {"period": 6, "capacity": 8}}, steps=3)
+    kept, whole = file_of(stream, "kept")
+    dropped, emptied = file_of(stream, "dropped", drop_inputs=True)
+
+    assert (kept.contains_inputs, kept.exact) == (True, True)
+    assert (dropped.contains_inputs, dropped.exact) == (False, False)
+    held, without = unpack(whole)[1], unpack(emptied)[1]
+    memory = {name for name in held if name.startswith("adapter/learner/memory/")}
+    fresh = flatten(stream.fitted.initial())
+    assert held["adapter/learner/memory/places/images"].any()
+    assert_same(
+        {name: without[name] for name in memory}, {name: fresh[name.removeprefix("adapter/")] for name in memory}
+    )
+    assert_same({n: t for n, t in without.items() if n not in memory}, {n: held[n] for n in held if n not in memory})
+
+    restored = begin(models[0], spec, {spec: {"period": 6, "capacity": 8}})
+    engine.restore(restored, *state_for(restored, *unpack(emptied)))
+    assert "private inputs left out" in warning_for(restored, dropped)
+    assert serve(restored, 8, 7).logits.isfinite().all()
 
 
 def test_taking_a_snapshot_leaves_the_stream_and_learning_on_leaves_the_snapshot(models):

@@ -1,0 +1,119 @@
+"""Remembered images in a fixed number of places: what RoTTA's and NOTE's memories share."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from adapters.base import PartState
+from adapters.source import as_inputs
+
+UNUSED = -1
+
+
+@dataclass(frozen=True)
+class Places(PartState):
+    """Images as they are stored, and when they came.
+
+    Attributes:
+        images: (N, *input_shape) uint8; 0 in a place never used.
+        classes: (N,) int64, the class predicted on arrival; -1 marks an unused place.
+        arrivals: (N,) int64, each image's number in the order of arrival, from 0.
+        arrived: () int64, how many images have come by, whether they were kept or not.
+    """
+
+    images: Tensor
+    classes: Tensor
+    arrivals: Tensor
+    arrived: Tensor
+
+    @property
+    def filled(self) -> Tensor:
+        """Share () of the places that are used."""
+        return (self.classes != UNUSED).float().mean()
+
+
+class Entry(NamedTuple):
+    """One remembered image; entries sort in read-out order: by class, then as they came."""
+
+    label: int
+    arrival: int
+    place: int
+
+
+def empty(capacity: int, shape: tuple[int, ...]) -> Places:
+    """Return a number of unused places for images of a shape.
+
+    Example:
+        >>> empty(2, (3, 8, 8)).classes
+        tensor([-1, -1])
+    """
+    return Places(
+        images=torch.zeros(capacity, *shape, dtype=torch.uint8),
+        classes=torch.full((capacity,), UNUSED),
+        arrivals=torch.zeros(capacity, dtype=torch.int64),
+        arrived=torch.zeros((), dtype=torch.int64),
+    )
+
+
+def emptied(places: Places) -> Places:
+    """Return the same number of places as they were before any image came."""
+    return empty(len(places.classes), tuple(places.images.shape[1:]))
+
+
+def entries(places: Places) -> list[Entry]:
+    """Return who is remembered, in read-out order."""
+    found = zip(places.classes.tolist(), places.arrivals.tolist(), range(len(places.classes)), strict=True)
+    return sorted(Entry(*each) for each in found if each[0] != UNUSED)
+
+
+def rows(places: Places) -> Tensor:
+    """Return the numbers (n,) of the used places, in read-out order."""
+    return torch.tensor([entry.place for entry in entries(places)], dtype=torch.int64)
+
+
+def recall(places: Places, value_range: tuple[float, float]) -> Tensor:
+    """Return the remembered images as inputs (n, *input_shape) within a value range, in read-out order."""
+    return as_inputs(places.images[rows(places)], value_range)
+
+
+def newcomers(places: Places, held: Sequence[Entry]) -> tuple[Tensor, Tensor]:
+    """Return the places (n,) of those among `held` who are new to `places`, and their rows (n,) as they came."""
+    before = int(places.arrived)
+    fresh = [(entry.place, entry.arrival - before) for entry in held if entry.arrival >= before]
+    at, came = torch.tensor(fresh, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    return at, came
+
+
+def settled(places: Places, images: Tensor, held: Sequence[Entry]) -> Places:
+    """Return the places after images (n, *input_shape) uint8 have come by, with those remembered that are `held`."""
+    used = torch.tensor(held, dtype=torch.int64).reshape(-1, len(Entry._fields))
+    labels, arrivals, at = used.unbind(1)
+    fresh_at, came = newcomers(places, held)
+    return Places(
+        images=places.images.index_copy(0, fresh_at, images[came]),
+        classes=torch.full_like(places.classes, UNUSED).index_copy(0, at, labels),
+        arrivals=torch.zeros_like(places.arrivals).index_copy(0, at, arrivals),
+        arrived=places.arrived + len(images),
+    )
+
+
+def spans(arrived: int, count: int, period: int) -> Iterator[tuple[slice, bool]]:
+    """Cut `count` arrivals where a multiple of `period` is reached; tell for each span whether it ends there.
+
+    Args:
+        arrived: How many came before these.
+        count: How many come now.
+        period: Arrivals from one end to the next.
+
+    Example:
+        >>> list(spans(60, 70, 64))
+        [(slice(0, 4, None), True), (slice(4, 68, None), True), (slice(68, 70, None), False)]
+    """
+    start = 0
+    while start < count:
+        stop = min(start + period - (arrived + start) % period, count)
+        yield slice(start, stop), (arrived + stop) % period == 0
+        start = stop

@@ -1,0 +1,110 @@
+"""NOTE: entropy learning on a reservoir in which the predicted classes are balanced."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, PartState, Run
+from adapters.descent import Learning, descend, observe_gradient, start
+from adapters.functional import reservoir
+from adapters.functional.entropy import entropy_above_floor
+from adapters.functional.optim import OptimOptions
+from adapters.functional.places import recall, spans
+from adapters.functional.reservoir import Reservoir
+from adapters.options import option
+from adapters.source import as_stored
+
+
+@dataclass(frozen=True)
+class NOTEState(PartState):
+    """Learned parameters with the optimizer's moments, and the reservoir."""
+
+    learning: Learning
+    memory: Reservoir
+
+
+@dataclass(frozen=True, kw_only=True)
+class NOTEOptions(OptimOptions):
+    """The optimizer and the reservoir."""
+
+    lr: float = option(1e-4, "learning rate", low=0.0, high=10.0)
+    capacity: int = option(64, "images that the reservoir holds", low=1, high=1024)
+    period: int = option(64, "images from one update to the next", low=1, high=1024)
+
+
+class NOTE(Learner[NOTEState]):
+    """Descend the mean entropy of a class-balanced reservoir, once a period; answer before that.
+
+    Made for streams whose neighbours share their label. Statistics move by the reservoir alone, in the pass that gives
+    the gradient. The loss is a mean over images and classes, which matters to SGD and hardly to Adam. Images keep the
+    class that was predicted when they came. Where public code has dropout active in updates, it is off here.
+
+    Remembers: weight and bias of the norm layers, optimizer moments, images, and how often each class came.
+    Needs: norm layers with weight and bias.
+    Reference: Gong et al., NOTE: Robust Continual Test-time Adaptation Against Temporal Correlation, NeurIPS 2022
+        (algorithm 1).
+
+    Example:
+        >>> from adapters import create
+        >>> str(create("note").spec), create("note").pure_graph
+        ('note_iabn+note', False)
+    """
+
+    name = "note"
+    paper = "Gong et al.: NOTE: Robust Continual Test-time Adaptation Against Temporal Correlation, NeurIPS 2022"
+    remembers = "weight and bias of the norm layers, with optimizer moments; 64 images; class counts"
+    needs = Needs(affine=True, gradient=True)
+    normalizer = "note_iabn"
+    pure_graph = False
+    holds_inputs = True
+    options_class = NOTEOptions
+    options: NOTEOptions
+
+    def init(self, net: Net, generator: torch.Generator) -> NOTEState:
+        """Return the source's weight and bias, zero moments and an empty reservoir."""
+        memory = reservoir.empty(self.options.capacity, net.input_shape, net.classes)
+        return NOTEState(start(net.affine, self.options), memory)
+
+    def without_inputs(self, state: NOTEState) -> NOTEState:
+        """Return the state with its reservoir as before the first image."""
+        return replace(state, memory=reservoir.emptied(state.memory))
+
+    def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
+        """Draw what decides for each image whether and in whose place it is remembered."""
+        generator = torch.Generator().manual_seed(seed)
+        base = int(torch.randint(2**62, (), generator=generator))
+        own = torch.Generator().manual_seed((base + steps) % 2**63)
+        return {"reservoir": torch.rand(shape[0], reservoir.DRAWS, generator=own, dtype=torch.float64)}
+
+    def step(self, net: Net, state: NOTEState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[NOTEState]:
+        """Answer x (N, ...), offer its images to the reservoir, and learn whenever a period is full."""
+        forward = self.answer(net.held, state, norm, x)
+        finite = forward.logits.isfinite().all(1)  # what has no answer has no class to be remembered under
+        images, labels = as_stored(x[finite], net.value_range), forward.logits[finite].argmax(1)
+        draws = noise["reservoir"][finite]
+        signals: dict[str, Tensor] = {}
+        for rows, due in spans(int(state.memory.places.arrived), len(images), self.options.period):
+            memory = reservoir.insert(state.memory, images[rows], labels[rows], draws[rows])
+            state = replace(state, memory=memory)
+            if due:
+                state, norm, signals["loss"] = self._update(net, state, norm)
+        return Learned(forward, state, norm, {**signals, "memory_ratio": state.memory.places.filled})
+
+    def answer(self, run: Run, state: NOTEState, norm: CopyStates, x: Tensor) -> Forward:
+        """Answer x (N, ...) by the learned parameters."""
+        return run(state.learning.params, norm["student"], x)
+
+    def _update(self, net: Net, state: NOTEState, norm: CopyStates) -> tuple[NOTEState, CopyStates, Tensor]:
+        """Descend the entropy of the reservoir and observe it, in one pass; return the loss () too."""
+        x = recall(state.memory.places, net.value_range).to(net.dtype)
+
+        def entropy(forward: Forward) -> tuple[Tensor, Mapping[str, Tensor]]:
+            loss = entropy_above_floor(forward.logits).mean() / net.classes
+            return loss, {"loss": loss}
+
+        params = state.learning.params
+        grads, other, _, observed = observe_gradient(net, params, norm["student"], x, entropy)
+        learning = descend(state.learning, grads, self.options)
+        return replace(state, learning=learning), {"student": observed}, other["loss"]
