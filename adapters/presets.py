@@ -13,6 +13,8 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = MappingProxyType(
         ("unmix_tns", "eata"): {"lr": 1e-5},
         ("unmix_tns", "cotta"): {"lr": 1e-5},
         ("unmix_tns", "rdumb"): {"lr": 1e-5},
+        ("unmix_tns", "roid"): {"lr": 1e-5},
+        ("unmix_tns", "rmt"): {"lr": 1e-5},
     }
 )
 

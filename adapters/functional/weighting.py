@@ -43,7 +43,7 @@ def weigh(logits: Tensor, mean_probabilities: Tensor, temperature: float, moment
     probabilities = logits.softmax(1)
     diversity = scaled(1 - cosine_similarity(mean_probabilities[None], probabilities, dim=1))
     certainty = scaled(-entropy_of_logits(logits))
-    kept = diversity >= diversity.mean()
+    kept = ~(diversity < diversity.mean())  # never empty, not even where an image holds NaN
     weight = torch.where(kept, torch.exp(diversity * certainty / temperature), 0.0)
     return Weighting(weight, kept, momentum * mean_probabilities + (1 - momentum) * probabilities.mean(0))
 

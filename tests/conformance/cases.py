@@ -28,5 +28,12 @@ CASES = {
     "unmix_tns+cotta+lame": {"cotta": {"augmentations": 2, "threshold": 0.0, "parameters": "norm"}},
     "batch+ecotta": {"ecotta": {"parts": "0+1+2", "e_margin": 0.9, "warm_up_epochs": 1}},
     "ema+ecotta+lame": {"ecotta": {"parts": "0+1+2", "e_margin": 0.9, "warm_up_epochs": 1}},
+    "batch+roid": {"roid": {"batch_size": 4}},
+    "source+roid+lame": {"roid": {"consistency": False, "optimizer": "sgd"}},
+    "unmix_tns+roid": {"roid": {"weighting": False, "augment": False}},
+    "batch+roid_prior": {"roid_prior": {"prior_on": "logits"}},
+    "batch+eta+roid_prior": {"eta": {"e_margin": 0.9}},
+    "batch+rmt": {},
+    "unmix_tns+rmt+roid_prior": {"rmt": {"warm_up": 0, "lambda_source": 0.0, "optimizer": "sgd", "lr": 1e-4}},
     "unmix_tns+rdumb": {"rdumb": {"e_margin": 0.9, "reset_every": 2}},
 }

@@ -253,7 +253,17 @@ def test_after_reset_a_pipeline_of_batch_statistics_predicts_as_the_source_model
 
 @pytest.mark.parametrize(
     "spec",
-    ["source+tent", "source+eta", "source+rdumb", "source+sar", "source+eata", "source+lame", "source+tent+lame"],
+    [
+        "source+tent",
+        "source+eta",
+        "source+rdumb",
+        "source+sar",
+        "source+eata",
+        "source+roid",
+        "source+rmt",
+        "source+lame",
+        "source+tent+lame",
+    ],
 )
 def test_layer_norm_models_learn_under_source_statistics(spec):
     bench = Bench(spec, {}, models.vit_source)
