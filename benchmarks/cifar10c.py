@@ -202,6 +202,16 @@ def is_random(text: str, source: SourceModel) -> bool:
     return any(differ) or bool(adapters[0].learner.draw(0, 0, torch.Size((1, *source.input_shape))))
 
 
+def without_artefacts(texts: list[str]) -> list[str]:
+    """Return the pipelines that run on a model without source artefacts.
+
+    Example:
+        >>> without_artefacts(["batch+eata", "batch+rmt"])
+        ['batch+eata']
+    """
+    return [text for text in texts if not read_pipeline(text).learner.needs.artefacts]
+
+
 def public_figure(adapter: Adapter, order: Order) -> float | None:
     """Return the public error of a pipeline with the same options, however they were written; None if there is none."""
     for text, figures in PUBLIC.items():
@@ -235,7 +245,7 @@ def main(
         list[str],
         typer.Option(
             help="A pipeline, `SPEC[,PART.OPTION=VALUE]...`, as `batch+eta,eta.d_margin=0.4`; repeat for more. "
-            "Default: all that a public figure is known for.",
+            "Default: all that a public figure is known for; without source images, those that need none.",
             show_default=False,
         ),
     ] = list(PUBLIC),  # noqa: B006 - typer never writes to it
@@ -261,7 +271,7 @@ def main(
     source = load_source_model(_existing(data / "resnet20.safetensors"))
     images = read_source_images(data)
     if images is None and spec == list(PUBLIC):
-        spec = [text for text in spec if not read_pipeline(text).learner.needs.artefacts]
+        spec = without_artefacts(spec)
     orders = list(Order) if order == "both" else [Order(order)]
     streams = {each: read_order(data, each, len(folder.labels)) for each in orders}
     try:
