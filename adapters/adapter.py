@@ -1,15 +1,18 @@
 """The adapter's contract: what a server, a benchmark or a notebook may ask of a pipeline and of a selector alike."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from torch import Tensor
 
 from adapters.base import Part, StepOutput
 from adapters.options import Options
 from adapters.source import SourceModel
+
+if TYPE_CHECKING:
+    from adapters.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ class AdapterOf(ABC, Generic[P, S]):
 
     @property
     @abstractmethod
+    def pipelines(self) -> Sequence["Pipeline"]:
+        """The pipelines that it may run; a pipeline runs itself."""
+
+    @property
+    @abstractmethod
     def draws(self) -> bool:
         """Whether steps draw random numbers."""
 
@@ -130,8 +138,8 @@ class AdapterOf(ABC, Generic[P, S]):
 
 Adapter: TypeAlias = AdapterOf[Any, Any]
 """Any adapter."""
-Make: TypeAlias = Callable[[str, Mapping[str, Mapping[str, object]]], Adapter]
-"""Makes an adapter from a spec and its parts' options."""
+Make: TypeAlias = "Callable[[str, Mapping[str, Mapping[str, object]]], Pipeline]"
+"""Makes a pipeline from a spec and its parts' options."""
 
 
 class Selector(Part):

@@ -1,7 +1,7 @@
 """One gradient step on chosen parameters: what every gradient learner shares."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +17,16 @@ class Learning(PartState):
 
     params: Params
     optimizer: optim.OptimState
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A loss (), the pass that observed the batch, the statistics that it wrote, and other tensors by name."""
+
+    loss: Tensor
+    forward: Forward
+    norm: NormState
+    other: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def start(params: Params, options: optim.OptimOptions) -> Learning:
@@ -44,10 +54,31 @@ def observe_gradient(
         Gradients by name, the loss's other tensors, the pass, and the new statistics.
     """
 
-    def of_params(learned: dict[str, Tensor]) -> tuple[Tensor, tuple[dict[str, Tensor], ...]]:
+    def run(learned: Params) -> Passed:
         forward, observed = net.observe(learned, norm, x)
         value, other = loss(forward)
-        return value, (dict(other), flatten(observed), _tensors(forward))
+        return Passed(value, forward, observed, other)
+
+    return joint_gradient(params, norm, run)
+
+
+def joint_gradient(
+    params: Params, norm: NormState, run: Callable[[Params], Passed]
+) -> tuple[Params, Mapping[str, Tensor], Forward, NormState]:
+    """Differentiate a loss of several passes, of which one observes.
+
+    Args:
+        params: Where to differentiate.
+        norm: The statistics before this batch.
+        run: Runs the passes with parameters and tells what came of them.
+
+    Returns:
+        Gradients by name, the loss's other tensors, the pass that observed, and the new statistics.
+    """
+
+    def of_params(learned: dict[str, Tensor]) -> tuple[Tensor, tuple[dict[str, Tensor], ...]]:
+        passed = run(learned)
+        return passed.loss, (dict(passed.other), flatten(passed.norm), _tensors(passed.forward))
 
     grads, (other, observed, forward) = torch.func.grad(of_params, has_aux=True)(dict(params))
     return grads, other, Forward(**{"drift": None, **forward}), rebuild(norm, observed)

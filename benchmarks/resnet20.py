@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from adapters import SourceModel, create
-from adapters.functional import fisher
+from adapters import Adapter, SourceImages, SourceModel
+from adapters.source import artefact_file
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -76,12 +76,23 @@ def load_source_model(weights: Path) -> SourceModel:
     return SourceModel(network.eval(), (3, 32, 32), CLASSES, mean=MEAN, std=STD, features="linear")
 
 
-def with_fisher(source: SourceModel, images: Path, batch: int = 64) -> SourceModel:
-    """Return the model with EATA's Fisher diagonal of source images (N, 32, 32, 3) uint8 under batch statistics."""
-    pixels = torch.from_numpy(np.load(images)).permute(0, 3, 1, 2).float() / 255
-    batches = torch.split(pixels, batch)
-    diagonal = fisher.diagonal(create("batch").prepare(source).net, batches)
-    return replace(source, artefacts={f"fisher.{name}": tensor for name, tensor in diagonal.items()})
+def read_source_images(folder: Path) -> SourceImages | None:
+    """Return the training images of a folder, (N, 32, 32, 3) uint8, with their labels; None if it has none."""
+    if not (folder / "source_images.npy").exists():
+        return None
+    pixels = torch.from_numpy(np.load(folder / "source_images.npy")).permute(0, 3, 1, 2).contiguous()
+    return SourceImages(pixels, torch.from_numpy(np.load(folder / "source_labels.npy").astype(np.int64)))
+
+
+def with_artefacts(source: SourceModel, adapter: Adapter, images: SourceImages, batch: int = 64) -> SourceModel:
+    """Return the model with the source artefacts of the learners that an adapter may run, made from source images."""
+    artefacts = dict(source.artefacts)
+    for pipeline in adapter.pipelines:
+        if pipeline.learner.artefact:
+            made = pipeline.calibrate(source, images, batch, lambda _: None)
+            file = artefact_file(pipeline.learner.artefact, pipeline.normalizer.name, batch)
+            artefacts |= {f"{file}.{name}": tensor for name, tensor in made.items()}
+    return replace(source, artefacts=artefacts)
 
 
 def _stage(inputs: int, outputs: int) -> nn.Sequential:

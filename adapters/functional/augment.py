@@ -1,7 +1,7 @@
-"""The random augmentation of mean-teacher methods (CoTTA, RMT, RoTTA) in pure tensor code.
+"""The random augmentation of mean-teacher methods (CoTTA, RMT, RoTTA), and ROID's, in pure tensor code.
 
 In this order: colour jitter, padding to twice the side, rotation with shift and scale, slight blur, centre crop, flip,
-slight noise. One draw serves the whole batch; only the noise is drawn per element.
+slight noise. One draw serves the whole batch; only the noise is drawn per element. ROID's has neither blur nor noise.
 """
 
 import math
@@ -62,9 +62,14 @@ def draw(generator: torch.Generator, height: int, width: int) -> Draw:
 
 def random_view(x: Tensor, generator: torch.Generator, value_range: tuple[float, float]) -> Tensor:
     """Draw an augmentation and return x (N, C, H, W) under it; x and the answer lie within the value range."""
-    low, high = value_range
-    seen = augment((x - low) / (high - low), draw(generator, *x.shape[-2:]), generator)
-    return low + seen * (high - low)
+    drawn = draw(generator, *x.shape[-2:])
+    return _within(value_range, x, lambda unit: augment(unit, drawn, generator))
+
+
+def random_sharp_view(x: Tensor, generator: torch.Generator, value_range: tuple[float, float]) -> Tensor:
+    """Draw an augmentation and return x (N, C, H, W) under it without blur and noise; both within the value range."""
+    drawn = draw(generator, *x.shape[-2:])
+    return _within(value_range, x, lambda unit: augment_sharp(unit, drawn))
 
 
 def mild_view(x: Tensor, generator: torch.Generator, value_range: tuple[float, float]) -> Tensor:
@@ -86,14 +91,16 @@ def mild_view(x: Tensor, generator: torch.Generator, value_range: tuple[float, f
 
 def augment(x: Tensor, drawn: Draw, generator: torch.Generator) -> Tensor:
     """Return augmented images (N, C, H, W) within [0, 1]; `generator` draws the noise."""
-    height, width = x.shape[-2:]
-    top, left = height // 2, width // 2
-    x = colour(x.clamp(0, 1), drawn)
-    x = functional.pad(x, (left, left, top, top), mode="replicate")
-    x = blur(affine(x, drawn), drawn.sigma)[..., top : top + height, left : left + width]
-    x = x.flip(-1) if drawn.flip else x
+    padded = _padded(colour(x.clamp(0, 1), drawn), "replicate")
+    x = _flipped(_centre(blur(affine(padded, drawn), drawn.sigma), x.shape), drawn)
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     return (x + NOISE * noise).clamp(0, 1)
+
+
+def augment_sharp(x: Tensor, drawn: Draw) -> Tensor:
+    """Return ROID's augmented images (N, C, H, W) within [0, 1]: mirrored at the border, no blur, no noise."""
+    padded = _padded(colour(x.clamp(0, 1), drawn), "reflect")
+    return _flipped(_centre(affine(padded, drawn), x.shape), drawn).clamp(0, 1)
 
 
 def colour(x: Tensor, drawn: Draw) -> Tensor:
@@ -158,6 +165,27 @@ def blur(x: Tensor, sigma: float) -> Tensor:
     x = functional.pad(x, (half, half, half, half), mode="reflect")
     x = functional.conv2d(x, taps.expand(channels, 1, 1, BLUR_TAPS), groups=channels)
     return functional.conv2d(x, taps[:, None].expand(channels, 1, BLUR_TAPS, 1), groups=channels)
+
+
+def _within(value_range: tuple[float, float], x: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
+    low, high = value_range
+    return low + view((x - low) / (high - low)) * (high - low)
+
+
+def _padded(x: Tensor, mode: str) -> Tensor:
+    """Pad x (N, C, H, W) by half its side, the most that mirroring can do at every size."""
+    top, left = x.shape[-2] // 2, x.shape[-1] // 2
+    return functional.pad(x, (left, left, top, top), mode=mode)
+
+
+def _centre(x: Tensor, shape: torch.Size) -> Tensor:
+    height, width = shape[-2:]
+    top, left = height // 2, width // 2
+    return x[..., top : top + height, left : left + width]
+
+
+def _flipped(x: Tensor, drawn: Draw) -> Tensor:
+    return x.flip(-1) if drawn.flip else x
 
 
 def _ramp(sector: Tensor) -> Tensor:

@@ -78,3 +78,42 @@ def test_hue_goes_round_the_circle_and_leaves_grey_as_it_is():
     torch.testing.assert_close(augmentation.hue(augmentation.hue(x, 0.3), 0.7), x, atol=1e-5, rtol=0)
     grey = augmentation.grey(x).expand(-1, 3, -1, -1)
     torch.testing.assert_close(augmentation.hue(grey, 0.2), grey, atol=1e-6, rtol=0)
+
+
+def test_the_sharp_augmentation_stays_within_the_unit_range_at_every_size():
+    for side in (1, 2, 3, 16, 33):
+        for seed in range(10):
+            x = images(channels=3 if seed % 2 else 1, side=side, seed=seed)
+            drawn = draw(generator(seed), side, side)
+            seen = augmentation.augment_sharp(x, drawn)
+            assert torch.equal(seen, augmentation.augment_sharp(x, drawn))
+            assert 0 <= seen.min() <= seen.max() <= 1
+            assert seen.shape == x.shape
+
+
+def test_a_draw_that_changes_nothing_leaves_the_sharp_view_as_it_was():
+    # Bilinear sampling between whole pixels rounds; there is neither blur nor noise.
+    x = images() * 0.8 + 0.1
+
+    torch.testing.assert_close(augmentation.augment_sharp(x, STILL), x, atol=1e-5, rtol=0)
+
+
+def test_the_sharp_view_mirrors_at_the_border_where_the_other_repeats():
+    x = images(side=16) * 0.8 + 0.1
+    shifted = Draw(STILL.order, STILL.factors, 0.0, (2, 0), 1.0, 0.001, flip=False)
+
+    mirrored, repeated = augmentation.augment_sharp(x, shifted), augment(x, shifted, generator())
+
+    torch.testing.assert_close(mirrored[..., :2], x[..., 1:3].flip(-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(repeated[..., :2], x[..., :1].expand(-1, -1, -1, 2), atol=6 * augmentation.NOISE, rtol=0)
+
+
+def test_views_stay_within_the_value_range_of_the_model():
+    low, high = -2.0, 3.0
+    x = images() * (high - low) + low
+
+    for seed in range(10):
+        for view in (augmentation.random_view, augmentation.random_sharp_view):
+            seen = view(x, generator(seed), (low, high))
+            assert low <= seen.min() <= seen.max() <= high
+            assert seen.std() > 0.5

@@ -259,6 +259,8 @@ def test_after_reset_a_pipeline_of_batch_statistics_predicts_as_the_source_model
         "source+rdumb",
         "source+sar",
         "source+eata",
+        "source+roid",
+        "source+rmt",
         "source+lame",
         "source+tent+lame",
         "source+rotta",

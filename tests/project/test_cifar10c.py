@@ -16,7 +16,7 @@ from adapters import SourceModel
 from adapters.errors import OptionError
 from benchmarks import cifar10c
 from benchmarks.cifar10c import CORRUPTIONS, Order, Result, Run
-from benchmarks.resnet20 import ResNet20, load_source_model
+from benchmarks.resnet20 import ResNet20, load_source_model, read_source_images, with_artefacts
 
 IMAGES = 6
 
@@ -88,6 +88,23 @@ def test_of_the_full_layout_only_severity_5_is_read(tmp_path: Path) -> None:
     assert (folder.images == 5).all()
     assert (folder.labels == 5).all()
     assert folder.labels.shape == (10_000,)
+
+
+def test_a_learner_gets_its_artefact_from_the_source_images(source: SourceModel, tmp_path: Path) -> None:
+    assert read_source_images(tmp_path) is None
+    np.save(tmp_path / "source_images.npy", np.random.default_rng(1).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8))
+    np.save(tmp_path / "source_labels.npy", np.arange(10, dtype=np.uint8))
+    images = read_source_images(tmp_path)
+    assert images is not None
+
+    assert with_artefacts(source, cifar10c.read_pipeline("batch+tent"), images, 4).artefacts == {}
+    assert with_artefacts(source, cifar10c.read_pipeline("eata"), images, 4).fitted_to("batch").has_artefact("fisher")
+    replayed = (
+        with_artefacts(source, cifar10c.read_pipeline("rmt"), images, 4)
+        .fitted_to("batch")
+        .artefacts["rmt.replay.labels"]
+    )
+    assert replayed.tolist() == list(range(8))
 
 
 def test_in_iid_order_the_files_follow_each_other(data: Path) -> None:
