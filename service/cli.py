@@ -1,4 +1,4 @@
-"""The command line: serve, demo, bundle check, key."""
+"""The command line: serve, demo, compare, tune, bundle check, key."""
 
 import sys
 from contextlib import nullcontext
@@ -16,6 +16,7 @@ from service.bundles import read_bundle
 from service.client import RefusedError
 from service.demo.tour import own_server, tour
 from service.errors import ServiceError, SettingsError
+from service.evaluation.command import compare, tune
 from service.hosting import HostedModel, host
 from service.serving import make_first_key, make_key, run
 from service.settings import Settings
@@ -28,6 +29,8 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Look at model bundles.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
+app.command()(compare)
+app.command()(tune)
 
 AllowFactory = Annotated[
     list[str] | None,

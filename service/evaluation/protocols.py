@@ -64,6 +64,13 @@ class Plan:
         """Which repetition each image belongs to, from 0."""
         return np.concatenate([np.full(len(segment.items), segment.repetition) for segment in self.segments])
 
+    @property
+    def borders(self) -> list[tuple[int, int]]:
+        """Where a domain begins, in images, and its number."""
+        domain = self.items.domain
+        starts = np.flatnonzero(np.diff(domain, prepend=-1))
+        return [(int(start), int(domain[start])) for start in starts]
+
     def batches(self, size: int) -> Iterator[tuple[bool, Items]]:
         """Yield batches with whether a reset comes before; they run across segments, and end before a reset."""
         for stretch in _stretches(self.segments):
