@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from service.evaluation.comparison import Cell
 from service.evaluation.protocols import Plan
@@ -145,6 +146,9 @@ def _draw_cost(axes: Axes, cells: list[Cell], styles: dict[str, Style]) -> None:
                     str(cell.batch), (cost, cell.error), xytext=(5, 4), textcoords="offset points", fontsize=7
                 )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.minorticks_off()
     axes.set_xlabel("milliseconds per image, one thread" + (" (numbers: images per batch)" if several else ""))
 
 
