@@ -39,7 +39,7 @@ class Run:
     Attributes:
         seed: The adapter's.
         error: Over all images.
-        errors: By domain.
+        errors: By domain that the plan shows.
         repetitions: By repetition; one value but for `long`.
         course: Over time, in equal parts of the stream.
         milliseconds: Median time of a step.
@@ -100,11 +100,12 @@ class _Tally:
 
     def run(self, seed: int, domains: Domains, plan: Plan, degraded: str) -> Run:
         wrong, items, repetitions = np.concatenate(self.wrong), plan.items, plan.repetitions
+        by_domain = {name: items.domain == number for number, name in enumerate(domains.names)}
         points = min(POINTS, max(1, len(wrong) // IMAGES_PER_POINT))
         return Run(
             seed=seed,
             error=_percent(wrong),
-            errors={name: _percent(wrong[items.domain == number]) for number, name in enumerate(domains.names)},
+            errors={name: _percent(wrong[mine]) for name, mine in by_domain.items() if mine.any()},
             repetitions=tuple(_percent(wrong[repetitions == number]) for number in np.unique(repetitions)),
             course=tuple(_percent(part) for part in np.array_split(wrong, points)),
             milliseconds=statistics.median(self.seconds) * 1000,
