@@ -55,6 +55,8 @@ from service.evaluation.protocols import PROTOCOLS, PlanSettings, make_plan
 from service.settings import EMBEDDED, Settings, available_cores
 
 SPECS = ("source", "batch", "ema", "batch+eta", "ema+eta,eta.lr=1e-4", "unmix_tns")
+EMBEDDED_IMAGES = 500
+"""Embedded images per domain unless told otherwise: enough to tell specs apart, in minutes."""
 LOG_WIDTH = 120
 """Columns of the tables where they go to a file."""
 
@@ -109,7 +111,11 @@ def compare(
     names, sizes = tuple(protocol or ("continual", "correlated")), tuple(batch or (50,))
     settings = _plan_settings(not keep_order, delta, slots, repetitions, order_file, names)
     wanted = Wanted(
-        domains=_names(domains), images=images, severity=severity, ramps="gradual" in names, seed=order_seed
+        domains=_names(domains),
+        images=_bound(images, data),
+        severity=severity,
+        ramps="gradual" in names,
+        seed=order_seed,
     )
     subject = _subject(bundle, allow_factory)
     shown = read_data(data, subject.bundle.input, subject.bundle.classes, wanted)
@@ -124,7 +130,7 @@ def compare(
         "fingerprint": subject.bundle.fingerprint,
         "data": str(data or "embedded"),
         "domains": {name: len(domain) for name, domain in shown.by_name.items()},
-        "severity": severity,
+        "severities": {name: domain.severity for name, domain in shown.by_name.items()},
         "order_seed": order_seed,
         "torch": torch.__version__,
     }
@@ -191,7 +197,9 @@ def tune(
     with _refusals():
         pipelines = tuning.grid(spec, vary)
     named = (*_names(choose), *_names(report_on)) if choose and report_on else ()
-    wanted = Wanted(images=images, severity=severity, ramps=protocol == "gradual", seed=order_seed, domains=named)
+    wanted = Wanted(
+        images=_bound(images, data), severity=severity, ramps=protocol == "gradual", seed=order_seed, domains=named
+    )
     subject = _subject(bundle, allow_factory)
     parts = tuning.split(
         read_data(data, subject.bundle.input, subject.bundle.classes, wanted), _names(choose), _names(report_on)
@@ -220,6 +228,10 @@ def _subject(folder: Path | None, allow_factory: list[str] | None) -> Subject:
     allowed = (*Settings().allow_factories, *(allow_factory or []))
     load = BundleModel(folder or EMBEDDED, allowed)
     return Subject(read_bundle(load.folder), load, load())
+
+
+def _bound(images: int | None, data: Path | None) -> int | None:
+    return EMBEDDED_IMAGES if images is None and data is None else images
 
 
 def _plan_settings(

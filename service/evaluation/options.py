@@ -29,7 +29,10 @@ DomainsOption = Annotated[
     typer.Option("--domains", rich_help_panel=DATA, help="Domains to show, in this order: `fog,snow`. Default: all."),
 ]
 ImagesOption = Annotated[
-    int | None, typer.Option("--images", min=1, rich_help_panel=DATA, help="Most images per domain. Default: all.")
+    int | None,
+    typer.Option(
+        "--images", min=1, rich_help_panel=DATA, help="Most images per domain. Default: all; 500 of the embedded."
+    ),
 ]
 SeverityOption = Annotated[
     int | None,
@@ -100,7 +103,7 @@ JsonOption = Annotated[
 SpecsArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SPEC[,PART.OPTION=VALUE]...]...",
+        metavar="SPEC[,PART.OPTION=VALUE]...",
         help="Pipelines to compare, as `ema` or `batch+eta,eta.lr=1e-4`. Default: six usual ones.",
         show_default=False,
     ),

@@ -1,6 +1,7 @@
 """Runs: equal to stepping by hand, in one process or several; comparisons and their figures."""
 
 import math
+import os
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +11,7 @@ import torch
 
 from adapters import create
 from adapters.errors import SpecError
+from service.errors import FailedError
 from service.evaluation.comparison import Cell, compare, schedule
 from service.evaluation.data import mapped
 from service.evaluation.pipelines import is_random, read_pipeline
@@ -106,6 +108,13 @@ def test_runs_in_several_processes_equal_those_in_one_and_tell_of_every_image():
 
     assert [without_time(outcome) for outcome in apart] == [without_time(outcome) for outcome in here]
     assert sum(told) == runs.images == 16 * 72
+
+
+def test_a_process_that_ends_before_its_time_is_told_of():
+    tasks = [Task("source", made_plan("continual", DOMAINS), 8, seed) for seed in range(2)]
+
+    with pytest.raises(FailedError, match="ended before its time; fewer --jobs take less memory"):
+        run_all(partial(os._exit, 1), DOMAINS, tasks, 2, ignore)
 
 
 def test_mapped_images_give_the_same_run(tmp_path):
