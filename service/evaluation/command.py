@@ -3,24 +3,19 @@
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from adapters import SourceModel
 from adapters.errors import AdapterError
-from service.bundles import Bundle, read_bundle
+from service.bundles import read_bundle
 from service.errors import SettingsError, UnfitError
 from service.evaluation import report, tuning
-from service.evaluation.comparison import SOURCE, Cell, Schedule, schedule
-from service.evaluation.comparison import compare as measure
+from service.evaluation.comparison import SOURCE, Cell, schedule
 from service.evaluation.data import Domains
 from service.evaluation.layouts import Wanted, read_data
 from service.evaluation.options import (
@@ -52,22 +47,12 @@ from service.evaluation.options import (
 from service.evaluation.pixels import Integers
 from service.evaluation.processes import BundleModel
 from service.evaluation.protocols import PROTOCOLS, PlanSettings, make_plan
-from service.settings import EMBEDDED, Settings, available_cores
+from service.evaluation.terminal import Subject, measured, open_console, show, write
+from service.settings import EMBEDDED, Settings
 
 SPECS = ("source", "batch", "ema", "batch+eta", "ema+eta,eta.lr=1e-4", "unmix_tns")
 EMBEDDED_IMAGES = 500
 """Embedded images per domain unless told otherwise: enough to tell specs apart, in minutes."""
-LOG_WIDTH = 120
-"""Columns of the tables where they go to a file."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What specs are run on: a model and the process-wide way to load it."""
-
-    bundle: Bundle
-    load: BundleModel
-    source: SourceModel
 
 
 def compare(
@@ -122,9 +107,9 @@ def compare(
     plans = [make_plan(name, shown, settings, order_seed) for name in dict.fromkeys(names)]
     with _refusals():
         runs = schedule(subject.source, tuple(dict.fromkeys(specs or SPECS)), plans, tuple(dict.fromkeys(sizes)), seeds)
-    console = _console()
-    cells = _measured(subject, shown, runs, jobs, console)
-    _show(cells, console, by_domain)
+    console = open_console()
+    cells = measured(subject, shown, runs, jobs, console)
+    show(cells, console, by_domain)
     about = {
         "model": subject.bundle.name,
         "fingerprint": subject.bundle.fingerprint,
@@ -134,8 +119,8 @@ def compare(
         "order_seed": order_seed,
         "torch": torch.__version__,
     }
-    _write(json_file, report.as_json(cells, about), console)
-    _write(csv_file, report.as_csv(cells), console)
+    write(json_file, report.as_json(cells, about), console)
+    write(csv_file, report.as_csv(cells), console)
     if plots:
         from service.evaluation.plots import write_plots
 
@@ -204,23 +189,23 @@ def tune(
     parts = tuning.split(
         read_data(data, subject.bundle.input, subject.bundle.classes, wanted), _names(choose), _names(report_on)
     )
-    console = _console()
+    console = open_console()
 
-    def measured(domains: Domains, texts: Sequence[str]) -> list[Cell]:
+    def try_all(domains: Domains, texts: Sequence[str]) -> list[Cell]:
         plan = make_plan(protocol, domains, settings, order_seed)
         with _refusals():
             runs = schedule(subject.source, texts, [plan], [batch], seeds)
-        return _measured(subject, domains, runs, jobs, console)
+        return measured(subject, domains, runs, jobs, console)
 
     console.print(f"choosing on {', '.join(parts.choose.names)}", highlight=False)
-    choosing = measured(parts.choose, pipelines)
-    _show(choosing, console, by_domain=False)
+    choosing = try_all(parts.choose, pipelines)
+    show(choosing, console, by_domain=False)
     chosen = tuning.choose(choosing)
     console.print(f"chosen: {chosen}\nreporting on {', '.join(parts.report.names)}", highlight=False)
-    reporting = measured(parts.report, tuple(dict.fromkeys((chosen, spec, SOURCE))))
-    _show(reporting, console, by_domain=False)
+    reporting = try_all(parts.report, tuple(dict.fromkeys((chosen, spec, SOURCE))))
+    show(reporting, console, by_domain=False)
     about = {"choose": parts.choose.names, "report": parts.report.names, "chosen": chosen}
-    _write(json_file, report.as_json([*choosing, *reporting], about), console)
+    write(json_file, report.as_json([*choosing, *reporting], about), console)
     console.print(f"use: [bold]{escape(chosen)}[/]", highlight=False)
 
 
@@ -256,43 +241,8 @@ def _read_order(file: Path) -> Integers:
     return np.asarray(order, np.int64)
 
 
-def _measured(subject: Subject, domains: Domains, runs: Schedule, jobs: int | None, console: Console) -> list[Cell]:
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(f"{len(runs.tasks)} runs", total=runs.images)
-        return measure(
-            subject.load, domains, runs, jobs or available_cores(), lambda images: progress.advance(bar, images)
-        )
-
-
-def _show(cells: list[Cell], console: Console, by_domain: bool) -> None:
-    console.print(report.as_table(cells))
-    if by_domain:
-        for column in dict.fromkeys((cell.protocol, cell.batch) for cell in cells):
-            mine = [cell for cell in cells if (cell.protocol, cell.batch) == column]
-            if any(cell.runs for cell in mine):
-                console.print(report.domains_table(mine))
-    for note in report.notes(cells):
-        console.print(f"- {note}", highlight=False, markup=False)
-
-
-def _write(file: Path | None, text: str, console: Console) -> None:
-    if file is not None:
-        file.write_text(text, encoding="utf-8")
-        console.print(f"wrote {file}", highlight=False)
-
-
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
-
-
-def _console() -> Console:
-    console = Console()
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
-    return console
 
 
 def _check_plotting() -> None:
