@@ -146,7 +146,7 @@ def _draw_cost(axes: Axes, cells: list[Cell], styles: dict[str, Style]) -> None:
                     str(cell.batch), (cost, cell.error), xytext=(5, 4), textcoords="offset points", fontsize=7
                 )
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.minorticks_off()
     axes.set_xlabel("milliseconds per image, one thread" + (" (numbers: images per batch)" if several else ""))
