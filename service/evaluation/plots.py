@@ -19,6 +19,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
 MOST_BORDERS = 30
 """More domains than that are not named along the time axis."""
+MOST_MARKED = 20
+"""A course of no more points has them marked: of a single one there would be no line to see."""
 Draw: TypeAlias = Callable[[Axes, list[Cell], "dict[str, Style]"], None]
 Style: TypeAlias = dict[str, Any]
 
@@ -66,8 +68,10 @@ def _over_time(cells: list[Cell], plans: Sequence[Plan], names: Sequence[str], f
         for cell in (cell for cell in cells if cell.protocol == plan.protocol):
             step = total / len(cell.course)
             middles = [(place + 0.5) * step for place in range(len(cell.course))]
-            look = {**styles[cell.pipeline], "marker": ""}
-            axes.plot(middles, cell.course, label=f"{cell.pipeline}: {cell.error:.1f} %", linewidth=1.4, **look)
+            look = styles[cell.pipeline] if len(cell.course) <= MOST_MARKED else {**styles[cell.pipeline], "marker": ""}
+            axes.plot(
+                middles, cell.course, label=f"{cell.pipeline}: {cell.error:.1f} %", linewidth=1.4, markersize=4, **look
+            )
         _name_domains(axes, plan, names)
         axes.set(xlim=(0, total), ylim=(0, None), xlabel="images seen", ylabel="error in %")
         axes.set_title(f"{plan.protocol}, batches of {cells[0].batch}", loc="left", pad=44 if _named(plan) else None)
