@@ -12,7 +12,6 @@ CPU; None where it was not measured.
 
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -29,17 +28,16 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from adapters import Adapter, SourceImages, SourceModel, create
-from adapters.errors import AdapterError, OptionError
-from adapters.state import flatten
+from adapters import Adapter, SourceImages, SourceModel
+from adapters.errors import AdapterError
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
+from service.evaluation.data import Domains, Items, in_memory
+from service.evaluation.layouts import CIFAR10C as CORRUPTIONS
+from service.evaluation.layouts import FULL_ROWS
+from service.evaluation.pipelines import is_random, read_pipeline
+from service.evaluation.protocols import Plan, Segment
+from service.evaluation.runs import run
 
-CORRUPTIONS = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
-    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-)  # fmt: skip
-FULL_ROWS = 50_000
-"""Rows of an array of the full CIFAR-10-C: 10,000 images at each of the severities 1 to 5."""
 PUBLIC_IMAGES, PUBLIC_BATCH = 1000, 64
 """Images per corruption and batch size that the public figures hold for."""
 
@@ -162,48 +160,18 @@ def read_order(data: Path, order: Order, images: int) -> Tensor:
     return torch.from_numpy((starts + within).astype(np.int64).ravel())
 
 
-def read_pipeline(text: str, seed: int = 0) -> Adapter:
-    """Make the adapter that `SPEC[,PART.OPTION=VALUE]...` names.
-
-    Example:
-        >>> read_pipeline("unmix_tns+tent,tent.lr=1e-3").learner.options.lr
-        0.001
-    """
-    spec, *assignments = text.split(",")
-    options: dict[str, dict[str, object]] = {}
-    for assignment in assignments:
-        name, _, value = assignment.strip().partition("=")
-        part, _, option = name.partition(".")
-        if not (part and option and value) or part == "seed":
-            raise OptionError(f"{assignment!r} in {text!r} is no option, expected PART.OPTION=VALUE")
-        options.setdefault(part, {})[option] = _value(value)
-    return create(spec, seed=seed, **options)
-
-
 def run_stream(
     adapter: Adapter, source: SourceModel, folder: Folder, order: Tensor, batch: int, advance: Callable[[int], None]
 ) -> Run:
     """Run the stream once, learning all along; `advance` is told the images of each batch done."""
-    prepared = adapter.prepare(source)
-    state = adapter.init(prepared)
-    wrong, seconds = [], []
-    for rows in torch.split(order, batch):
-        x = folder.images[rows].permute(0, 3, 1, 2).contiguous().float() / 255
-        began = time.perf_counter()
-        output, state = adapter.step(prepared, state, x)
-        seconds.append(time.perf_counter() - began)
-        wrong.append(output.probabilities.argmax(1) != folder.labels[rows % len(folder.labels)])
-        advance(len(rows))
-    errors = torch.cat(wrong).reshape(len(CORRUPTIONS), -1).double().mean(1) * 100
-    return Run(adapter.seed, tuple(errors.tolist()), statistics.median(seconds) * 1000)
-
-
-def is_random(text: str, source: SourceModel) -> bool:
-    """Tell whether a pipeline draws numbers: its start differs from seed to seed, or its steps draw."""
-    adapters = [read_pipeline(text, seed) for seed in (0, 1)]
-    starts = [flatten(adapter.prepare(source).initial) for adapter in adapters]
-    differ = (not torch.equal(tensor, starts[1][name]) for name, tensor in starts[0].items() if name != "seed")
-    return any(differ) or adapters[0].draws
+    rows, count = order.numpy(), len(folder.labels)
+    pixels = np.split(folder.images.numpy().transpose(0, 3, 1, 2), len(CORRUPTIONS))
+    domains = Domains(
+        {name: in_memory(part, folder.labels.numpy()) for name, part in zip(CORRUPTIONS, pixels, strict=True)}
+    )
+    items = Items(domain=rows // count, severity=np.zeros_like(rows), row=rows % count)
+    found = run(adapter, source, domains, Plan("continual", (Segment(items),)), batch, advance)
+    return Run(found.seed, tuple(found.errors.values()), found.milliseconds)
 
 
 def without_artefacts(texts: list[str]) -> list[str]:
@@ -368,14 +336,6 @@ def _cells(result: Result) -> list[str]:
 
 def _settings(adapter: Adapter) -> tuple[object, ...]:
     return (adapter.spec, adapter.options)
-
-
-def _value(text: str) -> object:
-    """A JSON value, or the text itself."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _read_rows(path: Path) -> Any:

@@ -6,8 +6,6 @@ noise that lets neighbouring classes overlap, as a camera sees one thing for a w
 """
 
 import json
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +18,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from service.bundles import read_bundle
-from service.demo.corruptions import CORRUPTIONS, corrupt
-from service.demo.drift import CLEAN, STREAM
-from service.hosting import Fitted, HostedModel, host
+from service.evaluation import runs
+from service.evaluation.data import CLEAN, Domains
+from service.evaluation.layouts import Wanted, embedded
+from service.evaluation.protocols import Plan, given
+from service.hosting import HostedModel, host
 from service.settings import EMBEDDED
 
 SPECS: dict[str, dict[str, Any]] = {
@@ -52,45 +52,24 @@ def order_of(labels: npt.NDArray[np.int64], order: str, seed: int) -> Indices:
     return np.argsort(labels + generator.normal(0, OVERLAP, len(labels)))
 
 
-def domains(images: npt.NDArray[np.uint8], severity: int, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield each domain's name and images (N, 1, 28, 28) in [0, 1]."""
-    for number, domain in enumerate((CLEAN, *CORRUPTIONS)):
-        seen = images if domain == CLEAN else corrupt(images, domain, severity, seed + number)
-        yield domain, torch.from_numpy(seen).float()[:, None] / 255
-
-
-def errors(
-    fitted: Fitted,
-    data: dict[str, torch.Tensor],
-    labels: npt.NDArray[np.int64],
-    order: Indices,
-    batch: int,
-) -> tuple[dict[str, float], float]:
-    """Return the error in % by domain along one stream, and the median milliseconds of a batch."""
-    state, truth, found, times = fitted.initial(), torch.from_numpy(labels), {}, []
-    for domain, images in data.items():
-        wrong = 0
-        for part in np.split(order, range(batch, len(order), batch)):
-            began = time.perf_counter()
-            output, state = fitted.step(state, images[part])
-            times.append(1000 * (time.perf_counter() - began))
-            wrong += int((output.probabilities.argmax(1) != truth[part]).sum())
-        found[domain] = 100 * wrong / len(order)
-    return found, float(np.median(times))
+def plan_of(domains: Domains, order: str, seed: int) -> Plan:
+    """Return the stream: domain after domain, every one in the same order of images."""
+    labels = next(iter(domains)).labels
+    return Plan("continual", tuple(given(domains, np.tile(order_of(labels, order, seed), (len(domains), 1)))))
 
 
 def run(model: HostedModel, images: int, batch: int, severity: int, seed: int) -> list[dict[str, Any]]:
     """Run every spec in both orders; return a row each."""
-    with np.load(STREAM) as stored:
-        pixels, labels = stored["images"][:images], stored["labels"][:images].astype(np.int64)
-    data = dict(domains(pixels, severity, seed))
+    domains = embedded(model.bundle.input, Wanted(images=images, severity=severity, seed=seed))
+    plans = {order: plan_of(domains, order, seed) for order in ORDERS}
     rows = []
     with Progress(console=Console(stderr=True)) as progress:
         for spec, order in progress.track([(spec, order) for spec in SPECS for order in ORDERS]):
-            fitted = model.fit(spec, SPECS[spec])
-            by_domain, milliseconds = errors(fitted, data, labels, order_of(labels, order, seed), batch)
-            mean = float(np.mean([error for domain, error in by_domain.items() if domain != CLEAN]))
-            rows.append({"spec": spec, "order": order, "corrupted": mean, "ms": milliseconds, "errors": by_domain})
+            adapter = model.fit(spec, SPECS[spec]).adapter
+            found = runs.run(adapter, model.source, domains, plans[order], batch, lambda _: None)
+            mean = float(np.mean([error for domain, error in found.errors.items() if domain != CLEAN]))
+            row = {"spec": spec, "order": order, "corrupted": mean, "ms": found.milliseconds, "errors": found.errors}
+            rows.append(row)
     return rows
 
 

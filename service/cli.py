@@ -1,4 +1,4 @@
-"""The command line: serve, demo, calibrate, bundle check, key."""
+"""The command line: serve, demo, compare, tune, calibrate, bundle check, key."""
 
 import sys
 from contextlib import nullcontext
@@ -18,6 +18,7 @@ from service.calibration.command import calibrate
 from service.client import RefusedError
 from service.demo.tour import own_server, tour
 from service.errors import ServiceError, SettingsError
+from service.evaluation.command import compare, tune
 from service.hosting import HostedModel, host
 from service.serving import make_first_key, make_key, run
 from service.settings import Settings
@@ -30,7 +31,8 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Look at model bundles.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
-
+app.command()(compare)
+app.command()(tune)
 app.command()(calibrate)
 
 

@@ -38,6 +38,7 @@ class CoTTAOptions(OptimOptions):
         None, "augment when the source model's mean confidence is below; calibrated, or 0.92", low=0.0, high=1.0
     )
     augmentations: int = option(32, "teacher passes over augmented images", low=1, high=256)
+    observe_views: bool = option(False, "let the teacher's statistics follow augmented images too, as public code does")
 
 
 class CoTTA(Learner[CoTTAState]):
@@ -45,8 +46,9 @@ class CoTTA(Learner[CoTTAState]):
 
     Where the source model is unsure of the batch, the teacher's answer is its mean logits over augmented images. The
     teacher follows the student slowly; then each of the student's numbers returns to the source with a small
-    probability. The dearest method: 34 passes where it augments, 3 elsewhere. Where public code updates statistics in
-    every pass, each network copy here observes the raw batch once; under batch statistics that makes no difference.
+    probability. The dearest method: 34 passes where it augments, 3 elsewhere. Each network copy observes the raw batch
+    once; `observe_views` lets augmented passes move the statistics too, as public code does: no difference under batch
+    statistics, and the default under `unmix_tns`, where it is worth 10 points on CIFAR-10-C in correlated order.
 
     Remembers: student and teacher, all parameters each; the optimizer's moments.
     Needs: gradients.
@@ -103,7 +105,9 @@ class CoTTA(Learner[CoTTAState]):
         plain, teacher_norm = net.observe(state.teacher, norm["teacher"], x)
         confidence = anchor.logits.softmax(1).amax(1).mean()
         unsure = bool(confidence < self._threshold(net))
-        target = self._augmented(net, state.teacher, norm["teacher"], x, generator) if unsure else plain.logits
+        target = plain.logits
+        if unsure:
+            target, teacher_norm = self._augmented(net, state.teacher, norm["teacher"], teacher_norm, x, generator)
 
         def cross_entropy(forward: Forward) -> tuple[Tensor, Mapping[str, Tensor]]:
             return -(target.softmax(1) * forward.logits.log_softmax(1)).sum(1).mean(), {}
@@ -130,12 +134,22 @@ class CoTTA(Learner[CoTTAState]):
             return self.options.threshold
         return float(net.artefacts.get(THRESHOLD_ARTEFACT, torch.tensor(USUAL_THRESHOLD)))
 
-    def _augmented(self, net: Net, teacher: Params, norm: NormState, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the teacher's mean logits (N, C) over augmented images."""
+    def _augmented(
+        self, net: Net, teacher: Params, before: NormState, after: NormState, x: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, NormState]:
+        """Return the teacher's mean logits (N, C) over augmented images, and its statistics after that.
+
+        Views are normalised as the raw batch was, from the statistics before it; observed ones each move them on.
+        """
         total = torch.zeros(())
         for _ in range(self.options.augmentations):
-            total = total + net.forward(teacher, norm, random_view(x, generator, net.value_range)).logits
-        return total / self.options.augmentations
+            view = random_view(x, generator, net.value_range)
+            if self.options.observe_views:
+                forward, after = net.observe(teacher, after, view)
+            else:
+                forward = net.forward(teacher, before, view)
+            total = total + forward.logits
+        return total / self.options.augmentations, after
 
     def _restored(self, params: Params, source: Params, generator: torch.Generator) -> Params:
         if not self.options.restore:

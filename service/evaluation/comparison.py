@@ -1,0 +1,143 @@
+"""A comparison: many pipelines under several protocols and batch sizes, all on the same streams."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from adapters import SourceModel
+from adapters.errors import UnfitModelError
+from service.evaluation.data import Domains
+from service.evaluation.pipelines import is_random, read_pipeline
+from service.evaluation.processes import Failure, Load, Outcome, Task, run_all
+from service.evaluation.protocols import Plan
+from service.evaluation.runs import Advance, Run
+
+SOURCE = "source"
+"""The frozen model, which every other pipeline is measured against."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What came of one pipeline under one protocol in batches of one size.
+
+    Attributes:
+        pipeline: As given, `SPEC[,PART.OPTION=VALUE]...`.
+        protocol: Its name.
+        batch: Images per step.
+        runs: One per seed; none if the pipeline was refused.
+        source_error: The frozen model's error in % on the same images.
+        refusal: Why there is no run; "" if there is.
+    """
+
+    pipeline: str
+    protocol: str
+    batch: int
+    runs: tuple[Run, ...]
+    source_error: float
+    refusal: str = ""
+
+    @property
+    def error(self) -> float:
+        """Mean error in % over the seeds; infinite if refused."""
+        return statistics.fmean(run.error for run in self.runs) if self.runs else math.inf
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean over the seeds; 0 of a single run."""
+        if len(self.runs) < 2:
+            return 0.0
+        return statistics.stdev(run.error for run in self.runs) / math.sqrt(len(self.runs))
+
+    @property
+    def milliseconds(self) -> float:
+        """Median time of a step."""
+        return statistics.median(run.milliseconds for run in self.runs)
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Mean error in % by domain."""
+        return {name: statistics.fmean(run.errors[name] for run in self.runs) for name in self.runs[0].errors}
+
+    @property
+    def course(self) -> list[float]:
+        """Mean error in % over time."""
+        return [statistics.fmean(part) for part in zip(*(run.course for run in self.runs), strict=True)]
+
+    @property
+    def worse_than_source(self) -> bool:
+        """Whether adapting did harm: the frozen model errs less."""
+        return bool(self.runs) and self.error > self.source_error
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All runs of a comparison, before they are made; `refused` are pipelines that the model is unfit for."""
+
+    pipelines: tuple[str, ...]
+    plans: tuple[Plan, ...]
+    batches: tuple[int, ...]
+    tasks: tuple[Task, ...]
+    refused: Mapping[str, str]
+
+    @property
+    def images(self) -> int:
+        """How many images all runs show: what `advance` is told in all."""
+        return sum(len(task.plan.items) for task in self.tasks)
+
+
+def schedule(
+    source: SourceModel, pipelines: Sequence[str], plans: Sequence[Plan], batches: Sequence[int], seeds: int
+) -> Schedule:
+    """Work out which runs a comparison takes.
+
+    Pipelines that draw no numbers run once, others with the seeds 0 to `seeds` - 1. The frozen model is always run,
+    once per protocol if it is not among the pipelines, since it tells what the others are worth.
+
+    Raises:
+        AdapterError: If a pipeline's text is wrong. One that the model is unfit for is no error.
+    """
+    numbers: dict[str, range] = {}
+    refused: dict[str, str] = {}
+    for text in pipelines:
+        read_pipeline(text)
+        try:
+            numbers[text] = range(seeds) if is_random(text, source) else range(1)
+        except UnfitModelError as error:
+            refused[text] = str(error)
+    tasks = [
+        Task(text, plan, batch, seed)
+        for text in numbers
+        for plan in plans
+        for batch in batches
+        for seed in numbers[text]
+    ]
+    if SOURCE not in numbers:
+        tasks += [Task(SOURCE, plan, max(batches)) for plan in plans]
+    return Schedule(tuple(pipelines), tuple(plans), tuple(batches), tuple(tasks), refused)
+
+
+def compare(load: Load, domains: Domains, runs: Schedule, processes: int, advance: Advance) -> list[Cell]:
+    """Make all runs of a schedule; return a cell for each pipeline, protocol and batch size, in that order.
+
+    Raises:
+        FailedError: If a process ends before its time.
+    """
+    # Small batches take longest: begun first, they are not what all wait for in the end.
+    tasks = sorted(runs.tasks, key=lambda task: task.batch)
+    outcomes = list(zip(tasks, run_all(load, domains, tasks, processes, advance), strict=True))
+    return [
+        _cell(text, plan.protocol, batch, outcomes, runs.refused.get(text, ""))
+        for text in runs.pipelines
+        for plan in runs.plans
+        for batch in runs.batches
+    ]
+
+
+def _cell(text: str, protocol: str, batch: int, outcomes: list[tuple[Task, Outcome]], refusal: str) -> Cell:
+    alike = [(task, outcome) for task, outcome in outcomes if task.plan.protocol == protocol]
+    source = [outcome.error for task, outcome in alike if task.pipeline == SOURCE and isinstance(outcome, Run)]
+    mine = [outcome for task, outcome in alike if (task.pipeline, task.batch) == (text, batch)]
+    failures = [outcome.reason for outcome in mine if isinstance(outcome, Failure)]
+    runs = () if failures else tuple(outcome for outcome in mine if isinstance(outcome, Run))
+    return Cell(text, protocol, batch, runs, source[0] if source else math.inf, refusal or "; ".join(failures[:1]))

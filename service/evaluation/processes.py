@@ -1,0 +1,163 @@
+"""Runs spread over processes: each loads the model once, maps the images, and computes with one thread."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing.queues import Queue
+from pathlib import Path
+from queue import Empty
+from tempfile import TemporaryDirectory
+from typing import TypeAlias
+
+import torch
+
+from adapters import SourceModel
+from adapters.errors import AdapterError
+from service.bundles import read_bundle
+from service.errors import FailedError
+from service.evaluation.data import Domains, mapped
+from service.evaluation.pipelines import read_pipeline
+from service.evaluation.protocols import Plan
+from service.evaluation.runs import Advance, Run, run
+from service.hosting import host
+
+TOLD_EVERY_SECONDS = 0.1
+Load: TypeAlias = Callable[[], SourceModel]
+"""Loads the model in whatever process runs it; hashable, and made of what can be sent to a process."""
+
+
+@dataclass(frozen=True)
+class BundleModel:
+    """Loads a bundle's source model."""
+
+    folder: Path
+    allow_factories: tuple[str, ...]
+
+    def __call__(self) -> SourceModel:
+        """Return the source model.
+
+        Raises:
+            BundleError: If the bundle cannot be served.
+        """
+        return host(read_bundle(self.folder), self.allow_factories, 1).source
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run to make: a pipeline's text, a plan, a batch size and a seed."""
+
+    pipeline: str
+    plan: Plan
+    batch: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run could not be made."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Run | Failure
+
+
+def run_all(load: Load, domains: Domains, tasks: Sequence[Task], processes: int, advance: Advance) -> list[Outcome]:
+    """Make all runs, over so many processes; what comes of each is the same whatever their number.
+
+    Raises:
+        FailedError: If a process ends before its time, as for lack of memory.
+    """
+    if processes == 1 or len(tasks) < 2:
+        source = load()
+        with _one_thread():
+            return [_outcome(source, domains, task, advance) for task in tasks]
+    with TemporaryDirectory(prefix="acclimate-compare-") as folder:
+        return _run_apart(load, mapped(domains, Path(folder)), tasks, min(processes, len(tasks)), advance)
+
+
+def _run_apart(load: Load, domains: Domains, tasks: Sequence[Task], processes: int, advance: Advance) -> list[Outcome]:
+    context = multiprocessing.get_context("spawn")
+    told: Queue[int] = context.Queue()
+    with ProcessPoolExecutor(processes, context, _start, (told,)) as pool:
+        futures = [pool.submit(_outcome_apart, load, domains, task) for task in tasks]
+        try:
+            _follow(futures, told, advance)
+            return [future.result() for future in futures]
+        except BrokenProcessPool:
+            raise FailedError(
+                "a process of the comparison ended before its time; fewer --jobs take less memory"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _follow(futures: "Sequence[Future[Outcome]]", told: "Queue[int]", advance: Advance) -> None:
+    """Pass on what the processes tell of their progress until all are done, or one has failed."""
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=TOLD_EVERY_SECONDS)
+        for future in done:
+            future.result()
+        advance(_drained(told))
+
+
+def _drained(told: "Queue[int]") -> int:
+    images = 0
+    while True:
+        try:
+            images += told.get_nowait()
+        except Empty:
+            return images
+
+
+_told: "list[Queue[int]]" = []
+"""In a process of the pool: where it tells its progress. A queue can reach a process only as it starts."""
+
+
+def _start(told: "Queue[int]") -> None:
+    torch.set_num_threads(1)
+    _told.append(told)
+
+
+def _outcome_apart(load: Load, domains: Domains, task: Task) -> Outcome:
+    waiting, since = 0, time.monotonic()
+
+    def advance(images: int) -> None:
+        nonlocal waiting, since
+        waiting += images
+        if time.monotonic() - since >= TOLD_EVERY_SECONDS:
+            _told[0].put(waiting)
+            waiting, since = 0, time.monotonic()
+
+    outcome = _outcome(_loaded(load), domains, task, advance)
+    _told[0].put(waiting)
+    return outcome
+
+
+def _outcome(source: SourceModel, domains: Domains, task: Task, advance: Advance) -> Outcome:
+    try:
+        return run(read_pipeline(task.pipeline, task.seed), source, domains, task.plan, task.batch, advance)
+    except (AdapterError, RuntimeError) as error:  # PyTorch raises RuntimeError where a network cannot take a batch
+        return Failure(str(error).partition("\n")[0])
+
+
+@lru_cache(maxsize=1)
+def _loaded(load: Load) -> SourceModel:
+    return load()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread, as processes of a pool do: sums of floats depend on the number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

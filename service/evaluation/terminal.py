@@ -1,0 +1,66 @@
+"""What the evaluation's commands do at the terminal: run with a progress bar, show tables, write files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from adapters import SourceModel
+from service.bundles import Bundle
+from service.evaluation import report
+from service.evaluation.comparison import Cell, Schedule, compare
+from service.evaluation.data import Domains
+from service.evaluation.processes import BundleModel
+from service.settings import available_cores
+
+LOG_WIDTH = 120
+"""Columns of the tables where they go to a file."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What specs are run on: a bundle, its model, and how another process loads it."""
+
+    bundle: Bundle
+    load: BundleModel
+    source: SourceModel
+
+
+def measured(subject: Subject, domains: Domains, runs: Schedule, jobs: int | None, console: Console) -> list[Cell]:
+    """Make all runs over so many processes (None: as many as there are cores), under a progress bar."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task(f"{len(runs.tasks)} runs", total=runs.images)
+        return compare(
+            subject.load, domains, runs, jobs or available_cores(), lambda images: progress.advance(bar, images)
+        )
+
+
+def show(cells: list[Cell], console: Console, by_domain: bool) -> None:
+    """Print a comparison's table, perhaps those by domain, and what a reader must know of its specs."""
+    console.print(report.as_table(cells))
+    if by_domain:
+        for column in dict.fromkeys((cell.protocol, cell.batch) for cell in cells):
+            mine = [cell for cell in cells if (cell.protocol, cell.batch) == column]
+            if any(cell.runs for cell in mine):
+                console.print(report.domains_table(mine))
+    for note in report.notes(cells):
+        console.print(f"- {note}", highlight=False, markup=False)
+
+
+def write(file: Path | None, text: str, console: Console) -> None:
+    """Write a file, if there is to be one, and say so."""
+    if file is not None:
+        file.write_text(text, encoding="utf-8")
+        console.print(f"wrote {file}", highlight=False)
+
+
+def open_console() -> Console:
+    """Return the terminal, or a file wide enough for the tables."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    return console
