@@ -46,6 +46,16 @@ def pooled(instance: Moments) -> Moments:
     return Moments(mean, instance.var.mean(0) + (instance.mean - mean).square().mean(0))
 
 
+def batch_share(momentum: float, images: int, full_batch: int | None) -> float:
+    """Return a batch's share in running statistics: `momentum` at a full batch, less so that parts add up to it.
+
+    Example:
+        >>> batch_share(0.1, 64, 64), round(batch_share(0.1, 1, 64), 5), batch_share(0.1, 1, None)
+        (0.1, 0.00164, 0.1)
+    """
+    return momentum if full_batch in (None, images) else 1 - (1 - momentum) ** (images / full_batch)
+
+
 def normalize(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Return weight * (x - mean) / sqrt(var + eps) + bias for x (N, C, ...), moments (C,) or per image (N, C).
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer
-from adapters.functional.moments import normalize
+from adapters.functional.moments import batch_share, normalize
 from adapters.options import Options, option
 
 
@@ -15,6 +15,9 @@ class EMAOptions(Options):
     """How fast the running statistics follow."""
 
     momentum: float = option(0.1, "share of the newest batch in the running statistics", low=0.0, high=1.0)
+    full_batch: int | None = option(
+        None, "batch size that the momentum holds for: smaller batches move less; none: the same for all", low=1
+    )
 
 
 class EMAStatistics(Normalizer[Moments]):
@@ -53,7 +56,8 @@ class EMAStatistics(Normalizer[Moments]):
         var = (inverse.square().reciprocal() - layer.eps).clamp_min(0)
         count = x.numel() // x.shape[1]
         unbiased = var * (count / (count - 1)) if count > 1 else layer.var
-        moved = Moments(state.mean.lerp(mean, self.options.momentum), state.var.lerp(unbiased, self.options.momentum))
+        share = batch_share(self.options.momentum, len(x), self.options.full_batch)
+        moved = Moments(state.mean.lerp(mean, share), state.var.lerp(unbiased, share))
         return Normalized(y, Moments(mean, var)), moved
 
     def forward(self, layer: NormLayer, state: Moments, x: Tensor) -> Normalized:

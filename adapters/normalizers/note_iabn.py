@@ -1,12 +1,13 @@
 """NOTE's instance-aware batch norm: statistics corrected by each image, where it deviates beyond chance."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer
-from adapters.functional.moments import channel_moments, instance_moments, normalize, pooled
+from adapters.functional.moments import batch_share, channel_moments, instance_moments, normalize, pooled
 from adapters.options import Options, option
 
 
@@ -16,6 +17,12 @@ class IABNOptions(Options):
 
     k: float = option(4.0, "standard errors within which an image's deviation is chance", low=0.0, high=1000.0)
     momentum: float = option(0.01, "share of the newest batch in the running statistics", low=0.0, high=1.0)
+    shared: Literal["batch", "running"] = option(
+        "batch", "what images are corrected from when they are observed: their batch's statistics, or the running ones"
+    )
+    full_batch: int | None = option(
+        None, "batch size that the momentum holds for: smaller batches move less; none: the same for all", low=1
+    )
 
 
 class InstanceAwareBatchNorm(Normalizer[Moments]):
@@ -24,6 +31,8 @@ class InstanceAwareBatchNorm(Normalizer[Moments]):
     Answers do not depend on batch mates. Converting a model that was trained with plain batch norm changes it even
     before anything is adapted, often for the better under shift: report it as "NOTE (converted)"; the paper's figures
     need training with this layer. Maps of one position, and inputs without positions, keep the shared statistics.
+    With `shared="running"` (ours) it serves without the learner `note`, and single images too: each is corrected from
+    the running statistics, which then move.
 
     Remembers: mean and variance per channel.
     Needs: batch-norm layers over maps.
@@ -55,11 +64,12 @@ class InstanceAwareBatchNorm(Normalizer[Moments]):
             return self.forward(layer, state, x), state
         seen = channel_moments(x)
         shared = Moments(seen.mean, seen.var * (count / (count - 1)))
+        share = batch_share(self.options.momentum, len(x), self.options.full_batch)
         moved = Moments(
-            state.mean.lerp(shared.mean.detach(), self.options.momentum),
-            state.var.lerp(shared.var.detach(), self.options.momentum),
+            state.mean.lerp(shared.mean.detach(), share),
+            state.var.lerp(shared.var.detach(), share),
         )
-        return self._corrected(layer, shared, x), moved
+        return self._corrected(layer, shared if self.options.shared == "batch" else state, x), moved
 
     def forward(self, layer: NormLayer, state: Moments, x: Tensor) -> Normalized:
         """Normalise x (N, C, H, W) by the running statistics as the shared ones."""

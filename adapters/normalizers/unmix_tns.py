@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit
 
 from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer, PartState
-from adapters.functional.moments import instance_moments, normalize, pooled
+from adapters.functional.moments import batch_share, instance_moments, normalize, pooled
 from adapters.options import Options, option
 
 
@@ -91,7 +91,7 @@ class UnmixTNS(Normalizer[Components]):
 
     def _moved(self, layer: NormLayer, state: Components, own: Moments, p: Tensor) -> Components:
         images = p.shape[0]
-        momentum = 1 - (1 - layer.momentum) ** (images / self.options.full_batch)
+        momentum = batch_share(layer.momentum, images, self.options.full_batch)
         share = p.mean(0)[:, None]
         means = state.means + momentum * (p.mT @ own.mean / images - state.means * share)
         variances = state.vars + momentum * (p.mT @ own.var / images - state.vars * share)
