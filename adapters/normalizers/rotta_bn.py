@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer
-from adapters.functional.moments import channel_moments, normalize
+from adapters.functional.moments import batch_share, channel_moments, normalize
 from adapters.options import Options, option
 
 
@@ -15,6 +15,9 @@ class RobustOptions(Options):
     """How fast the running statistics follow."""
 
     alpha: float = option(0.05, "share of the newest batch in the running statistics", low=0.0, high=1.0)
+    full_batch: int | None = option(
+        None, "batch size that alpha holds for: smaller batches move less; none: the same for all", low=1
+    )
 
 
 class RobustBatchNorm(Normalizer[Moments]):
@@ -47,7 +50,8 @@ class RobustBatchNorm(Normalizer[Moments]):
     def observe(self, layer: NormLayer, state: Moments, x: Tensor) -> tuple[Normalized, Moments]:
         """Normalise x (N, C, ...) by the statistics that it has moved."""
         seen = channel_moments(x)
-        mean, var = state.mean.lerp(seen.mean, self.options.alpha), state.var.lerp(seen.var, self.options.alpha)
+        share = batch_share(self.options.alpha, len(x), self.options.full_batch)
+        mean, var = state.mean.lerp(seen.mean, share), state.var.lerp(seen.var, share)
         y = normalize(x, mean, var, layer.weight, layer.bias, layer.eps)
         batch = Moments(seen.mean.detach(), seen.var.detach())
         return Normalized(y, batch), Moments(mean.detach(), var.detach())
