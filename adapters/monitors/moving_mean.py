@@ -1,0 +1,36 @@
+"""The moving mean of a signal, weighted by images, which a value that is not finite never reaches."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapters.base import PartState
+
+
+@dataclass(frozen=True)
+class MeanState(PartState):
+    """A moving mean () of a signal, and () the weight that it rests on (0 before any value)."""
+
+    mean: Tensor
+    weight: Tensor
+
+
+def init() -> MeanState:
+    """Return the state before any value."""
+    return MeanState(torch.zeros(()), torch.zeros(()))
+
+
+def update(state: MeanState, value: Tensor, images: int, memory: float = 128.0) -> MeanState:
+    """Move the mean towards a batch's value, by how many images it rests on; what is not finite changes nothing.
+
+    Example:
+        >>> state = update(init(), torch.tensor(2.0), images=64)
+        >>> state.mean, update(state, torch.tensor(torch.nan), images=64).mean
+        (tensor(2.), tensor(2.))
+    """
+    keep = torch.exp(torch.tensor(-images / memory))
+    sound = torch.isfinite(value)
+    weight = keep * state.weight + (1 - keep)
+    moved = state.mean + (1 - keep) / weight * (torch.where(sound, value, state.mean).to(state.mean) - state.mean)
+    return MeanState(torch.where(sound, moved, state.mean), torch.where(sound, weight, state.weight))

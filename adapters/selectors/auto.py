@@ -1,0 +1,90 @@
+"""Auto: picks normalizer, learner and output adjuster for each stream by what the stream looks like."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from adapters.adapter import Adapter, Make, Selector, Spec
+from adapters.choosing import Choosing, Situation
+from adapters.monitors.page_hinkley import PageHinkleyOptions
+from adapters.options import Options, option
+
+INSTANCE = {"shared": "running", "momentum": 0.1, "k": 8.0, "full_batch": 64}
+FOLLOW = {"alpha": 0.8, "full_batch": 64}
+ALTERNATIVES: Mapping[str, tuple[tuple[str, Mapping[str, Mapping[str, Any]]], ...]] = MappingProxyType(
+    {
+        "unknown": (("note_iabn", {"note_iabn": INSTANCE}), ("source", {})),
+        "calm": (("source", {"source": {"measure": True}}), ("source", {})),
+        "correlated": (
+            ("note_iabn+lame", {"note_iabn": INSTANCE, "lame": {"kernel": "knn", "k": 10}}),
+            ("source+lame", {"lame": {"kernel": "knn", "k": 10}}),
+        ),
+        "fair": (("batch+rmt", {}), ("batch+roid", {}), ("source+eta", {}), ("source", {})),
+        "few": (("rotta_bn", {"rotta_bn": FOLLOW}), ("source", {})),
+    }
+)
+"""For each situation what serves it, best first; chosen on five corruptions of CIFAR-10-C (docs/comparison.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoOptions(Options):
+    """Where one situation ends and another begins."""
+
+    decide_after: int = option(128, "images that a decision rests on", low=1, high=10**6)
+    calm_distance: float = option(0.03, "norm-statistics distance below which nothing is done", low=0.0)
+    calm_entropy: float = option(0.15, "and the entropy below which, as a share of ln(classes)", low=0.0, high=1.0)
+    correlated: float = option(0.1, "share of repeated labels beyond chance that means correlation", low=0.0, high=1.0)
+    few: int = option(8, "requests of fewer images than this get no learner", low=1, high=10**6)
+    tolerance: float = option(0.1, "changes of the distance's logarithm up to this are no drift event", low=0.0)
+    threshold: float = option(1.5, "summed changes of the distance's logarithm that are a drift event", low=0.0)
+
+
+class Auto(Selector):
+    """Watch requests' sizes, runs of predicted labels, norm-statistics distance and entropy; run what fits them.
+
+    Decides once enough images have come, and again after each drift event (Page-Hinkley on the distance), never in
+    between. Situations: `calm` (the source's own domain: nothing is done), `correlated` (neighbours share labels),
+    `fair` (a fair sample of the classes in each batch), `few` (the same in requests too small to learn from), and
+    `unknown` before the first decision. `explain` says in words what was chosen and why; the signals `choice`,
+    `drift_events`, `label_excess` and `label_run_length` say it in numbers.
+
+    Remembers: the running pipeline's state, and 20 numbers about the stream.
+    Needs: nothing; what a model is unfit for is left out, and said.
+    Reference: ours; the parts' papers stand at the parts.
+
+    Example:
+        >>> from adapters import create
+        >>> str(create("auto", auto={"few": 4}).spec)
+        'auto'
+    """
+
+    name = "auto"
+    paper = "ours"
+    remembers = "the running pipeline's state, and 20 numbers about the stream"
+    pure_graph = False
+    options_class = AutoOptions
+    options: AutoOptions
+
+    def adapter(self, make: Make, seed: int) -> Adapter:
+        """Return the adapter that chooses."""
+        options = self.options
+        return Choosing(
+            spec=Spec(self.name),
+            alternatives={name: [make(*each) for each in several] for name, several in ALTERNATIVES.items()},
+            decide=self.decide,
+            settings=options,
+            decide_after=options.decide_after,
+            detector=PageHinkleyOptions(tolerance=options.tolerance, threshold=options.threshold, at_least=4),
+            seed=seed,
+        )
+
+    def decide(self, situation: Situation) -> str:
+        """Return the name of a situation."""
+        options = self.options
+        near = situation.distance is None or situation.distance < options.calm_distance
+        if near and situation.entropy < options.calm_entropy:
+            return "calm"
+        if situation.excess > options.correlated:
+            return "correlated"
+        return "few" if situation.batch < options.few else "fair"
