@@ -243,8 +243,8 @@ def _facts(stream: Stream, served: Served, *, named: bool) -> dict[str, Paramete
         "tta_action": served.action.value,
         **signals,
     }
-    warning = _warning(stream, served, named=named)
-    return {**facts, "tta_warning": warning} if warning else facts
+    texts = {"tta_choice": stream.explanation, "tta_warning": _warning(stream, served, named=named)}
+    return facts | {name: text for name, text in texts.items() if text}
 
 
 def _warning(stream: Stream, served: Served, *, named: bool) -> str:

@@ -38,6 +38,10 @@ class Fitted:
         """What the pipeline does without on this model; "" if nothing."""
         return self.prepared.degraded
 
+    def explain(self, state: AdapterState) -> str:
+        """Return in words why a stream is served as it is; "" where nothing is chosen."""
+        return self.adapter.explain(self.prepared, state)
+
     def initial(self) -> AdapterState:
         """Return the state before any batch."""
         state: AdapterState = self.adapter.init(self.prepared)

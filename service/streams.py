@@ -71,6 +71,11 @@ class Stream:
         return size_bytes(self.state.adapter) + self.state.window.nbytes
 
     @property
+    def explanation(self) -> str:
+        """Which pipeline a selector has chosen, and why; "" where nothing is chosen."""
+        return self.fitted.explain(self.state.adapter)
+
+    @property
     def window_full(self) -> bool:
         """Whether the images that wait are enough for a step."""
         return len(self.state.window) >= max(self.adapt_batch_size, 1) > 1

@@ -40,12 +40,13 @@ def source_images(source: SourceModel, count: int = 32) -> SourceImages:
 
 
 def calibrated(source: SourceModel, adapter: Adapter) -> SourceModel:
-    """The model with the source artefact that an adapter's learner makes, if it makes one."""
-    artefact = adapter.learner.artefact
-    if not artefact:
-        return source
-    made = adapter.calibrate(source, source_images(source), 16, lambda _: None)
-    return replace(source, artefacts={f"{artefact}.{name}": tensor for name, tensor in made.items()})
+    """The model with the source artefacts that an adapter's learners make."""
+    artefacts = {}
+    for pipeline in adapter.pipelines:
+        if pipeline.learner.artefact:
+            made = pipeline.calibrate(source, source_images(source), 16, lambda _: None)
+            artefacts |= {f"{pipeline.learner.artefact}.{name}": tensor for name, tensor in made.items()}
+    return replace(source, artefacts=artefacts)
 
 
 def in_double_precision(source: SourceModel) -> SourceModel:

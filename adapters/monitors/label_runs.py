@@ -35,7 +35,7 @@ def init(classes: int) -> RunsState:
     return RunsState(torch.full((), -1, dtype=torch.int64), zero, zero, torch.zeros(classes))
 
 
-def update(state: RunsState, labels: Tensor, memory: float = 256.0, long_memory: float = 2048.0) -> RunsState:
+def update(state: RunsState, labels: Tensor, memory: float = 256.0, long_memory: float = 8192.0) -> RunsState:
     """Take in the predicted labels (N,) of a batch, in the stream's order.
 
     Args:

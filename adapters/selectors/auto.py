@@ -10,7 +10,7 @@ from adapters.choosing import Choosing, Situation
 from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.options import Options, option
 
-INSTANCE = {"shared": "running", "momentum": 0.1, "k": 8.0, "full_batch": 64}
+INSTANCE = {"shared": "running", "momentum": 0.1, "k": 4.0, "full_batch": 64}
 FOLLOW = {"alpha": 0.8, "full_batch": 64}
 ALTERNATIVES: Mapping[str, tuple[tuple[str, Mapping[str, Mapping[str, Any]]], ...]] = MappingProxyType(
     {

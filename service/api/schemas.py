@@ -63,6 +63,7 @@ class StreamView(Wire):
     created: float
     last_used: float
     signals: dict[str, float]
+    choice: str
 
 
 class StreamList(Wire):

@@ -82,4 +82,5 @@ def view(stream: Stream) -> StreamView:
         created=stream.created,
         last_used=stream.last_used,
         signals=dict(stream.signals),
+        choice=stream.explanation,
     )

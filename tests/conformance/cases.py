@@ -42,4 +42,5 @@ CASES = {
     "note_iabn+note": {"note": {"capacity": 8, "period": 4}},
     "source+note": {"note": {"capacity": 64, "period": 1, "optimizer": "sgd"}},
     "ema+note": {"note": {"capacity": 1, "period": 5}},
+    "auto": {"auto": {"decide_after": 12, "few": 2}},
 }

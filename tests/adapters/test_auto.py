@@ -1,0 +1,123 @@
+"""Auto: what it decides on made streams, when it decides anew, and that it says why."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from adapters import create
+from adapters.choosing import Situation, situation_of
+from tests.models import REFERENCE, calibrated, reference_source, vit_source
+
+SITUATION = Situation(batch=64.0, distance=0.2, entropy=0.3, excess=0.0, run_length=1.1)
+
+
+def begun(source=None, **options):
+    adapter = create("auto", auto={"decide_after": 32, **options})
+    source = calibrated(reference_source(), adapter) if source is None else source
+    prepared = adapter.prepare(source)
+    return adapter, prepared, adapter.init(prepared)
+
+
+def images(batch, seed=0, count=16):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, 3, count, count, generator=generator)
+
+
+def stepped(adapter, prepared, state, batches):
+    for x in batches:
+        output, state = adapter.step(prepared, state, x)
+    return output, state
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "fair"),
+        ({"batch": 4.0}, "few"),
+        ({"excess": 0.3}, "correlated"),
+        ({"excess": 0.3, "batch": 1.0}, "correlated"),
+        ({"distance": 0.01, "entropy": 0.05}, "calm"),
+        ({"distance": 0.01, "entropy": 0.5}, "fair"),
+        ({"distance": None, "entropy": 0.05}, "calm"),
+        ({"distance": 0.5, "entropy": 0.05}, "fair"),
+    ],
+)
+def test_each_situation_is_told_by_its_figures(changes, expected):
+    decide = create("auto").decide
+
+    assert decide(dataclasses.replace(SITUATION, **changes)) == expected
+
+
+def test_it_decides_once_enough_images_have_come_and_not_before():
+    adapter, prepared, state = begun()
+
+    _, before = stepped(adapter, prepared, state, [images(8, seed) for seed in range(3)])
+    output, after = stepped(adapter, prepared, before, [images(8, 3)])
+
+    assert prepared.running(before) == "unknown"
+    assert "decides after 8 more images" in adapter.explain(prepared, before)
+    assert prepared.running(after) != "unknown"
+    assert int(output.signals["choice"]) == list(prepared.pipelines).index(prepared.running(after))
+    assert "beyond chance" in adapter.explain(prepared, after)
+
+
+def test_between_drift_events_the_choice_stands_whatever_the_figures_say():
+    adapter, prepared, state = begun(threshold=1e6)
+    _, decided = stepped(adapter, prepared, state, [images(8, seed) for seed in range(4)])
+
+    one = images(1, 9).repeat(8, 1, 1, 1)
+    _, later = stepped(adapter, prepared, decided, [one] * 20)
+
+    assert situation_of(later.diagnosis).excess > 0.1  # it would be called correlated now
+    assert prepared.running(later) == prepared.running(decided)
+
+
+def test_a_drift_event_makes_it_decide_anew():
+    adapter, prepared, state = begun(decide_after=16)
+    _, decided = stepped(adapter, prepared, state, [images(16, seed) for seed in range(6)])
+
+    faint = [0.02 * images(16, seed) for seed in range(12)]
+    output, later = stepped(adapter, prepared, decided, faint)
+
+    assert int(decided.diagnosis.events) == 0
+    assert int(later.diagnosis.events) >= 1
+    assert int(output.signals["drift_events"]) == int(later.diagnosis.events)
+
+
+def test_a_pipeline_that_begins_and_one_that_stops_are_in_the_state_before_any_batch():
+    adapter, prepared, state = begun()
+    _, after = stepped(adapter, prepared, state, [images(8, seed) for seed in range(4)])
+
+    for situation, pipeline_state in after.pipelines.items():
+        assert pipeline_state is prepared.fits[situation].initial
+
+
+def test_what_a_model_is_unfit_for_is_left_out_and_said():
+    _, prepared, _ = begun(reference_source())
+
+    assert str(prepared.pipelines["fair"].spec) == "batch+roid+roid_prior"
+    assert "rmt" in prepared.degraded
+    assert "calibrate" in prepared.degraded
+    vit = create("auto")
+    fitted = vit.prepare(vit_source())
+    assert {str(pipeline.spec) for pipeline in fitted.pipelines.values()} >= {"source", "source+eta"}
+    output, state = vit.step(fitted, vit.init(fitted), images(4))
+    assert torch.isfinite(output.probabilities).all()
+    assert "unknown" in vit.explain(fitted, state)
+
+
+def test_on_the_models_own_domain_it_does_nothing():
+    """Source images of the reference problem: near, sure, in no order."""
+    import numpy as np
+
+    stored = torch.from_numpy(np.load(REFERENCE / "stream.npz")["source_x"]).float() / 255
+    adapter, prepared, state = begun(calm_distance=0.2, calm_entropy=0.5)
+
+    _, after = stepped(adapter, prepared, state, stored[:256].split(32))
+
+    assert prepared.running(after) == "calm"
+    source = create("source")
+    fit = source.prepare(reference_source())
+    expected = source.predict(fit, source.init(fit), stored[:32]).logits
+    torch.testing.assert_close(adapter.predict(prepared, after, stored[:32]).logits, expected, atol=1e-5, rtol=0)
