@@ -1,0 +1,159 @@
+"""The evidence for `auto`: beside the frozen model and the best single spec: `python -m benchmarks.selection --help`.
+
+CIFAR-10-C under every protocol and several batch sizes. The rules of `auto` were chosen on the five corruptions of
+`TUNING`; by default the other ten are shown. A row passes where `auto` errs no more than the frozen model plus 1 point
+(or 2 standard errors), and no more than the best single spec plus 2 points.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from adapters import SourceModel
+from benchmarks.resnet20 import CLASSES, load_source_model, read_source_images, with_artefacts
+from service.evaluation.comparison import Cell, compare, schedule
+from service.evaluation.layouts import CIFAR10C, Wanted, read_data
+from service.evaluation.pipelines import read_pipeline
+from service.evaluation.protocols import PlanSettings, make_plan
+from service.types import InputSpec
+
+TUNING = ("gaussian_noise", "motion_blur", "snow", "contrast", "pixelate")
+REPORTING = tuple(name for name in CIFAR10C if name not in TUNING)
+PROTOCOLS = ("reset", "continual", "gradual", "mixed", "correlated", "long")
+SINGLE = (
+    "source",
+    "batch",
+    "alpha",
+    "ema",
+    "rotta_bn,rotta_bn.alpha=0.8,rotta_bn.full_batch=64",
+    "note_iabn,note_iabn.shared=running,note_iabn.momentum=0.1,note_iabn.full_batch=64",
+    "unmix_tns",
+    "source+lame,lame.kernel=knn",
+    "unmix_tns+lame,lame.kernel=knn",
+    "batch+eta",
+    "batch+roid",
+    "batch+rmt",
+    "rotta",
+    "note",
+)
+AUTO = "auto"
+HARM, LOSS = 1.0, 2.0
+"""Points that `auto` may err more than the frozen model, and more than the best single spec."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """`auto` under one protocol and batch size, beside the frozen model and the best single spec."""
+
+    protocol: str
+    batch: int
+    source: float
+    auto: float
+    standard_error: float
+    best: float
+    best_spec: str
+
+    @property
+    def passes(self) -> bool:
+        """Whether both bounds hold."""
+        harmless = self.auto <= self.source + max(HARM, 2 * self.standard_error)
+        return harmless and self.auto <= self.best + LOSS
+
+
+def load(data: Path, specs: tuple[str, ...]) -> SourceModel:
+    """Return the network of a folder with the source artefacts of what is to run."""
+    source, images = load_source_model(data / "resnet20.safetensors"), read_source_images(data)
+    for adapter in map(read_pipeline, specs) if images else ():
+        source = with_artefacts(source, adapter, images) if images else source
+    return source
+
+
+def rows(cells: Sequence[Cell]) -> list[Row]:
+    """Set `auto` beside the others, per protocol and batch size."""
+    found = []
+    for mine in (cell for cell in cells if cell.pipeline == AUTO):
+        beside = [cell for cell in cells if (cell.protocol, cell.batch) == (mine.protocol, mine.batch)]
+        single = min((cell for cell in beside if cell.pipeline != AUTO), key=lambda cell: cell.error)
+        found.append(
+            Row(
+                protocol=mine.protocol,
+                batch=mine.batch,
+                source=mine.source_error,
+                auto=mine.error,
+                standard_error=mine.standard_error,
+                best=single.error,
+                best_spec=single.pipeline.partition(",")[0],
+            )
+        )
+    return found
+
+
+def as_table(found: Sequence[Row]) -> Table:
+    """Lay the rows out."""
+    table = Table(title="Error in %: auto beside the frozen model and the best single spec", box=box.SIMPLE_HEAD)
+    for name in ("protocol", "batch", "source", "auto", "best single", "", "against source", "against best", "verdict"):
+        table.add_column(name, justify="left" if name in ("protocol", "", "verdict") else "right")
+    for row in found:
+        error = f"{row.auto:.1f}" + (f" ±{row.standard_error:.1f}" if row.standard_error else "")
+        differences = (f"{row.auto - row.source:+.1f}", f"{row.auto - row.best:+.1f}")
+        verdict = "passes" if row.passes else "fails"
+        table.add_row(
+            row.protocol, str(row.batch), f"{row.source:.1f}", error, f"{row.best:.1f}", row.best_spec, *differences,
+            verdict, style="" if row.passes else "red",
+        )  # fmt: skip
+    return table
+
+
+def main(
+    data: Annotated[
+        Path,
+        typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder as `benchmarks.cifar10c` takes it."),
+    ],
+    batch: Annotated[list[int], typer.Option(min=1, help="Images per step; repeat for more.")] = [64],  # noqa: B006
+    protocol: Annotated[list[str], typer.Option(help="Protocols; repeat.")] = list(PROTOCOLS),  # noqa: B006
+    spec: Annotated[list[str], typer.Option(help="Single specs.", show_default=False)] = list(SINGLE),  # noqa: B006
+    domain: Annotated[list[str], typer.Option(help="Corruptions; repeat.")] = list(REPORTING),  # noqa: B006
+    images: Annotated[int, typer.Option(min=10, help="Images per corruption.")] = 1000,
+    repetitions: Annotated[int, typer.Option(min=2, help="Of the domains in `long`.")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of what draws numbers.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write every cell here.")] = None,
+) -> None:
+    """Measure `auto`, the frozen model and single specs on CIFAR-10-C under every protocol."""
+    wanted = Wanted(domains=tuple(domain), images=images, ramps="gradual" in protocol)
+    names = tuple(str(number) for number in range(CLASSES))
+    domains = read_data(data, InputSpec("images", (3, 32, 32)), names, wanted)
+    specs = (*spec, AUTO)
+    loading = partial(load, data, specs)
+    plans = [make_plan(name, domains, PlanSettings(repetitions=repetitions), 0) for name in protocol]
+    runs = schedule(loading(), specs, plans, batch, seeds)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task(f"{len(runs.tasks)} runs", total=runs.images)
+        cells = compare(loading, domains, runs, jobs, lambda done: progress.advance(task, done))
+    Console(width=140).print(as_table(rows(cells)))
+    if json_file is not None:
+        figures = [
+            {"spec": cell.pipeline, "protocol": cell.protocol, "batch": cell.batch, "error": _number(cell.error),
+             "standard_error": cell.standard_error, "repetitions": [run.repetitions for run in cell.runs],
+             "ms": cell.milliseconds if cell.runs else None, "refusal": cell.refusal}
+            for cell in cells
+        ]  # fmt: skip
+        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+if __name__ == "__main__":
+    typer.run(main)
