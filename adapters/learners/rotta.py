@@ -46,8 +46,9 @@ class RoTTA(Learner[RoTTAState]):
     The memory gives every predicted class equal room and drops what is old and unsure; recent images weigh more in the
     loss. Statistics move by the memory alone: the teacher observes its images as they came, the student augmented
     ones. A batch is answered before the updates that fall within it. Slow by design: the statistics are renewed after
-    thousands of images. Where public code has dropout active in updates, it is off here. Not augmented, a student that
-    still equals its teacher has a zero gradient, which Adam turns into noise.
+    thousands of images. Where public code has dropout active in updates, it is off here; and where it lets UnMix-TNS
+    move its components in the answering passes too, they move by the memory alone. Not augmented, a student that still
+    equals its teacher has a zero gradient, which Adam turns into noise.
 
     Remembers: student and teacher, weight and bias of the norm layers each; the optimizer's moments; images.
     Needs: norm layers with weight and bias.
