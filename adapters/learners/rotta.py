@@ -38,6 +38,9 @@ class RoTTAOptions(OptimOptions):
     age_weight: float = option(1.0, "weight of an image's age in what the memory drops", low=0.0, high=100.0)
     entropy_weight: float = option(1.0, "weight of its entropy in what the memory drops", low=0.0, high=100.0)
     augment: bool = option(True, "whether the student learns from augmented images")
+    observe_stream: bool = option(
+        False, "let the teacher's statistics follow the stream too, not the memory alone, as public code does"
+    )
 
 
 class RoTTA(Learner[RoTTAState]):
@@ -46,8 +49,8 @@ class RoTTA(Learner[RoTTAState]):
     The memory gives every predicted class equal room and drops what is old and unsure; recent images weigh more in the
     loss. Statistics move by the memory alone: the teacher observes its images as they came, the student augmented
     ones. A batch is answered before the updates that fall within it. Slow by design: the statistics are renewed after
-    thousands of images. Where public code has dropout active in updates, it is off here; and where it lets UnMix-TNS
-    move its components in the answering passes too, they move by the memory alone. Not augmented, a student that still
+    thousands of images. Where public code has dropout active in updates, it is off here. Under UnMix-TNS public code
+    moves the components in the answering passes too: `observe_stream`, the default there, does so. Not augmented, a student that still
     equals its teacher has a zero gradient, which Adam turns into noise.
 
     Remembers: student and teacher, weight and bias of the norm layers each; the optimizer's moments; images.
@@ -97,7 +100,7 @@ class RoTTA(Learner[RoTTAState]):
     def step(self, net: Net, state: RoTTAState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[RoTTAState]:
         """Answer x (N, C, H, W), remember its images, and learn whenever a period is full."""
         generator = torch.Generator().manual_seed(int(noise["seed"]))
-        forward = self.answer(net.held, state, norm, x)
+        forward, norm = self._answered(net, state, norm, x)
         finite = forward.logits.isfinite().all(1)  # what has no answer has no class to be remembered under
         images, logits = as_stored(x[finite], net.value_range), forward.logits[finite]
         labels, entropies = logits.argmax(1), entropy_above_floor(logits)
@@ -113,6 +116,12 @@ class RoTTA(Learner[RoTTAState]):
     def answer(self, run: Run, state: RoTTAState, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) by the teacher."""
         return run(state.teacher, norm["teacher"], x)
+
+    def _answered(self, net: Net, state: RoTTAState, norm: CopyStates, x: Tensor) -> tuple[Forward, CopyStates]:
+        if not self.options.observe_stream:
+            return self.answer(net.held, state, norm, x), norm
+        forward, teacher_norm = net.observe(state.teacher, norm["teacher"], x)
+        return forward, {**norm, "teacher": teacher_norm}
 
     def _update(
         self, net: Net, state: RoTTAState, norm: CopyStates, generator: torch.Generator
