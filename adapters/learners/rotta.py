@@ -50,8 +50,8 @@ class RoTTA(Learner[RoTTAState]):
     loss. Statistics move by the memory alone: the teacher observes its images as they came, the student augmented
     ones. A batch is answered before the updates that fall within it. Slow by design: the statistics are renewed after
     thousands of images. Where public code has dropout active in updates, it is off here. Under UnMix-TNS public code
-    moves the components in the answering passes too: `observe_stream`, the default there, does so. Not augmented, a student that still
-    equals its teacher has a zero gradient, which Adam turns into noise.
+    moves the components in the answering passes too: `observe_stream`, the default there, does so. Not augmented, a
+    student that still equals its teacher has a zero gradient, which Adam turns into noise.
 
     Remembers: student and teacher, weight and bias of the norm layers each; the optimizer's moments; images.
     Needs: norm layers with weight and bias.

@@ -63,3 +63,19 @@ def test_norm_parameters_alone_can_learn():
     _, state, _ = stepped(parameters="norm")
 
     assert set(state.learner.teacher) == {f"{layer}.{kind}" for layer in (1, 4, 7) for kind in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(("normalizer", "differs"), [("batch", False), ("unmix_tns", True)])
+def test_views_move_statistics_only_where_they_are_observed(normalizer, differs):
+    """Public code lets them: no difference under batch statistics, and the default under unmix_tns."""
+    answers = []
+    for observed in (False, True):
+        options = {"augmentations": 2, "threshold": 1.0, "observe_views": observed}
+        adapter = create(f"{normalizer}+cotta", cotta=options)
+        prepared = adapter.prepare(reference_source())
+        output, _ = adapter.step(prepared, adapter.init(prepared), batch())
+        answers.append(output.logits)
+
+    assert torch.equal(*answers) != differs
+    assert create("unmix_tns+cotta").options["cotta"].observe_views
+    assert not create("cotta").options["cotta"].observe_views

@@ -320,3 +320,18 @@ def test_rotta_refuses_to_augment_what_is_no_image():
     prepared = adapter.prepare(source)
     output, _ = adapter.step(prepared, adapter.init(prepared), torch.rand(8, 6))
     assert output.logits.isfinite().all()
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_rotta_observes_the_stream_only_where_it_is_asked_to(observed):
+    """Public code lets UnMix-TNS follow every answered image: the default there."""
+    adapter = create("unmix_tns+rotta", rotta={"observe_stream": observed})
+    prepared = adapter.prepare(reference_source())
+    state = adapter.init(prepared)
+
+    _, after = adapter.step(prepared, state, torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+
+    moved = not torch.equal(after.norm["teacher"]["1"].means, state.norm["teacher"]["1"].means)
+    assert moved == observed
+    assert create("unmix_tns+rotta").options["rotta"].observe_stream
+    assert not create("rotta").options["rotta"].observe_stream
