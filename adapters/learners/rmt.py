@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Params, PartState, Run
+from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, NormState, Params, PartState, Run
 from adapters.descent import Learning, Passed, descend, forward_gradient, joint_gradient, start
 from adapters.errors import UnfitModelError
 from adapters.functional.augment import random_view
@@ -46,6 +46,12 @@ class RMTOptions(OptimOptions):
     lambda_contrast: float = option(1.0, "strength of the contrastive loss", low=0.0, high=1000.0)
     lambda_source: float = option(1.0, "strength of the loss on replayed source images; 0: none", low=0.0, high=1000.0)
     augment: bool = option(True, "augment the second view; else it is the image itself")
+    views: int = option(
+        0,
+        "answer by the student's mean over the images and so many augmented views (ours); 0: student + teacher",
+        low=0,
+        high=256,
+    )
     warm_up: int = option(1, "passes over the source images before the stream; 0: start as the source", low=0, high=100)
     replay: int = option(2000, "most source images that are kept and replayed; 0: source-free", low=0, high=100_000)
 
@@ -56,6 +62,8 @@ class RMT(Learner[RMTState]):
     The student sees the batch and an augmented view of it; both are drawn to the teacher's answer, and their features
     to the nearest source prototype. A batch of labelled source images is replayed beside each. All parameters learn.
     Answers with the sum of student's and teacher's logits, from before the step: its softmax is surer than either's.
+    With `views` (ours, after CoTTA's teacher) it answers with the student's mean logits over augmented views: the most
+    accurate answer there is here on fair samples, at a pass a view.
 
     Its source artefact `rmt` holds the prototypes, the projector, student and teacher after a warm-up on source images,
     and images to replay. Without these last it learns source-free; without a warm-up it starts as the source.
@@ -83,10 +91,10 @@ class RMT(Learner[RMTState]):
     def check(self, source: SourceModel) -> None:
         """Refuse also what cannot be augmented."""
         super().check(source)
-        if self.options.augment and len(source.input_shape) != IMAGE_DIMENSIONS:
+        if (self.options.augment or self.options.views) and len(source.input_shape) != IMAGE_DIMENSIONS:
             raise UnfitModelError(
                 f"{self.name} augments images of (channels, height, width), and this model's inputs are "
-                f"{source.input_shape}; `augment` off works"
+                f"{source.input_shape}; `augment` off and no `views` work"
             )
 
     def degraded(self, source: SourceModel) -> str:
@@ -138,7 +146,9 @@ class RMT(Learner[RMTState]):
         """Learn from x (N, C, H, W), a view of it and replayed images; return student plus teacher."""
         before = norm["student"]
         teacher, teacher_norm = net.observe(state.teacher, norm["teacher"], x)
-        view, replayed = self._view(net, x, noise), self._replayed(net, int(state.count))
+        generator = torch.Generator().manual_seed(int(noise["seed"]))
+        view = random_view(x, generator, net.value_range) if self.options.augment else x
+        replayed = self._replayed(net, int(state.count))
 
         def run(learned: Params) -> Passed:
             params, projector = _parted(learned)
@@ -161,6 +171,8 @@ class RMT(Learner[RMTState]):
         projector = descend(state.projector, of_projector, self.options)
         moved = RMTState(student, projector, self._followed(state.teacher, student.params), state.count + 1)
         answer = replace(forward, logits=forward.logits + teacher.logits)
+        if self.options.views:
+            answer = replace(forward, logits=self._over_views(net, state, before, x, forward, generator))
         return Learned(answer, moved, {"student": observed, "teacher": teacher_norm}, losses)
 
     def answer(self, run: Run, state: RMTState, norm: CopyStates, x: Tensor) -> Forward:
@@ -168,15 +180,20 @@ class RMT(Learner[RMTState]):
         student, teacher = run(state.student.params, norm["student"], x), run(state.teacher, norm["teacher"], x)
         return replace(student, logits=student.logits + teacher.logits)
 
+    def _over_views(
+        self, net: Net, state: RMTState, norm: NormState, x: Tensor, forward: Forward, generator: torch.Generator
+    ) -> Tensor:
+        """Return the student's mean logits (N, C) over the images as they are and augmented views of them."""
+        total = forward.logits
+        for _ in range(self.options.views):
+            view = random_view(x, generator, net.value_range)
+            total = total + net.forward(state.student.params, norm, view).logits
+        return total / (1 + self.options.views)
+
     def _contrast(self, net: Net, features: Tensor, augmented: Tensor, projector: Params) -> Tensor:
         prototypes = net.artefacts["rmt.prototypes"].to(features.dtype)
         chosen = nearest(prototypes, net.artefacts["rmt.seen"].bool(), features.detach())
         return contrastive_loss(prototypes[chosen], features, augmented, projector, self.options.temperature)
-
-    def _view(self, net: Net, x: Tensor, noise: Noise) -> Tensor:
-        if not self.options.augment:
-            return x
-        return random_view(x, torch.Generator().manual_seed(int(noise["seed"])), net.value_range)
 
     def _followed(self, teacher: Params, student: Params) -> Params:
         keep = self.options.teacher_momentum

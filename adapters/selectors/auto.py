@@ -1,30 +1,18 @@
 """Auto: picks normalizer, learner and output adjuster for each stream by what the stream looks like."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from adapters.adapter import Adapter, Make, Selector, Spec
 from adapters.choosing import Choosing, Situation
 from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.options import Options, option
 
-INSTANCE = {"shared": "running", "momentum": 0.1, "k": 4.0, "full_batch": 64}
-FOLLOW = {"alpha": 0.8, "full_batch": 64}
-ALTERNATIVES: Mapping[str, tuple[tuple[str, Mapping[str, Mapping[str, Any]]], ...]] = MappingProxyType(
-    {
-        "unknown": (("note_iabn", {"note_iabn": INSTANCE}), ("source", {})),
-        "calm": (("source", {"source": {"measure": True}}), ("source", {})),
-        "correlated": (
-            ("note_iabn+lame", {"note_iabn": INSTANCE, "lame": {"kernel": "knn", "k": 10}}),
-            ("source+lame", {"lame": {"kernel": "knn", "k": 10}}),
-        ),
-        "fair": (("batch+rmt", {}), ("batch+roid", {}), ("source+eta", {}), ("source", {})),
-        "few": (("rotta_bn", {"rotta_bn": FOLLOW}), ("source", {})),
-    }
-)
-"""For each situation what serves it, best first; chosen on five corruptions of CIFAR-10-C (docs/comparison.md)."""
+Alternative: TypeAlias = tuple[str, Mapping[str, Mapping[str, Any]]]
+INSTANCE: Mapping[str, Any] = {"shared": "running", "momentum": 0.1, "full_batch": 64}
+FOLLOW: Mapping[str, Any] = {"alpha": 0.8, "full_batch": 64}
+NEIGHBOURS: Mapping[str, Any] = {"kernel": "knn", "k": 10}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +24,7 @@ class AutoOptions(Options):
     calm_entropy: float = option(0.15, "and the entropy below which, as a share of ln(classes)", low=0.0, high=1.0)
     correlated: float = option(0.1, "share of repeated labels beyond chance that means correlation", low=0.0, high=1.0)
     few: int = option(8, "requests of fewer images than this get no learner", low=1, high=10**6)
+    views: int = option(8, "augmented views per answer on fair samples, each a pass; 0 is cheapest", low=0, high=256)
     tolerance: float = option(0.1, "changes of the distance's logarithm up to this are no drift event", low=0.0)
     threshold: float = option(1.5, "summed changes of the distance's logarithm that are a drift event", low=0.0)
 
@@ -71,13 +60,33 @@ class Auto(Selector):
         options = self.options
         return Choosing(
             spec=Spec(self.name),
-            alternatives={name: [make(*each) for each in several] for name, several in ALTERNATIVES.items()},
+            alternatives={name: [make(*each) for each in several] for name, several in self._alternatives().items()},
             decide=self.decide,
             settings=options,
             decide_after=options.decide_after,
             detector=PageHinkleyOptions(tolerance=options.tolerance, threshold=options.threshold, at_least=4),
             seed=seed,
         )
+
+    def _alternatives(self) -> Mapping[str, Sequence[Alternative]]:
+        """For each situation what serves it, best first; chosen on five corruptions of CIFAR-10-C."""
+        views = {"views": self.options.views}
+        return {
+            "unknown": [("note_iabn", {"note_iabn": INSTANCE}), ("source", {})],
+            "calm": [("source", {"source": {"measure": True}})],
+            "correlated": [
+                ("note_iabn+lame", {"note_iabn": INSTANCE, "lame": NEIGHBOURS}),
+                ("source+lame", {"lame": NEIGHBOURS}),
+            ],
+            "fair": [
+                ("rotta_bn+rmt", {"rotta_bn": FOLLOW, "rmt": views}),
+                ("batch+rmt", {"rmt": views}),
+                ("rotta_bn+roid", {"rotta_bn": FOLLOW}),
+                ("source+eta", {}),
+                ("source", {}),
+            ],
+            "few": [("rotta_bn", {"rotta_bn": FOLLOW}), ("source", {})],
+        }
 
     def decide(self, situation: Situation) -> str:
         """Return the name of a situation."""

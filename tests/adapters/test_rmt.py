@@ -169,3 +169,19 @@ def test_the_augmented_view_is_drawn_from_seed_and_step():
     artefact = made(warm_up=0)
     one, other = (learned(artefact, [batch()], augment=on).student.params["0.weight"] for on in (True, False))
     assert not torch.equal(one, other)
+
+
+def test_views_change_the_answer_alone_and_come_from_the_steps_own_seed():
+    artefact = made()
+    adapter, prepared = prepared_with(artefact)
+    viewing, also = prepared_with(artefact, views=3)
+    x = batch()
+
+    plain, learned_plain = adapter.step(prepared, adapter.init(prepared), x)
+    seen, learned_seen = viewing.step(also, viewing.init(also), x)
+    again, _ = viewing.step(also, viewing.init(also), x)
+
+    assert torch.equal(seen.logits, again.logits)
+    assert not torch.equal(seen.logits, plain.logits)
+    for name, p in learned_plain.learner.student.params.items():
+        assert torch.equal(p, learned_seen.learner.student.params[name])

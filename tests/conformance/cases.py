@@ -34,6 +34,7 @@ CASES = {
     "batch+roid_prior": {"roid_prior": {"prior_on": "logits"}},
     "batch+eta+roid_prior": {"eta": {"e_margin": 0.9}},
     "batch+rmt": {},
+    "rotta_bn+rmt": {"rmt": {"views": 2, "replay": 0}},
     "unmix_tns+rmt+roid_prior": {"rmt": {"warm_up": 0, "lambda_source": 0.0, "optimizer": "sgd", "lr": 1e-4}},
     "unmix_tns+rdumb": {"rdumb": {"e_margin": 0.9, "reset_every": 2}},
     "rotta_bn+rotta": {"rotta": {"capacity": 8, "period": 4}},
