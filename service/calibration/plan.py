@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from adapters import Pipeline, SourceModel, pipeline
+from adapters import Pipeline, SourceModel, create, pipeline
 from adapters.base import Learner
-from adapters.registry import parse, parts
+from adapters.registry import parts
 from adapters.source import artefact_file
 from service.artefacts import Record
 from service.bundles import Bundle
@@ -91,11 +91,17 @@ def _adapters(bundle: Bundle, wanted: Wanted) -> Iterator[tuple[str, Pipeline]]:
     check_names(wanted.normalizers, parts("normalizer"), "normalizer")
     made: set[tuple[str, str]] = set()
     for name in wanted.learners or known:
-        usual = (known[name].normalizer, parse(bundle.toml.adapter).normalizer)
-        for normalizer in wanted.normalizers or usual:
+        for normalizer in wanted.normalizers or _usual_normalizers(known[name], bundle):
             if (known[name].artefact, normalizer) not in made:
                 made.add((known[name].artefact, normalizer))
                 yield known[name].artefact, pipeline(f"{normalizer}+{name}")
+
+
+def _usual_normalizers(learner: type[Learner[Any]], bundle: Bundle) -> list[str]:
+    """Return the learner's own normalizer, and those under which the bundle's default adapter would run it."""
+    pipelines = create(bundle.toml.adapter).pipelines
+    chosen = [each for each in pipelines if len(pipelines) == 1 or each.learner.name == learner.name]
+    return list(dict.fromkeys([learner.normalizer, *(each.normalizer.name for each in chosen)]))
 
 
 def _probe(chosen: Chosen, record: Record) -> Sequence[Work]:

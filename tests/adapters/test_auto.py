@@ -96,7 +96,7 @@ def test_a_pipeline_that_begins_and_one_that_stops_are_in_the_state_before_any_b
 def test_what_a_model_is_unfit_for_is_left_out_and_said():
     _, prepared, _ = begun(reference_source())
 
-    assert str(prepared.pipelines["fair"].spec) == "batch+roid+roid_prior"
+    assert str(prepared.pipelines["fair"].spec) == "rotta_bn+roid+roid_prior"
     assert "rmt" in prepared.degraded
     assert "calibrate" in prepared.degraded
     vit = create("auto")
