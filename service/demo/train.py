@@ -40,8 +40,8 @@ MAX_SHIFT = 1
 STREAM_SIZE = 2500
 PROBE_PER_CLASS = 50
 FACTORY = "service.demo.network:build"
-NORMALIZERS = ("batch", "ema", "unmix_tns")
-"""The normalizers that the shipped source artefacts are made under."""
+SHIPPED = {("eata", "cotta", "ecotta"): ("batch", "ema", "unmix_tns"), ("rmt",): ("batch", "rotta_bn")}
+"""The learners that source artefacts are shipped for, and the normalizers under which; RMT's are megabytes."""
 
 TORCH_MODEL = """\
 kind = "torch"
@@ -235,7 +235,9 @@ def make_artefacts(folder: Path, training: Labelled) -> None:
     """Calibrate the torch bundle on training images; its probe set, of test images, is kept."""
     bundle = read_without_artefacts(folder)
     source = load_source(bundle, (FACTORY,), threads=1)
-    calibrate_bundle(bundle, source, data_of(training.images, training.labels, bundle), Wanted(normalizers=NORMALIZERS))
+    data = data_of(training.images, training.labels, bundle)
+    for learners, normalizers in SHIPPED.items():
+        calibrate_bundle(bundle, source, data, Wanted(learners=learners, normalizers=normalizers))
 
 
 def make_model(training: Labelled, test: Labelled, out: Path, epochs: int, seed: int) -> None:
