@@ -7,7 +7,7 @@ from adapters.base import CopyStates, Forward, Learned, Learner, Net, Noise, Par
 
 
 class NoLearning(Learner[PartState]):
-    """Observe each batch and learn nothing from it.
+    """Observe each batch, answer with that pass, and learn nothing from it.
 
     Remembers: nothing.
     Needs: nothing.

@@ -8,7 +8,7 @@ import torch
 
 from adapters import SourceModel, create
 from adapters.errors import StateError, UnfitModelError
-from adapters.registry import FOLDERS, parts
+from adapters.registry import FOLDERS, kind_of, parts
 from adapters.state import flatten, is_finite, rebuild, size_bytes, unflatten
 from tests import models
 from tests.conformance.cases import CASES
@@ -312,4 +312,5 @@ def test_every_part_says_what_it_remembers_and_needs_and_where_it_comes_from(par
     assert part.remembers
     for word in ("Remembers:", "Needs:", "Example:", *(["Reference:"] if part.name != "none" else [])):
         assert word in part.__doc__, word
+    assert kind_of(part) != "learner" or "nswer" in part.__doc__, "which prediction is returned"
     assert bool(part.paper) == (part.name != "none")
