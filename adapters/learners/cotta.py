@@ -10,6 +10,7 @@ from torch import Tensor
 from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, NormState, Params, PartState, Run
 from adapters.descent import Learning, descend, observe_gradient, start
 from adapters.functional.augment import random_view
+from adapters.functional.chance import generator_of, step_seed
 from adapters.functional.optim import OptimOptions
 from adapters.options import option
 from adapters.source import SourceImages, SourceModel
@@ -94,13 +95,11 @@ class CoTTA(Learner[CoTTAState]):
 
     def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
         """Draw the seed of this step's augmentations and restores."""
-        generator = torch.Generator().manual_seed(seed)
-        base = int(torch.randint(2**62, (), generator=generator))
-        return {"seed": torch.tensor((base + steps) % 2**63)}
+        return {"seed": step_seed(seed, steps)}
 
     def step(self, net: Net, state: CoTTAState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[CoTTAState]:
         """Learn from the teacher's answer to x (N, C, H, W), and return that answer."""
-        generator = torch.Generator().manual_seed(int(noise["seed"]))
+        generator = generator_of(noise["seed"])
         anchor, anchor_norm = net.observe({}, norm["anchor"], x)
         plain, teacher_norm = net.observe(state.teacher, norm["teacher"], x)
         confidence = anchor.logits.softmax(1).amax(1).mean()

@@ -9,6 +9,7 @@ from torch import Tensor
 from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, PartState, Run
 from adapters.descent import Learning, descend, observe_gradient, start
 from adapters.functional import reservoir
+from adapters.functional.chance import generator_of, step_seed
 from adapters.functional.entropy import entropy_above_floor
 from adapters.functional.optim import OptimOptions
 from adapters.functional.places import recall, spans
@@ -73,9 +74,7 @@ class NOTE(Learner[NOTEState]):
 
     def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
         """Draw what decides for each image whether and in whose place it is remembered."""
-        generator = torch.Generator().manual_seed(seed)
-        base = int(torch.randint(2**62, (), generator=generator))
-        own = torch.Generator().manual_seed((base + steps) % 2**63)
+        own = generator_of(step_seed(seed, steps))
         return {"reservoir": torch.rand(shape[0], reservoir.DRAWS, generator=own, dtype=torch.float64)}
 
     def step(self, net: Net, state: NOTEState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[NOTEState]:

@@ -11,6 +11,7 @@ from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noi
 from adapters.descent import Learning, Passed, descend, forward_gradient, joint_gradient, start
 from adapters.errors import UnfitModelError
 from adapters.functional.augment import random_view
+from adapters.functional.chance import generator_of, step_seed
 from adapters.functional.contrastive import class_means, contrastive_loss, nearest, random_projector
 from adapters.functional.losses import symmetric_cross_entropy
 from adapters.functional.optim import OptimOptions, OptimState
@@ -138,15 +139,13 @@ class RMT(Learner[RMTState]):
 
     def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
         """Draw the seed of this step's augmentation."""
-        generator = torch.Generator().manual_seed(seed)
-        base = int(torch.randint(2**62, (), generator=generator))
-        return {"seed": torch.tensor((base + steps) % 2**63)}
+        return {"seed": step_seed(seed, steps)}
 
     def step(self, net: Net, state: RMTState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[RMTState]:
         """Learn from x (N, C, H, W), a view of it and replayed images; return student plus teacher."""
         before = norm["student"]
         teacher, teacher_norm = net.observe(state.teacher, norm["teacher"], x)
-        generator = torch.Generator().manual_seed(int(noise["seed"]))
+        generator = generator_of(noise["seed"])
         view = random_view(x, generator, net.value_range) if self.options.augment else x
         replayed = self._replayed(net, int(state.count))
 

@@ -9,6 +9,7 @@ from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noi
 from adapters.descent import Learning, Passed, descend, joint_gradient, start
 from adapters.errors import UnfitModelError
 from adapters.functional.augment import random_sharp_view
+from adapters.functional.chance import generator_of, step_seed
 from adapters.functional.losses import soft_likelihood_ratio, symmetric_cross_entropy
 from adapters.functional.optim import OptimOptions
 from adapters.functional.weighting import Weighting, weigh
@@ -84,9 +85,7 @@ class ROID(Learner[ROIDState]):
 
     def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
         """Draw the seed of this step's augmentation."""
-        generator = torch.Generator().manual_seed(seed)
-        base = int(torch.randint(2**62, (), generator=generator))
-        return {"seed": torch.tensor((base + steps) % 2**63)}
+        return {"seed": step_seed(seed, steps)}
 
     def step(self, net: Net, state: ROIDState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[ROIDState]:
         """Learn from the images of x (N, ...) that count, and go a little back to the source."""
@@ -128,7 +127,7 @@ class ROID(Learner[ROIDState]):
     def _view(self, net: Net, x: Tensor, noise: Noise) -> Tensor:
         if not self.options.augment:
             return x
-        return random_sharp_view(x, torch.Generator().manual_seed(int(noise["seed"])), net.value_range)
+        return random_sharp_view(x, generator_of(noise["seed"]), net.value_range)
 
     def _drawn_back(self, net: Net, learning: Learning) -> Learning:
         stay, source = self.options.source_momentum, net.affine

@@ -12,6 +12,7 @@ from adapters.errors import UnfitModelError
 from adapters.functional import category_memory
 from adapters.functional.augment import random_view
 from adapters.functional.category_memory import CategoryMemory, Scoring
+from adapters.functional.chance import generator_of, step_seed
 from adapters.functional.entropy import entropy_above_floor
 from adapters.functional.optim import OptimOptions
 from adapters.functional.places import recall, spans
@@ -93,13 +94,11 @@ class RoTTA(Learner[RoTTAState]):
 
     def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
         """Draw the seed of this step's augmentations."""
-        generator = torch.Generator().manual_seed(seed)
-        base = int(torch.randint(2**62, (), generator=generator))
-        return {"seed": torch.tensor((base + steps) % 2**63)}
+        return {"seed": step_seed(seed, steps)}
 
     def step(self, net: Net, state: RoTTAState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[RoTTAState]:
         """Answer x (N, C, H, W), remember its images, and learn whenever a period is full."""
-        generator = torch.Generator().manual_seed(int(noise["seed"]))
+        generator = generator_of(noise["seed"])
         forward, norm = self._answered(net, state, norm, x)
         finite = forward.logits.isfinite().all(1)  # what has no answer has no class to be remembered under
         images, logits = as_stored(x[finite], net.value_range), forward.logits[finite]
