@@ -61,7 +61,7 @@ class RMT(Learner[RMTState]):
     """Descend the disagreement of two views with a slow teacher, a contrastive loss and the loss on source images.
 
     The student sees the batch and an augmented view of it; both are drawn to the teacher's answer, and their features
-    to the nearest source prototype. A batch of labelled source images is replayed beside each. All parameters learn.
+    to the nearest source prototype. As many labelled source images are replayed beside each. All parameters learn.
     Answers with the sum of student's and teacher's logits, from before the step: its softmax is surer than either's.
     With `views` (ours, after CoTTA's teacher) it answers with the student's mean logits over augmented views: the most
     accurate answer there is here on fair samples, at a pass a view.
@@ -147,7 +147,7 @@ class RMT(Learner[RMTState]):
         teacher, teacher_norm = net.observe(state.teacher, norm["teacher"], x)
         generator = generator_of(noise["seed"])
         view = random_view(x, generator, net.value_range) if self.options.augment else x
-        replayed = self._replayed(net, int(state.count))
+        replayed = self._replayed(net, int(state.count), len(x))
 
         def run(learned: Params) -> Passed:
             params, projector = _parted(learned)
@@ -198,12 +198,15 @@ class RMT(Learner[RMTState]):
         keep = self.options.teacher_momentum
         return {name: keep * p + (1 - keep) * student[name] for name, p in teacher.items()}
 
-    def _replayed(self, net: Net, count: int) -> tuple[Tensor, Tensor] | None:
-        """Return the source batch of the step number `count` with its labels, in stored order; None if source-free."""
+    def _replayed(self, net: Net, count: int, size: int) -> tuple[Tensor, Tensor] | None:
+        """Return as many source images as were sent, with labels: those of step number `count`, in stored order.
+
+        None if it learns source-free.
+        """
         if not self.options.lambda_source or not self.options.replay or "rmt.replay.images" not in net.artefacts:
             return None
         images = net.artefacts["rmt.replay.images"][: self.options.replay]
-        size = min(int(net.artefacts["rmt.batch"]), len(images))
+        size = min(size, len(images))
         begin = count % (len(images) // size) * size
         rows = slice(begin, begin + size)
         return as_inputs(images[rows], net.value_range), net.artefacts["rmt.replay.labels"][rows]

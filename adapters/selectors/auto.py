@@ -23,7 +23,7 @@ class AutoOptions(Options):
     calm_distance: float = option(0.03, "norm-statistics distance below which nothing is done", low=0.0)
     calm_entropy: float = option(0.15, "and the entropy below which, as a share of ln(classes)", low=0.0, high=1.0)
     correlated: float = option(0.1, "share of repeated labels beyond chance that means correlation", low=0.0, high=1.0)
-    few: int = option(8, "requests of fewer images than this get no learner", low=1, high=10**6)
+    few: int = option(2, "requests of fewer images than this get no learner", low=1, high=10**6)
     views: int = option(8, "augmented views per answer on fair samples, each a pass; 0 is cheapest", low=0, high=256)
     tolerance: float = option(0.1, "changes of the distance's logarithm up to this are no drift event", low=0.0)
     threshold: float = option(1.5, "summed changes of the distance's logarithm that are a drift event", low=0.0)
