@@ -127,19 +127,21 @@ def test_source_images_are_replayed_in_stored_order_round_and_round():
     artefact = made(warm_up=0)
     learner, prepared = create("rmt").learner, prepared_with(artefact)[1]
 
-    labels = [learner._replayed(prepared.net, count)[1].tolist() for count in range(4)]
+    labels = [learner._replayed(prepared.net, count, 16)[1].tolist() for count in range(4)]
 
     stored = artefact["replay.labels"].tolist()
     assert labels == [stored[:16], stored[16:32], stored[32:], stored[:16]]
-    assert create("rmt", rmt={"lambda_source": 0.0}).learner._replayed(prepared.net, 0) is None
+    assert create("rmt", rmt={"lambda_source": 0.0}).learner._replayed(prepared.net, 0, 16) is None
+    assert len(learner._replayed(prepared.net, 5, 3)[1]) == 3  # as many as were sent
+    assert len(learner._replayed(prepared.net, 0, 1000)[1]) == len(stored)
 
 
 def test_replay_is_learned_from_step_by_step():
     artefact = made(warm_up=0)
     swapped = {**artefact, "replay.labels": artefact["replay.labels"].roll(1)}
 
-    first = learned(artefact, [batch()], optimizer="sgd").student.params["11.bias"]
-    second = learned(swapped, [batch()], optimizer="sgd").student.params["11.bias"]
+    first = learned(artefact, [batch()], optimizer="sgd").student.params["11.weight"]
+    second = learned(swapped, [batch()], optimizer="sgd").student.params["11.weight"]
 
     assert not torch.equal(first, second)
 
