@@ -1,6 +1,7 @@
 """Small networks that the tests adapt."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,13 +40,20 @@ def source_images(source: SourceModel, count: int = 32) -> SourceImages:
     return SourceImages(pixels, torch.arange(count) % source.classes)
 
 
-def calibrated(source: SourceModel, adapter: Adapter) -> SourceModel:
-    """The model with the source artefacts that an adapter's learners make."""
+MADE: dict[tuple[str, ...], dict[str, Tensor]] = {}
+"""Artefacts that were made already, by model and pipeline: making them takes longer than most tests."""
+
+
+def calibrated(make: Callable[[], SourceModel], adapter: Adapter) -> SourceModel:
+    """A model with the source artefacts that an adapter's learners make."""
+    source = make()
     artefacts = {}
-    for pipeline in adapter.pipelines:
-        if pipeline.learner.artefact:
+    for pipeline in (each for each in adapter.pipelines if each.learner.artefact):
+        key = (make.__name__, str(pipeline.spec), repr(pipeline.options))
+        if key not in MADE:
             made = pipeline.calibrate(source, source_images(source), 16, lambda _: None)
-            artefacts |= {f"{pipeline.learner.artefact}.{name}": tensor for name, tensor in made.items()}
+            MADE[key] = {f"{pipeline.learner.artefact}.{name}": tensor for name, tensor in made.items()}
+        artefacts |= MADE[key]
     return replace(source, artefacts=artefacts)
 
 

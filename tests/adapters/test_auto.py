@@ -14,7 +14,7 @@ SITUATION = Situation(batch=64.0, distance=0.2, entropy=0.3, excess=0.0, run_len
 
 def begun(source=None, **options):
     adapter = create("auto", auto={"decide_after": 32, **options})
-    source = calibrated(reference_source(), adapter) if source is None else source
+    source = calibrated(reference_source, adapter) if source is None else source
     prepared = adapter.prepare(source)
     return adapter, prepared, adapter.init(prepared)
 
@@ -34,7 +34,8 @@ def stepped(adapter, prepared, state, batches):
     ("changes", "expected"),
     [
         ({}, "fair"),
-        ({"batch": 4.0}, "few"),
+        ({"batch": 4.0}, "fair"),
+        ({"batch": 1.0}, "few"),
         ({"excess": 0.3}, "correlated"),
         ({"excess": 0.3, "batch": 1.0}, "correlated"),
         ({"distance": 0.01, "entropy": 0.05}, "calm"),

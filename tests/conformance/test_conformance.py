@@ -30,7 +30,7 @@ class Bench:
 
     def __init__(self, spec, options, make, seed=0, in_form=lambda source: source):
         self.adapter = create(spec, seed=seed, **options)
-        self.source: SourceModel = in_form(models.calibrated(make(), self.adapter))
+        self.source: SourceModel = in_form(models.calibrated(make, self.adapter))
         self.prepared = self.adapter.prepare(self.source)
 
     def fresh(self):
