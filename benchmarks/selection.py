@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 import typer
@@ -114,6 +115,20 @@ def as_table(found: Sequence[Row]) -> Table:
     return table
 
 
+def as_long_table(cells: Sequence[Cell]) -> Table:
+    """Lay out who holds out: each spec's error in the first and the last repetition of the domains."""
+    table = Table(title="Error in %: the first and the last repetition of the same domains", box=box.SIMPLE_HEAD)
+    for name in ("spec", "batch", "first", "last", "change", "verdict"):
+        table.add_column(name, justify="left" if name in ("spec", "verdict") else "right")
+    for cell in (cell for cell in cells if cell.runs and cell.runs[0].repetitions):
+        first, last = (fmean(run.repetitions[end] for run in cell.runs) for end in (0, -1))
+        holds = last <= first + HARM
+        verdict = "holds out" if holds else "wears out"
+        row = (cell.pipeline, str(cell.batch), f"{first:.1f}", f"{last:.1f}", f"{last - first:+.1f}", verdict)
+        table.add_row(*row, style="" if holds else "red")
+    return table
+
+
 def main(
     data: Annotated[
         Path,
@@ -140,7 +155,10 @@ def main(
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{len(runs.tasks)} runs", total=runs.images)
         cells = compare(loading, domains, runs, jobs, lambda done: progress.advance(task, done))
-    Console(width=140).print(as_table(rows(cells)))
+    console = Console(width=140)
+    console.print(as_table(rows(cells)))
+    if "long" in protocol:
+        console.print(as_long_table(cells))
     if json_file is not None:
         figures = [
             {"spec": cell.pipeline, "protocol": cell.protocol, "batch": cell.batch, "error": _number(cell.error),

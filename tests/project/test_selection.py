@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from benchmarks import selection
 from benchmarks.resnet20 import ResNet20
-from benchmarks.selection import REPORTING, TUNING, Row, rows
+from benchmarks.selection import REPORTING, TUNING, Row, as_long_table, rows
 from service.evaluation.comparison import Cell
 from service.evaluation.runs import Run
 
@@ -36,6 +36,17 @@ def test_a_row_passes_within_both_bounds(auto, standard_error, passes):
     best = 40.0 if auto < 50 else 50.0
 
     assert Row("mixed", 64, 50.0, auto, standard_error, best, "batch").passes == passes
+
+
+def test_a_spec_wears_out_if_its_last_repetition_is_more_than_a_point_worse():
+    def long(pipeline, repetitions):
+        run = Run(0, 40.0, {}, repetitions, (), 1.0, {})
+        return Cell(pipeline, "long", 64, (run,), 50.0)
+
+    table = as_long_table([long("a", (40.0, 60.0, 40.9)), long("b", (40.0, 39.0, 41.1)), cell("c", [40.0])])
+
+    assert list(table.columns[0].cells) == ["a", "b"]
+    assert list(table.columns[5].cells) == ["holds out", "wears out"]
 
 
 def test_the_rules_were_chosen_on_other_corruptions_than_are_reported():
