@@ -120,7 +120,7 @@ def as_long_table(cells: Sequence[Cell]) -> Table:
     table = Table(title="Error in %: the first and the last repetition of the same domains", box=box.SIMPLE_HEAD)
     for name in ("spec", "batch", "first", "last", "change", "verdict"):
         table.add_column(name, justify="left" if name in ("spec", "verdict") else "right")
-    for cell in (cell for cell in cells if cell.runs and cell.runs[0].repetitions):
+    for cell in (cell for cell in cells if cell.runs and cell.protocol == "long"):
         first, last = (fmean(run.repetitions[end] for run in cell.runs) for end in (0, -1))
         holds = last <= first + HARM
         verdict = "holds out" if holds else "wears out"
