@@ -245,7 +245,9 @@ def test_a_bad_request_is_refused_by_name_and_changes_nothing(bounded, request, 
 
 
 BAD_SPECS = [
-    pytest.param({"adapter": "tnet"}, "no adapter part is named 'tnet'; there are: alpha, batch,", id="unknown_part"),
+    pytest.param(
+        {"adapter": "tnet"}, "no adapter part is named 'tnet'; there are: alpha, auto, batch,", id="unknown_part"
+    ),
     pytest.param({"adapter": "none"}, "no adapter part is named 'none'; there are:", id="none_is_not_written"),
     pytest.param({"adapter": "batch+ema"}, "names two normalizers, 'batch' and 'ema'", id="two_normalizers"),
     pytest.param({"adapter": "batch+"}, "no adapter part is named ''; there are:", id="nothing_behind_the_plus"),

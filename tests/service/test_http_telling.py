@@ -57,7 +57,7 @@ def test_statistics_count_requests_images_and_failures(api):
 
 
 def listed_parts():
-    return [name for kind in ("normalizer", "learner", "output") for name in parts(kind) if name != "none"]
+    return [name for kind in ("normalizer", "learner", "output", "selector") for name in parts(kind) if name != "none"]
 
 
 def test_adapters_lists_every_part_with_all_that_is_to_be_known(api):
@@ -66,7 +66,7 @@ def test_adapters_lists_every_part_with_all_that_is_to_be_known(api):
     assert [part["name"] for part in listed["items"]] == listed_parts()
     assert listed["next"] is None
     for part in listed["items"]:
-        assert part["kind"] in ("normalizer", "learner", "output")
+        assert part["kind"] in ("normalizer", "learner", "output", "selector")
         assert all(part[told] for told in ("summary", "remembers", "paper")), part["name"]
 
 
