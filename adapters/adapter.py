@@ -1,18 +1,15 @@
 """The adapter's contract: what a server, a benchmark or a notebook may ask of a pipeline and of a selector alike."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from torch import Tensor
 
-from adapters.base import Part, StepOutput
+from adapters.base import StepOutput
 from adapters.options import Options
 from adapters.source import SourceModel
-
-if TYPE_CHECKING:
-    from adapters.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -77,11 +74,6 @@ class AdapterOf(ABC, Generic[P, S]):
 
     @property
     @abstractmethod
-    def pipelines(self) -> Sequence["Pipeline"]:
-        """The pipelines that it may run; a pipeline runs itself."""
-
-    @property
-    @abstractmethod
     def draws(self) -> bool:
         """Whether steps draw random numbers."""
 
@@ -138,13 +130,3 @@ class AdapterOf(ABC, Generic[P, S]):
 
 Adapter: TypeAlias = AdapterOf[Any, Any]
 """Any adapter."""
-Make: TypeAlias = "Callable[[str, Mapping[str, Mapping[str, object]]], Pipeline]"
-"""Makes a pipeline from a spec and its parts' options."""
-
-
-class Selector(Part):
-    """Picks the pipeline for each stream from what the stream looks like; stands alone in a spec."""
-
-    @abstractmethod
-    def adapter(self, make: Make, seed: int) -> Adapter:
-        """Return the adapter that picks among the pipelines that `make` makes."""

@@ -1,13 +1,15 @@
 """An adapter that runs one of several pipelines at a time, and chooses among them by what its stream looks like."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from adapters.adapter import AdapterOf, AdapterState, Prepared, Spec
-from adapters.base import PartState, StepOutput
+from adapters.base import Part, PartState, StepOutput
 from adapters.errors import UnfitModelError
 from adapters.monitors import label_runs, moving_mean, page_hinkley
 from adapters.monitors.label_runs import RunsState
@@ -268,3 +270,15 @@ def _signals(state: ChoosingState) -> dict[str, Tensor]:
         "label_excess": label_runs.excess(known.runs),
         "label_run_length": label_runs.run_length(known.runs),
     }
+
+
+Make: TypeAlias = Callable[[str, Mapping[str, Mapping[str, object]]], Pipeline]
+"""Makes a pipeline from a spec and its parts' options."""
+
+
+class Selector(Part):
+    """Picks the pipeline for each stream from what the stream looks like; stands alone in a spec."""
+
+    @abstractmethod
+    def adapter(self, make: Make, seed: int) -> Choosing:
+        """Return the adapter that picks among the pipelines that `make` makes."""

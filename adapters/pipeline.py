@@ -65,11 +65,6 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
         return all(part.pure_graph for part in self.parts)
 
     @property
-    def pipelines(self) -> tuple["Pipeline"]:
-        """Itself."""
-        return (self,)
-
-    @property
     def draws(self) -> bool:
         """Whether steps draw random numbers."""
         return bool(self.learner.draw(0, 0, torch.Size((1, 1, 1, 1))))

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType, ModuleType
 from typing import Any, Literal, TypeAlias, cast
@@ -11,8 +11,9 @@ import adapters.learners
 import adapters.normalizers
 import adapters.outputs
 import adapters.selectors
-from adapters.adapter import Adapter, Selector, Spec
+from adapters.adapter import Adapter, Spec
 from adapters.base import Learner, Normalizer, OutputAdjuster, Part
+from adapters.choosing import Choosing, Selector
 from adapters.errors import OptionError, SpecError
 from adapters.options import build_options
 from adapters.pipeline import Pipeline
@@ -120,6 +121,18 @@ def pipeline(spec: str, /, *, seed: int = 0, **options: Mapping[str, object]) ->
         added=cast("Normalizer[Any]", _make("normalizer", "batch", {})),
         seed=seed,
     )
+
+
+def pipelines_of(adapter: Adapter) -> Sequence[Pipeline]:
+    """Return the pipelines that an adapter may run; a pipeline runs itself.
+
+    Example:
+        >>> [str(pipeline.spec) for pipeline in pipelines_of(create("eta"))]
+        ['batch+eta']
+    """
+    if isinstance(adapter, Choosing):
+        return adapter.pipelines
+    return [adapter] if isinstance(adapter, Pipeline) else []
 
 
 def _check_seed(seed: int) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from adapters import Adapter, SourceImages, SourceModel
 from adapters.errors import AdapterError
+from adapters.registry import pipelines_of
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
 from service.evaluation.data import Domains, Items, in_memory
 from service.evaluation.layouts import CIFAR10C as CORRUPTIONS
@@ -182,7 +183,7 @@ def without_artefacts(texts: list[str]) -> list[str]:
         >>> without_artefacts(["batch+eata", "batch+rmt"])
         ['batch+eata']
     """
-    return [text for text in texts if not any(p.learner.needs.artefacts for p in read_pipeline(text).pipelines)]
+    return [text for text in texts if not any(p.learner.needs.artefacts for p in pipelines_of(read_pipeline(text)))]
 
 
 def public_figure(adapter: Adapter, order: Order) -> float | None:

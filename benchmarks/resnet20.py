@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from adapters import Adapter, SourceImages, SourceModel
+from adapters.registry import pipelines_of
 from adapters.source import artefact_file
 
 MEAN = (0.485, 0.456, 0.406)
@@ -87,7 +88,7 @@ def read_source_images(folder: Path) -> SourceImages | None:
 def with_artefacts(source: SourceModel, adapter: Adapter, images: SourceImages, batch: int = 64) -> SourceModel:
     """Return the model with the source artefacts of the learners that an adapter may run, made from source images."""
     artefacts = dict(source.artefacts)
-    for pipeline in adapter.pipelines:
+    for pipeline in pipelines_of(adapter):
         if pipeline.learner.artefact:
             made = pipeline.calibrate(source, images, batch, lambda _: None)
             file = artefact_file(pipeline.learner.artefact, pipeline.normalizer.name, batch)

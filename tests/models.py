@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adapters import Adapter, SourceImages, SourceModel
+from adapters.registry import pipelines_of
 
 REFERENCE = Path(__file__).parent / "reference" / "data"
 
@@ -48,7 +49,7 @@ def calibrated(make: Callable[[], SourceModel], adapter: Adapter) -> SourceModel
     """A model with the source artefacts that an adapter's learners make."""
     source = make()
     artefacts = {}
-    for pipeline in (each for each in adapter.pipelines if each.learner.artefact):
+    for pipeline in (each for each in pipelines_of(adapter) if each.learner.artefact):
         key = (make.__name__, str(pipeline.spec), repr(pipeline.options))
         if key not in MADE:
             made = pipeline.calibrate(source, source_images(source), 16, lambda _: None)

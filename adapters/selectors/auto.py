@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from adapters.adapter import Adapter, Make, Selector, Spec
-from adapters.choosing import Choosing, Situation
+from adapters.adapter import Spec
+from adapters.choosing import Choosing, Make, Selector, Situation
 from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.options import Options, option
 
@@ -55,7 +55,7 @@ class Auto(Selector):
     options_class = AutoOptions
     options: AutoOptions
 
-    def adapter(self, make: Make, seed: int) -> Adapter:
+    def adapter(self, make: Make, seed: int) -> Choosing:
         """Return the adapter that chooses."""
         options = self.options
         return Choosing(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adapters import Pipeline, SourceModel, create, pipeline
 from adapters.base import Learner
-from adapters.registry import parts
+from adapters.registry import parts, pipelines_of
 from adapters.source import artefact_file
 from service.artefacts import Record
 from service.bundles import Bundle
@@ -99,7 +99,7 @@ def _adapters(bundle: Bundle, wanted: Wanted) -> Iterator[tuple[str, Pipeline]]:
 
 def _usual_normalizers(learner: type[Learner[Any]], bundle: Bundle) -> list[str]:
     """Return the learner's own normalizer, and those under which the bundle's default adapter would run it."""
-    pipelines = create(bundle.toml.adapter).pipelines
+    pipelines = pipelines_of(create(bundle.toml.adapter))
     chosen = [each for each in pipelines if len(pipelines) == 1 or each.learner.name == learner.name]
     return list(dict.fromkeys([learner.normalizer, *(each.normalizer.name for each in chosen)]))
 
