@@ -36,8 +36,8 @@ class Auto(Selector):
     between. Situations: `calm` (the source's own domain: nothing is done), `correlated` (neighbours share labels),
     `fair` (a fair sample of the classes in each batch), `few` (the same in requests too small to learn from), and
     `unknown` before the first decision. `explain` says in words what was chosen and why; the signals `choice`,
-    `drift_events`, `label_excess` and `label_run_length` say it in numbers. The distance is the running pipeline's: once
-    its weights have moved, a return to the source's own domain is not seen (docs/comparison.md).
+    `drift_events`, `label_excess` and `label_run_length` say it in numbers. The distance is the running pipeline's:
+    once its weights have moved, a return to the source's own domain is not seen (docs/comparison.md).
 
     Remembers: the running pipeline's state, and 20 numbers about the stream.
     Needs: nothing; what a model is unfit for is left out, and said.
