@@ -28,7 +28,7 @@ class Diagnosis(PartState):
 
     Attributes:
         batch: Mean images per request.
-        distance: Mean norm-statistics distance from the source; infinite weight 0 where it cannot be told.
+        distance: Mean norm-statistics distance from the source; of weight 0 where it cannot be told.
         entropy: Mean entropy of answers, nats.
         runs: Predicted labels of neighbours.
         detector: Page-Hinkley on the logarithm of the distance.

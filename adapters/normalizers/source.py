@@ -14,7 +14,7 @@ from adapters.options import Options, option
 class SourceOptions(Options):
     """What is measured on the way."""
 
-    measure: bool = option(False, "measure drift in every norm layer, not in the first two alone; costs a fifth more")
+    measure: bool = option(False, "measure drift in every norm layer, not in the first two alone")
 
 
 class SourceStatistics(Normalizer[PartState]):

@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from adapters.errors import AdapterError
+from service.arguments import AllowFactory
 from service.bundles import read_bundle
 from service.errors import SettingsError, UnfitError
 from service.evaluation import report, tuning
@@ -22,7 +23,6 @@ from service.evaluation.options import (
     DATA,
     ORDER,
     RUNS,
-    AllowFactory,
     BatchesOption,
     BundleOption,
     ByDomain,

@@ -9,10 +9,6 @@ DATA, ORDER, RUNS, RESULTS = "Data", "Order of the images", "Runs", "Results"
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="The model's bundle folder. Default: the embedded one.")
 ]
-AllowFactory = Annotated[
-    list[str] | None,
-    typer.Option("--allow-factory", help="A model factory `package.module:callable` that the bundle may name."),
-]
 DataOption = Annotated[
     Path | None,
     typer.Option(
