@@ -8,50 +8,28 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from adapters import diagnosis
 from adapters.adapter import AdapterOf, AdapterState, Prepared, Spec
-from adapters.base import Part, PartState, StepOutput
+from adapters.base import Part, StepOutput
+from adapters.diagnosis import UNTOLD, Diagnosis, Look, Situation, situation_of
 from adapters.errors import UnfitModelError
-from adapters.monitors import label_runs, moving_mean, page_hinkley
-from adapters.monitors.label_runs import RunsState
-from adapters.monitors.moving_mean import MeanState
-from adapters.monitors.page_hinkley import PageHinkleyOptions, PageHinkleyState
+from adapters.functional.entropy import entropy_of_probabilities
+from adapters.monitors import label_correlation, label_runs
+from adapters.monitors.moving_moments import MomentsState
+from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.options import Options
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.source import SourceModel
 
-LEAST_DISTANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class Diagnosis(PartState):
-    """What is known of a stream.
-
-    Attributes:
-        batch: Mean images per request.
-        distance: Mean norm-statistics distance from the source; of weight 0 where it cannot be told.
-        entropy: Mean entropy of answers, nats.
-        runs: Predicted labels of neighbours.
-        detector: Page-Hinkley on the logarithm of the distance.
-        images: () int64 images since the start or the last drift event.
-        undecided: () whether a decision is due once there are enough images.
-        events: () int64 drift events so far.
-    """
-
-    batch: MeanState
-    distance: MeanState
-    entropy: MeanState
-    runs: RunsState
-    detector: PageHinkleyState
-    images: Tensor
-    undecided: Tensor
-    events: Tensor
+LEAST_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True)
 class ChoosingState(AdapterState):
-    """Everything a choosing adapter has learned: () int64 the number of the pipeline that runs, and every one's state.
+    """Everything a choosing adapter has learned: () int64 the situation's number, -1 before one is chosen, and states.
 
-    Pipelines that do not run are in the state before any batch, which shares the model's memory.
+    Pipelines that do not run are in the state before any batch, which shares the model's memory; all but the one that
+    watches.
     """
 
     chosen: Tensor
@@ -65,58 +43,45 @@ class ChoosingFit(Prepared[ChoosingState]):
 
     pipelines: Mapping[str, Pipeline]
     fits: Mapping[str, Fit]
+    opening: tuple[str, ...]
 
-    def running(self, state: ChoosingState) -> str:
-        """Return the situation whose pipeline runs."""
-        return list(self.pipelines)[int(state.chosen)]
-
-
-@dataclass(frozen=True)
-class Situation:
-    """A diagnosis in plain numbers.
-
-    Attributes:
-        batch: Mean images per request.
-        distance: Mean norm-statistics distance; None where it cannot be told.
-        entropy: Mean entropy of answers, as a share of ln(classes).
-        excess: Share of repeated labels beyond chance.
-        run_length: Mean run of equal predicted labels.
-    """
-
-    batch: float
-    distance: float | None
-    entropy: float
-    excess: float
-    run_length: float
-
-    def __str__(self) -> str:
-        distance = "unknown" if self.distance is None else f"{self.distance:.3f}"
-        return (
-            f"batches of {self.batch:.0f}, runs of {self.run_length:.1f} equal labels ({self.excess:+.2f} beyond "
-            f"chance), norm statistics {distance} from the source's, entropy {self.entropy:.2f} of ln(classes)"
-        )
+    def running(self, state: ChoosingState) -> tuple[str, ...]:
+        """Return the situations whose pipelines run: one, or before a decision those of the opening."""
+        chosen = int(state.chosen)
+        return self.opening if chosen < 0 else (list(self.pipelines)[chosen],)
 
 
 @dataclass(frozen=True)
 class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
     """Runs the pipeline for the situation that a stream is in; decides at the start and after each drift event.
 
+    Before the first decision some pipelines run side by side, and their probabilities are averaged. The frozen model
+    sees every request before a decision, and some after it: what it finds does not depend on what has been learned, so
+    that a return to the source's own domain is seen too.
+
     Attributes:
         spec: The selector's name.
         alternatives: For each situation the pipelines for it, best first: a model gets the first that it is fit for.
-            The first situation is the one before anything is known.
+        opening: The situations whose pipelines run before anything is known; the first one's answers are watched.
+        watch: The situation whose pipeline is the frozen model with a memory of norm statistics.
         decide: Maps what is known to a situation.
         settings: The selector's own options.
         decide_after: Images that a decision rests on.
+        check_every: Requests from one look by the frozen model to the next, once it is decided.
         detector: Options of the drift detector.
+        told_after: Images that each of its values rests on at least.
     """
 
     spec: Spec
     alternatives: Mapping[str, Sequence[Pipeline]]
+    opening: tuple[str, ...]
+    watch: str
     decide: Callable[[Situation], str]
     settings: Options
     decide_after: int
+    check_every: int
     detector: PageHinkleyOptions
+    told_after: int
     seed: int = 0
 
     @property
@@ -158,34 +123,48 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
         initial = ChoosingState(
             steps=zero,
             seed=torch.tensor(self.seed, dtype=torch.int64),
-            chosen=zero,
-            diagnosis=_undiagnosed(source.classes),
+            chosen=torch.tensor(-1),
+            diagnosis=diagnosis.init(source.classes),
             pipelines={situation: fit.initial for situation, fit in fits.items()},
         )
-        return ChoosingFit(initial, "; ".join(lacking), pipelines, fits)
+        return ChoosingFit(initial, "; ".join(lacking), pipelines, fits, self.opening)
 
     def step(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor) -> tuple[StepOutput, ChoosingState]:
-        """Answer x (N, *input_shape) by the running pipeline, learn, and choose the one for the next batch."""
+        """Answer x (N, *input_shape) by what runs, learn, and choose what runs for the next batch."""
         running = prepared.running(state)
-        pipeline, fit = prepared.pipelines[running], prepared.fits[running]
-        output, after = pipeline.step(fit, state.pipelines[running], x)
-        diagnosis = self._diagnosed(state.diagnosis, output, len(x))
-        moved = replace(
-            state, steps=state.steps + 1, diagnosis=diagnosis, pipelines={**state.pipelines, running: after}
-        )
-        if bool(diagnosis.undecided) and int(diagnosis.images) >= self.decide_after:
+        looking = (self.watch,) if self._looks(state, running) else ()
+        outputs, pipelines = {}, dict(state.pipelines)
+        for name in dict.fromkeys([*running, *looking]):
+            outputs[name], pipelines[name] = prepared.pipelines[name].step(prepared.fits[name], pipelines[name], x)
+        known = diagnosis.answered(state.diagnosis, outputs[running[0]].probabilities)
+        if looking:
+            look = _look(prepared.fits[self.watch], pipelines[self.watch], outputs[self.watch])
+            known = diagnosis.looked(known, look, len(x), self.detector, self.told_after)
+        if known.events > state.diagnosis.events:  # what the frozen model remembers is of before
+            pipelines[self.watch] = prepared.fits[self.watch].initial
+        moved = replace(state, steps=state.steps + 1, diagnosis=known, pipelines=pipelines)
+        if bool(known.undecided) and int(known.images) >= self.decide_after:
             moved = self._decided(prepared, moved, running)
+        output = _averaged([outputs[name] for name in running])
         return replace(output, signals={**output.signals, **_signals(moved)}), moved
 
     def predict(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor) -> StepOutput:
-        """Answer x (N, *input_shape) by what the running pipeline remembers."""
-        running = prepared.running(state)
-        return prepared.pipelines[running].predict(prepared.fits[running], state.pipelines[running], x)
+        """Answer x (N, *input_shape) by what the running pipelines remember."""
+        return _averaged(
+            [
+                prepared.pipelines[name].predict(prepared.fits[name], state.pipelines[name], x)
+                for name in prepared.running(state)
+            ]
+        )
 
     def probe(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor) -> StepOutput:
-        """Answer a batch from another distribution than the stream's by the running pipeline."""
-        running = prepared.running(state)
-        return prepared.pipelines[running].probe(prepared.fits[running], state.pipelines[running], x)
+        """Answer a batch from another distribution than the stream's by the running pipelines."""
+        return _averaged(
+            [
+                prepared.pipelines[name].probe(prepared.fits[name], state.pipelines[name], x)
+                for name in prepared.running(state)
+            ]
+        )
 
     def without_inputs(self, prepared: ChoosingFit, state: ChoosingState) -> ChoosingState:
         """Return a state without the images that any pipeline's learner holds."""
@@ -198,51 +177,29 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
     def explain(self, prepared: ChoosingFit, state: ChoosingState) -> str:
         """Return which pipeline runs, and why."""
         running = prepared.running(state)
-        chosen = f"{running} ({prepared.pipelines[running].spec})"
+        specs = " and ".join(str(prepared.pipelines[name].spec) for name in running)
+        chosen = f"{running[0]} ({specs})" if int(state.chosen) >= 0 else f"opening (the mean of {specs})"
         if not int(state.steps):
             return f"{chosen}: nothing is known of the stream yet"
         undecided = bool(state.diagnosis.undecided)
         until = f"; decides after {self.decide_after - int(state.diagnosis.images)} more images" if undecided else ""
         return f"{chosen}: {situation_of(state.diagnosis)}{until}"
 
-    def _diagnosed(self, known: Diagnosis, output: StepOutput, images: int) -> Diagnosis:
-        distance = output.signals.get("drift", torch.tensor(torch.nan))
-        seen, verdict = page_hinkley.update(known.detector, distance.clamp_min(LEAST_DISTANCE).log(), self.detector)
-        mean = moving_mean.init() if bool(verdict.changed) else known.distance
-        return Diagnosis(
-            batch=moving_mean.update(known.batch, torch.tensor(float(images)), images),
-            distance=moving_mean.update(mean, distance, images),
-            entropy=moving_mean.update(known.entropy, output.signals["entropy"], images),
-            runs=label_runs.update(known.runs, output.probabilities.argmax(1)),
-            detector=seen,
-            images=torch.where(verdict.changed, 0, known.images) + images,
-            undecided=known.undecided | verdict.changed,
-            events=known.events + verdict.changed,
-        )
+    def _looks(self, state: ChoosingState, running: Sequence[str]) -> bool:
+        """Return whether the frozen model sees the next request."""
+        due = int(state.steps) % self.check_every == 0
+        return due or self.watch in running or bool(state.diagnosis.undecided)
 
-    def _decided(self, prepared: ChoosingFit, state: ChoosingState, running: str) -> ChoosingState:
-        """Choose; a pipeline that begins to run, and the one that stops, are in the state before any batch."""
+    def _decided(self, prepared: ChoosingFit, state: ChoosingState, running: Sequence[str]) -> ChoosingState:
+        """Choose; what stops, and what begins and has not run yet, are in the state before any batch."""
         situation = self.decide(situation_of(state.diagnosis))
-        known = replace(state.diagnosis, undecided=torch.tensor(False))
-        if situation == running:
-            return replace(state, diagnosis=known)
-        number = list(prepared.pipelines).index(situation)
-        pipelines = {**state.pipelines, running: prepared.fits[running].initial}
-        # Distances differ from pipeline to pipeline: the switch itself must not look like drift.
-        known = replace(known, detector=page_hinkley.init(), distance=moving_mean.init())
-        return replace(state, chosen=torch.tensor(number), diagnosis=known, pipelines=pipelines)
-
-
-def situation_of(diagnosis: Diagnosis) -> Situation:
-    """Return a diagnosis in plain numbers."""
-    known = float(diagnosis.distance.weight) > 0
-    return Situation(
-        batch=float(diagnosis.batch.mean),
-        distance=float(diagnosis.distance.mean) if known else None,
-        entropy=float(diagnosis.entropy.mean) / float(torch.tensor(len(diagnosis.runs.counts)).log()),
-        excess=float(label_runs.excess(diagnosis.runs)),
-        run_length=float(label_runs.run_length(diagnosis.runs)),
-    )
+        stopped = {name: prepared.fits[name].initial for name in running if name not in (situation, self.watch)}
+        return replace(
+            state,
+            chosen=torch.tensor(list(prepared.pipelines).index(situation)),
+            diagnosis=replace(state.diagnosis, undecided=torch.tensor(False)),
+            pipelines={**state.pipelines, **stopped},
+        )
 
 
 def _first_fit(several: Sequence[Pipeline], source: SourceModel) -> tuple[Pipeline, Fit, list[str]]:
@@ -255,21 +212,32 @@ def _first_fit(several: Sequence[Pipeline], source: SourceModel) -> tuple[Pipeli
     raise UnfitModelError("; ".join(reasons))
 
 
-def _undiagnosed(classes: int) -> Diagnosis:
-    zero = torch.zeros((), dtype=torch.int64)
-    mean = moving_mean.init()
-    detector = page_hinkley.init()
-    return Diagnosis(mean, mean, mean, label_runs.init(classes), detector, zero, torch.tensor(True), zero)
+def _averaged(outputs: Sequence[StepOutput]) -> StepOutput:
+    """Return the mean answer; of one answer that one."""
+    if len(outputs) == 1:
+        return outputs[0]
+    probabilities = torch.stack([output.probabilities for output in outputs]).mean(0)
+    signals = {**outputs[0].signals, "entropy": entropy_of_probabilities(probabilities).mean()}
+    return StepOutput(probabilities.clamp_min(LEAST_PROBABILITY).log(), probabilities, signals)
+
+
+def _look(fit: Fit, state: PipelineState, output: StepOutput) -> Look:
+    """Return what the frozen model finds: the distance of all that it remembers, of the request alone, its entropy."""
+    alone = output.signals.get("drift", UNTOLD)
+    layers = state.norm["student"].items()
+    remembered = {name: layer.moments for name, layer in layers if isinstance(layer, MomentsState)}
+    return Look(fit.net.distance(remembered) if remembered else alone, alone, output.signals["entropy"])
 
 
 def _signals(state: ChoosingState) -> dict[str, Tensor]:
     known = state.diagnosis
-    return {
+    signals = {
         "choice": state.chosen.float(),
         "drift_events": known.events.float(),
-        "label_excess": label_runs.excess(known.runs),
+        "label_correlation": label_correlation.correlation(known.correlation),
         "label_run_length": label_runs.run_length(known.runs),
     }
+    return signals if float(known.distance) < 0 else {**signals, "source_distance": known.distance}
 
 
 Make: TypeAlias = Callable[[str, Mapping[str, Mapping[str, object]]], Pipeline]

@@ -141,6 +141,13 @@ class ModuleNet:
         """Answer x (N, ...) by remembered statistics alone."""
         return self._run("held", params, norm, x)[0]
 
+    def distance(self, moments: Mapping[str, Moments]) -> Tensor:
+        """Return how far () moments of some layers, at least one, are from the source's."""
+        layers = [self.layers[name] for name in moments]
+        source = Moments(torch.cat([layer.mean for layer in layers]), torch.cat([layer.var for layer in layers]))
+        means, variances = [seen.mean for seen in moments.values()], [seen.var for seen in moments.values()]
+        return distance(Moments(torch.cat(means), torch.cat(variances)), source)
+
     def _init_norm(self, generator: torch.Generator) -> NormState:
         handled = (layer for layer in self.layers.values() if self._normalizer_of(layer).handles(layer))
         return {layer.name: self._normalizer_of(layer).init(layer, generator) for layer in handled}
@@ -204,12 +211,7 @@ class ModuleNet:
 
     def _drift(self, moments: Mapping[str, Moments], features: Tensor) -> Tensor | None:
         if moments:
-            layers = [self.layers[name] for name in moments]
-            source = Moments(torch.cat([layer.mean for layer in layers]), torch.cat([layer.var for layer in layers]))
-            batch = Moments(
-                torch.cat([seen.mean for seen in moments.values()]), torch.cat([seen.var for seen in moments.values()])
-            )
-            return distance(batch, source)
+            return self.distance(moments)
         artefacts = self.source.artefacts
         if "features.mean" not in artefacts:
             return None

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from adapters.adapter import Spec
-from adapters.choosing import Choosing, Make, Selector, Situation
+from adapters.choosing import Choosing, Make, Selector
+from adapters.diagnosis import Situation
 from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.options import Options, option
 
@@ -20,26 +21,34 @@ class AutoOptions(Options):
     """Where one situation ends and another begins."""
 
     decide_after: int = option(128, "images that a decision rests on", low=1, high=10**6)
-    calm_distance: float = option(0.03, "norm-statistics distance below which nothing is done", low=0.0)
-    calm_entropy: float = option(0.15, "and the entropy below which, as a share of ln(classes)", low=0.0, high=1.0)
-    correlated: float = option(0.1, "share of repeated labels beyond chance that means correlation", low=0.0, high=1.0)
-    few: int = option(2, "requests of fewer images than this get no learner", low=1, high=10**6)
+    calm_distance: float = option(0.042, "norm-statistics distance below which nothing is done", low=0.0)
+    calm_entropy: float = option(0.12, "and the entropy below which, as a share of ln(classes)", low=0.0, high=1.0)
+    correlated: float = option(
+        0.09, "correlation of neighbours' answers above which they share labels", low=0.0, high=1.0
+    )
+    rough: float = option(0.28, "changes of the distance's logarithm by request that mean mixed domains", low=0.0)
+    few: int = option(2, "requests of fewer images than this are answered one by one", low=1, high=10**6)
+    many: int = option(16, "requests of as many images get the learner with views", low=1, high=10**6)
     views: int = option(8, "augmented views per answer on fair samples, each a pass; 0 is cheapest", low=0, high=256)
+    check_every: int = option(4, "requests from one look by the frozen model to the next", low=1, high=10**6)
+    memory: int = option(64, "images that its norm statistics fade over", low=1, high=10**6)
     tolerance: float = option(0.1, "changes of the distance's logarithm up to this are no drift event", low=0.0)
-    threshold: float = option(1.5, "summed changes of the distance's logarithm that are a drift event", low=0.0)
+    threshold: float = option(1.0, "summed changes of the distance's logarithm that are a drift event", low=0.0)
 
 
 class Auto(Selector):
     """Watch requests' sizes, runs of predicted labels, norm-statistics distance and entropy; run what fits them.
 
     Decides once enough images have come, and again after each drift event (Page-Hinkley on the distance), never in
-    between. Situations: `calm` (the source's own domain: nothing is done), `correlated` (neighbours share labels),
-    `fair` (a fair sample of the classes in each batch), `few` (the same in requests too small to learn from), and
-    `unknown` before the first decision. `explain` says in words what was chosen and why; the signals `choice`,
-    `drift_events`, `label_excess` and `label_run_length` say it in numbers. The distance is the running pipeline's:
-    once its weights have moved, a return to the source's own domain is not seen (docs/comparison.md).
+    between. Situations: `one_by_one` (single images, or images of mixed domains: each is normalised alone), `calm` (the
+    source's own domain: nothing is done), `correlated` (neighbours share labels), `small` and `fair` (small and large
+    requests with a fair sample of the classes); before the first decision the answers of `one_by_one` and `small` are
+    averaged. Distance and entropy are the frozen model's, which sees a share of the requests, so that a return to its
+    own domain is seen whatever was learned.
+    `explain` says in words what was chosen and why; the signals `choice`, `drift_events`, `label_correlation`,
+    `label_run_length` and `source_distance` say it in numbers.
 
-    Remembers: the running pipeline's state, and 20 numbers about the stream.
+    Remembers: the running pipeline's state, norm statistics of the newest images, and 25 numbers about the stream.
     Needs: nothing; what a model is unfit for is left out, and said.
     Reference: ours; the parts' papers stand at the parts.
 
@@ -51,7 +60,7 @@ class Auto(Selector):
 
     name = "auto"
     paper = "ours"
-    remembers = "the running pipeline's state, and 20 numbers about the stream"
+    remembers = "the running pipeline's state, norm statistics of the newest images, and 25 numbers about the stream"
     pure_graph = False
     options_class = AutoOptions
     options: AutoOptions
@@ -62,10 +71,14 @@ class Auto(Selector):
         return Choosing(
             spec=Spec(self.name),
             alternatives={name: [make(*each) for each in several] for name, several in self._alternatives().items()},
+            opening=("one_by_one", "small"),
+            watch="calm",
             decide=self.decide,
             settings=options,
             decide_after=options.decide_after,
-            detector=PageHinkleyOptions(tolerance=options.tolerance, threshold=options.threshold, at_least=4),
+            check_every=options.check_every,
+            detector=PageHinkleyOptions(tolerance=options.tolerance, threshold=options.threshold, at_least=3),
+            told_after=options.memory,
             seed=seed,
         )
 
@@ -73,12 +86,13 @@ class Auto(Selector):
         """For each situation what serves it, best first; chosen on five corruptions of CIFAR-10-C."""
         views = {"views": self.options.views}
         return {
-            "unknown": [("note_iabn", {"note_iabn": INSTANCE}), ("source", {})],
-            "calm": [("source", {"source": {"measure": True}})],
+            "one_by_one": [("note_iabn+note", {}), ("source", {})],
+            "calm": [("source", {"source": {"measure": True, "memory": self.options.memory}})],
             "correlated": [
                 ("note_iabn+lame", {"note_iabn": INSTANCE, "lame": NEIGHBOURS}),
                 ("source+lame", {"lame": NEIGHBOURS}),
             ],
+            "small": [("rotta_bn+eta", {"rotta_bn": FOLLOW}), ("source+eta", {}), ("source", {})],
             "fair": [
                 ("rotta_bn+rmt", {"rotta_bn": FOLLOW, "rmt": views}),
                 ("batch+rmt", {"rmt": views}),
@@ -86,7 +100,6 @@ class Auto(Selector):
                 ("source+eta", {}),
                 ("source", {}),
             ],
-            "few": [("rotta_bn", {"rotta_bn": FOLLOW}), ("source", {})],
         }
 
     def decide(self, situation: Situation) -> str:
@@ -95,6 +108,10 @@ class Auto(Selector):
         near = situation.distance is None or situation.distance < options.calm_distance
         if near and situation.entropy < options.calm_entropy:
             return "calm"
-        if situation.excess > options.correlated:
+        if situation.batch < options.few:
+            return "one_by_one"
+        if situation.correlation > options.correlated:
             return "correlated"
-        return "few" if situation.batch < options.few else "fair"
+        if situation.batch >= options.many:
+            return "fair"
+        return "one_by_one" if situation.roughness > options.rough else "small"

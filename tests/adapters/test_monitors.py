@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from adapters.base import Moments
-from adapters.monitors import label_runs, moving_mean, page_hinkley
+from adapters.functional.moments import channel_moments
+from adapters.monitors import label_correlation, label_runs, moving_mean, moving_moments, page_hinkley
 from adapters.monitors.norm_distance import distance
 from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.state import flatten
@@ -99,6 +100,30 @@ def test_the_moving_mean_weighs_by_images_and_forgets():
     assert float(one_by_one.mean) == pytest.approx(2 - math.exp(-0.5), abs=0.01)
 
 
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_moving_moments_are_those_of_the_weighted_images_together_whatever_the_batch(batch):
+    x = noise(64 * 3, scale=2.0).reshape(64, 3) + torch.arange(64)[:, None] / 16
+    state = moving_moments.init(channel_moments(x))
+    for part in x.split(batch):
+        state = moving_moments.update(state, channel_moments(part), len(part), memory=10**6)
+
+    expected = channel_moments(x)
+    torch.testing.assert_close(state.moments.mean, expected.mean, atol=1e-3, rtol=0)
+    torch.testing.assert_close(state.moments.var, expected.var, atol=1e-3, rtol=0)
+
+
+def test_moving_moments_forget_and_with_no_memory_are_each_batchs_own():
+    old, new = channel_moments(noise(64).reshape(32, 2) + 5), channel_moments(noise(64, 1).reshape(32, 2))
+    state = moving_moments.update(moving_moments.init(old), old, 32, memory=32)
+    for _ in range(12):
+        state = moving_moments.update(state, new, 32, memory=32)
+    alone = moving_moments.update(moving_moments.update(moving_moments.init(old), old, 32, 0), new, 32, 0)
+
+    torch.testing.assert_close(state.moments.mean, new.mean, atol=1e-4, rtol=0)
+    torch.testing.assert_close(state.moments.var, new.var, atol=1e-3, rtol=0)
+    torch.testing.assert_close(alone.moments.var, new.var)
+
+
 def test_the_distance_is_zero_at_home_and_finite_on_a_constant_channel():
     source = Moments(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 0.0]))
 
@@ -116,25 +141,56 @@ def labels(stay, count=600, classes=10, seed=0):
     return torch.tensor(chain)
 
 
-@pytest.mark.parametrize("batch", [1, 7, 64])
+@pytest.mark.parametrize("batch", [1, 3, 7, 64])
 def test_runs_are_found_whatever_the_batch_and_a_fair_stream_has_none(batch):
     def known(chain):
-        state = label_runs.init(10)
+        runs, answers = label_runs.init(), label_correlation.init(10)
         for part in chain.split(batch):
-            state = label_runs.update(state, part)
-        return state
+            runs = label_runs.update(runs, part)
+            answers = label_correlation.update(answers, torch.eye(10)[part])
+        return float(label_runs.run_length(runs)), float(label_correlation.correlation(answers))
 
     fair, correlated = known(labels(0.0)), known(labels(0.8))
 
-    assert abs(float(label_runs.excess(fair))) < 0.07  # three standard errors of 256 pairs
-    assert float(label_runs.excess(correlated)) == pytest.approx(0.72, abs=0.1)
-    assert float(label_runs.run_length(correlated)) == pytest.approx(1 / 0.18, rel=0.3)
+    assert abs(fair[1]) < 0.06  # three standard errors of 256 images in nine dimensions
+    assert correlated[1] == pytest.approx((0.8 + 0.64 + 0.512 + 0.4096) / 4, abs=0.1)
+    assert correlated[0] == pytest.approx(1 / 0.18, rel=0.3)
+
+
+def test_the_correlation_is_the_same_however_the_stream_is_cut():
+    answers = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)).softmax(1)
+    whole = label_correlation.update(label_correlation.init(5), answers, memory=10**9)
+    cut = label_correlation.init(5)
+    for part in answers.split([1, 1, 2, 3, 20, 33]):
+        cut = label_correlation.update(cut, part, memory=10**9)
+
+    for name, value in flatten(whole).items():
+        torch.testing.assert_close(flatten(cut)[name], value, atol=1e-4, rtol=1e-5)
+    assert float(whole.pairs) == 59 + 58 + 57 + 56
+
+
+def test_uncertain_answers_show_the_correlation_as_well_as_certain_ones():
+    chain = torch.eye(10)[labels(0.8)]
+    sure, unsure = (
+        float(label_correlation.correlation(label_correlation.update(label_correlation.init(10), answers)))
+        for answers in (chain, 0.3 * chain + 0.07)
+    )
+
+    assert unsure == pytest.approx(sure, abs=0.05)
 
 
 def test_a_stream_that_holds_few_classes_by_nature_is_not_called_correlated():
-    chain = labels(0.0, 4000, classes=2)
-    state = label_runs.init(10)
-    for part in chain.split(64):
-        state = label_runs.update(state, part)
+    state = label_correlation.init(10)
+    for part in torch.eye(10)[labels(0.0, 4000, classes=2)].split(64):
+        state = label_correlation.update(state, part)
 
-    assert abs(float(label_runs.excess(state))) < 0.1
+    assert abs(float(label_correlation.correlation(state))) < 0.2  # 30 images of the prior, and sampling
+
+
+def test_one_class_for_ever_is_correlated_and_answers_that_are_not_finite_leave_it_finite():
+    one = label_correlation.update(label_correlation.init(3), torch.eye(3)[torch.zeros(500, dtype=torch.int64)])
+    broken = label_correlation.update(one, torch.full((4, 3), math.nan))
+
+    assert float(label_correlation.correlation(one)) == pytest.approx(1.0, abs=0.01)
+    assert math.isfinite(float(label_correlation.correlation(broken)))
+    assert float(label_correlation.correlation(label_correlation.init(3))) == 0

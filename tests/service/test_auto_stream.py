@@ -11,11 +11,11 @@ def test_a_stream_of_auto_says_in_every_answer_what_runs_and_why(api):
     second = facts(api.infer(images(4, 1), "s"))
 
     assert first["tta_adapter"] == "auto"
-    assert first["tta_choice"].startswith("unknown (note_iabn): batches of 4")
+    assert first["tta_choice"].startswith("opening (the mean of note_iabn+note and rotta_bn+eta): batches of 4")
     assert "decides after 4 more images" in first["tta_choice"]
     assert "decides after" not in second["tta_choice"]
     assert api.stream("s")["choice"] == second["tta_choice"]
-    assert {"tta_label_excess", "tta_drift_events"} <= set(second)
+    assert {"tta_label_correlation", "tta_drift_events"} <= set(second)
 
 
 def test_a_model_without_source_artefacts_does_without_and_says_so(api):

@@ -1,0 +1,42 @@
+"""Moving moments of a layer's inputs: enough images to compare with the source's, however few come in a batch."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapters.base import Moments, PartState
+
+
+@dataclass(frozen=True)
+class MomentsState(PartState):
+    """Moving moments per channel, and () the weight that they rest on (0 before any batch)."""
+
+    moments: Moments
+    weight: Tensor
+
+
+def init(like: Moments) -> MomentsState:
+    """Return the state before any batch, for as many channels as `like` has."""
+    return MomentsState(Moments(torch.zeros_like(like.mean), torch.ones_like(like.var)), torch.zeros(()))
+
+
+def update(state: MomentsState, batch: Moments, images: int, memory: int) -> MomentsState:
+    """Take in a batch's moments: what came `memory` images ago has lost two thirds of its weight; 0 remembers nothing.
+
+    The moments are those of the weighted images together, so that the spread between batches counts as variance.
+
+    Example:
+        >>> one = Moments(torch.tensor([1.0]), torch.tensor([0.0]))
+        >>> other = Moments(torch.tensor([3.0]), torch.tensor([0.0]))
+        >>> update(update(init(one), one, 1, memory=10**6), other, 1, memory=10**6).moments.var
+        tensor([1.])
+    """
+    keep = math.exp(-images / memory) if memory else 0.0
+    weight = keep * state.weight + (1 - keep)
+    share = (1 - keep) / weight
+    known = state.moments
+    between = share * (1 - share) * (batch.mean - known.mean).square()
+    moved = Moments(known.mean.lerp(batch.mean, share), known.var.lerp(batch.var, share) + between)
+    return MomentsState(moved, weight)
