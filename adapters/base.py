@@ -53,7 +53,10 @@ class Normalized:
 
 @dataclass(frozen=True)
 class Forward:
-    """One pass: logits (N, C), features (N, d) that enter the classifier, drift () or None where it cannot be told."""
+    """One pass: logits (N, C), features (N, d) that enter the classifier, drift () or None where it cannot be told.
+
+    Drift is (N,) where the normalizer measures each image's moments (N, C) alone.
+    """
 
     logits: Tensor
     features: Tensor

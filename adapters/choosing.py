@@ -11,15 +11,15 @@ from torch import Tensor
 from adapters import diagnosis
 from adapters.adapter import AdapterOf, AdapterState, Prepared, Spec
 from adapters.base import Part, StepOutput
-from adapters.diagnosis import UNTOLD, Diagnosis, Look, Situation, situation_of
+from adapters.diagnosis import Diagnosis, Situation, situation_of
 from adapters.errors import UnfitModelError
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.monitors import label_correlation, label_runs
-from adapters.monitors.moving_moments import MomentsState
 from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.options import Options
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.source import SourceModel
+from adapters.watch import Seen, Watch
 
 LEAST_PROBABILITY = 1e-12
 
@@ -28,12 +28,13 @@ LEAST_PROBABILITY = 1e-12
 class ChoosingState(AdapterState):
     """Everything a choosing adapter has learned: () int64 the situation's number, -1 before one is chosen, and states.
 
-    Pipelines that do not run are in the state before any batch, which shares the model's memory; all but the one that
-    watches.
+    Pipelines that do not run are in the state before any batch, which shares the model's memory. `seen` is what the
+    frozen model remembers.
     """
 
     chosen: Tensor
     diagnosis: Diagnosis
+    seen: Seen
     pipelines: Mapping[str, PipelineState]
 
 
@@ -43,6 +44,7 @@ class ChoosingFit(Prepared[ChoosingState]):
 
     pipelines: Mapping[str, Pipeline]
     fits: Mapping[str, Fit]
+    watch: Watch
     opening: tuple[str, ...]
 
     def running(self, state: ChoosingState) -> tuple[str, ...]:
@@ -63,25 +65,23 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
         spec: The selector's name.
         alternatives: For each situation the pipelines for it, best first: a model gets the first that it is fit for.
         opening: The situations whose pipelines run before anything is known; the first one's answers are watched.
-        watch: The situation whose pipeline is the frozen model with a memory of norm statistics.
         decide: Maps what is known to a situation.
         settings: The selector's own options.
         decide_after: Images that a decision rests on.
         check_every: Requests from one look by the frozen model to the next, once it is decided.
         detector: Options of the drift detector.
-        told_after: Images that each of its values rests on at least.
+        memory: Images that the frozen model's memory fades over; each value that the detector hears rests on as many.
     """
 
     spec: Spec
     alternatives: Mapping[str, Sequence[Pipeline]]
     opening: tuple[str, ...]
-    watch: str
     decide: Callable[[Situation], str]
     settings: Options
     decide_after: int
     check_every: int
     detector: PageHinkleyOptions
-    told_after: int
+    memory: int
     seed: int = 0
 
     @property
@@ -119,30 +119,31 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
         for situation, several in self.alternatives.items():
             pipelines[situation], fits[situation], reasons = _first_fit(several, source)
             lacking += [reason for reason in reasons if reason not in lacking]
-        zero = torch.zeros((), dtype=torch.int64)
+        watch = Watch(source, self.memory)
         initial = ChoosingState(
-            steps=zero,
+            steps=torch.zeros((), dtype=torch.int64),
             seed=torch.tensor(self.seed, dtype=torch.int64),
             chosen=torch.tensor(-1),
             diagnosis=diagnosis.init(source.classes),
+            seen=watch.initial,
             pipelines={situation: fit.initial for situation, fit in fits.items()},
         )
-        return ChoosingFit(initial, "; ".join(lacking), pipelines, fits, self.opening)
+        return ChoosingFit(initial, "; ".join(lacking), pipelines, fits, watch, self.opening)
 
     def step(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor) -> tuple[StepOutput, ChoosingState]:
         """Answer x (N, *input_shape) by what runs, learn, and choose what runs for the next batch."""
         running = prepared.running(state)
-        looking = (self.watch,) if self._looks(state, running) else ()
         outputs, pipelines = {}, dict(state.pipelines)
-        for name in dict.fromkeys([*running, *looking]):
+        for name in running:
             outputs[name], pipelines[name] = prepared.pipelines[name].step(prepared.fits[name], pipelines[name], x)
         known = diagnosis.answered(state.diagnosis, outputs[running[0]].probabilities)
-        if looking:
-            look = _look(prepared.fits[self.watch], pipelines[self.watch], outputs[self.watch])
-            known = diagnosis.looked(known, look, len(x), self.detector, self.told_after)
+        seen = state.seen
+        if bool(known.undecided) or int(state.steps) % self.check_every == 0:
+            look, seen = prepared.watch.look(seen, x)
+            known = diagnosis.looked(known, look, len(x), self.detector, self.memory)
         if known.events > state.diagnosis.events:  # what the frozen model remembers is of before
-            pipelines[self.watch] = prepared.fits[self.watch].initial
-        moved = replace(state, steps=state.steps + 1, diagnosis=known, pipelines=pipelines)
+            seen = prepared.watch.initial
+        moved = replace(state, steps=state.steps + 1, diagnosis=known, seen=seen, pipelines=pipelines)
         if bool(known.undecided) and int(known.images) >= self.decide_after:
             moved = self._decided(prepared, moved, running)
         output = _averaged([outputs[name] for name in running])
@@ -185,15 +186,10 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
         until = f"; decides after {self.decide_after - int(state.diagnosis.images)} more images" if undecided else ""
         return f"{chosen}: {situation_of(state.diagnosis)}{until}"
 
-    def _looks(self, state: ChoosingState, running: Sequence[str]) -> bool:
-        """Return whether the frozen model sees the next request."""
-        due = int(state.steps) % self.check_every == 0
-        return due or self.watch in running or bool(state.diagnosis.undecided)
-
     def _decided(self, prepared: ChoosingFit, state: ChoosingState, running: Sequence[str]) -> ChoosingState:
         """Choose; what stops, and what begins and has not run yet, are in the state before any batch."""
         situation = self.decide(situation_of(state.diagnosis))
-        stopped = {name: prepared.fits[name].initial for name in running if name not in (situation, self.watch)}
+        stopped = {name: prepared.fits[name].initial for name in running if name != situation}
         return replace(
             state,
             chosen=torch.tensor(list(prepared.pipelines).index(situation)),
@@ -219,14 +215,6 @@ def _averaged(outputs: Sequence[StepOutput]) -> StepOutput:
     probabilities = torch.stack([output.probabilities for output in outputs]).mean(0)
     signals = {**outputs[0].signals, "entropy": entropy_of_probabilities(probabilities).mean()}
     return StepOutput(probabilities.clamp_min(LEAST_PROBABILITY).log(), probabilities, signals)
-
-
-def _look(fit: Fit, state: PipelineState, output: StepOutput) -> Look:
-    """Return what the frozen model finds: the distance of all that it remembers, of the request alone, its entropy."""
-    alone = output.signals.get("drift", UNTOLD)
-    layers = state.norm["student"].items()
-    remembered = {name: layer.moments for name, layer in layers if isinstance(layer, MomentsState)}
-    return Look(fit.net.distance(remembered) if remembered else alone, alone, output.signals["entropy"])
 
 
 def _signals(state: ChoosingState) -> dict[str, Tensor]:

@@ -11,25 +11,9 @@ from adapters.monitors.label_correlation import CorrelationState
 from adapters.monitors.label_runs import RunsState
 from adapters.monitors.moving_mean import MeanState
 from adapters.monitors.page_hinkley import PageHinkleyOptions, PageHinkleyState
+from adapters.watch import UNTOLD, Look
 
 LEAST_DISTANCE = 1e-6
-UNTOLD = torch.tensor(-1.0)
-"""In the place of a distance that cannot be told."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the frozen model finds in a request.
-
-    Attributes:
-        distance: () norm-statistics distance of the newest requests together from the source; negative: untold.
-        alone: () the same of this request alone.
-        entropy: () mean entropy of its answers, nats.
-    """
-
-    distance: Tensor
-    alone: Tensor
-    entropy: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,8 +25,8 @@ class Diagnosis(PartState):
         runs: Predicted labels of neighbours.
         correlation: Answers of neighbours.
         distance: () as in the last look; -1 before any.
-        alone: () as in the last look; -1 before any.
-        roughness: Mean difference of the logarithm of `alone` from look to look.
+        last: () the last image's own distance; -1 before any.
+        roughness: Mean difference of that distance's logarithm from image to image.
         entropy: Mean entropy of the frozen model's answers, nats.
         detector: Page-Hinkley on the logarithm of the distance.
         unheard: () int64 images looked at since the detector was last told the distance.
@@ -55,7 +39,7 @@ class Diagnosis(PartState):
     runs: RunsState
     correlation: CorrelationState
     distance: Tensor
-    alone: Tensor
+    last: Tensor
     roughness: MeanState
     entropy: MeanState
     detector: PageHinkleyState
@@ -73,7 +57,7 @@ class Situation:
         images: Images since the start or the last drift event.
         batch: Mean images per request.
         distance: Norm-statistics distance from the source; None where it cannot be told.
-        roughness: Mean difference of the distance's logarithm from request to request.
+        roughness: Mean difference of the distance's logarithm from image to image.
         entropy: Mean entropy of the frozen model's answers, as a share of ln(classes).
         correlation: Mean correlation of answers with those shortly before.
         run_length: Mean run of equal predicted labels.
@@ -91,8 +75,8 @@ class Situation:
         distance = "unknown" if self.distance is None else f"{self.distance:.3f}"
         return (
             f"batches of {self.batch:.0f}, runs of {self.run_length:.1f} equal labels (correlation "
-            f"{self.correlation:+.2f}), norm statistics {distance} from the source's (changing by {self.roughness:.2f} "
-            f"by request), the frozen model's entropy {self.entropy:.2f} of ln(classes)"
+            f"{self.correlation:+.2f}), norm statistics {distance} from the source's ("
+            f"{self.roughness:.2f} from image to image), the frozen model's entropy {self.entropy:.2f} of ln(classes)"
         )
 
 
@@ -103,8 +87,8 @@ def init(classes: int) -> Diagnosis:
         batch=mean,
         runs=label_runs.init(),
         correlation=label_correlation.init(classes),
-        distance=UNTOLD,
-        alone=UNTOLD,
+        distance=torch.tensor(UNTOLD),
+        last=torch.tensor(UNTOLD),
         roughness=mean,
         entropy=mean,
         detector=page_hinkley.init(),
@@ -138,13 +122,14 @@ def looked(known: Diagnosis, look: Look, images: int, options: PageHinkleyOption
     detector, verdict = page_hinkley.update(known.detector, told, options)
     before = known
     if verdict.changed:
-        before = replace(known, alone=UNTOLD, roughness=moving_mean.init(), entropy=moving_mean.init())
-    roughness = (_logarithm(look.alone) - _logarithm(before.alone)).abs()
+        before = replace(known, last=torch.tensor(UNTOLD), roughness=moving_mean.init(), entropy=moving_mean.init())
+    chain = torch.cat([before.last[None], look.alone])
+    changes = _logarithm(chain).diff().abs()
     return replace(
         known,
         distance=_where_told(look.distance, known.distance),
-        alone=_where_told(look.alone, known.alone),
-        roughness=moving_mean.update(before.roughness, roughness, images),
+        last=chain[-1],
+        roughness=moving_mean.update(before.roughness, changes.nanmean(), images),
         entropy=moving_mean.update(before.entropy, look.entropy, images),
         detector=detector,
         unheard=torch.where(enough, 0, unheard),

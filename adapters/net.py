@@ -142,11 +142,11 @@ class ModuleNet:
         return self._run("held", params, norm, x)[0]
 
     def distance(self, moments: Mapping[str, Moments]) -> Tensor:
-        """Return how far () moments of some layers, at least one, are from the source's."""
+        """Return how far () moments (C,) of one layer or more are from the source's; (N,) for moments (N, C)."""
         layers = [self.layers[name] for name in moments]
         source = Moments(torch.cat([layer.mean for layer in layers]), torch.cat([layer.var for layer in layers]))
         means, variances = [seen.mean for seen in moments.values()], [seen.var for seen in moments.values()]
-        return distance(Moments(torch.cat(means), torch.cat(variances)), source)
+        return distance(Moments(torch.cat(means, -1), torch.cat(variances, -1)), source)
 
     def _init_norm(self, generator: torch.Generator) -> NormState:
         handled = (layer for layer in self.layers.values() if self._normalizer_of(layer).handles(layer))

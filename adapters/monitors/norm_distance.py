@@ -8,6 +8,7 @@ from adapters.base import Moments
 def distance(batch: Moments, source: Moments, eps: float = 1e-5) -> Tensor:
     """Return the mean over channels of ((mu_b - mu_s)^2 + (sigma_b - sigma_s)^2) / (sigma_s^2 + eps).
 
+    () for moments (C,) of a batch, (N,) for moments (N, C) of each image, beside (C,) of the source.
     Finite at one image. The square of a 2-Wasserstein distance between Gaussians, in source variances.
 
     Example:
@@ -17,4 +18,4 @@ def distance(batch: Moments, source: Moments, eps: float = 1e-5) -> Tensor:
         tensor(1.0000)
     """
     spread = batch.var.clamp_min(0).sqrt() - source.var.sqrt()
-    return (((batch.mean - source.mean).square() + spread.square()) / (source.var + eps)).mean().detach()
+    return (((batch.mean - source.mean).square() + spread.square()) / (source.var + eps)).mean(-1).detach()

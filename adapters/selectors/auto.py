@@ -26,9 +26,9 @@ class AutoOptions(Options):
     correlated: float = option(
         0.09, "correlation of neighbours' answers above which they share labels", low=0.0, high=1.0
     )
-    rough: float = option(0.28, "changes of the distance's logarithm by request that mean mixed domains", low=0.0)
+    rough: float = option(0.38, "changes of the distance's logarithm by image that mean mixed domains", low=0.0)
     few: int = option(2, "requests of fewer images than this are answered one by one", low=1, high=10**6)
-    many: int = option(16, "requests of as many images get the learner with views", low=1, high=10**6)
+    many: int = option(32, "requests of as many images get the learner with views", low=1, high=10**6)
     views: int = option(8, "augmented views per answer on fair samples, each a pass; 0 is cheapest", low=0, high=256)
     check_every: int = option(4, "requests from one look by the frozen model to the next", low=1, high=10**6)
     memory: int = option(64, "images that its norm statistics fade over", low=1, high=10**6)
@@ -72,13 +72,12 @@ class Auto(Selector):
             spec=Spec(self.name),
             alternatives={name: [make(*each) for each in several] for name, several in self._alternatives().items()},
             opening=("one_by_one", "small"),
-            watch="calm",
             decide=self.decide,
             settings=options,
             decide_after=options.decide_after,
             check_every=options.check_every,
             detector=PageHinkleyOptions(tolerance=options.tolerance, threshold=options.threshold, at_least=3),
-            told_after=options.memory,
+            memory=options.memory,
             seed=seed,
         )
 
@@ -87,7 +86,7 @@ class Auto(Selector):
         views = {"views": self.options.views}
         return {
             "one_by_one": [("note_iabn+note", {}), ("source", {})],
-            "calm": [("source", {"source": {"measure": True, "memory": self.options.memory}})],
+            "calm": [("source", {})],
             "correlated": [
                 ("note_iabn+lame", {"note_iabn": INSTANCE, "lame": NEIGHBOURS}),
                 ("source+lame", {"lame": NEIGHBOURS}),
@@ -112,6 +111,6 @@ class Auto(Selector):
             return "one_by_one"
         if situation.correlation > options.correlated:
             return "correlated"
-        if situation.batch >= options.many:
-            return "fair"
-        return "one_by_one" if situation.roughness > options.rough else "small"
+        if situation.roughness > options.rough:
+            return "one_by_one"
+        return "small" if situation.batch < options.many else "fair"
