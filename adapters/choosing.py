@@ -64,7 +64,9 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
     Attributes:
         spec: The selector's name.
         alternatives: For each situation the pipelines for it, best first: a model gets the first that it is fit for.
-        opening: The situations whose pipelines run before anything is known; the first one's answers are watched.
+        opening: The situations whose pipelines run before anything is known. The first one's answers are watched as
+            long as a decision is due, whatever answers.
+        idle: The situation whose pipeline does nothing: after a drift event such a stream is opened anew.
         decide: Maps what is known to a situation.
         settings: The selector's own options.
         decide_after: Images that a decision rests on.
@@ -76,6 +78,7 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
     spec: Spec
     alternatives: Mapping[str, Sequence[Pipeline]]
     opening: tuple[str, ...]
+    idle: str
     decide: Callable[[Situation], str]
     settings: Options
     decide_after: int
@@ -134,18 +137,20 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
         """Answer x (N, *input_shape) by what runs, learn, and choose what runs for the next batch."""
         running = prepared.running(state)
         outputs, pipelines = {}, dict(state.pipelines)
-        for name in running:
+        listener = self.opening[0] if bool(state.diagnosis.undecided) else running[0]
+        for name in dict.fromkeys((*running, listener)):
             outputs[name], pipelines[name] = prepared.pipelines[name].step(prepared.fits[name], pipelines[name], x)
-        known = diagnosis.answered(state.diagnosis, outputs[running[0]].probabilities)
+        known = diagnosis.answered(state.diagnosis, outputs[listener].probabilities)
         seen = state.seen
         if bool(known.undecided) or int(state.steps) % self.check_every == 0:
             look, seen = prepared.watch.look(seen, x)
             known = diagnosis.looked(known, look, len(x), self.detector, self.memory)
         if known.events > state.diagnosis.events:  # what the frozen model remembers is of before
             seen = prepared.watch.initial
-        moved = replace(state, steps=state.steps + 1, diagnosis=known, seen=seen, pipelines=pipelines)
+        chosen = torch.tensor(-1) if bool(known.undecided) and running == (self.idle,) else state.chosen
+        moved = replace(state, steps=state.steps + 1, chosen=chosen, diagnosis=known, seen=seen, pipelines=pipelines)
         if bool(known.undecided) and int(known.images) >= self.decide_after:
-            moved = self._decided(prepared, moved, running)
+            moved = self._decided(prepared, moved)
         output = _averaged([outputs[name] for name in running])
         return replace(output, signals={**output.signals, **_signals(moved)}), moved
 
@@ -186,10 +191,11 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
         until = f"; decides after {self.decide_after - int(state.diagnosis.images)} more images" if undecided else ""
         return f"{chosen}: {situation_of(state.diagnosis)}{until}"
 
-    def _decided(self, prepared: ChoosingFit, state: ChoosingState, running: Sequence[str]) -> ChoosingState:
+    def _decided(self, prepared: ChoosingFit, state: ChoosingState) -> ChoosingState:
         """Choose; what stops, and what begins and has not run yet, are in the state before any batch."""
         situation = self.decide(situation_of(state.diagnosis))
-        stopped = {name: prepared.fits[name].initial for name in running if name != situation}
+        ran = {*prepared.running(state), self.opening[0]} - {situation}
+        stopped = {name: prepared.fits[name].initial for name in ran}
         return replace(
             state,
             chosen=torch.tensor(list(prepared.pipelines).index(situation)),

@@ -122,6 +122,7 @@ def looked(known: Diagnosis, look: Look, images: int, options: PageHinkleyOption
     detector, verdict = page_hinkley.update(known.detector, told, options)
     before = known
     if verdict.changed:
+        known = replace(known, correlation=label_correlation.init(len(known.correlation.shares)))
         before = replace(known, last=torch.tensor(UNTOLD), roughness=moving_mean.init(), entropy=moving_mean.init())
     chain = torch.cat([before.last[None], look.alone])
     changes = _logarithm(chain).diff().abs()
@@ -133,7 +134,7 @@ def looked(known: Diagnosis, look: Look, images: int, options: PageHinkleyOption
         entropy=moving_mean.update(before.entropy, look.entropy, images),
         detector=detector,
         unheard=torch.where(enough, 0, unheard),
-        images=torch.where(verdict.changed, images, known.images),
+        images=torch.where(verdict.changed, 0, known.images),
         undecided=known.undecided | verdict.changed,
         events=known.events + verdict.changed,
     )

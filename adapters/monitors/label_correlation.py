@@ -10,7 +10,7 @@ from adapters.base import PartState
 
 LAGS = 4
 """Each image is set beside as many before it."""
-PRIOR_IMAGES = 30.0
+PRIOR_IMAGES = 10.0
 """Of equal class shares, which are assumed until about as many images say otherwise."""
 LEAST_SPREAD = 1e-6
 

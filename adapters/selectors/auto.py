@@ -20,7 +20,7 @@ NEIGHBOURS: Mapping[str, Any] = {"kernel": "knn", "k": 10}
 class AutoOptions(Options):
     """Where one situation ends and another begins."""
 
-    decide_after: int = option(128, "images that a decision rests on", low=1, high=10**6)
+    decide_after: int = option(256, "images that a decision rests on", low=1, high=10**6)
     calm_distance: float = option(0.042, "norm-statistics distance below which nothing is done", low=0.0)
     calm_entropy: float = option(0.12, "and the entropy below which, as a share of ln(classes)", low=0.0, high=1.0)
     correlated: float = option(
@@ -72,6 +72,7 @@ class Auto(Selector):
             spec=Spec(self.name),
             alternatives={name: [make(*each) for each in several] for name, several in self._alternatives().items()},
             opening=("one_by_one", "small"),
+            idle="calm",
             decide=self.decide,
             settings=options,
             decide_after=options.decide_after,
