@@ -27,7 +27,7 @@ class AutoOptions(Options):
         0.09, "correlation of neighbours' answers above which they share labels", low=0.0, high=1.0
     )
     rough: float = option(0.38, "changes of the distance's logarithm by image that mean mixed domains", low=0.0)
-    few: int = option(2, "requests of fewer images than this are answered one by one", low=1, high=10**6)
+    few: int = option(2, "requests of fewer images than this get no learner, and no neighbours", low=1, high=10**6)
     many: int = option(32, "requests of as many images get the learner with views", low=1, high=10**6)
     views: int = option(8, "augmented views per answer on fair samples, each a pass; 0 is cheapest", low=0, high=256)
     check_every: int = option(4, "requests from one look by the frozen model to the next", low=1, high=10**6)
@@ -40,9 +40,9 @@ class Auto(Selector):
     """Watch requests' sizes, runs of predicted labels, norm-statistics distance and entropy; run what fits them.
 
     Decides once enough images have come, and again after each drift event (Page-Hinkley on the distance), never in
-    between. Situations: `one_by_one` (single images, or images of mixed domains: each is normalised alone), `calm` (the
-    source's own domain: nothing is done), `correlated` (neighbours share labels), `small` and `fair` (small and large
-    requests with a fair sample of the classes); before the first decision the answers of `one_by_one` and `small` are
+    between. Situations: `one_by_one` (mixed domains, or single images whose neighbours share labels: each is normalised
+    alone), `calm` (the source's own domain: nothing is done), `correlated` (neighbours share labels), `single`, `small`
+    and `fair` (single images, small and large requests with a fair sample of the classes); before the first decision the answers of `one_by_one` and `small` are
     averaged. Distance and entropy are the frozen model's, which sees a share of the requests, so that a return to its
     own domain is seen whatever was learned.
     `explain` says in words what was chosen and why; the signals `choice`, `drift_events`, `label_correlation`,
@@ -92,6 +92,7 @@ class Auto(Selector):
                 ("note_iabn+lame", {"note_iabn": INSTANCE, "lame": NEIGHBOURS}),
                 ("source+lame", {"lame": NEIGHBOURS}),
             ],
+            "single": [("rotta_bn", {"rotta_bn": FOLLOW}), ("source", {})],
             "small": [("rotta_bn+eta", {"rotta_bn": FOLLOW}), ("source+eta", {}), ("source", {})],
             "fair": [
                 ("rotta_bn+rmt", {"rotta_bn": FOLLOW, "rmt": views}),
@@ -108,10 +109,11 @@ class Auto(Selector):
         near = situation.distance is None or situation.distance < options.calm_distance
         if near and situation.entropy < options.calm_entropy:
             return "calm"
-        if situation.batch < options.few:
-            return "one_by_one"
+        single = situation.batch < options.few
         if situation.correlation > options.correlated:
-            return "correlated"
+            return "one_by_one" if single else "correlated"
         if situation.roughness > options.rough:
             return "one_by_one"
+        if single:
+            return "single"
         return "small" if situation.batch < options.many else "fair"

@@ -36,7 +36,8 @@ def stepped(adapter, prepared, state, batches):
     [
         ({}, "fair"),
         ({"batch": 4.0}, "small"),
-        ({"batch": 1.0}, "one_by_one"),
+        ({"batch": 1.0}, "single"),
+        ({"batch": 1.0, "roughness": 0.5}, "one_by_one"),
         ({"batch": 4.0, "roughness": 0.5}, "one_by_one"),
         ({"roughness": 0.5}, "one_by_one"),
         ({"correlation": 0.3, "batch": 4.0}, "correlated"),
