@@ -42,9 +42,9 @@ class Auto(Selector):
     Decides once enough images have come, and again after each drift event (Page-Hinkley on the distance), never in
     between. Situations: `one_by_one` (mixed domains, or single images whose neighbours share labels: each is normalised
     alone), `calm` (the source's own domain: nothing is done), `correlated` (neighbours share labels), `single`, `small`
-    and `fair` (single images, small and large requests with a fair sample of the classes); before the first decision the answers of `one_by_one` and `small` are
-    averaged. Distance and entropy are the frozen model's, which sees a share of the requests, so that a return to its
-    own domain is seen whatever was learned.
+    and `fair` (single images, small and large requests with a fair sample of the classes); before the first decision
+    the answers of `one_by_one` and `small` are averaged. Distance and entropy are the frozen model's, which sees a
+    share of the requests, so that a return to its own domain is seen whatever was learned.
     `explain` says in words what was chosen and why; the signals `choice`, `drift_events`, `label_correlation`,
     `label_run_length` and `source_distance` say it in numbers.
 
