@@ -54,7 +54,6 @@ class Situation:
     """A diagnosis in plain numbers.
 
     Attributes:
-        images: Images since the start or the last drift event.
         batch: Mean images per request.
         distance: Norm-statistics distance from the source; None where it cannot be told.
         roughness: Mean difference of the distance's logarithm from image to image.
@@ -63,7 +62,6 @@ class Situation:
         run_length: Mean run of equal predicted labels.
     """
 
-    images: int
     batch: float
     distance: float | None
     roughness: float
@@ -129,7 +127,7 @@ def looked(known: Diagnosis, look: Look, images: int, options: PageHinkleyOption
     return replace(
         known,
         distance=_where_told(look.distance, known.distance),
-        last=chain[-1],
+        last=_where_told(chain[-1], before.last),
         roughness=moving_mean.update(before.roughness, changes.nanmean(), images),
         entropy=moving_mean.update(before.entropy, look.entropy, images),
         detector=detector,
@@ -144,7 +142,6 @@ def situation_of(known: Diagnosis) -> Situation:
     """Return a diagnosis in plain numbers."""
     distance = float(known.distance)
     return Situation(
-        images=int(known.images),
         batch=float(known.batch.mean),
         distance=None if distance < 0 else distance,
         roughness=float(known.roughness.mean),

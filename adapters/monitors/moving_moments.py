@@ -23,9 +23,10 @@ def init(like: Moments) -> MomentsState:
 
 
 def update(state: MomentsState, batch: Moments, images: int, memory: int) -> MomentsState:
-    """Take in a batch's moments: what came `memory` images ago has lost two thirds of its weight; 0 remembers nothing.
+    """Take in a batch's moments: what came `memory` images ago has lost two thirds of its weight.
 
     The moments are those of the weighted images together, so that the spread between batches counts as variance.
+    A batch whose moments are not finite changes nothing.
 
     Example:
         >>> one = Moments(torch.tensor([1.0]), torch.tensor([0.0]))
@@ -33,10 +34,14 @@ def update(state: MomentsState, batch: Moments, images: int, memory: int) -> Mom
         >>> update(update(init(one), one, 1, memory=10**6), other, 1, memory=10**6).moments.var
         tensor([1.])
     """
-    keep = math.exp(-images / memory) if memory else 0.0
+    keep = math.exp(-images / memory)
     weight = keep * state.weight + (1 - keep)
     share = (1 - keep) / weight
     known = state.moments
     between = share * (1 - share) * (batch.mean - known.mean).square()
     moved = Moments(known.mean.lerp(batch.mean, share), known.var.lerp(batch.var, share) + between)
-    return MomentsState(moved, weight)
+    sound = torch.isfinite(batch.mean).all() & torch.isfinite(batch.var).all()
+    return MomentsState(
+        Moments(torch.where(sound, moved.mean, known.mean), torch.where(sound, moved.var, known.var)),
+        torch.where(sound, weight, state.weight),
+    )

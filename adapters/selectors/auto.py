@@ -37,7 +37,7 @@ class AutoOptions(Options):
 
 
 class Auto(Selector):
-    """Watch requests' sizes, runs of predicted labels, norm-statistics distance and entropy; run what fits them.
+    """Watch requests' sizes, correlation of answers, norm-statistics distance and entropy; run what fits them.
 
     Decides once enough images have come, and again after each drift event (Page-Hinkley on the distance), never in
     between. Situations: `one_by_one` (mixed domains, or single images whose neighbours share labels: each is normalised

@@ -10,7 +10,7 @@ from adapters import create
 from adapters.diagnosis import Situation, situation_of
 from tests.models import REFERENCE, calibrated, reference_source, vit_source
 
-SITUATION = Situation(images=128, batch=64.0, distance=0.2, roughness=0.1, entropy=0.3, correlation=0.0, run_length=1.1)
+SITUATION = Situation(batch=64.0, distance=0.2, roughness=0.1, entropy=0.3, correlation=0.0, run_length=1.1)
 
 
 def begun(source=None, **options):
