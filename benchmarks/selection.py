@@ -7,8 +7,8 @@ CIFAR-10-C under every protocol and several batch sizes. The rules of `auto` wer
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +19,8 @@ from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from adapters import SourceModel
 from benchmarks.resnet20 import CLASSES, load_source_model, read_source_images, with_artefacts
@@ -71,12 +73,21 @@ class Row:
         return harmless and self.auto <= self.best + LOSS
 
 
-def load(data: Path, specs: tuple[str, ...]) -> SourceModel:
-    """Return the network of a folder with the source artefacts of what is to run."""
+def load(data: Path, artefacts: Mapping[str, Tensor]) -> SourceModel:
+    """Return the network of a folder with source artefacts made earlier."""
+    return replace(load_source_model(data / "resnet20.safetensors"), artefacts=artefacts)
+
+
+def made_artefacts(data: Path, specs: Sequence[str], kept: Path | None) -> Mapping[str, Tensor]:
+    """Return the source artefacts that the specs need, from a file of an earlier run or made and kept there."""
+    if kept is not None and kept.exists():
+        return load_file(kept)
     source, images = load_source_model(data / "resnet20.safetensors"), read_source_images(data)
     for adapter in map(read_pipeline, specs) if images else ():
         source = with_artefacts(source, adapter, images) if images else source
-    return source
+    if kept is not None:
+        save_file({name: tensor.contiguous() for name, tensor in source.artefacts.items()}, kept)
+    return source.artefacts
 
 
 def rows(cells: Sequence[Cell]) -> list[Row]:
@@ -143,13 +154,16 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of what draws numbers.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write every cell here.")] = None,
+    artefacts: Annotated[
+        Path | None, typer.Option(help="Safetensors file of source artefacts: read if it exists, else made and kept.")
+    ] = None,
 ) -> None:
     """Measure `auto`, the frozen model and single specs on CIFAR-10-C under every protocol."""
     wanted = Wanted(domains=tuple(domain), images=images, ramps="gradual" in protocol)
     names = tuple(str(number) for number in range(CLASSES))
     domains = read_data(data, InputSpec("images", (3, 32, 32)), names, wanted)
     specs = (*spec, AUTO)
-    loading = partial(load, data, specs)
+    loading = partial(load, data, made_artefacts(data, specs, artefacts))
     plans = [make_plan(name, domains, PlanSettings(repetitions=repetitions), 0) for name in protocol]
     runs = schedule(loading(), specs, plans, batch, seeds)
     with Progress(console=Console(stderr=True)) as progress:
