@@ -40,32 +40,35 @@ class ChoosingState(AdapterState):
 
 @dataclass(frozen=True)
 class ChoosingFit(Prepared[ChoosingState]):
-    """The pipelines by the situation that each is for, those that the model is fit for, with their fits."""
+    """The pipelines by the situation that each is for, those that the model is fit for, with their fits.
+
+    `answering` holds the situations whose pipelines answer, by the number of the chosen one, -1 before a decision.
+    """
 
     pipelines: Mapping[str, Pipeline]
     fits: Mapping[str, Fit]
     watch: Watch
-    opening: tuple[str, ...]
+    answering: Mapping[int, tuple[str, ...]]
 
     def running(self, state: ChoosingState) -> tuple[str, ...]:
-        """Return the situations whose pipelines run: one, or before a decision those of the opening."""
-        chosen = int(state.chosen)
-        return self.opening if chosen < 0 else (list(self.pipelines)[chosen],)
+        """Return the situations whose pipelines answer now."""
+        return self.answering[int(state.chosen)]
 
 
 @dataclass(frozen=True)
 class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
     """Runs the pipeline for the situation that a stream is in; decides at the start and after each drift event.
 
-    Before the first decision some pipelines run side by side, and their probabilities are averaged. The frozen model
-    sees every request before a decision, and some after it: what it finds does not depend on what has been learned, so
-    that a return to the source's own domain is seen too.
+    Before the first decision, and in some situations, pipelines run side by side, and their probabilities are
+    averaged. The frozen model sees every request before a decision, and some after it: what it finds does not depend
+    on what has been learned, so that a return to the source's own domain is seen too.
 
     Attributes:
         spec: The selector's name.
         alternatives: For each situation the pipelines for it, best first: a model gets the first that it is fit for.
         opening: The situations whose pipelines run before anything is known. The first one's answers are watched as
             long as a decision is due, whatever answers.
+        beside: Situations whose pipeline answers together with that of another situation.
         idle: The situation whose pipeline does nothing: after a drift event such a stream is opened anew.
         decide: Maps what is known to a situation.
         settings: The selector's own options.
@@ -78,6 +81,7 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
     spec: Spec
     alternatives: Mapping[str, Sequence[Pipeline]]
     opening: tuple[str, ...]
+    beside: Mapping[str, str]
     idle: str
     decide: Callable[[Situation], str]
     settings: Options
@@ -131,7 +135,8 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
             seen=watch.initial,
             pipelines={situation: fit.initial for situation, fit in fits.items()},
         )
-        return ChoosingFit(initial, "; ".join(lacking), pipelines, fits, watch, self.opening)
+        answering = {number: self._together(situation) for number, situation in enumerate(pipelines)}
+        return ChoosingFit(initial, "; ".join(lacking), pipelines, fits, watch, {-1: self.opening, **answering})
 
     def step(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor) -> tuple[StepOutput, ChoosingState]:
         """Answer x (N, *input_shape) by what runs, learn, and choose what runs for the next batch."""
@@ -184,17 +189,21 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
         """Return which pipeline runs, and why."""
         running = prepared.running(state)
         specs = " and ".join(str(prepared.pipelines[name].spec) for name in running)
-        chosen = f"{running[0]} ({specs})" if int(state.chosen) >= 0 else f"opening (the mean of {specs})"
+        answers = specs if len(running) == 1 else f"the mean of {specs}"
+        chosen = f"{running[0] if int(state.chosen) >= 0 else 'opening'} ({answers})"
         if not int(state.steps):
             return f"{chosen}: nothing is known of the stream yet"
         undecided = bool(state.diagnosis.undecided)
         until = f"; decides after {self.decide_after - int(state.diagnosis.images)} more images" if undecided else ""
         return f"{chosen}: {situation_of(state.diagnosis)}{until}"
 
+    def _together(self, situation: str) -> tuple[str, ...]:
+        return (situation, self.beside[situation]) if situation in self.beside else (situation,)
+
     def _decided(self, prepared: ChoosingFit, state: ChoosingState) -> ChoosingState:
         """Choose; what stops, and what begins and has not run yet, are in the state before any batch."""
         situation = self.decide(situation_of(state.diagnosis))
-        ran = {*prepared.running(state), self.opening[0]} - {situation}
+        ran = {*prepared.running(state), self.opening[0]} - {*self._together(situation)}
         stopped = {name: prepared.fits[name].initial for name in ran}
         return replace(
             state,

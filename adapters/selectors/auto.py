@@ -42,9 +42,10 @@ class Auto(Selector):
     Decides once enough images have come, and again after each drift event (Page-Hinkley on the distance), never in
     between. Situations: `one_by_one` (mixed domains, or single images whose neighbours share labels: each is normalised
     alone), `calm` (the source's own domain: nothing is done), `correlated` (neighbours share labels), `single`, `small`
-    and `fair` (single images, small and large requests with a fair sample of the classes); before the first decision
-    the answers of `one_by_one` and `small` are averaged. Distance and entropy are the frozen model's, which sees a
-    share of the requests, so that a return to its own domain is seen whatever was learned.
+    and `fair` (single images, small and large requests with a fair sample of the classes). Before the first decision
+    the answers of `one_by_one` and `small` are averaged, for single images those of `single` and `one_by_one`.
+    Distance and entropy are the frozen model's, which sees a share of the requests, so that a return to its own domain
+    is seen whatever was learned.
     `explain` says in words what was chosen and why; the signals `choice`, `drift_events`, `label_correlation`,
     `label_run_length` and `source_distance` say it in numbers.
 
@@ -72,6 +73,7 @@ class Auto(Selector):
             spec=Spec(self.name),
             alternatives={name: [make(*each) for each in several] for name, several in self._alternatives().items()},
             opening=("one_by_one", "small"),
+            beside={"single": "one_by_one"},
             idle="calm",
             decide=self.decide,
             settings=options,

@@ -116,6 +116,24 @@ def test_before_a_decision_the_answers_are_the_mean_of_those_that_run():
         torch.testing.assert_close(answered.probabilities.sum(1), torch.ones(8))
 
 
+def test_single_images_are_answered_by_the_mean_of_two_and_the_second_goes_on_from_what_it_learned():
+    adapter, prepared, state = begun(decide_after=4, threshold=1e6, correlated=1.0, rough=10.0)
+    _, before = stepped(adapter, prepared, state, [images(1, seed) for seed in range(3)])
+    _, decided = stepped(adapter, prepared, before, [images(1, 3)])
+
+    x = images(1, 4)
+    output, _ = adapter.step(prepared, decided, x)
+
+    assert prepared.running(decided) == ("single", "one_by_one")
+    assert "single (the mean of rotta_bn and note_iabn+note)" in adapter.explain(prepared, decided)
+    assert int(decided.pipelines["one_by_one"].steps) == 4
+    alone = [
+        prepared.pipelines[name].step(prepared.fits[name], decided.pipelines[name], x)[0].probabilities
+        for name in ("single", "one_by_one")
+    ]
+    torch.testing.assert_close(output.probabilities, torch.stack(alone).mean(0))
+
+
 def test_the_frozen_model_looks_at_every_request_before_a_decision_and_at_some_after_it():
     adapter, prepared, state = begun(check_every=4, threshold=1e6)
     looks = []
