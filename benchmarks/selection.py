@@ -86,7 +86,9 @@ def made_artefacts(data: Path, specs: Sequence[str], kept: Path | None) -> Mappi
     for adapter in map(read_pipeline, specs) if images else ():
         source = with_artefacts(source, adapter, images) if images else source
     if kept is not None:
-        save_file({name: tensor.contiguous() for name, tensor in source.artefacts.items()}, kept)
+        save_file(
+            {name: tensor.clone() for name, tensor in source.artefacts.items()}, kept
+        )  # copies: some share memory
     return source.artefacts
 
 
