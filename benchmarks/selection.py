@@ -83,12 +83,12 @@ def made_artefacts(data: Path, specs: Sequence[str], kept: Path | None) -> Mappi
     if kept is not None and kept.exists():
         return load_file(kept)
     source, images = load_source_model(data / "resnet20.safetensors"), read_source_images(data)
-    for adapter in map(read_pipeline, specs) if images else ():
-        source = with_artefacts(source, adapter, images) if images else source
+    if images is not None:
+        for adapter in map(read_pipeline, specs):
+            source = with_artefacts(source, adapter, images)
     if kept is not None:
-        save_file(
-            {name: tensor.clone() for name, tensor in source.artefacts.items()}, kept
-        )  # copies: some share memory
+        unshared = {name: tensor.clone() for name, tensor in source.artefacts.items()}
+        save_file(unshared, kept)
     return source.artefacts
 
 

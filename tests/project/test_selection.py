@@ -20,6 +20,12 @@ def cell(pipeline, errors, batch=64, source=50.0):
     return Cell(pipeline, "continual", batch, runs, source)
 
 
+def write_weights(folder):
+    torch.manual_seed(0)
+    weights = {name: value for name, value in ResNet20().state_dict().items() if "num_batches" not in name}
+    save_file(weights, folder / "resnet20.safetensors")
+
+
 def test_auto_stands_beside_the_best_single_spec_of_its_own_protocol_and_batch():
     cells = [cell("source", [50]), cell("batch+eta,eta.lr=1", [40]), cell("auto", [41]), cell("batch", [10], batch=1)]
 
@@ -60,9 +66,7 @@ def test_the_command_runs_auto_over_a_folder(tmp_path):
     for name in ("clean", *TUNING[:2]):
         np.save(tmp_path / f"{name}.npy", rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8))
     np.save(tmp_path / "labels.npy", np.arange(12) % 10)
-    torch.manual_seed(0)
-    weights = {name: value for name, value in ResNet20().state_dict().items() if "num_batches" not in name}
-    save_file(weights, tmp_path / "resnet20.safetensors")
+    write_weights(tmp_path)
     app = selection.typer.Typer()
     app.command()(selection.main)
     chosen = ["--spec", "source", "--spec", "batch", "--domain", TUNING[0], "--domain", TUNING[1]]
@@ -77,3 +81,20 @@ def test_the_command_runs_auto_over_a_folder(tmp_path):
     assert result.exit_code == 0, result.output
     assert "best single" in result.output
     assert {figure["spec"] for figure in json.loads(written.read_text())} == {"source", "batch", "auto"}
+
+
+def test_source_artefacts_are_made_once_and_kept(tmp_path):
+    write_weights(tmp_path)
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "source_images.npy", rng.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8))
+    np.save(tmp_path / "source_labels.npy", np.arange(16) % 10)
+    kept = tmp_path / "artefacts.safetensors"
+
+    made = selection.made_artefacts(tmp_path, ["batch+eata", "batch+rmt", "rotta_bn+rmt"], kept)
+    (tmp_path / "source_images.npy").unlink()
+    again = selection.made_artefacts(tmp_path, ["batch+eata", "batch+rmt", "rotta_bn+rmt"], kept)
+
+    assert {name.partition(".")[0] for name in made} >= {"rmt@batch@64", "rmt@rotta_bn@64"}
+    assert set(again) == set(made)
+    assert all(torch.equal(again[name], tensor) for name, tensor in made.items())
+    assert selection.load(tmp_path, made).artefacts is made
