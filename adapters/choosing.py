@@ -23,6 +23,8 @@ from adapters.watch import Seen, Watch
 
 LEAST_PROBABILITY = 1e-12
 
+Ask: TypeAlias = Callable[[Pipeline, Fit, PipelineState, Tensor], StepOutput]
+
 
 @dataclass(frozen=True)
 class ChoosingState(AdapterState):
@@ -161,21 +163,11 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
 
     def predict(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor) -> StepOutput:
         """Answer x (N, *input_shape) by what the running pipelines remember."""
-        return _averaged(
-            [
-                prepared.pipelines[name].predict(prepared.fits[name], state.pipelines[name], x)
-                for name in prepared.running(state)
-            ]
-        )
+        return self._asked(prepared, state, x, Pipeline.predict)
 
     def probe(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor) -> StepOutput:
         """Answer a batch from another distribution than the stream's by the running pipelines."""
-        return _averaged(
-            [
-                prepared.pipelines[name].probe(prepared.fits[name], state.pipelines[name], x)
-                for name in prepared.running(state)
-            ]
-        )
+        return self._asked(prepared, state, x, Pipeline.probe)
 
     def without_inputs(self, prepared: ChoosingFit, state: ChoosingState) -> ChoosingState:
         """Return a state without the images that any pipeline's learner holds."""
@@ -196,6 +188,12 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
         undecided = bool(state.diagnosis.undecided)
         until = f"; decides after {self.decide_after - int(state.diagnosis.images)} more images" if undecided else ""
         return f"{chosen}: {situation_of(state.diagnosis)}{until}"
+
+    def _asked(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor, ask: Ask) -> StepOutput:
+        running = prepared.running(state)
+        return _averaged(
+            [ask(prepared.pipelines[each], prepared.fits[each], state.pipelines[each], x) for each in running]
+        )
 
     def _together(self, situation: str) -> tuple[str, ...]:
         return (situation, self.beside[situation]) if situation in self.beside else (situation,)
