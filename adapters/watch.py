@@ -10,6 +10,7 @@ from adapters.base import Moments, Normalized, Normalizer, NormLayer
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.functional.moments import instance_moments, pooled, source_normalize
 from adapters.monitors import moving_moments
+from adapters.monitors.layer_distance import LayerDistance, between
 from adapters.monitors.moving_moments import MomentsState
 from adapters.net import ModuleNet
 from adapters.options import Options, option
@@ -27,11 +28,15 @@ class Look:
         distance: () norm-statistics distance of the newest images together from the source; negative: untold.
         alone: (N,) the same of each image alone, for (N, C, H, W) layers; empty: untold.
         entropy: () mean entropy of its answers, nats.
+        logits: (N, C) its answers.
+        features: (N, d) that enter its classifier.
     """
 
     distance: Tensor
     alone: Tensor
     entropy: Tensor
+    logits: Tensor
+    features: Tensor
 
 
 Seen = Mapping[str, MomentsState]
@@ -63,10 +68,18 @@ class Watch:
         remembered = {name: moments for name, moments in after.items() if isinstance(moments, MomentsState)}
         if not remembered:
             distance = torch.tensor(UNTOLD) if forward.drift is None else forward.drift
-            return Look(distance, torch.empty(0), entropy), remembered
+            return Look(distance, torch.empty(0), entropy, forward.logits, forward.features), remembered
         distance = self._net.distance({name: layer.moments for name, layer in remembered.items()})
         alone = torch.empty(0) if forward.drift is None else forward.drift
-        return Look(distance, alone, entropy), remembered
+        return Look(distance, alone, entropy, forward.logits, forward.features), remembered
+
+    def layers(self, seen: Seen) -> dict[str, LayerDistance]:
+        """Return how far each layer's remembered moments are from the source's; of layers over maps alone."""
+        return {name: between(remembered.moments, self._source(name)) for name, remembered in seen.items()}
+
+    def _source(self, name: str) -> Moments:
+        layer = self._net.layers[name]
+        return Moments(layer.mean, layer.var)
 
 
 @dataclass(frozen=True, kw_only=True)

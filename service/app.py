@@ -1,5 +1,6 @@
 """create_app(settings): the only place where the server's objects are built and joined."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,13 +9,18 @@ from importlib.metadata import version
 import torch
 from fastapi import FastAPI
 
-from service.api import access, health, infer, models, problems, snapshots, streams
+from service.api import access, events, feedback, health, infer, models, problems, snapshots, streams
+from service.api import watching as watching_routes
 from service.api.body import BodyBound
 from service.bundles import read_bundle
 from service.controlplane import Controlplane
 from service.dataplane import Dataplane
 from service.errors import SettingsError
+from service.events import EventLog
+from service.feedback import Feedback
 from service.hosting import HostedModel, host
+from service.probing import Prober
+from service.recording import Recorder
 from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.settings import Settings
@@ -22,6 +28,7 @@ from service.snapshots.folder import SnapshotFolder
 from service.statistics import Statistics
 from service.streams import StreamTable
 from service.telemetry import Telemetry, log
+from service.watching import Watching
 from service.worker import Worker
 
 
@@ -46,7 +53,11 @@ def create_app(settings: Settings) -> FastAPI:
     hosted = load_models(settings)
     telemetry, statistics = Telemetry(), Statistics()
     worker = Worker(settings.torch_threads)
-    table = StreamTable(settings.max_streams, lambda: RetryLog(settings.retry_entries, settings.retry_bytes))
+    table = StreamTable(
+        settings.max_streams,
+        lambda: RetryLog(settings.retry_entries, settings.retry_bytes),
+        lambda: Feedback(settings.feedback_images, settings.feedback_days * 86_400),
+    )
     scheduler = Scheduler(
         worker,
         telemetry,
@@ -54,20 +65,35 @@ def create_app(settings: Settings) -> FastAPI:
         max_queue_per_stream=settings.max_queue_per_stream,
         deadline_seconds=settings.deadline_seconds,
     )
-    control = Controlplane(hosted, table, scheduler, worker, SnapshotFolder(settings.data / "snapshots"), telemetry)
-    dataplane = Dataplane(hosted, table, scheduler, telemetry, statistics, settings, end=control.end)
-    lifecycle = Lifecycle(drain=scheduler.refuse)
+    log_of_events = EventLog(settings.data / "acclimate.db")
+    recorder = Recorder(telemetry, log_of_events, settings.keep_misfits)
+    store = SnapshotFolder(settings.data / "snapshots")
+    control = Controlplane(hosted, table, scheduler, worker, store, telemetry, recorder)
+    prober = Prober(worker, scheduler, telemetry, recorder, settings.probe_every)
+    dataplane = Dataplane(hosted, table, scheduler, telemetry, statistics, settings, recorder, prober, end=control.end)
+    watching = Watching(hosted, table, log_of_events)
+
+    def drain() -> None:
+        scheduler.refuse()
+        log_of_events.wake()
+        watching.close()
+
+    lifecycle = Lifecycle(drain=drain)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         resumed = await worker.run(control.resume)
         lifecycle.ready = True
         log.info("started", models=list(hosted), streams_resumed=resumed, threads=settings.torch_threads)
+        probes = asyncio.ensure_future(prober.run())
         yield
         lifecycle.ready = False
+        drain()
         drained = await scheduler.drain(settings.drain_seconds)
+        probes.cancel()
         kept = await worker.run(control.persist)
         worker.close()
+        log_of_events.close()
         log.info("stopped", drained=drained, streams_kept=kept)
 
     def metrics() -> bytes:
@@ -90,6 +116,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, metrics))
     app.include_router(models.router(dataplane, hosted, statistics))
     app.include_router(infer.router(dataplane, settings.max_body_bytes))
+    app.include_router(events.router(log_of_events))
+    app.include_router(watching_routes.router(watching))
+    app.include_router(feedback.router(control))
     app.include_router(streams.router(control))
     app.include_router(snapshots.router(control))
     app.include_router(snapshots.store_router(control, settings.max_body_bytes))

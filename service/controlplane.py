@@ -1,20 +1,26 @@
 """What operators do with streams and snapshots, each in the stream's turn."""
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
+
+import numpy as np
 
 from adapters.state import flatten
 from service import engine
 from service.errors import ConflictError, MovedOnError, ServiceError, UnfitError, UnknownError
+from service.feedback import Feedback, Labels
+from service.guard import Policy
 from service.hosting import Fitted, HostedModel
+from service.recording import Recorder
 from service.scheduler import Scheduler
 from service.snapshots.folder import SnapshotFolder
 from service.snapshots.format import Manifest, pack, unpack
 from service.snapshots.streams import file_of, state_for, warning_for
 from service.streams import Mode, Stream, StreamTable
 from service.telemetry import Telemetry, log
+from service.types import Happening
 from service.worker import Worker
 
 T = TypeVar("T")
@@ -31,6 +37,7 @@ class Controlplane:
         worker: Worker,
         store: SnapshotFolder,
         telemetry: Telemetry,
+        recorder: Recorder,
     ) -> None:
         self.models = models
         self.table = table
@@ -38,6 +45,7 @@ class Controlplane:
         self._worker = worker
         self._store = store
         self._telemetry = telemetry
+        self._recorder = recorder
 
     async def create(
         self, stream_id: str | None, model: str | None, adapter: str | None, options: Mapping[str, Any], **settings: Any
@@ -57,7 +65,7 @@ class Controlplane:
         if self.table.find(chosen) is not None:
             raise ConflictError(f"there is a stream {chosen!r} already; choose another id, or reset it")
         stream = self.table.create(chosen, hosted, fitted, **settings)
-        log.info("stream_created", stream=chosen, model=hosted.name, adapter=fitted.spec)
+        self._recorder.tell(stream, Happening("created", f"with {fitted.spec}, by the API"))
         return stream
 
     async def change(
@@ -68,6 +76,7 @@ class Controlplane:
         mode: Mode | None,
         adapter: str | None,
         options: Mapping[str, Any] | None,
+        guard: Policy | None,
         adapt_batch_size: int | None,
     ) -> Stream:
         """Change a stream's settings; with a new spec or options of other shapes it starts from its initial state."""
@@ -80,10 +89,13 @@ class Controlplane:
                 spec = stream.fitted.spec if adapter is None else adapter
                 self._refit(stream, stream.model.fit(spec, options or {}))
             stream.mode = mode or stream.mode
+            stream.policy = guard or stream.policy
             stream.adapt_batch_size = adapt_batch_size or stream.adapt_batch_size
 
         await self._in_turn(stream, job)
-        log.info("stream_changed", stream=stream_id, mode=stream.mode, adapter=stream.fitted.spec)
+        given = {"mode": mode, "adapter": adapter, "options": options, "guard": guard, "batch": adapt_batch_size}
+        changed = ", ".join(name for name, value in given.items() if value is not None) or "nothing"
+        self._recorder.tell(stream, Happening("changed", f"{changed}; now {stream.fitted.spec}, {stream.mode}"))
         return stream
 
     async def delete(self, stream_id: str, expected: int | None) -> None:
@@ -95,7 +107,7 @@ class Controlplane:
             self.end(stream)
 
         await self._in_turn(stream, job)
-        log.info("stream_deleted", stream=stream_id)
+        self._recorder.tell(stream, Happening("deleted", f"at generation {stream.generation}; its snapshots stay"))
 
     def end(self, stream: Stream) -> None:
         """Forget a stream, and the shutdown snapshot that would bring it back; its other snapshots stay."""
@@ -112,7 +124,7 @@ class Controlplane:
 
         await self._in_turn(stream, job)
         self._telemetry.resets.labels(stream.model.name, "api").inc()
-        log.info("stream_reset", stream=stream_id, generation=stream.generation)
+        self._recorder.tell(stream, Happening("reset", "by the API", "reset"))
         return stream
 
     async def take(self, stream_id: str, name: str | None, note: str, *, drop_inputs: bool) -> tuple[Manifest, int]:
@@ -131,13 +143,31 @@ class Controlplane:
         def job() -> str:
             _check_generation(stream, expected)
             manifest, tensors = unpack(self._store.get(snapshot_id))
-            engine.restore(stream, *state_for(stream, manifest, tensors))
+            engine.restore(stream, state_for(stream, manifest, tensors))
             stream.parent = manifest.id
             return warning_for(stream, manifest)
 
         warning = await self._in_turn(stream, self._counted("restore", job))
-        log.info("stream_restored", stream=stream_id, snapshot=snapshot_id, generation=stream.generation)
+        self._recorder.tell(stream, Happening("restored", f"from snapshot {snapshot_id}"))
         return stream, warning
+
+    async def label(self, stream_id: str, labels: Mapping[str, Sequence[str | int]]) -> tuple[Feedback, int, list[str]]:
+        """Take late labels by request id; return what is known now, the images labelled, and requests not known.
+
+        Raises:
+            UnfitError: If a label is no class of the model, or there are not as many as images; nothing is taken then.
+        """
+        stream = self.table.get(stream_id)
+        numbers = {name: number for number, name in enumerate(stream.model.bundle.classes)}
+        known = {request: _class_numbers(given, numbers) for request, given in labels.items()}
+
+        def job() -> tuple[Feedback, int, list[str]]:
+            before = stream.feedback.true.images
+            stream.feedback.check(known)
+            unknown = [request for request, given in known.items() if not stream.feedback.label(request, given)]
+            return stream.feedback, stream.feedback.true.images - before, unknown
+
+        return await self._in_turn(stream, job)
 
     async def upload(self, file: bytes) -> tuple[Manifest, int]:
         """Keep a snapshot file that was downloaded before, under the id it carries.
@@ -211,9 +241,10 @@ class Controlplane:
         settings = {"mode": manifest.mode, "adapt_batch_size": manifest.adapt_batch_size}
         stream = self.table.create(manifest.stream, model, fitted, **settings)
         manifest, tensors = unpack(self._store.get(manifest.id))
-        engine.restore(stream, *state_for(stream, manifest, tensors))
+        engine.restore(stream, state_for(stream, manifest, tensors))
         stream.generation = stream.durable_generation = manifest.generation
         stream.parent = stream.resumed_from = manifest.id
+        self._recorder.tell(stream, Happening("resumed", f"at generation {stream.generation}"))
 
     def _save(
         self, stream: Stream, name: str, note: str, *, shutdown: bool = False, drop_inputs: bool = False
@@ -226,7 +257,7 @@ class Controlplane:
         if manifest.exact:
             stream.durable_generation = stream.generation
         stream.parent = manifest.id
-        log.info("snapshot_taken", stream=stream.id, snapshot=manifest.id, generation=stream.generation)
+        self._recorder.tell(stream, Happening("snapshot", f"{manifest.name} ({manifest.id}) taken"))
         return self._store.manifest(manifest.id)
 
     def _check_id(self, manifest: Manifest) -> None:
@@ -277,6 +308,16 @@ class Controlplane:
             return result
 
         return counted
+
+
+def _class_numbers(given: Sequence[str | int], numbers: Mapping[str, int]) -> Labels:
+    found = [numbers.get(label, -1) if isinstance(label, str) else label for label in given]
+    for label, number in zip(given, found, strict=True):
+        if not 0 <= number < len(numbers):
+            raise UnfitError(
+                f"{label!r} is no class; expected a name, as {next(iter(numbers))!r}, or 0 to {len(numbers) - 1}"
+            )
+    return np.asarray(found, dtype=np.int64)
 
 
 def _same_shapes(one: Fitted, other: Fitted) -> bool:

@@ -16,13 +16,21 @@ from service.engine import Served
 from service.errors import ConflictError, MalformedError, ServiceError, UnfitError, UnknownError
 from service.guard import Action
 from service.hosting import HostedModel
+from service.probing import Prober
+from service.recording import Recorder
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.statistics import Statistics
 from service.streams import Stream, StreamTable, check_id, default_id
 from service.telemetry import Telemetry, log
-from service.types import Array, InferRequest, InferResponse, Limits, Parameter
+from service.types import Array, Happening, InferRequest, InferResponse, Limits, Parameter
 
+DONE = {
+    Action.SKIPPED: "the step was not kept; answered from the state before it",
+    Action.RESET: "the stream was reset; answered from the source state",
+    Action.ROLLED_BACK: "the stream was rolled back; answered from the last good state",
+    Action.FROZEN: "the stream was frozen; answered without learning",
+}
 OUTPUTS = ("logits", "probabilities", "labels")
 ON_REQUEST = ("source_probabilities",)
 MAX_REQUEST_ID = 256
@@ -48,6 +56,8 @@ class Dataplane:
         telemetry: Telemetry,
         statistics: Statistics,
         settings: Settings,
+        recorder: Recorder,
+        prober: Prober,
         end: Callable[[Stream], None],
     ) -> None:
         self._models = models
@@ -56,6 +66,8 @@ class Dataplane:
         self._telemetry = telemetry
         self._statistics = statistics
         self._settings = settings
+        self._recorder = recorder
+        self._prober = prober
         self._end = end
         self.limits = Limits(max_batch=settings.max_batch, max_pixels=settings.max_pixels)
 
@@ -123,6 +135,7 @@ class Dataplane:
         answered = await self._scheduler.submit(
             stream, lambda: self._answer(stream, sequence, request_id, digest, x, wanted)
         )
+        self._prober.note(stream)
         if stream.window_full:
             task = asyncio.ensure_future(self._scheduler.submit(stream, lambda: self._adapt_full_window(stream)))
             task.add_done_callback(_log_failure)
@@ -139,6 +152,7 @@ class Dataplane:
                 raise UnknownError(f"there is no stream {stream_id!r}, and this server creates none by inference")
             mode = "frozen" if chosen == default_id(model) else "adapt"
             stream = self._table.create(chosen, model, model.default, mode=mode)
+            self._recorder.tell(stream, Happening("created", "by its first request"))
         if stream.model is not model:
             raise ConflictError(f"stream {chosen!r} belongs to model {stream.model.name!r}, not {model.name!r}")
         return stream
@@ -163,10 +177,7 @@ class Dataplane:
                 source_check_every=self._settings.source_check_every,
             )
         seconds = perf_counter() - began
-        self._telemetry.step_seconds.labels(stream.model.name, stream.fitted.spec).observe(seconds)
-        self._telemetry.observe_answer(
-            stream.model.name, stream.fitted.spec, served.action.value, len(x), served.signals
-        )
+        self._recorder.record(stream, request_id, x, served, seconds)
         if served.waited is not None:
             self._count_window(stream, served.waited)
         stream.last_used = time.time()
@@ -250,8 +261,8 @@ def _facts(stream: Stream, served: Served, *, named: bool) -> dict[str, Paramete
 def _warning(stream: Stream, served: Served, *, named: bool) -> str:
     if not named:
         return f"no sequence_id was given: answered by the shared stream {stream.id!r}; name a stream to adapt one"
-    if served.action is Action.SKIPPED:
-        return "the step gave values that are not finite and was not kept; answered from the state before it"
+    if served.decision.reason:
+        return f"{served.decision.reason}: {DONE[served.action]}"
     return stream.fitted.degraded
 
 

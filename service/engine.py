@@ -1,5 +1,6 @@
 """The whole of adaptation: one request in one stream, read from top to bottom."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,10 +9,16 @@ from torch import Tensor
 from adapters import AdapterState
 from adapters.base import StepOutput
 from adapters.functional.entropy import entropy_of_probabilities
+from adapters.monitors.parameter_distance import fisher_weighted, learned, relative
 from adapters.state import is_finite
-from service import window
-from service.guard import Action, Verdicts, decide
+from service import monitoring, window
+from service.guard import Action, Decision, Verdicts, decide
+from service.monitoring import Findings, Seeing
 from service.streams import SourceCheck, Stream, StreamState
+
+
+LEAST_IMAGES = 16
+"""Of a request by which it is told whether going back would help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +27,26 @@ class Served:
 
     Attributes:
         output: What the client gets.
-        action: What became of the request's learning.
         waited: What became of the step on the images that waited before it; None if none was due.
         answered_generation: The generation that the answer was computed from.
         signals: Entropy, drift, selected share and source agreement, as plain numbers.
         source: The source model's probabilities (N, C), where they were computed.
+        findings: What the monitors found.
+        decision: What became of the request's learning, and why.
     """
 
     output: StepOutput
-    action: Action
     waited: Action | None
     answered_generation: int
     signals: dict[str, float]
     source: Tensor | None
+    findings: Findings
+    decision: Decision
+
+    @property
+    def action(self) -> Action:
+        """What became of the request's learning."""
+        return self.decision.action
 
 
 def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: int) -> Served:
@@ -41,24 +55,37 @@ def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: 
     if stream.mode != "frozen" and (stream.window_full or len(x) >= stream.adapt_batch_size):
         waited = adapt_window(stream)
     answered_generation = stream.generation
-    if stream.mode == "frozen":
-        output, action, after = _predict(stream, x), Action.FROZEN, None
-    elif len(x) < stream.adapt_batch_size:
-        output, action, after = _predict(stream, x), Action.QUEUED, None
-    else:
-        output, action, after = _learn(stream, x)
-    source = _source(stream, x, output, wants_source, source_check_every)
-    answer = _shadowed(output, source) if stream.mode == "shadow" and source is not None else output
-    check = _source_check(stream, output, source)
-    if action is Action.QUEUED:
-        stream.enqueue(window.append(stream.state.window, x, stream.model.bundle.input))
+    learns = stream.mode != "frozen" and len(x) >= stream.adapt_batch_size
+    output, after = stream.fitted.step(stream.state.adapter, x) if learns else (_predict(stream, x), None)
+    seeing = _seeing(stream, x, output if _finite(output) else _predict(stream, x), wants_source=wants_source)
+    policy = stream.policy
+    findings = monitoring.update(
+        stream.state.monitors, seeing, stream.model.reference,
+        takeover=policy.takeover, margin=policy.margin, every=source_check_every,
+    )  # fmt: skip
+    decision = Decision(Action.QUEUED if stream.mode != "frozen" else Action.FROZEN)
     if after is not None:
-        stream.commit(after)
+        decision = decide(_verdicts(stream, x, output, after, findings), policy)
+        output, answered_generation = _done(stream, x, output, after, findings, decision, answered_generation)
+    else:
+        stream.note(replace(stream.state, monitors=findings.state))
+    if decision.action is Action.QUEUED:
+        stream.note(replace(stream.state, window=window.append(stream.state.window, x, stream.model.bundle.input)))
+    source = _source(stream, output, seeing)
+    answer = _shadowed(output, source) if stream.mode == "shadow" and source is not None else output
     stream.requests += 1
-    stream.source_check = check
-    stream.signals = _signals(answer, check)
+    stream.images += len(x)
+    stream.source_check = _source_check(stream, output, source)
+    stream.signals = _signals(answer, stream.source_check)
+    stream.monitored = {**findings.signals, **_moved(stream)}
     return Served(
-        answer, action, waited, answered_generation, dict(stream.signals), source.probabilities if source else None
+        output=answer,
+        waited=waited,
+        answered_generation=answered_generation,
+        signals=dict(stream.signals),
+        source=None if source is None else source.probabilities,
+        findings=findings,
+        decision=decision,
     )
 
 
@@ -67,19 +94,60 @@ def adapt_window(stream: Stream) -> Action | None:
     if not len(stream.state.window):
         return None
     spec = stream.model.bundle.input
-    _, action, after = _learn(stream, window.images(stream.state.window, spec))
-    emptied = StreamState((after or stream.state).adapter, window.empty(spec))
-    stream.commit(emptied)
-    return action
+    output, after = stream.fitted.step(stream.state.adapter, window.images(stream.state.window, spec))
+    sound = _finite(output) and is_finite(after)
+    stream.commit(replace(stream.state, adapter=after if sound else stream.state.adapter, window=window.empty(spec)))
+    return Action.KEPT if sound else Action.SKIPPED
 
 
-def _learn(stream: Stream, x: Tensor) -> tuple[StepOutput, Action, StreamState | None]:
-    """Step, and keep the result only if it is sound; else answer from the state that is kept."""
-    output, after = stream.fitted.step(stream.state.adapter, x)
-    action = decide(Verdicts(finite_answer=_finite(output), finite_state=is_finite(after)))
-    if action is Action.KEPT:
-        return output, action, replace(stream.state, adapter=after)
-    return _predict(stream, x), action, None
+def guarded(stream: Stream, decision: Decision) -> None:
+    """Do what a guard has decided outside of a step, about the state as it is."""
+    monitors = monitoring.begun_again(stream.state.monitors, stream.initial().monitors)
+    if decision.action is Action.RESET:
+        stream.commit(replace(stream.initial(), monitors=monitors))
+    elif decision.action in (Action.ROLLED_BACK, Action.FROZEN):
+        stream.commit(StreamState(stream.last_good(), window.empty(stream.model.bundle.input), monitors))
+    if decision.action is Action.FROZEN:
+        stream.mode = "frozen"
+    if decision.action is not Action.SKIPPED:
+        stream.retries = stream.retries.emptied()
+
+
+def _done(
+    stream: Stream, x: Tensor, output: StepOutput, after: AdapterState, findings: Findings, decision: Decision,
+    generation: int,
+) -> tuple[StepOutput, int]:  # fmt: skip
+    """Do what was decided about a step; return the answer, computed anew where the step is thrown away."""
+    noted = replace(stream.state, monitors=findings.state)
+    if decision.action is Action.KEPT:
+        stream.commit(replace(noted, adapter=after))
+        return output, generation
+    stream.note(noted)
+    guarded(stream, decision)
+    return _predict(stream, x), stream.generation
+
+
+def _verdicts(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState, findings: Findings) -> Verdicts:
+    helps = bool(findings.collapse or findings.harm) and _going_back_helps(stream, x, output)
+    return Verdicts(
+        finite_answer=_finite(output),
+        finite_state=is_finite(after),
+        collapse=findings.collapse if helps else "",
+        harm=findings.harm if helps else "",
+        drift_ended=findings.drift_ended,
+        steps=int(after.steps) if stream.policy.every else 0,
+        recent=round(float(findings.state.recent)),
+    )
+
+
+def _going_back_helps(stream: Stream, x: Tensor, output: StepOutput) -> bool:
+    """Whether the state before any batch agrees more often with the source model; on few images nobody can tell."""
+    if len(x) < LEAST_IMAGES:
+        return True
+    source = stream.model.answer_as_source(x).probabilities.argmax(1)
+    begun, _ = stream.fitted.step(stream.fitted.initial(), x)
+    agreements = [float((each.probabilities.argmax(1) == source).float().mean()) for each in (begun, output)]
+    return agreements[0] - agreements[1] > stream.policy.margin / 2
 
 
 def _predict(stream: Stream, x: Tensor) -> StepOutput:
@@ -88,12 +156,21 @@ def _predict(stream: Stream, x: Tensor) -> StepOutput:
     return output if _finite(output) else stream.model.answer_as_source(x)
 
 
-def _source(stream: Stream, x: Tensor, output: StepOutput, wants: bool, every: int) -> StepOutput | None:
-    """Run the source model where it is asked for, shadowed, or due; a plain source stream is its own source."""
+def _seeing(stream: Stream, x: Tensor, output: StepOutput, *, wants_source: bool) -> Seeing:
+    """Let the source model look where it is asked for, shadowed, or due."""
+    drift = output.signals.get("drift")
+    look = known = None
+    monitors = stream.state.monitors
+    if wants_source or stream.mode == "shadow" or monitoring.check_due(monitors):
+        look, known = stream.model.watch.look(monitors.seen, x)
+    return Seeing(output.probabilities, None if drift is None else float(drift), look, known)
+
+
+def _source(stream: Stream, output: StepOutput, seeing: Seeing) -> StepOutput | None:
+    """Return the source model's answer where it looked; a plain source stream is its own source."""
     if stream.fitted.spec == "source":
         return output
-    due = stream.source_check is None or stream.requests % every == 0
-    return stream.model.answer_as_source(x) if wants or due or stream.mode == "shadow" else None
+    return None if seeing.look is None else StepOutput(seeing.look.logits, seeing.look.logits.softmax(1), {})
 
 
 def _shadowed(adapted: StepOutput, source: StepOutput) -> StepOutput:
@@ -115,7 +192,17 @@ def _signals(answer: StepOutput, check: SourceCheck | None) -> dict[str, float]:
     signals["entropy"] = float(entropy_of_probabilities(answer.probabilities).mean())
     if check is not None:
         signals |= {"source_agreement": check.agreement, "source_age": float(check.age)}
-    return signals
+    return {name: value for name, value in signals.items() if math.isfinite(value)}
+
+
+def _moved(stream: Stream) -> dict[str, float]:
+    """Return how far the learned parameters are from where they began; nothing where none are learned."""
+    now, before = learned(stream.state.adapter), learned(stream.fitted.initial())
+    if not now:
+        return {}
+    distances = {"parameter_distance": float(relative(now, before))}
+    fisher = stream.fisher
+    return {**distances, "fisher_distance": float(fisher_weighted(now, before, fisher))} if fisher else distances
 
 
 def _finite(output: StepOutput) -> bool:
@@ -127,6 +214,6 @@ def reset(stream: Stream) -> None:
     stream.begin_again(stream.initial())
 
 
-def restore(stream: Stream, adapter: AdapterState, waiting: Tensor) -> None:
+def restore(stream: Stream, state: StreamState) -> None:
     """Continue from a stored state; a new generation."""
-    stream.begin_again(StreamState(adapter, waiting))
+    stream.begin_again(state)

@@ -1,7 +1,12 @@
-"""What to do with a step: a pure decision from what was seen of it."""
+"""What to do with a step: a pure decision from what was seen of it, under a stream's policy."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Response: TypeAlias = Literal["off", "skip", "reset", "roll_back", "freeze"]
 
 
 class Action(StrEnum):
@@ -11,22 +16,125 @@ class Action(StrEnum):
     QUEUED = "queued"
     SKIPPED = "skipped"
     RESET = "reset"
+    ROLLED_BACK = "rolled_back"
     FROZEN = "frozen"
+
+
+GUARDED = frozenset({Action.SKIPPED, Action.RESET, Action.ROLLED_BACK})
+"""The actions that throw a step away."""
+ACTIONS = {
+    "skip": Action.SKIPPED,
+    "reset": Action.RESET,
+    "roll_back": Action.ROLLED_BACK,
+    "freeze": Action.FROZEN,
+}
+
+
+class Policy(BaseModel):
+    """What a stream's guard does about what its monitors find; every rule can be switched off.
+
+    off: nothing but the event. skip: the step is thrown away. reset: back to the source state. roll_back: back to the
+    newest good state, or to the source state if there is none. freeze: back as by roll_back, and the stream answers
+    without learning until an operator says otherwise.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    collapse: Response = "roll_back"
+    """Where one class takes over the answers, and the source model sees others in the same images."""
+    harm: Response = "roll_back"
+    """Where inputs look like the source's own, and the stream differs from the source model more often than that errs;
+    what is no better in the state before any batch is no harm of learning, and left alone."""
+    non_finite: Literal["skip", "reset", "roll_back", "freeze"] = "skip"
+    """Where an answer or a state holds NaN or infinity; such a state is never kept."""
+    forgetting: Response = "off"
+    """Where the probe set is answered worse than by the source model, by more than the budget. Off: a stream that
+    follows another domain answers source images worse by its statistics alone, and rightly."""
+    budget: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Accuracy on the probe set that a stream may lose against the source model."""
+    drift_ended: Response = "off"
+    """Where the inputs' statistics come back towards the source's."""
+    every: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """Steps after which the stream is reset, again and again, as in RDumb; 0 for never."""
+    takeover: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """By how much a class's share of the answers exceeds that of the source model's, to be a collapse."""
+    margin: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """How much less often than the source model is right, on its own domain, a stream agrees with it: that is harm."""
+    patience: Annotated[int, Field(ge=0, le=10**6)] = 5
+    """Resets and roll-backs within 200 requests after which the stream is frozen; 0 for never."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What was seen of a step."""
+    """What was seen of a step; a text says what was found in words, "" for nothing.
 
-    finite_answer: bool
-    finite_state: bool
+    Attributes:
+        finite_answer: Whether the answer is finite.
+        finite_state: Whether the state after the step is.
+        collapse: That one class took over.
+        harm: That the answers must be worse than the source model's.
+        drift_ended: That the inputs came back.
+        source_gap: Accuracy lost on the probe set against the source model; None where it was not measured just now.
+        steps: Learning steps since the state before any batch.
+        recent: Resets and roll-backs of late.
+    """
+
+    finite_answer: bool = True
+    finite_state: bool = True
+    collapse: str = ""
+    harm: str = ""
+    drift_ended: str = ""
+    source_gap: float | None = None
+    steps: int = 0
+    recent: int = 0
 
 
-def decide(verdicts: Verdicts) -> Action:
-    """Keep a step, or skip it: a state or an answer that is not finite is never kept.
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do, which rule says so ("" where nothing was found), and why in words."""
+
+    action: Action
+    rule: str = ""
+    reason: str = ""
+
+
+def decide(verdicts: Verdicts, policy: Policy) -> Decision:
+    """Keep a step, or do what the policy says about the first thing that was found.
 
     Example:
-        >>> decide(Verdicts(finite_answer=True, finite_state=False))
+        >>> decide(Verdicts(finite_state=False), Policy()).action
         <Action.SKIPPED: 'skipped'>
+        >>> decide(Verdicts(harm="sure and different"), Policy(harm="reset")).action
+        <Action.RESET: 'reset'>
     """
-    return Action.KEPT if verdicts.finite_answer and verdicts.finite_state else Action.SKIPPED
+    for rule, response, reason in _found(verdicts, policy):
+        if response == "off":
+            continue
+        action = ACTIONS[response]
+        if action in (Action.RESET, Action.ROLLED_BACK) and rule != "every" and 0 < policy.patience <= verdicts.recent:
+            return Decision(
+                Action.FROZEN, "patience", f"{reason}, after {verdicts.recent} resets and roll-backs of late"
+            )
+        return Decision(action, rule, reason)
+    return Decision(Action.KEPT)
+
+
+def _found(verdicts: Verdicts, policy: Policy) -> list[tuple[str, Response, str]]:
+    """Return what was found, the gravest first: rule, response, and why."""
+    found: list[tuple[str, Response, str]] = []
+    if not (verdicts.finite_answer and verdicts.finite_state):
+        what = "answer" if verdicts.finite_state else "state"
+        found.append(("non_finite", policy.non_finite, f"the step's {what} held NaN or infinity"))
+    if verdicts.collapse:
+        found.append(("collapse", policy.collapse, verdicts.collapse))
+    if verdicts.harm:
+        found.append(("harm", policy.harm, verdicts.harm))
+    gap = verdicts.source_gap
+    if gap is not None and gap > policy.budget:
+        lost = f"{100 * gap:.1f} points of accuracy lost on the probe set, allowed are {100 * policy.budget:.1f}"
+        found.append(("forgetting", policy.forgetting, lost))
+    if verdicts.drift_ended:
+        found.append(("drift_ended", policy.drift_ended, verdicts.drift_ended))
+    if policy.every and verdicts.steps >= policy.every:
+        found.append(("every", "reset", f"{verdicts.steps} steps since the source state, reset every {policy.every}"))
+    return found

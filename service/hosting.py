@@ -12,9 +12,12 @@ from torch import Tensor
 from adapters import Adapter, AdapterState, Prepared, SourceModel, create
 from adapters.base import StepOutput
 from adapters.errors import AdapterError
+from adapters.source import USUAL_BATCH
+from adapters.watch import Watch
 from service.backends import onnx, torch_module
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
+from service.reference import reference_of
 
 MAX_FITTED = 64
 """Most pipelines kept fitted per model; each shares the weights, and costs a module tree."""
@@ -55,6 +58,10 @@ class Fitted:
         """Answer x without learning."""
         return self.adapter.predict(self.prepared, state, x)
 
+    def probe(self, state: AdapterState, x: Tensor) -> StepOutput:
+        """Answer x, images of the source, to measure what the parameters have become."""
+        return self.adapter.probe(self.prepared, state, x)
+
 
 class HostedModel:
     """Serves one bundle; fits pipelines to it on demand and keeps the latest ones."""
@@ -64,6 +71,8 @@ class HostedModel:
         self.source = source
         self._fitted: OrderedDict[str, Fitted] = OrderedDict()
         self._source = self.fit("source", {})
+        self.watch = Watch(source, USUAL_BATCH)
+        self.reference = reference_of(source, self.watch)
         self.default = self.fit(bundle.toml.adapter, {})
 
     @property

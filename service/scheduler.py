@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from service.errors import BusyError, DeadlineError, FailedError, SaturatedError, ServiceError
@@ -49,6 +50,11 @@ class Scheduler:
             raise DeadlineError(
                 f"stream {stream.id!r} is busy: no turn within {self._deadline_seconds:g} s; nothing was changed"
             ) from None
+
+    async def idle(self, seconds: float) -> None:
+        """Wait until no request waits or runs, but no longer than `seconds`."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
 
     def check_open(self) -> None:
         """Refuse new streams and jobs while the server is full or stopping.

@@ -51,6 +51,14 @@ class Settings(BaseSettings):
     """How long a stopping server waits for requests under way."""
     source_check_every: int = Field(default=20, ge=1)
     """Requests of a stream between two measurements of its agreement with the source model."""
+    probe_every: int = Field(default=50, ge=0)
+    """Learning steps of a stream between two measurements of what it has forgotten; 0 for never."""
+    keep_misfits: int = Field(default=0, ge=0, le=64)
+    """Images that a stream was unsure of, kept per stream in memory for the dashboard; none unless it is allowed."""
+    feedback_images: int = Field(default=10_000, ge=0)
+    """Answered images per stream that late labels are still taken for."""
+    feedback_days: float = Field(default=7.0, gt=0)
+    """Days that late labels are still taken for."""
     retry_entries: int = Field(default=32, ge=0)
     """Answers kept per stream for retries with the same request id."""
     retry_bytes: int = Field(default=2**20, ge=0)

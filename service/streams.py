@@ -12,12 +12,26 @@ from torch import Tensor
 
 from adapters import AdapterState
 from adapters.state import size_bytes
-from service import window
+from service import monitoring, window
 from service.errors import SaturatedError, UnfitError, UnknownError
+from service.events import Event
+from service.feedback import Feedback
+from service.good_states import GoodStates
+from service.guard import Policy
+from service.history import History
 from service.hosting import Fitted, HostedModel
+from service.monitoring import MonitorState
 from service.retries import RetryLog
 
 Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
+GOOD_BYTES = 64 * 2**20
+"""Most bytes of the good states that one stream keeps to go back to."""
+FEEDBACK_IMAGES, FEEDBACK_SECONDS = 10_000, 7 * 86_400.0
+"""Answers of a stream that late labels are taken for, where no setting says otherwise."""
+UNDONE = (
+    "state", "generation", "retries", "signals", "monitored", "source_check", "mode", "good", "requests", "images",
+)  # fmt: skip
+"""What a request that fails leaves as it was."""
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -27,6 +41,7 @@ class StreamState:
 
     adapter: AdapterState
     window: Tensor
+    monitors: MonitorState
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +50,27 @@ class SourceCheck:
 
     agreement: float
     age: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """How a state answers the probe set.
+
+    Attributes:
+        accuracy: Share of right answers.
+        forgetting: Accuracy of the state before any batch, less that.
+        source_gap: Accuracy of the source model, less that.
+        generation: Of the state.
+        steps: Learning steps of the state.
+        time: When, Unix seconds.
+    """
+
+    accuracy: float
+    forgetting: float
+    source_gap: float
+    generation: int
+    steps: int
+    time: float
 
 
 @dataclass(slots=True)
@@ -50,13 +86,22 @@ class Stream:
     adapt_batch_size: int = 1
     generation: int = 0
     durable_generation: int = 0
+    policy: Policy = field(default_factory=Policy)
+    good: GoodStates = field(default_factory=lambda: GoodStates(GOOD_BYTES))
     parent: str = ""
     resumed_from: str = ""
+    beginnings: int = 0
+    probe: ProbeResult | None = None
+    feedback: Feedback = field(default_factory=lambda: Feedback(FEEDBACK_IMAGES, FEEDBACK_SECONDS))
+    history: History = field(default_factory=History)
+    trouble: Event | None = None
     created: float = field(default_factory=time.time)
     last_used: float = field(default_factory=time.time)
     signals: Mapping[str, float] = field(default_factory=dict)
+    monitored: Mapping[str, float] = field(default_factory=dict)
     source_check: SourceCheck | None = None
     requests: int = 0
+    images: int = 0
     waiting: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -71,6 +116,12 @@ class Stream:
         return size_bytes(self.state.adapter) + self.state.window.nbytes
 
     @property
+    def fisher(self) -> Mapping[str, Tensor]:
+        """The Fisher diagonal that the model has for this stream's normalizer; empty if none."""
+        known = self.model.reference.fisher
+        return known.get(self.fitted.spec.partition("+")[0], known.get("", {}))
+
+    @property
     def explanation(self) -> str:
         """Which pipeline a selector has chosen, and why; "" where nothing is chosen."""
         return self.fitted.explain(self.state.adapter)
@@ -82,7 +133,13 @@ class Stream:
 
     def initial(self) -> StreamState:
         """Return the state that a reset goes back to."""
-        return StreamState(self.fitted.initial(), window.empty(self.model.bundle.input))
+        return initial_state(self.model, self.fitted)
+
+    def last_good(self) -> AdapterState:
+        """Return the newest good state, or the one before any batch; the next way back leads further."""
+        newest = next(iter(self.good.kept), None)
+        self.good = self.good.without_newest()
+        return self.fitted.initial() if newest is None else newest.adapter
 
     def commit(self, state: StreamState) -> None:
         """Put a new state in place: one assignment, one generation."""
@@ -92,23 +149,32 @@ class Stream:
     @contextmanager
     def unchanged_on_failure(self) -> Iterator[None]:
         """Put everything back if the block raises: a request either happens or does not."""
-        before = (self.state, self.generation, self.retries, self.signals, self.source_check)
+        before = {name: getattr(self, name) for name in UNDONE}
         try:
             yield
         except BaseException:
-            self.state, self.generation, self.retries, self.signals, self.source_check = before
+            for name, value in before.items():
+                setattr(self, name, value)
             raise
 
-    def enqueue(self, waiting: Tensor) -> None:
-        """Put a new window in place: images that wait are no learning yet, so the generation stays."""
-        self.state = StreamState(self.state.adapter, waiting)
+    def note(self, state: StreamState) -> None:
+        """Put a new state in place that differs in window or monitors alone: no learning, so the generation stays."""
+        self.state = state
 
     def begin_again(self, state: StreamState) -> None:
         """Commit a state that does not follow from the last one (reset, restore, new spec); retries are forgotten."""
         self.commit(state)
         self.retries = self.retries.emptied()
-        self.signals = {}
-        self.source_check = None
+        self.good = GoodStates(self.good.limit_bytes)
+        self.signals, self.monitored = {}, {}
+        self.source_check = self.probe = None
+        self.beginnings += 1
+
+
+def initial_state(model: HostedModel, fitted: Fitted) -> StreamState:
+    """Return the state of a stream before any batch."""
+    monitors = monitoring.init(len(model.bundle.classes), model.watch.initial)
+    return StreamState(fitted.initial(), window.empty(model.bundle.input), monitors)
 
 
 def valid_id(text: str) -> bool:
@@ -139,9 +205,12 @@ def default_id(model: HostedModel) -> str:
 class StreamTable:
     """All streams of the server by id, bounded in number."""
 
-    def __init__(self, max_streams: int, retry_log: Callable[[], RetryLog]) -> None:
+    def __init__(
+        self, max_streams: int, retry_log: Callable[[], RetryLog], feedback: Callable[[], Feedback] | None = None
+    ) -> None:
         self._max_streams = max_streams
         self._retry_log = retry_log
+        self._feedback = feedback or (lambda: Feedback(FEEDBACK_IMAGES, FEEDBACK_SECONDS))
         self._streams: dict[str, Stream] = {}
 
     def __len__(self) -> int:
@@ -175,8 +244,8 @@ class StreamTable:
         check_id(stream_id)
         if len(self._streams) >= self._max_streams:
             raise SaturatedError(f"there are {len(self._streams)} streams, as many as allowed; delete one first")
-        state = StreamState(fitted.initial(), window.empty(model.bundle.input))
-        stream = Stream(stream_id, model, fitted, state, self._retry_log(), **settings)
+        stream = Stream(stream_id, model, fitted, initial_state(model, fitted), self._retry_log(), **settings)
+        stream.feedback = self._feedback()
         self._streams[stream_id] = stream
         return stream
 

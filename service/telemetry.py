@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from time import perf_counter
@@ -17,12 +17,17 @@ from prometheus_client import (
     generate_latest,
 )
 
+from service.guard import Action, Decision
+from service.monitoring import Alarm
+
 PREFIX = "acclimate"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 NATS = (0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
 DRIFTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+GAPS = (-0.1, -0.05, -0.02, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+ESTIMATES = ("estimated_accuracy", "confidence_accuracy", "source_estimated_accuracy", "confidence")
 RATIO_SIGNALS = ("selected_ratio", "source_agreement")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
@@ -64,6 +69,21 @@ class Telemetry:
         self.state_bytes = self._gauge("state_bytes", "Bytes of all streams' states.")
         self.snapshots = self._counter("snapshots", "Snapshot operations.", ("action", "outcome"))
         self.resets = self._counter("resets", "Streams returned to the source state.", ("model", "reason"))
+        self.guards = self._counter("guard_actions", "What guards did.", ("model", "action", "reason"))
+        self.detections = self._counter(
+            "drift_detections", "Changes that detectors found.", ("model", "signal", "detector")
+        )
+        self.probe_seconds = self._histogram(
+            "probe_duration_seconds", "Time of a probe run, its waits included.", SECONDS
+        )
+        self.source_gap = self._histogram(
+            "source_gap_ratio", "Accuracy on the probe set lost against the source model.", GAPS, ("model",)
+        )
+        self.estimates = self._histogram(
+            "estimated_accuracy_ratio", "Accuracy as estimated without labels.", RATIOS, ("model", "signal")
+        )
+        self.feedback = self._counter("feedback_samples", "Images that got late labels.", ("model", "outcome"))
+        self.events = self._counter("events", "Entries of the event log.", ("action",))
         build = self._gauge("build_info", "Versions; always 1.", ("version", "torch", "python"))
         build.labels(version("acclimate"), version("torch"), platform.python_version()).set(1)
 
@@ -82,6 +102,25 @@ class Telemetry:
         for name in RATIO_SIGNALS:
             if name in signals and not (name == "source_agreement" and signals.get("source_age")):
                 self.ratios.labels(model, name.removesuffix("_ratio")).observe(signals[name])
+
+    def observe_monitors(self, model: str, found: Mapping[str, float], alarms: Sequence[Alarm]) -> None:
+        """Count what the monitors of one request found."""
+        for name in ESTIMATES:
+            if name in found:
+                self.estimates.labels(model, name).observe(found[name])
+        for alarm in alarms:
+            self.detections.labels(model, alarm.signal, alarm.detector).inc()
+
+    def observe_guard(self, model: str, decision: Decision) -> None:
+        """Count what a guard did."""
+        self.guards.labels(model, decision.action.value, decision.rule).inc()
+        if decision.action is Action.RESET:
+            self.resets.labels(model, decision.rule).inc()
+
+    def observe_probe(self, model: str, source_gap: float, seconds: float) -> None:
+        """Count one probe run."""
+        self.source_gap.labels(model).observe(source_gap)
+        self.probe_seconds.observe(seconds)
 
     @contextmanager
     def queued(self) -> Iterator[None]:

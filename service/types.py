@@ -35,6 +35,23 @@ class InputSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Happening:
+    """Something worth telling of a stream.
+
+    Attributes:
+        kind: drift, guard, probe, reset, and so on.
+        reason: Why, in words.
+        action: What was done; "" for nothing.
+        figures: The figures that it rests on.
+    """
+
+    kind: str
+    reason: str
+    action: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on what one request may carry."""
 

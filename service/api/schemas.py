@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from service.bundles import NAME
+from service.guard import Policy
 
 Mode = Literal["adapt", "frozen", "shadow"]
 Name = Annotated[str, Field(pattern=NAME)]
@@ -30,6 +31,8 @@ class StreamCreate(Wire):
     """The spec, as `unmix_tns+eta+lame`."""
     options: Options = {}
     """Options by part name, and `seed`: {"tent": {"lr": 1e-4}, "seed": 7}."""
+    guard: Policy = Policy()
+    """What its guard does about what its monitors find."""
     mode: Mode = "adapt"
     """adapt: learn from every batch. frozen: answer by the state as it is. shadow: answer as the source, learn
     beside."""
@@ -43,6 +46,7 @@ class StreamPatch(Wire):
     mode: Mode | None = None
     adapter: str | None = Field(default=None, min_length=1, max_length=MAX_SPEC)
     options: Options | None = None
+    guard: Policy | None = None
     adapt_batch_size: int | None = Field(default=None, ge=1, le=4096)
 
 
@@ -54,6 +58,7 @@ class StreamView(Wire):
     adapter: str
     options: dict[str, Any]
     mode: Mode
+    guard: Policy
     adapt_batch_size: int
     generation: int
     durable_generation: int
@@ -159,3 +164,109 @@ class ModelList(Wire):
 
     items: list[ModelView]
     next: str | None = None
+
+
+class EventView(Wire):
+    """Something that happened to a stream, and why."""
+
+    id: int
+    time: float
+    kind: str
+    stream: str
+    model: str
+    action: str
+    reason: str
+    figures: dict[str, float]
+
+
+class EventList(Wire):
+    """A page of events, the oldest first; `next` is the `since` of the next page."""
+
+    items: list[EventView]
+    next: int | None
+
+
+class FeedbackItem(Wire):
+    """The true labels of one earlier request."""
+
+    request: str = Field(min_length=1, max_length=256)
+    """The request's id, as its answer said."""
+    labels: Annotated[list[str | StrictInt], Field(min_length=1, max_length=4096)]
+    """One for each image: a class's name or number."""
+
+
+class FeedbackGiven(Wire):
+    """Late labels for earlier requests of a stream."""
+
+    items: Annotated[list[FeedbackItem], Field(min_length=1, max_length=1000)]
+
+
+class FeedbackView(Wire):
+    """What late labels say so far."""
+
+    accepted: int
+    """Images that these labels were taken for."""
+    unknown: list[str]
+    """Requests that are not known, too old, or labelled already."""
+    images: int
+    accuracy: float | None
+    recent_accuracy: float | None
+    """Of late: an image fades over 500 others."""
+    source_accuracy: float | None
+    """Of the source model, on the requests that it looked at."""
+    estimates: dict[str, float]
+    """What was estimated for the same images."""
+    errors: dict[str, float]
+    """Each estimate less the true accuracy."""
+
+
+class StreamRow(Wire):
+    """A stream in brief."""
+
+    id: str
+    model: str
+    adapter: str
+    mode: Mode
+    badge: Literal["new", "steady", "drifting", "guarded", "frozen", "shadow"]
+    reason: str
+    generation: int
+    steps: int
+    requests: int
+    images: int
+    state_bytes: int
+    created: float
+    last_used: float
+    entropy: float | None
+    drift: float | None
+    agreement: float | None
+    source_gap: float | None
+    spark: list[float]
+
+
+class ModelRow(Wire):
+    """A served model in brief."""
+
+    name: str
+    classes: list[str]
+    adapter: str
+
+
+class Overview(Wire):
+    """All streams and models in brief; `event` is the newest event's id."""
+
+    streams: list[StreamRow]
+    models: list[ModelRow]
+    event: int | None
+
+
+class HistoryView(Wire):
+    """A stream's series: one row of `columns` for each point; null where a value is not known."""
+
+    columns: list[str]
+    points: list[list[float | None]]
+    next: int
+    layers: dict[str, Any]
+    classes: dict[str, Any]
+    probe: dict[str, float] | None
+    events: list[EventView]
+    misfits: list[dict[str, Any]]

@@ -32,7 +32,13 @@ def router(control: Controlplane) -> APIRouter:
         """Create a stream."""
         return view(
             await control.create(
-                body.id, body.model, body.adapter, body.options, mode=body.mode, adapt_batch_size=body.adapt_batch_size
+                body.id,
+                body.model,
+                body.adapter,
+                body.options,
+                mode=body.mode,
+                policy=body.guard,
+                adapt_batch_size=body.adapt_batch_size,
             )
         )
 
@@ -50,7 +56,8 @@ def router(control: Controlplane) -> APIRouter:
     @routes.patch("/{stream_id}", dependencies=[Depends(known)], responses=responses(400, 404, 412, 422, 429, 503, 504))
     async def change_stream(stream_id: StreamId, body: StreamPatch, if_match: IfMatch = None) -> StreamView:
         """Change mode, adapter, options or adaptation batch; a new adapter starts from its initial state."""
-        return view(await control.change(stream_id, generation_of(if_match), **body.model_dump()))
+        changes = {name: getattr(body, name) for name in StreamPatch.model_fields}
+        return view(await control.change(stream_id, generation_of(if_match), **changes))
 
     @routes.delete("/{stream_id}", status_code=204, responses=responses(404, 412, 422, 429, 503, 504))
     async def end_stream(stream_id: StreamId, if_match: IfMatch = None) -> None:
@@ -73,6 +80,7 @@ def view(stream: Stream) -> StreamView:
         adapter=stream.fitted.spec,
         options=dict(stream.fitted.options),
         mode=stream.mode,
+        guard=stream.policy,
         adapt_batch_size=stream.adapt_batch_size,
         generation=stream.generation,
         durable_generation=stream.durable_generation,
@@ -81,6 +89,6 @@ def view(stream: Stream) -> StreamView:
         state_bytes=stream.state_bytes,
         created=stream.created,
         last_used=stream.last_used,
-        signals=dict(stream.signals),
+        signals={**stream.monitored, **stream.signals},
         choice=stream.explanation,
     )

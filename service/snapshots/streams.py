@@ -13,9 +13,9 @@ from adapters.errors import StateError
 from adapters.state import flatten, unflatten
 from service.errors import UnfitError
 from service.snapshots.format import Manifest, Replay, pack
-from service.streams import Stream
+from service.streams import Stream, StreamState
 
-ADAPTER, WINDOW = "adapter/", "window"
+ADAPTER, MONITORS, WINDOW = "adapter/", "monitors/", "window"
 
 
 def file_of(
@@ -29,6 +29,7 @@ def file_of(
     adapter, state = stream.fitted.adapter, stream.state.adapter
     kept = adapter.without_inputs(stream.fitted.prepared, state) if drop_inputs else state
     tensors = {f"{ADAPTER}{key}": tensor.contiguous() for key, tensor in flatten(kept).items()}
+    tensors |= {f"{MONITORS}{key}": tensor.contiguous() for key, tensor in flatten(stream.state.monitors).items()}
     bad = [
         key for key, tensor in tensors.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
     ]
@@ -60,8 +61,8 @@ def file_of(
     return manifest, pack(manifest, {**separate, WINDOW: waiting.clone()})
 
 
-def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor]) -> tuple[AdapterState, Tensor]:
-    """Return the adapter's state and the window that a snapshot holds, checked against a stream.
+def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor]) -> StreamState:
+    """Return the state that a snapshot holds, checked against a stream; one without monitors begins to watch anew.
 
     Raises:
         UnfitError: If it is of another model, spec, shape or dtype, or not finite.
@@ -72,8 +73,13 @@ def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor])
     if waiting is None or waiting.dtype != torch.uint8 or tuple(waiting.shape[1:]) != shape:
         raise UnfitError(f"the snapshot's window does not fit the model's images {shape}")
     try:
-        flat = {key.removeprefix(ADAPTER): tensor for key, tensor in tensors.items() if key != WINDOW}
-        return unflatten(stream.fitted.initial(), flat), waiting
+        initial = stream.initial()
+        watched = _under(MONITORS, tensors)
+        others = {key: tensor for key, tensor in tensors.items() if key != WINDOW and not key.startswith(MONITORS)}
+        adapter: AdapterState = unflatten(
+            initial.adapter, {key.removeprefix(ADAPTER): tensor for key, tensor in others.items()}
+        )
+        return StreamState(adapter, waiting, unflatten(initial.monitors, watched) if watched else initial.monitors)
     except StateError as error:
         raise UnfitError(f"the snapshot does not fit stream {stream.id!r}: {error}") from None
 
@@ -99,6 +105,10 @@ def replay_settings(stream: Stream) -> Replay:
         torch=version("torch"),
         onnxruntime=version("onnxruntime"),
     )
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def _check_origin(stream: Stream, manifest: Manifest) -> None:

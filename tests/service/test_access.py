@@ -133,20 +133,26 @@ def filled(path):
     return path.replace("{", "").replace("}", "").replace(":path", "")
 
 
+def may(key, needed):
+    scopes = KEYS.get(key, "")
+    return scopes == "admin" or needed in scopes.split(",")
+
+
 def test_with_keys_every_route_refuses_callers_without_key_or_scope_and_admin_may_do_all(keyed_app, calls):
     for method, path in calls:
         needed = expected_scope(method, path)
+        called = [key for key in (None, "k-unknown", *KEYS) if not (path.endswith("/live") and may(key, needed))]
         statuses = {
             key: call(keyed_app, method, filled(path), headers={"X-API-Key": key} if key else {}).status_code
-            for key in (None, "k-unknown", *KEYS)
+            for key in called  # an answer to a live call never ends
         }
         if needed is None:
             assert not {401, 403} & set(statuses.values()), path
             continue
         assert (statuses[None], statuses["k-unknown"]) == (401, 401), path
-        for key, scopes in KEYS.items():
-            allowed = scopes == "admin" or needed in scopes.split(",")
-            assert (statuses[key] not in (401, 403)) if allowed else (statuses[key] == 403), (method, path, key)
+        for key in set(called) & set(KEYS):
+            refused = statuses[key] in (401, 403) if may(key, needed) else statuses[key] != 403
+            assert not refused, (method, path, key)
 
 
 @pytest.mark.parametrize(

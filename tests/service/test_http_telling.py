@@ -189,7 +189,7 @@ def documented_errors(method, path):
     """The errors that a route must document, told by its form."""
     changes = method in ("POST", "PATCH", "DELETE") and "{stream_id}" in path
     yield from (["404"] if "{" in path and (method, path) != ("GET", "/v1/streams/{stream_id}/snapshots") else [])
-    yield from (["412"] if changes and not path.endswith("/snapshots") else [])
+    yield from (["412"] if changes and not path.endswith(("/snapshots", "/feedback")) else [])
     yield from (["429", "503", "504"] if changes or path.endswith("/infer") else [])
     yield from (["400", "409", "413", "415"] if path.endswith("/infer") else [])
     yield from (["409", "503"] if (method, path) == ("POST", "/v1/streams") else [])

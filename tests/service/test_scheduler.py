@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from service import window
 from service.bundles import read_bundle
 from service.errors import BusyError, ConflictError, DeadlineError, FailedError, SaturatedError, UnfitError
 from service.hosting import host
 from service.retries import RetryLog
 from service.scheduler import Scheduler
-from service.streams import Stream, StreamState
+from service.streams import Stream, initial_state
 from service.telemetry import Telemetry
 from service.worker import Worker
 from tests.bundles import FACTORY, torch_bundle
@@ -33,7 +32,7 @@ def stream(model):
     """Make streams by id."""
 
     def make(stream_id):
-        state = StreamState(model.default.initial(), window.empty(model.bundle.input))
+        state = initial_state(model, model.default)
         return Stream(stream_id, model, model.default, state, RetryLog(1, 1))
 
     return make
@@ -117,7 +116,7 @@ def test_jobs_of_one_stream_run_in_the_order_in_which_they_came(stream):
 def test_any_order_of_arrival_keeps_each_streams_order_and_loses_no_job(model, arrivals):
     async def scenario():
         async with running() as run:
-            state = StreamState(model.default.initial(), window.empty(model.bundle.input))
+            state = initial_state(model, model.default)
             streams = {name: Stream(name, model, model.default, state, RetryLog(1, 1)) for name in "abc"}
             tasks = []
             for number, (name, waits) in enumerate(arrivals):

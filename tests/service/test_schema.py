@@ -51,6 +51,7 @@ def call_every_operation(server, examples):
     bounds = settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=CALM)
     failures = []
     operations = [result.ok() for result in schema.get_all_operations()]
+    operations = [operation for operation in operations if not operation.path.endswith("/live")]  # these never end
     for operation in operations:
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
             strategy = operation.as_strategy(generation_mode=mode)

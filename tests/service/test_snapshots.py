@@ -6,6 +6,7 @@ import os
 import resource
 import stat
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from adapters.state import flatten, rebuild
-from service import engine, window
+from service import engine
 from service.bundles import read_bundle
 from service.errors import StoreFullError, UnfitError, UnknownError
 from service.hosting import host
@@ -23,7 +24,7 @@ from service.retries import RetryLog
 from service.snapshots.folder import SnapshotFolder
 from service.snapshots.format import MAX_HEADER_BYTES, Manifest, Replay, pack, read_manifest, unpack
 from service.snapshots.streams import file_of, state_for, warning_for
-from service.streams import Stream, StreamState
+from service.streams import Stream, initial_state
 from tests.bundles import FACTORY, torch_bundle
 from tests.serving import images
 
@@ -208,7 +209,7 @@ def models(tmp_path_factory):
 def begin(model, spec="batch+tent", options=None, steps=0, waiting=0, **settings):
     """A stream that has learned from some batches and holds some waiting images."""
     fitted = model.fit(spec, options or {})
-    state = StreamState(fitted.initial(), window.empty(model.bundle.input))
+    state = initial_state(model, fitted)
     stream = Stream("s", model, fitted, state, RetryLog(32, 2**20), adapt_batch_size=4, **settings)
     for seed in range(steps):
         serve(stream, 4, seed)
@@ -228,7 +229,7 @@ def test_a_restored_stream_goes_on_bit_by_bit_as_the_one_that_was_snapshotted(mo
     _, file = file_of(stream, "kept")
 
     restored = begin(models[0], spec, {"seed": 3}, steps=5)
-    engine.restore(restored, *state_for(restored, *unpack(file)))
+    engine.restore(restored, state_for(restored, *unpack(file)))
 
     assert restored.steps == 3
     for seed in range(20, 24):
@@ -272,7 +273,7 @@ def test_a_snapshot_of_a_memory_says_so_and_without_inputs_empties_it_and_is_not
     assert_same({n: t for n, t in without.items() if n not in memory}, {n: held[n] for n in held if n not in memory})
 
     restored = begin(models[0], spec, {spec: {"period": 6, "capacity": 8}})
-    engine.restore(restored, *state_for(restored, *unpack(emptied)))
+    engine.restore(restored, state_for(restored, *unpack(emptied)))
     assert "private inputs left out" in warning_for(restored, dropped)
     assert serve(restored, 8, 7).logits.isfinite().all()
 
@@ -361,7 +362,7 @@ def test_a_snapshot_of_another_optimizer_is_refused(models, taken):
 def test_a_state_that_is_not_finite_is_not_snapshotted(models):
     stream = begin(models[0], steps=1)
     tensors = replaced(flatten(stream.state.adapter), lambda weight: weight * torch.nan)
-    stream.state = StreamState(rebuild(stream.state.adapter, tensors), stream.state.window)
+    stream.state = replace(stream.state, adapter=rebuild(stream.state.adapter, tensors))
 
     with pytest.raises(UnfitError, match="holds NaN or infinity; reset it"):
         file_of(stream, "spoiled")

@@ -1,0 +1,70 @@
+"""Accuracy without labels: estimates from confidences, learned on labelled source images.
+
+Learning by entropy raises confidence whatever happens, so each estimate is honest on the source model's answers alone;
+on adapted answers it says what the adapted model thinks of itself.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the estimates rest on, () each, from the source model's answers to labelled source images.
+
+    Attributes:
+        accuracy: Share of right answers.
+        confidence: Mean probability of the answered class.
+        threshold: As many answers are more confident than this as are right.
+    """
+
+    accuracy: Tensor
+    confidence: Tensor
+    threshold: Tensor
+
+
+def calibrated(probabilities: Tensor, labels: Tensor) -> Calibration:
+    """Learn from probabilities (N, C) and labels (N,), N at least 1.
+
+    Example:
+        >>> answers = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.45, 0.55]])
+        >>> calibrated(answers, torch.tensor([0, 0, 1, 0])).threshold
+        tensor(0.5500)
+    """
+    confidences, answers = probabilities.max(1)
+    accuracy = (answers == labels).float().mean()
+    wrong = int((answers != labels).sum())
+    threshold = confidences.sort().values[wrong - 1] if wrong else torch.zeros(()).to(confidences)
+    return Calibration(accuracy, confidences.mean(), threshold)
+
+
+def average_confidence(probabilities: Tensor) -> Tensor:
+    """Return the mean probability () of the answered class of probabilities (N, C).
+
+    Reference: Hendrycks & Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples, ICLR 2017.
+    """
+    return probabilities.amax(1).mean()
+
+
+def difference_of_confidences(probabilities: Tensor, known: Calibration) -> Tensor:
+    """Return the source's accuracy less the loss of mean confidence (), within 0 and 1; for probabilities (N, C).
+
+    Reference: Guillory et al., Predicting with Confidence on Unseen Distributions, ICCV 2021.
+    """
+    return (known.accuracy - (known.confidence - average_confidence(probabilities))).clamp(0, 1)
+
+
+def thresholded(probabilities: Tensor, known: Calibration) -> Tensor:
+    """Return the share () of answers more confident than the learned threshold; for probabilities (N, C).
+
+    Reference: Garg et al., Leveraging Unlabeled Data to Predict Out-of-Distribution Performance, ICLR 2022 (ATC, with
+    the maximum confidence as the score).
+
+    Example:
+        >>> known = Calibration(torch.tensor(0.75), torch.tensor(0.7), torch.tensor(0.6))
+        >>> thresholded(torch.tensor([[0.9, 0.1], [0.5, 0.5]]), known)
+        tensor(0.5000)
+    """
+    return (probabilities.amax(1) > known.threshold).float().mean()

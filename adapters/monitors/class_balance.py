@@ -1,0 +1,68 @@
+"""What a stream's answers say of its classes: shares, how many classes are left, how far from the source's prior."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapters.base import PartState
+from adapters.functional.entropy import entropy_of_probabilities
+
+
+@dataclass(frozen=True)
+class BalanceState(PartState):
+    """Moving shares (C,) of the classes in a stream's answers, and () the weight that they rest on (0 before any)."""
+
+    shares: Tensor
+    weight: Tensor
+
+
+def init(classes: int) -> BalanceState:
+    """Return the state before any answer: equal shares."""
+    return BalanceState(torch.full((classes,), 1 / classes), torch.zeros(()))
+
+
+def update(state: BalanceState, probabilities: Tensor, memory: float = 256.0) -> BalanceState:
+    """Take in the probabilities (N, C) of a request's answers; rows that are not finite change nothing.
+
+    Args:
+        state: Before this request.
+        probabilities: (N, C), N at least 1.
+        memory: Images after which an answer has lost two thirds of its weight.
+
+    Example:
+        >>> dominant_share(update(init(2), torch.tensor([[1.0, 0.0]] * 4)))
+        tensor(1.)
+    """
+    sound = torch.isfinite(probabilities).all(1)
+    count = sound.sum()
+    mean = torch.where(sound[:, None], probabilities, 0.0).sum(0) / count.clamp_min(1)
+    keep = torch.exp(-count / memory)
+    weight = keep * state.weight + (1 - keep)
+    share = torch.where(count > 0, (1 - keep) / weight.clamp_min(1e-12), 0.0)
+    return BalanceState(state.shares + share * (mean.to(state.shares) - state.shares), weight)
+
+
+def marginal_entropy(state: BalanceState) -> Tensor:
+    """Return the entropy () of the mean answer in nats: ln(C) where all classes are met, 0 where one is left."""
+    return entropy_of_probabilities(state.shares[None])[0]
+
+
+def dominant_share(state: BalanceState) -> Tensor:
+    """Return the largest class's share () of the answers."""
+    return state.shares.max()
+
+
+def prior_distance(state: BalanceState, prior: Tensor) -> Tensor:
+    """Return the Jensen-Shannon divergence () of the shares from a prior (C,), between 0 and 1 (in units of ln 2).
+
+    Reference: Lin, Divergence Measures Based on the Shannon Entropy, IEEE Trans. Information Theory 1991.
+
+    Example:
+        >>> prior_distance(init(2), torch.tensor([0.5, 0.5]))
+        tensor(0.)
+    """
+    both = torch.stack([state.shares, prior.to(state.shares)])
+    mixed = entropy_of_probabilities(both.mean(0, keepdim=True))[0]
+    return ((mixed - entropy_of_probabilities(both).mean()) / math.log(2)).clamp(0, 1)

@@ -1,0 +1,60 @@
+"""How far learned parameters are from where they began, plain and weighted by the source's Fisher information."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from adapters.state import flatten
+
+PARAMS = "params"
+"""The field under which every learner keeps the parameters of a network copy."""
+LEARNER = "learner"
+LEAST_NORM = 1e-12
+
+
+def learned(state: object) -> dict[str, Tensor]:
+    """Return the parameters that a pipeline's state has learned, by name; of several copies the first one's.
+
+    Empty where nothing is learned by gradient.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in flatten(state).items():
+        holder, inside, name = path.partition(f"/{PARAMS}/")
+        if inside and holder.partition("/")[0] == LEARNER:
+            found.setdefault(holder, {})[name] = tensor
+    return next(iter(found.values()), {})
+
+
+def relative(now: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor:
+    """Return |now - before| / |before| () over all parameters together; 0 where there are none.
+
+    Example:
+        >>> relative({"w": torch.tensor([3.0, 5.0])}, {"w": torch.tensor([3.0, 4.0])})
+        tensor(0.2000)
+    """
+    names = list(before)
+    if not names:
+        return torch.zeros(())
+    starts = [before[name] for name in names]
+    moves = torch._foreach_sub([now[name] for name in names], starts)
+    return _norm(moves) / _norm(starts).clamp_min(LEAST_NORM)
+
+
+def fisher_weighted(now: Mapping[str, Tensor], before: Mapping[str, Tensor], fisher: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of F (now - before)^2 () over the parameters that a Fisher diagonal is known for.
+
+    The quadratic estimate of how much the loss on source data has grown, twice over. EATA, eq. 5, without its weight.
+
+    Example:
+        >>> fisher_weighted({"w": torch.tensor([2.0])}, {"w": torch.tensor([0.0])}, {"w": torch.tensor([0.5])})
+        tensor(2.)
+    """
+    names = [name for name in before if name in fisher]
+    terms = [(fisher[name] * (now[name] - before[name]).square()).sum() for name in names]
+    return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(list(tensors)))))
+    return norm

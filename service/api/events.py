@@ -1,0 +1,48 @@
+"""/v1/events: the log of what was done to streams and why, page by page and live."""
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from service.api.schemas import EventList, EventView
+from service.events import Event, EventLog
+
+Since = Annotated[int, Query(ge=0, le=2**62, description="The id after which events are wanted.")]
+OfStream = Annotated[str | None, Query(max_length=128, description="One stream's alone.")]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="Resumes after this event.")]
+
+
+def router(events: EventLog) -> APIRouter:
+    """Return the event routes."""
+    routes = APIRouter(prefix="/v1/events", tags=["control plane"])
+
+    @routes.get("")
+    async def list_events(since: Since = 0, limit: Limit = 100, stream: OfStream = None) -> EventList:
+        """Events with greater ids than `since`, the oldest first."""
+        found = events.since(since, limit, stream)
+        return EventList(
+            items=[event_view(event) for event in found], next=found[-1].id if len(found) == limit else None
+        )
+
+    @routes.get("/live", response_class=EventSourceResponse)
+    async def live_events(
+        since: Since | None = None, stream: OfStream = None, last_event_id: LastEventId = None
+    ) -> AsyncIterator[ServerSentEvent]:
+        """Events as they come, from `since` or Last-Event-ID on; without either, from now on."""
+        after = events.last if since is None else since
+        if last_event_id is not None and last_event_id.isascii() and last_event_id.isdecimal():
+            after = min(int(last_event_id), events.last)
+        async for page in events.follow(after, stream):
+            for event in page:
+                yield ServerSentEvent(event="event", data=event_view(event).model_dump(), id=str(event.id))
+
+    return routes
+
+
+def event_view(event: Event) -> EventView:
+    """Return an event as the API tells it."""
+    return EventView(**asdict(event))

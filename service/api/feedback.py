@@ -1,0 +1,42 @@
+"""/v1/streams/{id}/feedback: labels that come late, for requests answered earlier."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from service.api.problems import responses
+from service.api.schemas import FeedbackGiven, FeedbackView
+from service.controlplane import Controlplane
+from service.feedback import Feedback
+
+StreamId = Annotated[str, Path()]
+
+
+def router(control: Controlplane) -> APIRouter:
+    """Return the feedback routes."""
+    routes = APIRouter(prefix="/v1/streams", tags=["control plane"])
+
+    @routes.post("/{stream_id}/feedback", responses=responses(400, 404, 422, 429, 503, 504))
+    async def give_feedback(stream_id: StreamId, body: FeedbackGiven) -> FeedbackView:
+        """Give the true labels of earlier requests, by class name or number; unknown requests are listed."""
+        labels = {item.request: list(item.labels) for item in body.items}
+        feedback, images, unknown = await control.label(stream_id, labels)
+        return feedback_view(feedback, images, unknown)
+
+    return routes
+
+
+def feedback_view(feedback: Feedback, accepted: int, unknown: list[str]) -> FeedbackView:
+    """Return what labels say: true accuracy, and what was estimated for the same images."""
+    estimates = {name: tally.accuracy for name, tally in feedback.estimated.items() if tally.accuracy is not None}
+    true = feedback.true.accuracy
+    return FeedbackView(
+        accepted=accepted,
+        unknown=unknown,
+        images=feedback.true.images,
+        accuracy=true,
+        recent_accuracy=feedback.true.recent if feedback.true.images else None,
+        source_accuracy=feedback.source.accuracy,
+        estimates=estimates,
+        errors={name: estimate - true for name, estimate in estimates.items()} if true is not None else {},
+    )

@@ -1,0 +1,134 @@
+"""/v1/overview and a stream's history: what the dashboard shows, once and live."""
+
+import base64
+import io
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from PIL import Image
+
+from service.api.events import event_view
+from service.api.problems import responses
+from service.api.schemas import EventView, HistoryView, ModelRow, Overview, StreamRow
+from service.history import COLUMNS, Misfit
+from service.streams import Stream
+from service.watching import Watching
+
+StreamId = Annotated[str, Path()]
+Since = Annotated[int, Query(ge=0, description="The `next` of an earlier answer; 0 for all there is.")]
+SHOWN_EVENTS = 200
+
+
+def router(watching: Watching) -> APIRouter:
+    """Return the routes behind the dashboard."""
+    routes = APIRouter(prefix="/v1", tags=["dashboard"])
+
+    @routes.get("/overview")
+    async def overview() -> Overview:
+        """All streams in brief, the models, and the newest event's id."""
+        models = [
+            ModelRow(name=model.name, classes=list(model.bundle.classes), adapter=model.default.spec)
+            for model in watching.models.values()
+        ]
+        rows = [row(watching, stream) for stream in watching.table]
+        return Overview(streams=rows, models=models, event=watching.events.last or None)
+
+    @routes.get("/overview/live", response_class=EventSourceResponse)
+    async def overview_live() -> AsyncIterator[ServerSentEvent]:
+        """Streams that changed, at most once a second."""
+        async for changed, gone in watching.changes():
+            rows = [row(watching, stream).model_dump() for stream in changed]
+            yield ServerSentEvent(event="streams", data={"streams": rows, "gone": gone})
+
+    @routes.get("/streams/{stream_id}/history", responses=responses(404))
+    async def history(stream_id: StreamId, since: Since = 0) -> HistoryView:
+        """A stream's series; the further back, the more requests a point stands for."""
+        return view(watching, watching.table.get(stream_id), since)
+
+    async def known(stream_id: StreamId) -> None:
+        watching.table.get(stream_id)
+
+    @routes.get(
+        "/streams/{stream_id}/history/live",
+        response_class=EventSourceResponse,
+        dependencies=[Depends(known)],
+        responses=responses(404),
+    )
+    async def history_live(stream_id: StreamId, since: Since = 0) -> AsyncIterator[ServerSentEvent]:
+        """New points of a stream as they come, a few times a second at most."""
+        stream = watching.table.get(stream_id)
+        async for _ in watching.moves(stream):
+            points = view(watching, stream, since)
+            since = points.next
+            yield ServerSentEvent(event="points", data=points.model_dump(), id=str(since))
+
+    return routes
+
+
+def row(watching: Watching, stream: Stream) -> StreamRow:
+    """Return a stream in brief."""
+    badge, reason = watching.badge(stream)
+    signals = stream.signals
+    return StreamRow(
+        id=stream.id,
+        model=stream.model.name,
+        adapter=stream.fitted.spec,
+        mode=stream.mode,
+        badge=badge,
+        reason=reason,
+        generation=stream.generation,
+        steps=stream.steps,
+        requests=stream.requests,
+        images=stream.images,
+        state_bytes=stream.state_bytes,
+        created=stream.created,
+        last_used=stream.last_used,
+        entropy=signals.get("entropy"),
+        drift=signals.get("drift"),
+        agreement=signals.get("source_agreement"),
+        source_gap=None if stream.probe is None else stream.probe.source_gap,
+        spark=stream.history.sparks(),
+    )
+
+
+def view(watching: Watching, stream: Stream, since: int) -> HistoryView:
+    """Return what is new of a stream's series since a cursor."""
+    history, monitors = stream.history, stream.state.monitors
+    newest = history.recent[-1][1] if history.recent else 0.0
+    begun = next((point[1] for point in (*history.older, *history.recent) if point[0] > since), newest)
+    layers = [entry for entry in history.layers if not since or entry[0] >= begun]
+    return HistoryView(
+        columns=list(COLUMNS),
+        points=history.since(since),
+        next=history.cursor,
+        layers={
+            "names": list(monitors.seen),
+            "times": [time for time, _ in layers],
+            "values": [[round(float(value), 4) for value in values] for _, values in layers],
+        },
+        classes={
+            "names": list(stream.model.bundle.classes),
+            "shares": [round(float(share), 4) for share in monitors.answers.shares],
+            "prior": [round(float(share), 4) for share in stream.model.reference.prior],
+        },
+        probe=None if stream.probe is None else asdict(stream.probe),
+        events=_events(watching, stream),
+        misfits=[_misfit(misfit) for misfit in history.misfits],
+    )
+
+
+def _events(watching: Watching, stream: Stream) -> list[EventView]:
+    return [event_view(event) for event in watching.events.latest(stream.id, SHOWN_EVENTS)]
+
+
+def _misfit(misfit: Misfit) -> dict[str, Any]:
+    """Return an image with its answer, as a PNG in a data URL."""
+    pixels = misfit.image.transpose(1, 2, 0)
+    shown = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3])
+    buffer = io.BytesIO()
+    shown.save(buffer, "PNG")
+    image = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"time": misfit.time, "label": misfit.label, "entropy": misfit.entropy, "image": image}

@@ -1,0 +1,189 @@
+"""The event log: everything that was done to streams, and why; stored, and told live to whoever listens."""
+
+import asyncio
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, Text, create_engine, event, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.errors import SettingsError
+from service.telemetry import log
+from service.types import Happening
+
+IN_MEMORY = 10_000
+"""Newest events that are answered without the database."""
+PAGE = 500
+"""Most events handed to a listener at a time."""
+TABLES = MetaData()
+EVENTS = Table(
+    "events",
+    TABLES,
+    Column("id", Integer, primary_key=True),
+    Column("time", Float, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("stream", String(128), nullable=False, index=True),
+    Column("model", String(128), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("figures", Text, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the log; ids rise by one."""
+
+    id: int
+    time: float
+    kind: str
+    stream: str
+    model: str
+    action: str
+    reason: str
+    figures: dict[str, float]
+
+
+class EventLog:
+    """Keeps events in memory and, written behind by a thread of its own, in a database.
+
+    Raises:
+        SettingsError: If the database cannot be opened.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._engine = _opened(file)
+        self._lock = threading.Lock()
+        self._newest: deque[Event] = deque(maxlen=IN_MEMORY)
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(EVENTS).order_by(EVENTS.c.id.desc()).limit(IN_MEMORY)).all()
+        self._newest.extend(_event(row) for row in reversed(rows))
+        self.last = self._newest[-1].id if self._newest else 0
+        self._listeners: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
+        self._closing = False
+        self._unwritten: SimpleQueue[Event | None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="event-log", daemon=True)
+        self._writer.start()
+
+    def add(self, happening: Happening, stream: str = "", model: str = "") -> Event:
+        """Log something that happened; safe from any thread, and never waits for the database."""
+        with self._lock:
+            self.last += 1
+            figures = {name: float(value) for name, value in happening.figures.items()}
+            told = Event(
+                self.last, time.time(), happening.kind, stream, model, happening.action, happening.reason, figures
+            )
+            self._newest.append(told)
+            self._unwritten.put(told)
+            listeners = list(self._listeners.items())
+        for woken, loop in listeners:
+            loop.call_soon_threadsafe(woken.set)
+        log.info("event", kind=told.kind, stream=stream, action=told.action, reason=told.reason)
+        return told
+
+    def since(self, after: int, limit: int = PAGE, stream: str | None = None) -> list[Event]:
+        """Return up to `limit` events with greater ids, the oldest first; of one stream, if it is named."""
+        with self._lock:
+            newest = list(self._newest)
+        if newest and after + 1 < newest[0].id:
+            return self._stored(after, limit, stream)
+        found = (told for told in newest if told.id > after and stream in (None, told.stream))
+        return [told for told, _ in zip(found, range(limit), strict=False)]
+
+    def latest(self, stream: str, limit: int) -> list[Event]:
+        """Return the newest events of a stream that are in memory, the oldest first."""
+        with self._lock:
+            found = [told for told in self._newest if told.stream == stream]
+        return found[-limit:]
+
+    async def follow(self, after: int, stream: str | None = None) -> AsyncIterator[list[Event]]:
+        """Yield pages of events as they come, from after an id on, until the log closes.
+
+        A listener is a cursor and no queue: one that is slow costs no memory, and catches up from the log.
+        """
+        with self._listening() as woken:
+            while not self._closing:
+                woken.clear()
+                while page := self.since(after, PAGE, stream):
+                    after = page[-1].id
+                    yield page
+                await woken.wait()
+
+    def wake(self) -> None:
+        """Let listeners go: the server is stopping."""
+        self._closing = True
+        for woken, loop in list(self._listeners.items()):
+            loop.call_soon_threadsafe(woken.set)
+
+    def close(self) -> None:
+        """Write what is left, then close the database."""
+        self.wake()
+        self._unwritten.put(None)
+        self._writer.join()
+        self._engine.dispose()
+
+    @contextmanager
+    def _listening(self) -> Iterator[asyncio.Event]:
+        woken = asyncio.Event()
+        with self._lock:
+            self._listeners[woken] = asyncio.get_running_loop()
+        try:
+            yield woken
+        finally:
+            with self._lock:
+                del self._listeners[woken]
+
+    def _stored(self, after: int, limit: int, stream: str | None) -> list[Event]:
+        query = select(EVENTS).where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)
+        if stream is not None:
+            query = query.where(EVENTS.c.stream == stream)
+        with self._engine.connect() as connection:
+            return [_event(row) for row in connection.execute(query)]
+
+    def _write(self) -> None:
+        """Write events as they come, all that wait in one transaction."""
+        ended = False
+        while not ended:
+            waiting = [self._unwritten.get()]
+            while not self._unwritten.empty():
+                waiting.append(self._unwritten.get())
+            rows = [{**asdict(told), "figures": json.dumps(told.figures)} for told in waiting if told is not None]
+            ended = None in waiting
+            try:
+                if rows:
+                    with self._engine.begin() as connection:
+                        connection.execute(EVENTS.insert(), rows)
+            except SQLAlchemyError as error:
+                log.error("events_not_written", events=len(rows), reason=str(error))
+
+
+def _opened(file: Path) -> Engine:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(f"sqlite:///{file}")
+        event.listen(engine, "connect", _durable)
+        TABLES.create_all(engine)
+    except (OSError, SQLAlchemyError) as error:
+        raise SettingsError(f"the event log {file} cannot be opened: {error}") from None
+    return engine
+
+
+def _durable(connection: Any, _record: object) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _event(row: Any) -> Event:
+    return Event(row.id, row.time, row.kind, row.stream, row.model, row.action, row.reason, json.loads(row.figures))
+
+
+Tell = Callable[[Happening, str, str], object]
+"""Takes something that happened to a stream of a model."""

@@ -1,0 +1,265 @@
+"""What a stream's monitors know, and what they find at each request: pure, and kept with the stream's state."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from adapters.base import PartState
+from adapters.functional.entropy import entropy_of_probabilities
+from adapters.monitors import accuracy, class_balance, entropy_bins, moving_mean, page_hinkley
+from adapters.monitors.class_balance import BalanceState
+from adapters.monitors.entropy_bins import BinsState
+from adapters.monitors.moving_mean import MeanState
+from adapters.monitors.page_hinkley import PageHinkleyOptions, PageHinkleyState
+from adapters.watch import Look, Seen
+from service.reference import Reference
+
+CHECK_MEMORY = 256
+"""Images that comparisons with the source model fade over."""
+LEAST_WEIGHT = 1 - math.exp(-64 / CHECK_MEMORY)
+"""Of a comparison that a verdict rests on: 64 images."""
+UNLIKE = 0.3
+"""How much less often than the source model is right a stream agrees with it where its answers have collapsed."""
+RECENT = 200
+"""Requests that guard actions count as recent for."""
+HURRIED = 4
+"""Requests between two looks by the source model while one class takes most answers."""
+ALERTED = 4
+"""Requests after an alarm that the source model looks at, each."""
+WATCHED = 8
+"""And after a guard has acted."""
+OWN_DOMAIN = 0.06
+"""Norm-statistics distance below which inputs look like the source's own: there, and only there, is it trusted."""
+LEAST_DISTANCE = 1e-6
+DRIFT_TEST = PageHinkleyOptions(tolerance=0.1, threshold=1.5, at_least=4)
+"""On the logarithm of the drift signal."""
+ENTROPY_TEST = PageHinkleyOptions(tolerance=0.03, threshold=0.5, at_least=8)
+"""On the mean entropy of a request's answers, as a share of ln(classes)."""
+
+
+@dataclass(frozen=True)
+class MonitorState(PartState):
+    """Everything that a stream's monitors remember.
+
+    Attributes:
+        answers: Classes of the stream's answers.
+        entropies: Their entropies.
+        checked, source_checked: Classes of the stream's and of the source model's answers to the same images.
+        agreement: Share of equal labels between these.
+        source_accuracy: What the source model's confidence says of its accuracy there.
+        seen: What the source model remembers of the inputs.
+        entropy_test, drift_test: Change detectors.
+        check_in: () int64 requests until the source model looks again.
+        alert: () int64 requests that it still looks at after an alarm.
+        recent: () decayed count of resets and roll-backs.
+    """
+
+    answers: BalanceState
+    entropies: BinsState
+    checked: BalanceState
+    source_checked: BalanceState
+    agreement: MeanState
+    source_accuracy: MeanState
+    seen: Seen
+    entropy_test: PageHinkleyState
+    drift_test: PageHinkleyState
+    check_in: Tensor
+    alert: Tensor
+    recent: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A change that a detector has found in a signal."""
+
+    signal: str
+    detector: str
+    rose: bool
+    figures: dict[str, float]
+
+    @property
+    def reason(self) -> str:
+        """What was found, in words."""
+        direction = "rose" if self.rose else "fell"
+        return f"{self.signal} {direction} from {self.figures['before']:.3g} to {self.figures['now']:.3g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seeing:
+    """What one request shows.
+
+    Attributes:
+        probabilities: (N, C) the stream's answers.
+        drift: The drift signal, or None.
+        look: What the source model finds, where it looked.
+        known: What the source model remembers after that.
+    """
+
+    probabilities: Tensor
+    drift: float | None
+    look: Look | None
+    known: Seen | None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the monitors found at one request: the state after it, alarms, signals, and what speaks against the stream.
+
+    `looked` tells whether the source model did.
+    """
+
+    state: MonitorState
+    alarms: tuple[Alarm, ...]
+    signals: dict[str, float]
+    collapse: str
+    harm: str
+    looked: bool
+
+    @property
+    def drift_ended(self) -> str:
+        """That inputs came back towards the source's, in words; "" if not."""
+        return next((alarm.reason for alarm in self.alarms if alarm.signal == "drift" and not alarm.rose), "")
+
+
+def init(classes: int, seen: Seen) -> MonitorState:
+    """Return the state before any request."""
+    balance, mean, zero = class_balance.init(classes), moving_mean.init(), torch.zeros((), dtype=torch.int64)
+    return MonitorState(
+        answers=balance,
+        entropies=entropy_bins.init(),
+        checked=balance,
+        source_checked=balance,
+        agreement=mean,
+        source_accuracy=mean,
+        seen=seen,
+        entropy_test=page_hinkley.init(),
+        drift_test=page_hinkley.init(),
+        check_in=zero,
+        alert=zero,
+        recent=torch.zeros(()),
+    )
+
+
+def check_due(state: MonitorState) -> bool:
+    """Whether the source model is to look at the next request."""
+    return int(state.check_in) <= 0
+
+
+def update(
+    state: MonitorState, seeing: Seeing, reference: Reference, *, takeover: float, margin: float, every: int
+) -> Findings:
+    """Take in one request; `every` requests the source model looks, more often where something is odd."""
+    moved = replace(
+        state,
+        answers=class_balance.update(state.answers, seeing.probabilities),
+        entropies=entropy_bins.update(state.entropies, seeing.probabilities),
+        recent=state.recent * math.exp(-1 / RECENT),
+    )
+    moved, alarms = _tested(moved, seeing)
+    collapse = harm = ""
+    if seeing.look is not None and seeing.known is not None:
+        moved = _compared(moved, seeing, seeing.look, seeing.known, reference)
+        collapse = _collapse(moved, takeover)
+        harm = _harm(moved, seeing.look, margin) if reference.calibration is not None else ""
+    moved = _scheduled(moved, reference, alarmed=bool(alarms), looked=seeing.look is not None, every=every)
+    return Findings(moved, alarms, _signals(moved, seeing, reference), collapse, harm, seeing.look is not None)
+
+
+def begun_again(state: MonitorState, fresh: MonitorState) -> MonitorState:
+    """Return the state after a guard's reset or roll-back: what told of the answers begins anew, the rest goes on."""
+    return replace(
+        fresh, seen=state.seen, drift_test=state.drift_test, alert=torch.tensor(WATCHED), recent=state.recent + 1,
+    )  # fmt: skip
+
+
+def _tested(state: MonitorState, seeing: Seeing) -> tuple[MonitorState, tuple[Alarm, ...]]:
+    classes = seeing.probabilities.shape[1]
+    entropy = float(entropy_of_probabilities(seeing.probabilities).mean()) / math.log(max(classes, 2))
+    entropy_test, entropy_alarms = _test("entropy", state.entropy_test, entropy, ENTROPY_TEST)
+    drift = math.nan if seeing.drift is None else math.log(max(seeing.drift, LEAST_DISTANCE))
+    drift_test, drift_alarms = _test("drift", state.drift_test, drift, DRIFT_TEST)
+    return replace(state, entropy_test=entropy_test, drift_test=drift_test), (*entropy_alarms, *drift_alarms)
+
+
+def _test(
+    signal: str, state: PageHinkleyState, value: float, options: PageHinkleyOptions
+) -> tuple[PageHinkleyState, tuple[Alarm, ...]]:
+    after, verdict = page_hinkley.update(state, torch.tensor(value), options)
+    if not bool(verdict.changed):
+        return after, ()
+    mean = float(state.mean)
+    shown = (math.exp(mean), math.exp(value)) if signal == "drift" else (mean, value)
+    figures = {"before": shown[0], "now": shown[1], "statistic": float(verdict.statistic), "limit": options.threshold}
+    return after, (Alarm(signal, "page_hinkley", value > mean, figures),)
+
+
+def _compared(state: MonitorState, seeing: Seeing, look: Look, known: Seen, reference: Reference) -> MonitorState:
+    """Set the stream's answers beside the source model's to the same images."""
+    source = look.logits.softmax(1)
+    images = len(source)
+    equal = (source.argmax(1) == seeing.probabilities.argmax(1)).float().mean()
+    known_to_be = reference.calibration
+    right = accuracy.average_confidence(source) if known_to_be is None else accuracy.thresholded(source, known_to_be)
+    return replace(
+        state,
+        seen=known,
+        checked=class_balance.update(state.checked, seeing.probabilities, CHECK_MEMORY),
+        source_checked=class_balance.update(state.source_checked, source, CHECK_MEMORY),
+        agreement=moving_mean.update(state.agreement, equal, images, CHECK_MEMORY),
+        source_accuracy=moving_mean.update(state.source_accuracy, right, images, CHECK_MEMORY),
+    )
+
+
+def _collapse(state: MonitorState, takeover: float) -> str:
+    """Say that a class takes many more answers than in the source model's, which is sure of its own; "" if not."""
+    sureness = float(state.source_accuracy.mean) - float(state.agreement.mean)
+    if float(state.checked.weight) < LEAST_WEIGHT or sureness <= UNLIKE:
+        return ""
+    taken = state.checked.shares - state.source_checked.shares
+    label = int(taken.argmax())
+    if float(taken[label]) <= takeover:
+        return ""
+    shares = (100 * float(state.checked.shares[label]), 100 * float(state.source_checked.shares[label]))
+    return f"class {label} takes {shares[0]:.0f} % of the answers, of the source model's {shares[1]:.0f} %"
+
+
+def _harm(state: MonitorState, look: Look, margin: float) -> str:
+    """Say that the stream differs from the source model, on its own domain, on more images than it errs; "" if not."""
+    if float(state.source_accuracy.weight) < LEAST_WEIGHT or not 0 <= float(look.distance) < OWN_DOMAIN:
+        return ""
+    expected, agreement = float(state.source_accuracy.mean), float(state.agreement.mean)
+    if agreement >= expected - margin:
+        return ""
+    return (
+        f"inputs look like the source's own, where the source model is right on about {100 * expected:.0f} %; "
+        f"the stream agrees with it on {100 * agreement:.0f} % alone"
+    )
+
+
+def _scheduled(state: MonitorState, reference: Reference, *, alarmed: bool, looked: bool, every: int) -> MonitorState:
+    """Plan the source model's next look."""
+    alert = ALERTED if alarmed else max(int(state.alert) - looked, 0)
+    left = every if looked else int(state.check_in)
+    dominated = float(class_balance.dominant_share(state.answers)) > max(0.5, 2 * float(reference.prior.max()))
+    soonest = 1 if alert else HURRIED if dominated else left
+    return replace(state, check_in=torch.tensor(min(left, soonest) - 1), alert=torch.tensor(alert))
+
+
+def _signals(state: MonitorState, seeing: Seeing, reference: Reference) -> dict[str, float]:
+    found = {
+        "marginal_entropy": class_balance.marginal_entropy(state.answers),
+        "dominant_share": class_balance.dominant_share(state.answers),
+        "prior_distance": class_balance.prior_distance(state.answers, reference.prior),
+        "confidence": accuracy.average_confidence(seeing.probabilities),
+    }
+    known = reference.calibration
+    if known is not None:
+        found["estimated_accuracy"] = accuracy.thresholded(seeing.probabilities, known)
+        found["confidence_accuracy"] = accuracy.difference_of_confidences(seeing.probabilities, known)
+    if float(state.source_accuracy.weight) > 0:
+        found["source_estimated_accuracy"] = state.source_accuracy.mean
+    if seeing.look is not None and float(seeing.look.distance) >= 0:
+        found["source_distance"] = seeing.look.distance
+    return {name: float(value) for name, value in found.items()}

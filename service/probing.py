@@ -1,0 +1,127 @@
+"""Forgetting, measured beside the traffic, in chunks of one batch: a request waits for one of them at most."""
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+
+import torch
+
+from adapters import AdapterState
+from service import engine
+from service.errors import ServiceError
+from service.good_states import GoodState
+from service.guard import Action, Verdicts, decide
+from service.hosting import Fitted
+from service.recording import Recorder
+from service.reference import Probe
+from service.scheduler import Scheduler
+from service.streams import ProbeResult, Stream
+from service.telemetry import Telemetry, log
+from service.types import Happening
+from service.worker import Worker
+
+IDLE_SECONDS = 30.0
+"""How long a chunk waits for the server to be idle; then it runs between requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a probe is of: a state, which is a value, and where the stream was then."""
+
+    fitted: Fitted
+    state: AdapterState
+    generation: int
+    beginnings: int
+
+
+class Prober:
+    """Measures streams that have learned for some steps since they were measured last."""
+
+    def __init__(
+        self, worker: Worker, scheduler: Scheduler, telemetry: Telemetry, recorder: Recorder, every: int
+    ) -> None:
+        self._worker = worker
+        self._scheduler = scheduler
+        self._telemetry = telemetry
+        self._recorder = recorder
+        self._every = every
+        self._due: dict[str, Stream] = {}
+        self._wake = asyncio.Event()
+        self._initial: dict[str, float] = {}
+
+    def note(self, stream: Stream) -> None:
+        """Plan a probe if one is due: a probe set, and as many steps since the last as are wanted."""
+        if not self._every or stream.model.reference.probe is None:
+            return
+        since = stream.steps - (stream.probe.steps if stream.probe is not None else 0)
+        if since >= self._every or since < 0:
+            self._due[stream.id] = stream
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Probe one stream after the other, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._due:
+                stream = self._due.pop(next(iter(self._due)))
+                try:
+                    await self._probe(stream)
+                except ServiceError as error:
+                    log.warning("probe_failed", stream=stream.id, reason=str(error))
+                except Exception as error:  # noqa: BLE001 - one stream's failure must not end the probes of others
+                    log.error("probe_failed", stream=stream.id, exc_info=error)
+
+    async def _probe(self, stream: Stream) -> None:
+        probe, calibration = stream.model.reference.probe, stream.model.reference.calibration
+        if probe is None or calibration is None:
+            return
+        began = time.perf_counter()
+        taken = Taken(stream.fitted, stream.state.adapter, stream.generation, stream.beginnings)
+        accuracy = await self._accuracy(taken.fitted, taken.state, probe)
+        key = json.dumps([stream.model.name, taken.fitted.spec, taken.fitted.options], sort_keys=True, default=str)
+        if key not in self._initial:
+            self._initial[key] = await self._accuracy(taken.fitted, taken.fitted.initial(), probe)
+        result = ProbeResult(
+            accuracy=accuracy,
+            forgetting=self._initial[key] - accuracy,
+            source_gap=float(calibration.accuracy) - accuracy,
+            generation=taken.generation,
+            steps=int(taken.state.steps),
+            time=time.time(),
+        )
+        self._telemetry.observe_probe(stream.model.name, result.source_gap, time.perf_counter() - began)
+        await self._scheduler.submit(stream, lambda: self._conclude(stream, taken, result))
+
+    async def _accuracy(self, fitted: Fitted, state: AdapterState, probe: Probe) -> float:
+        """Answer the probe set, one batch at a time; requests go between."""
+        right = 0
+        for number in range(probe.chunks):
+            await self._scheduler.idle(IDLE_SECONDS)
+            async with self._worker.slot:
+                right += await self._worker.run(lambda number=number: _right(fitted, state, probe, number))  # type: ignore[misc]
+        return right / len(probe.labels)
+
+    def _conclude(self, stream: Stream, taken: Taken, result: ProbeResult) -> None:
+        """Keep the result and, in the stream's turn, do what its policy says; not if it has begun again meanwhile."""
+        if stream.beginnings != taken.beginnings or stream.fitted is not taken.fitted:
+            return
+        stream.probe = result
+        if result.source_gap <= stream.policy.budget:
+            good = GoodState(taken.state, result.steps, taken.generation, result.accuracy)
+            stream.good = stream.good.with_newest(good)
+        verdicts = Verdicts(source_gap=result.source_gap, recent=round(float(stream.state.monitors.recent)))
+        decision = decide(verdicts, stream.policy)
+        if decision.action is not Action.KEPT and stream.mode != "frozen":
+            engine.guarded(stream, decision)
+            self._telemetry.observe_guard(stream.model.name, decision)
+            figures = {"source_gap": result.source_gap, "forgetting": result.forgetting, "accuracy": result.accuracy}
+            happening = Happening("guard", decision.reason, decision.action.value, figures)
+            self._recorder.tell(stream, happening)
+
+
+@torch.no_grad()
+def _right(fitted: Fitted, state: AdapterState, probe: Probe, number: int) -> int:
+    x, labels = probe.chunk(number)
+    return int((fitted.probe(state, x).probabilities.argmax(1) == labels).sum())

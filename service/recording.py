@@ -1,0 +1,104 @@
+"""What is written down of an answered request: metrics, events, the stream's history, and what labels may come for."""
+
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adapters.functional.entropy import entropy_of_probabilities
+from adapters.source import as_stored
+from service.engine import Served
+from service.events import EventLog
+from service.feedback import Answered
+from service.guard import GUARDED, Action
+from service.history import Misfit
+from service.monitoring import Findings
+from service.streams import Stream
+from service.telemetry import ESTIMATES, Telemetry
+from service.types import Happening
+
+TROUBLE = frozenset({"drift", "guard", "seen"})
+"""Kinds of events that show in a stream's badge for a while."""
+
+
+class Recorder:
+    """Writes down what happens to streams.
+
+    Args:
+        telemetry: Where it is counted.
+        events: Where it is told.
+        misfits: Images that a stream was unsure of that are kept per stream; 0 keeps none.
+    """
+
+    def __init__(self, telemetry: Telemetry, events: EventLog, misfits: int) -> None:
+        self._telemetry = telemetry
+        self._events = events
+        self._misfits = misfits
+
+    def tell(self, stream: Stream, happening: Happening) -> None:
+        """Log something that happened to a stream."""
+        told = self._events.add(happening, stream.id, stream.model.name)
+        if happening.kind in TROUBLE:
+            stream.trouble = told
+        self._telemetry.events.labels(happening.kind).inc()
+
+    def record(self, stream: Stream, request_id: str, x: Tensor, served: Served, seconds: float) -> None:
+        """Write down an answered request; on the worker, in the stream's turn."""
+        model, now = stream.model.name, time.time()
+        self._telemetry.step_seconds.labels(model, stream.fitted.spec).observe(seconds)
+        self._telemetry.observe_answer(model, stream.fitted.spec, served.action.value, len(x), served.signals)
+        self._telemetry.observe_monitors(model, stream.monitored, served.findings.alarms)
+        for happening in _happenings(stream, served):
+            self.tell(stream, happening)
+        if served.decision.rule:
+            self._telemetry.observe_guard(model, served.decision)
+        labels = _labels(served.output.probabilities)
+        source = None if served.source is None else _labels(served.source)
+        estimates = {name: stream.monitored[name] for name in ESTIMATES if name in stream.monitored}
+        stream.feedback.remember(request_id, Answered(now, labels, source, estimates))
+        stream.history.add(now, stream.generation, len(x), _series(stream, served, seconds))
+        if served.findings.looked:
+            distances = stream.model.watch.layers(stream.state.monitors.seen)
+            stream.history.add_layers(now, [float(layer.wasserstein) for layer in distances.values()])
+        if self._misfits:
+            stream.history.add_misfit(_misfit(stream, x, served, now), self._misfits)
+
+
+def _happenings(stream: Stream, served: Served) -> list[Happening]:
+    told = [Happening("drift", alarm.reason, figures=alarm.figures) for alarm in served.findings.alarms]
+    decision = served.decision
+    if decision.rule:
+        figures = {**stream.monitored, **served.signals}
+        told.append(Happening("guard", decision.reason, decision.action.value, figures))
+    told += [Happening("seen", text, figures=stream.monitored) for text in _unanswered(served.findings, served.action)]
+    if served.waited is Action.SKIPPED:
+        told.append(Happening("guard", "a step on images that had waited was not finite", Action.SKIPPED.value))
+    return told
+
+
+def _unanswered(findings: Findings, action: Action) -> list[str]:
+    """Return what was found and led to nothing, as the policy says or the stream is frozen."""
+    return [] if action in (*GUARDED, Action.FROZEN) else [text for text in (findings.collapse, findings.harm) if text]
+
+
+def _series(stream: Stream, served: Served, seconds: float) -> dict[str, float]:
+    probe, true = stream.probe, stream.feedback.true
+    series = {**stream.monitored, **served.signals, "milliseconds": 1000 * seconds}
+    if served.findings.looked and "source_agreement" in served.signals:
+        series["agreement"] = served.signals["source_agreement"]
+    if probe is not None:
+        series |= {"source_gap": probe.source_gap, "forgetting": probe.forgetting}
+    return {**series, "true_accuracy": true.recent} if true.images else series
+
+
+def _labels(probabilities: Tensor) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
+    labels: np.ndarray[tuple[int], np.dtype[np.int32]] = probabilities.argmax(1).to(torch.int32).numpy()
+    return labels
+
+
+def _misfit(stream: Stream, x: Tensor, served: Served, now: float) -> Misfit:
+    entropies = entropy_of_probabilities(served.output.probabilities)
+    row = int(entropies.argmax())
+    image = as_stored(x[row], stream.model.source.value_range).numpy()
+    return Misfit(now, int(served.output.probabilities[row].argmax()), float(entropies[row]), image)

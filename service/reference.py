@@ -1,0 +1,106 @@
+"""What a served model is like on source data: what monitors and guards compare a stream with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapters import SourceModel
+from adapters.monitors.accuracy import Calibration, calibrated
+from adapters.source import USUAL_BATCH, as_inputs
+from adapters.watch import Watch
+
+FISHER = "fisher"
+PROBE_IMAGES, PROBE_LABELS = "probe.images", "probe.labels"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The labelled source images that forgetting is measured on.
+
+    Attributes:
+        images: (N, C, H, W) uint8, 0 to 255 over the value range; in a fixed order, its classes mixed.
+        labels: (N,) int64.
+        value_range: Least and greatest value of an input.
+    """
+
+    images: Tensor
+    labels: Tensor
+    value_range: tuple[float, float]
+
+    @property
+    def chunks(self) -> int:
+        """How many batches it is answered in."""
+        return -(-len(self.labels) // USUAL_BATCH)
+
+    def chunk(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return inputs (n, C, H, W) and labels (n,) of a batch of up to 64 images."""
+        rows = slice(number * USUAL_BATCH, (number + 1) * USUAL_BATCH)
+        return as_inputs(self.images[rows], self.value_range), self.labels[rows]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The source model on source data.
+
+    Attributes:
+        prior: (C,) shares of the classes; equal ones where the bundle does not say.
+        entropies: Quantiles of the entropy of its answers in nats, or None where the bundle does not say.
+        calibration: What accuracy is estimated from, or None without a probe set.
+        fisher: Fisher diagonals by the normalizer that they were made under; "" under none.
+        probe: The probe set, or None.
+    """
+
+    prior: Tensor
+    entropies: Tensor | None
+    calibration: Calibration | None
+    fisher: Mapping[str, Mapping[str, Tensor]]
+    probe: Probe | None
+
+
+def reference_of(source: SourceModel, watch: Watch) -> Reference:
+    """Read a model's source artefacts, and answer its probe set once."""
+    artefacts = source.artefacts
+    probe = None
+    if PROBE_IMAGES in artefacts:
+        order = _mixed(artefacts[PROBE_LABELS])
+        probe = Probe(artefacts[PROBE_IMAGES][order], artefacts[PROBE_LABELS][order], source.value_range)
+    return Reference(
+        prior=_prior(source),
+        entropies=artefacts.get("entropy.quantiles"),
+        calibration=None if probe is None else _calibration(watch, probe),
+        fisher=_fisher(artefacts),
+        probe=probe,
+    )
+
+
+def _mixed(labels: Tensor) -> Tensor:
+    """Return an order (N,) in which every batch has about equal shares of the classes: round after round of them."""
+    rounds = torch.zeros_like(labels)
+    for label in range(int(labels.max()) + 1):
+        rows = labels == label
+        rounds[rows] = torch.arange(int(rows.sum()))
+    return torch.argsort(rounds * (int(labels.max()) + 1) + labels, stable=True)
+
+
+def _prior(source: SourceModel) -> Tensor:
+    counts = source.artefacts.get("features.class_counts")
+    if counts is None or not float(counts.sum()):
+        return torch.full((source.classes,), 1 / source.classes)
+    return counts.float() / counts.sum()
+
+
+def _calibration(watch: Watch, probe: Probe) -> Calibration:
+    answers = [watch.look(watch.initial, probe.chunk(number)[0])[0].logits.softmax(1) for number in range(probe.chunks)]
+    return calibrated(torch.cat(answers), probe.labels)
+
+
+def _fisher(artefacts: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in artefacts.items():
+        file, _, parameter = name.partition(".")
+        artefact, _, made = file.partition("@")
+        if artefact == FISHER:
+            found.setdefault(made.partition("@")[0], {})[parameter] = tensor
+    return found

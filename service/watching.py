@@ -1,0 +1,78 @@
+"""What is shown of streams: how each of them is in a word, and what has changed since somebody looked."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Literal, TypeAlias
+
+from service.events import EventLog
+from service.hosting import HostedModel
+from service.streams import Stream, StreamTable
+
+Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "frozen", "shadow"]
+CHANGES_SECONDS, MOVES_SECONDS = 1.0, 0.5
+"""How often listeners hear of all streams, and of one."""
+TROUBLE_SECONDS = 600.0
+"""How long a guard's action or a drift shows in a stream's badge."""
+
+
+class Watching:
+    """Reads streams for those who watch; changes nothing."""
+
+    def __init__(self, models: Mapping[str, HostedModel], table: StreamTable, events: EventLog) -> None:
+        self.models = models
+        self.table = table
+        self.events = events
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        """Let all listeners go."""
+        self._closing.set()
+
+    def badge(self, stream: Stream) -> tuple[Badge, str]:
+        """Return how a stream is in a word, and why."""
+        since = time.time() - TROUBLE_SECONDS
+        told = stream.trouble
+        if told is not None and told.time >= since and told.kind == "guard":
+            return "guarded", f"{told.action.replace('_', ' ')}: {told.reason}"
+        if stream.mode == "frozen":
+            return "frozen", "answers without learning"
+        if stream.mode == "shadow":
+            return "shadow", "answers as the source model, and learns beside it"
+        if not stream.requests:
+            return "new", "no request yet"
+        if told is not None and told.time >= since:
+            return "drifting", told.reason
+        return "steady", "no drift and no guard action of late"
+
+    async def changes(self) -> AsyncIterator[tuple[list[Stream], list[str]]]:
+        """Yield streams that were used or changed, and the ids of those that ended, as they do."""
+        known = {stream.id: _mark(stream) for stream in self.table}
+        while not await self._closes_within(CHANGES_SECONDS):
+            now = {stream.id: _mark(stream) for stream in self.table}
+            changed = [stream for stream in self.table if known.get(stream.id) != now[stream.id]]
+            gone = [stream_id for stream_id in known if stream_id not in now]
+            known = now
+            if changed or gone:
+                yield changed, gone
+
+    async def moves(self, stream: Stream) -> AsyncIterator[None]:
+        """Yield at once, and then whenever a stream has moved on, until it ends."""
+        mark = None
+        while self.table.find(stream.id) is stream:
+            if mark != _mark(stream):
+                mark = _mark(stream)
+                yield
+            if await self._closes_within(MOVES_SECONDS):
+                return
+
+    async def _closes_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+
+def _mark(stream: Stream) -> tuple[object, ...]:
+    return stream.generation, stream.requests, stream.mode, stream.fitted.spec, stream.probe
