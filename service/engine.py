@@ -16,7 +16,6 @@ from service.guard import Action, Decision, Verdicts, decide
 from service.monitoring import Findings, Seeing
 from service.streams import SourceCheck, Stream, StreamState
 
-
 LEAST_IMAGES = 16
 """Of a request by which it is told whether going back would help."""
 
