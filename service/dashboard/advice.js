@@ -1,6 +1,6 @@
 /** What a stream in trouble asks of the operator: why, what it means, what to press. */
 
-import { button, fill, h } from "./dom.js";
+import { button, h, refill } from "./dom.js";
 import { icon } from "./icons.js";
 
 /**
@@ -14,9 +14,9 @@ export function showAdvice(element, known, acts) {
   element.dataset.shown = state;
   const advice = adviceFor(known, acts);
   element.hidden = advice === null;
-  if (advice === null) return fill(element);
+  if (advice === null) return refill(element);
   element.dataset.tone = advice.tone;
-  fill(
+  refill(
     element,
     h("h2", {}, icon(known.badge), advice.title),
     known.reason ? h("p", { class: "advice-reason" }, known.reason) : null,
@@ -41,7 +41,8 @@ function adviceFor({ badge, mode, hasSnapshot }, { freeze, reset, restore, take,
     return {
       tone: "warn",
       title: "The data has changed",
-      words: "Following it is what adapting is for, and often nothing needs to be done. Watch agreement and source gap; if they get worse, freeze the stream or go back.",
+      words:
+        "Following it is what adapting is for, and often nothing needs to be done. Watch agreement and source gap; if they get worse, freeze the stream or go back.",
       buttons: [button("Take a snapshot", take), freezing, restoring],
     };
   }
@@ -49,7 +50,10 @@ function adviceFor({ badge, mode, hasSnapshot }, { freeze, reset, restore, take,
     return {
       tone: "",
       title: mode === "frozen" ? "This stream is frozen" : "This stream is in shadow",
-      words: mode === "frozen" ? "It answers by what it has learned so far, and learns nothing more." : "Its answers are the source model's; it learns beside them.",
+      words:
+        mode === "frozen"
+          ? "It answers by what it has learned so far, and learns nothing more."
+          : "Its answers are the source model's; it learns beside them.",
       buttons: [button("Let it adapt", adapt)],
     };
   }

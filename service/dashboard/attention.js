@@ -1,8 +1,8 @@
 /** The streams that need a look, above all others: why, and the way to them. */
 
 import { badge } from "./badges.js";
-import { fill, h } from "./dom.js";
-import { agoElement, plural } from "./format.js";
+import { h, refill } from "./dom.js";
+import { agoElement, plural, setAgo } from "./format.js";
 
 const SHOWN = 4;
 
@@ -23,12 +23,16 @@ export function attention(element, rows, counts) {
   const first = troubled.slice(0, SHOWN);
   const state = JSON.stringify(first.map(({ id, reason }) => [id, reason]).concat([["", String(all)]]));
   // Cards whose words are the same stay, so that a focused one keeps the focus.
-  if (element.dataset.shown === state) return;
+  if (element.dataset.shown === state) {
+    const times = element.querySelectorAll("time");
+    return first.forEach((row, i) => setAgo(times[i], row.last_used));
+  }
   element.dataset.shown = state;
   element.hidden = all === 0;
-  if (all === 0) return fill(element);
-  const more = all > SHOWN ? h("p", { class: "hint" }, `${plural(all - SHOWN, "more stream")} in the table below.`) : null;
-  fill(
+  if (all === 0) return refill(element);
+  const more =
+    all > SHOWN ? h("p", { class: "hint" }, `${plural(all - SHOWN, "more stream")} in the table below.`) : null;
+  refill(
     element,
     h("h2", {}, all === 1 ? "One stream is in trouble" : `${all} streams are in trouble`),
     h("ul", { class: "attention-cards" }, first.map(card)),

@@ -1,12 +1,13 @@
 /** One chart over time: uPlot in this page's colours, with its newest figures and marks. */
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
-import { fill, h } from "./dom.js";
+import { h } from "./dom.js";
 import { clock, known } from "./format.js";
 import { marksPlugin } from "./marks.js";
 import { colour } from "./palette.js";
 
 const HEIGHT = 168;
+const FEW = 30; // figures that are also drawn as dots: one alone has no line
 const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 
 /**
@@ -34,6 +35,7 @@ export class Chart {
     this.spec = spec;
     this.marks = marks;
     this.onZoom = onZoom;
+    /** @type {any} made when there is something to draw */
     this.plot = null;
     /** @type {any[]} */
     this.data = [];
@@ -89,25 +91,50 @@ export class Chart {
     const { spec } = this;
     const grid = { stroke: colour("grid"), width: 1 };
     const axis = { stroke: colour("muted"), font: FONT, grid, ticks: { ...grid, size: 4 }, gap: 4 };
-    const plot = new uPlot(
+    const plot = new /** @type {any} */ (uPlot)(
       {
         width: this.place.clientWidth || 300,
         height: HEIGHT,
         padding: [10, 8, 0, 0],
         cursor: { y: false, sync: { key: "stream" }, points: { size: 7 }, drag: { x: true, y: false } },
-        scales: { x: { time: true }, y: { range: (/** @type {any} */ _plot, /** @type {number} */ low, /** @type {number} */ high) => this.#bounds(low, high) } },
+        scales: {
+          x: { time: true },
+          y: {
+            range: (/** @type {any} */ _plot, /** @type {number} */ low, /** @type {number} */ high) =>
+              this.#bounds(low, high),
+          },
+        },
         axes: [
           { ...axis, space: 64, size: 30, values: timeLabels },
-          { ...axis, size: 58, space: 34, values: (/** @type {any} */ _plot, /** @type {number[]} */ splits) => splits.map(spec.format) },
+          {
+            ...axis,
+            size: 58,
+            space: 34,
+            values: (/** @type {any} */ _plot, /** @type {number[]} */ splits) =>
+              splits.map((value) => short(spec.format(value))),
+          },
         ],
         series: [
-          { label: "Time", value: (/** @type {any} */ _plot, /** @type {number | null} */ value) => (known(value) ? clock(value, true) : "") },
+          {
+            label: "Time",
+            value: (/** @type {any} */ _plot, /** @type {number | null} */ value) =>
+              known(value) ? clock(value, true) : "",
+          },
           ...spec.lines.map((line, i) => ({
             label: line.label,
             ...STROKES[i](),
+            points: {
+              show: () => i === 2 || this.data[i + 1].filter(known).length < FEW,
+              size: 5,
+              fill: STROKES[i]().stroke,
+            },
             spanGaps: true,
-            value: (/** @type {any} */ _plot, /** @type {number | null} */ _value, /** @type {number} */ series, /** @type {number | null} */ index) =>
-              spec.format(knownUpTo(this.data[series], index)),
+            value: (
+              /** @type {any} */ _plot,
+              /** @type {number | null} */ _value,
+              /** @type {number} */ series,
+              /** @type {number | null} */ index,
+            ) => spec.format(knownUpTo(this.data[series], index)),
           })),
         ],
         hooks: {
@@ -138,7 +165,9 @@ export class Chart {
     const bottom = low - span * 0.1;
     return [
       this.spec.fromZero && low >= 0 ? 0 : bottom,
-      this.spec.ceiling !== undefined && high <= this.spec.ceiling ? Math.min(this.spec.ceiling + span * 0.02, top) : top,
+      this.spec.ceiling !== undefined && high <= this.spec.ceiling
+        ? Math.min(this.spec.ceiling + span * 0.02, top)
+        : top,
     ];
   }
 
@@ -155,11 +184,14 @@ export class Chart {
   }
 }
 
+/** Leave out zeros that only a figure needs: "100.0 %" is "100 %" at an axis. @param {string} text */
+const short = (text) => text.replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "");
+
 /** How the first, second and third line are told apart without colour. */
 const STROKES = [
-  () => ({ stroke: colour("accent"), width: 2, points: { show: false } }),
-  () => ({ stroke: colour("muted"), width: 1.5, dash: [6, 4], points: { show: false } }),
-  () => ({ stroke: colour("text"), width: 0, paths: () => null, points: { show: true, size: 5, fill: colour("text") } }),
+  () => ({ stroke: colour("accent"), width: 2 }),
+  () => ({ stroke: colour("muted"), width: 1.5, dash: [6, 4] }),
+  () => ({ stroke: colour("text"), width: 0, paths: () => null }),
 ];
 
 /** @param {(number | null)[]} values @param {number | null} index */
@@ -177,20 +209,11 @@ function timeLabels(_plot, splits, _axis, _space, step) {
     if (step >= 86400) return date;
     const changed = day !== "" && date !== day;
     day = date;
-    const time = moment.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: step < 60 ? "2-digit" : undefined });
+    const time = moment.toLocaleTimeString("en-GB", {
+      hour: "2-digit",
+      minute: "2-digit",
+      second: step < 60 ? "2-digit" : undefined,
+    });
     return changed ? `${time}\n${date}` : time;
   });
-}
-
-/** Put words in place of a chart's figures. @param {HTMLElement} element @param {string[]} titles @param {string[][]} rows */
-export function figuresTable(element, titles, rows) {
-  fill(
-    element,
-    h(
-      "table",
-      { class: "figures-table" },
-      h("thead", {}, h("tr", {}, titles.map((title) => h("th", { scope: "col" }, title)))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => (i ? h("td", {}, cell) : h("th", { scope: "row" }, cell)))))),
-    ),
-  );
 }

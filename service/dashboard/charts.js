@@ -1,7 +1,8 @@
 /** The charts of a stream: one time axis, one cursor, one legend of marks, and the same figures as a table. */
 
-import { Chart, figuresTable } from "./chart.js";
+import { Chart } from "./chart.js";
 import { button, fill, h } from "./dom.js";
+import { figuresTable } from "./figurestable.js";
 import { clock, count, decimal, milliseconds, percent, points } from "./format.js";
 
 const ROWS_IN_TABLE = 60;
@@ -94,7 +95,14 @@ export class Charts {
     this.history = null;
     /** @type {string} one of RANGES, or "zoom" while the operator looks at a part */
     this.range = "all";
-    this.charts = SPECS.map((spec) => new Chart(spec, () => this.#marks(), (mode) => this.#zoomed(mode)));
+    this.charts = SPECS.map(
+      (spec) =>
+        new Chart(
+          spec,
+          () => this.#marks(),
+          (mode) => this.#zoomed(mode),
+        ),
+    );
     this.rangeButtons = RANGES.map(([key, words]) => button(words, () => this.#choose(key), { class: "chip" }));
     this.table = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Figures as a table" });
     this.details = /** @type {HTMLDetailsElement} */ (
@@ -117,11 +125,16 @@ export class Charts {
         h("span", { class: "mark", "data-mark": "guard" }, "Guard action"),
         h("span", { class: "hint" }, "Drag across a chart to look closer; double-click to see all."),
       ),
-      h("div", { class: "charts" }, this.charts.map(({ element }) => element)),
+      h(
+        "div",
+        { class: "charts" },
+        this.charts.map(({ element }) => element),
+      ),
       this.details,
     );
     this.#showRange();
     this.recolour = () => {
+      if (this.range === "zoom") this.#choose("all");
       this.charts.forEach((chart) => chart.recolour());
       if (this.history) this.show(this.history);
     };

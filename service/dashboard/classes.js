@@ -8,15 +8,22 @@ const SHOWN = 12;
 export class ClassShares {
   constructor() {
     this.all = false;
+    this.shown = "";
     /** @type {import("./series.js").Classes | null} */
     this.classes = null;
     this.summary = h("p", {});
     this.body = h("tbody", {});
-    this.more = button("", () => {
-      this.all = !this.all;
-      this.show(this.classes);
-    }, { class: "button small" });
-    const titles = ["Class", "Share", "", "Against the prior"].map((title) => h("th", { scope: "col" }, title || h("span", { class: "sr-only" }, "Picture")));
+    this.more = button(
+      "",
+      () => {
+        this.all = !this.all;
+        this.show(this.classes);
+      },
+      { class: "button small" },
+    );
+    const titles = ["Class", "Share", "", "Against the prior"].map((title) =>
+      h("th", { scope: "col" }, title || h("span", { class: "sr-only" }, "Picture")),
+    );
     this.element = h(
       "section",
       { class: "card", "aria-labelledby": "classes-title" },
@@ -32,7 +39,14 @@ export class ClassShares {
     this.classes = classes;
     this.element.hidden = !classes || classes.shares.length === 0;
     if (!classes || this.element.hidden) return;
-    const rows = classes.shares.map((share, i) => ({ name: classes.names[i] ?? `class ${i}`, share, prior: classes.prior[i] ?? null }));
+    const state = JSON.stringify([classes, this.all]);
+    if (state === this.shown) return;
+    this.shown = state;
+    const rows = classes.shares.map((share, i) => ({
+      name: classes.names[i] ?? `class ${i}`,
+      share,
+      prior: classes.prior[i] ?? null,
+    }));
     const order = [...rows].sort((a, b) => off(b) - off(a));
     const shown = this.all || rows.length <= SHOWN ? rows : order.slice(0, SHOWN);
     const most = Math.max(...shown.map(({ share, prior }) => Math.max(share, prior ?? 0)), 0.01);
@@ -43,9 +57,14 @@ export class ClassShares {
       h("strong", {}, first.name),
       ` with ${percent(first.share)}${first.prior === null ? "" : ` where ${percent(first.prior)} is expected`}. The tick is the prior.`,
     );
-    fill(this.body, shown.map((row) => classRow(row, most)));
+    fill(
+      this.body,
+      shown.map((row) => classRow(row, most)),
+    );
     this.more.hidden = rows.length <= SHOWN;
-    this.more.textContent = this.all ? `Only the ${SHOWN} furthest from the prior` : `All ${plural(rows.length, "class", "classes")}`;
+    this.more.textContent = this.all
+      ? `Only the ${SHOWN} furthest from the prior`
+      : `All ${plural(rows.length, "class", "classes")}`;
   }
 }
 

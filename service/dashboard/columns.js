@@ -36,13 +36,19 @@ export const COLUMNS = [
     },
   },
   { key: "id", title: "Stream", hint: "The name that requests give", value: (row) => row.id, show: showName },
-  { key: "model", title: "Model", hint: "Which model answers", value: (row) => row.model, show: text((row) => row.model) },
+  {
+    key: "model",
+    title: "Model",
+    hint: "Which model answers",
+    value: (row) => row.model,
+    show: text((row) => row.model),
+  },
   {
     key: "adapter",
     title: "Adapter",
     hint: "The spec: how the model adapts",
     value: (row) => row.adapter,
-    show: text((row) => row.adapter),
+    show: showAdapter,
   },
   {
     key: "mode",
@@ -60,7 +66,7 @@ export const COLUMNS = [
     key: "spark",
     title: "Recent entropy",
     hint: "The last 32 figures; sorted by their rise",
-    value: (row) => (row.spark.length > 1 ? row.spark[row.spark.length - 1] - row.spark[0] : null),
+    value: (row) => (row.spark.length > 1 ? row.spark[row.spark.length - 1] - row.spark[0] || 0 : null),
     numeric: true,
     show: showSpark,
   },
@@ -98,6 +104,14 @@ function showName(cell, row) {
   const reason = /** @type {HTMLElement} */ (cell.lastChild);
   setText(reason, said);
   reason.title = said;
+}
+
+/** The model stands below where there is no room for its column. @param {HTMLElement} cell @param {Row} row */
+function showAdapter(cell, row) {
+  if (!cell.firstChild) cell.append(h("span", { class: "spec" }), h("span", { class: "reason below" }));
+  setText(/** @type {HTMLElement} */ (cell.firstChild), row.adapter);
+  setText(/** @type {HTMLElement} */ (cell.lastChild), row.model);
+  cell.title = row.adapter;
 }
 
 /** @param {HTMLElement} cell @param {Row} row */

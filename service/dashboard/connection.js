@@ -1,13 +1,15 @@
 /** Whether the page is in touch with the server: shown in the header, and in words once it is lost. */
 
 import { say } from "./announce.js";
-import { button, fill, h } from "./dom.js";
-import { clock } from "./format.js";
+import { button, fill, h, setText } from "./dom.js";
+import { clock, sentence } from "./format.js";
 
-/** @typedef {{state: "live" | "waiting", until: number, words: string, again: () => void}} Link */
+/** @typedef {{state: "live" | "waiting", until: number, title: string, words: string, again: () => void}} Link */
 
 /** @type {Map<string, Link>} */
 const links = new Map();
+const LOST = "The connection is lost.";
+const REFUSED = "The server does not let this page follow it.";
 let lostSince = 0;
 /** @type {ReturnType<typeof setInterval> | undefined} */
 let ticking;
@@ -15,7 +17,7 @@ let ticking;
 export const connection = {
   /** A connection stands. @param {string} name */
   open(name) {
-    links.set(name, { state: "live", until: 0, words: "", again: () => {} });
+    links.set(name, { state: "live", until: 0, title: "", words: "", again: () => {} });
     show();
   },
 
@@ -25,16 +27,17 @@ export const connection = {
    * @param {string} name
    * @param {number} wait in milliseconds
    * @param {string} words
+   * @param {boolean} refused whether the server answers, but will not
    * @returns {Promise<void>}
    */
-  wait(name, wait, words) {
+  wait(name, wait, words, refused) {
     return new Promise((resolve) => {
       const timer = setTimeout(resolve, wait);
       const again = () => {
         clearTimeout(timer);
         resolve();
       };
-      links.set(name, { state: "waiting", until: Date.now() + wait, words, again });
+      links.set(name, { state: "waiting", until: Date.now() + wait, title: refused ? REFUSED : LOST, words, again });
       show();
     });
   },
@@ -76,7 +79,7 @@ function show() {
     const countdown = h("span", { "aria-hidden": "true" });
     fill(
       banner,
-      h("strong", {}, "The connection is lost. "),
+      h("strong", { class: "banner-title" }),
       `Figures are from ${clock(lostSince / 1000, true)}. `,
       h("span", { class: "banner-words" }),
       countdown,
@@ -85,8 +88,10 @@ function show() {
     ticking = setInterval(() => countDown(countdown), 500);
     banner.hidden = false;
   }
+  const title = banner.querySelector(".banner-title");
+  if (title) setText(title, lost[0].title);
   const said = banner.querySelector(".banner-words");
-  if (said && said.textContent !== `${lost[0].words} `) said.textContent = `${lost[0].words} `;
+  if (said) setText(said, `${sentence(lost[0].words)} `);
 }
 
 /** @param {HTMLElement} element */

@@ -2,6 +2,7 @@
 
 import { Problem } from "./api.js";
 import { button, h } from "./dom.js";
+import { sentence } from "./format.js";
 
 /**
  * @typedef {object} Question
@@ -53,7 +54,7 @@ export function ask({ title, body, confirm, danger = false, run }) {
         done = true;
         dialog.close();
       } catch (error) {
-        problem.textContent = error instanceof Error ? error.message : String(error);
+        problem.textContent = sentence(error instanceof Error ? error.message : String(error));
         if (error instanceof Overtaken) {
           anyway = true;
           submit.textContent = `${confirm} anyway`;
@@ -72,7 +73,8 @@ export function ask({ title, body, confirm, danger = false, run }) {
     });
     document.body.append(dialog);
     dialog.showModal();
-    const field = form.querySelector("input:not([type=hidden]), select, textarea");
+    const field =
+      form.querySelector("input:checked") ?? form.querySelector("input:not([type=hidden]), select, textarea");
     // Where something is lost, a hasty Enter must change nothing.
     if (field instanceof HTMLElement) field.focus();
     else if (danger) cancel.focus();

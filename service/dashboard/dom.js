@@ -37,6 +37,24 @@ export function fill(element, ...children) {
 }
 
 /**
+ * As `fill`, but the focus stays: at the same link or button if it is still there, else at the page's title.
+ *
+ * @param {Element} element
+ * @param {...(Child | Child[])} children
+ */
+export function refill(element, ...children) {
+  const focused = element.contains(document.activeElement) ? document.activeElement : null;
+  fill(element, ...children);
+  if (!focused) return;
+  const same = [...element.querySelectorAll("a, button")].find((one) => nameOf(one) === nameOf(focused));
+  const next = same ?? document.querySelector("h1");
+  if (next instanceof HTMLElement) next.focus({ preventScroll: true });
+}
+
+/** @param {Element} element */
+const nameOf = (element) => element.getAttribute("aria-label") ?? element.getAttribute("href") ?? element.textContent;
+
+/**
  * Set an element's text only where it differs, so that nothing is laid out in vain.
  *
  * @param {Element} element

@@ -36,12 +36,19 @@ export const kindOf = (kind) => KINDS[kind] ?? { word: kind, sign: "event", tone
 /** @param {Event} event @param {boolean} named whether to name the stream */
 export function eventItem(event, named) {
   const { word, sign, tone } = kindOf(event.kind);
-  const link = named && event.stream ? h("a", { href: `#/streams/${encodeURIComponent(event.stream)}` }, event.stream) : null;
+  const link =
+    named && event.stream ? h("a", { href: `#/streams/${encodeURIComponent(event.stream)}` }, event.stream) : null;
   return h(
     "li",
     { class: "event", "data-id": event.id, "data-tone": tone },
     h("span", { class: "event-kind" }, icon(sign), word),
-    h("div", { class: "event-body" }, link, h("p", {}, event.reason || event.action || word), figures(event.figures ?? {})),
+    h(
+      "div",
+      { class: "event-body" },
+      link,
+      h("p", {}, event.reason || event.action || word),
+      figures(event.figures ?? {}),
+    ),
     h("span", { class: "event-time" }, h("span", {}, clock(event.time, true)), agoElement(event.time)),
   );
 }
@@ -53,6 +60,8 @@ function figures(values) {
   return h(
     "p",
     { class: "figures" },
-    entries.map(([name, value]) => h("span", {}, `${name.replaceAll("_", " ")} `, h("b", {}, String(Number(value.toPrecision(4)))))),
+    entries.map(([name, value]) =>
+      h("span", {}, `${name.replaceAll("_", " ")} `, h("b", {}, String(Number(value.toPrecision(4))))),
+    ),
   );
 }

@@ -1,7 +1,7 @@
-/** What a stream is: its newest figures as tiles, its settings as a list. */
+/** What a stream is: its newest figures as tiles, its settings as a list; both made once and kept right. */
 
-import { fill, h } from "./dom.js";
-import { agoElement, bytes, count, decimal, milliseconds, percent, points } from "./format.js";
+import { h, setText } from "./dom.js";
+import { bytes, clock, count, decimal, duration, milliseconds, percent, points } from "./format.js";
 
 /** @typedef {import("./change.js").View} View */
 /** @typedef {import("./series.js").History} History */
@@ -18,51 +18,87 @@ const TILES = [
   ["milliseconds", "Latency", milliseconds, "per request"],
 ];
 
-/** @param {HTMLElement} element @param {History} history */
-export function showTiles(element, history) {
-  fill(
-    element,
-    TILES.map(([column, title, format, under]) => {
-      const value = history.latest(column);
-      return h("div", { class: "tile" }, h("dt", {}, title), h("dd", {}, format(value), h("small", {}, value === null ? "not known yet" : under)));
-    }),
+/** @type {[string, (view: View, history: History) => string][]} */
+const FACTS = [
+  ["Model", (view) => view.model],
+  ["Adapter", (view) => view.adapter],
+  ["Mode", (view) => view.mode],
+  ["Generation", (view) => count(view.generation)],
+  ["On disk", onDisk],
+  ["Learning steps", (view) => count(view.steps)],
+  ["State", (view) => bytes(view.state_bytes)],
+  ["Adaptation batch", batch],
+  ["Began", (view) => clock(view.created)],
+  ["Last used", (view) => clock(view.last_used, true)],
+  ["Last probe", lastProbe],
+  ["Guard", (view) => settings(view.guard)],
+  ["Options", (view) => settings(view.options)],
+];
+
+/** @returns {{element: HTMLElement, show: (history: History) => void}} */
+export function tiles() {
+  const values = TILES.map(() => h("span", {}));
+  const under = TILES.map(() => h("small", {}));
+  const element = h(
+    "dl",
+    { class: "tiles" },
+    TILES.map(([, title], i) => h("div", { class: "tile" }, h("dt", {}, title), h("dd", {}, values[i], under[i]))),
   );
+  return {
+    element,
+    show(history) {
+      TILES.forEach(([column, , format, words], i) => {
+        const value = history.latest(column);
+        setText(values[i], format(value));
+        setText(under[i], value === null ? "not known yet" : words);
+      });
+    },
+  };
 }
 
-/** @param {HTMLElement} element @param {View} view @param {History} history */
-export function showFacts(element, view, history) {
-  const fact = (/** @type {string} */ title, /** @type {any} */ value) => h("div", {}, h("dt", {}, title), h("dd", {}, value));
-  const behind = view.generation - view.durable_generation;
-  const onDisk = view.durable_generation === 0 ? "nothing yet" : behind > 0 ? `${count(view.durable_generation)} (${count(behind)} behind)` : "all of it";
-  const { probe } = history;
-  fill(
-    element,
-    fact("Model", view.model),
-    fact("Adapter", h("code", {}, view.adapter)),
-    fact("Mode", view.mode),
-    fact("Generation", count(view.generation)),
-    fact("On disk", onDisk),
-    fact("Learning steps", count(view.steps)),
-    fact("State", bytes(view.state_bytes)),
-    fact("Adaptation batch", view.adapt_batch_size > 1 ? `${count(view.adapt_batch_size)} images, ${count(view.waiting_images)} wait` : "each request"),
-    fact("Began", agoElement(view.created)),
-    fact("Last used", agoElement(view.last_used)),
-    fact("Last probe", probe ? [`${percent(probe.accuracy)} at generation ${count(probe.generation)}, `, agoElement(probe.time)] : "none yet"),
-    fact("Guard", settings(view.guard ?? {})),
-    fact("Options", settings(view.options ?? {})),
+/** @returns {{element: HTMLElement, show: (view: View, history: History) => void}} */
+export function facts() {
+  const values = FACTS.map(() => h("dd", {}));
+  const element = h(
+    "dl",
+    { class: "facts" },
+    FACTS.map(([title], i) => h("div", {}, h("dt", {}, title), values[i])),
   );
+  return {
+    element,
+    show: (view, history) => FACTS.forEach(([, words], i) => setText(values[i], words(view, history))),
+  };
 }
 
-/** Say settings as plain text. @param {Record<string, any>} values */
+/** @param {View} view */
+function onDisk({ generation, durable_generation: durable }) {
+  if (durable === 0) return "nothing yet";
+  return durable < generation ? `generation ${count(durable)}, ${count(generation - durable)} behind` : "all of it";
+}
+
+/** @param {View} view */
+function batch({ adapt_batch_size: size, waiting_images: waiting }) {
+  return size > 1 ? `${count(size)} images, ${count(waiting)} wait` : "each request";
+}
+
+/** @param {View} _view @param {History} history */
+function lastProbe(_view, { probe }) {
+  if (!probe) return "none yet";
+  const passed = duration(Math.max(0, Date.now() / 1000 - probe.time));
+  return `${percent(probe.accuracy)} right at generation ${count(probe.generation)}, ${passed} ago`;
+}
+
+/** Say settings as plain text. @param {Record<string, any> | null | undefined} values */
 function settings(values) {
-  const entries = Object.entries(values).filter(([, value]) => value !== null && value !== undefined);
-  if (!entries.length) return "as by default";
-  return h("ul", { class: "settings" }, entries.map(([name, value]) => h("li", {}, `${name.replaceAll("_", " ")}: ${said(value)}`)));
+  const entries = Object.entries(values ?? {}).filter(([, value]) => value !== null && value !== undefined);
+  return entries.map(([name, value]) => `${name.replaceAll("_", " ")}: ${said(value)}`).join("; ") || "as by default";
 }
 
 /** @param {any} value @returns {string} */
 function said(value) {
   if (value === null || typeof value !== "object") return String(value);
   if (Array.isArray(value)) return value.map(said).join(", ");
-  return Object.entries(value).map(([name, inner]) => `${name} ${said(inner)}`).join(", ");
+  return Object.entries(value)
+    .map(([name, inner]) => `${name} ${said(inner)}`)
+    .join(", ");
 }

@@ -3,6 +3,7 @@
 import { h } from "./dom.js";
 
 export const UNKNOWN = "–";
+const UNBROKEN = "\u00a0"; // a number and its unit stay on one line
 
 const whole = new Intl.NumberFormat("en");
 const clockOfDay = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
@@ -20,17 +21,17 @@ export const count = (value) => (known(value) ? whole.format(value) : UNKNOWN);
 export const decimal = (value, digits = 3) => (known(value) ? value.toFixed(digits) : UNKNOWN);
 
 /** @param {number | null | undefined} value a share, from 0 to 1 */
-export const percent = (value) => (known(value) ? `${(value * 100).toFixed(1)} %` : UNKNOWN);
+export const percent = (value) => (known(value) ? `${(value * 100).toFixed(1)}${UNBROKEN}%` : UNKNOWN);
 
 /** @param {number | null | undefined} value a difference of shares */
 export function points(value) {
   if (!known(value)) return UNKNOWN;
   const rounded = (value * 100).toFixed(1);
-  return `${value > 0 && Number(rounded) !== 0 ? "+" : ""}${rounded.replace("-", "−")} pts`;
+  return `${value > 0 && Number(rounded) !== 0 ? "+" : ""}${rounded.replace("-", "−")}${UNBROKEN}pts`;
 }
 
 /** @param {number | null | undefined} value */
-export const milliseconds = (value) => (known(value) ? `${value.toFixed(value < 10 ? 1 : 0)} ms` : UNKNOWN);
+export const milliseconds = (value) => (known(value) ? `${value.toFixed(value < 10 ? 1 : 0)}${UNBROKEN}ms` : UNKNOWN);
 
 /** @param {number | null | undefined} value */
 export function bytes(value) {
@@ -38,11 +39,18 @@ export function bytes(value) {
   const units = ["B", "kB", "MB", "GB"];
   const step = Math.min(units.length - 1, value < 1 ? 0 : Math.floor(Math.log10(value) / 3));
   const scaled = value / 1000 ** step;
-  return `${scaled.toFixed(step === 0 || scaled >= 100 ? 0 : 1)} ${units[step]}`;
+  return `${scaled.toFixed(step === 0 || scaled >= 100 ? 0 : 1)}${UNBROKEN}${units[step]}`;
 }
 
 /** @param {number} amount @param {string} one @param {string} [many] */
 export const plural = (amount, one, many = `${one}s`) => `${count(amount)} ${amount === 1 ? one : many}`;
+
+/** Make words of the server a sentence. @param {string} words */
+export function sentence(words) {
+  const trimmed = words.trim();
+  if (!trimmed) return "";
+  return `${trimmed[0].toUpperCase()}${trimmed.slice(1)}${/[.!?]$/.test(trimmed) ? "" : "."}`;
+}
 
 /** Say a moment by the clock, with the day where it is not today. @param {number} seconds @param {boolean} [exact] */
 export function clock(seconds, exact = false) {

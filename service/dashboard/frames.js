@@ -1,6 +1,6 @@
-/** Do work once per frame however often it is asked for; in a hidden tab, a few times a second. */
+/** Do work once per frame however often it is asked for; in a hidden tab, about once a second. */
 
-const HIDDEN_MILLISECONDS = 400;
+const LATEST_MILLISECONDS = 1000;
 
 /**
  * Return a function that asks for `work`; asked again before it ran, it runs once.
@@ -9,16 +9,18 @@ const HIDDEN_MILLISECONDS = 400;
  * @returns {() => void}
  */
 export function oncePerFrame(work) {
-  let asked = false;
+  let frame = 0;
+  let timer = 0;
   const run = () => {
-    asked = false;
+    cancelAnimationFrame(frame);
+    clearTimeout(timer);
+    frame = timer = 0;
     work();
   };
   return () => {
-    if (asked) return;
-    asked = true;
+    if (timer) return;
+    frame = requestAnimationFrame(run);
     // Frames do not come in a hidden tab, but its title must still tell of trouble.
-    if (document.hidden) setTimeout(run, HIDDEN_MILLISECONDS);
-    else requestAnimationFrame(run);
+    timer = window.setTimeout(run, LATEST_MILLISECONDS);
   };
 }

@@ -4,7 +4,7 @@ import { fill, h, setText } from "./dom.js";
 import { clock, decimal } from "./format.js";
 import { channels, colour } from "./palette.js";
 
-const ROW = 18;
+const ROW = 24;
 const LEAST_ROW = 5;
 const MOST_HEIGHT = 420;
 const AXIS = 20;
@@ -33,11 +33,17 @@ export class HeatMap {
         "details",
         {},
         h("summary", {}, "All layers as a table"),
-        h("table", { class: "figures-table" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Layer"), h("th", { scope: "col" }, "Drift now"))), this.table),
+        h(
+          "table",
+          { class: "figures-table" },
+          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Layer"), h("th", { scope: "col" }, "Drift now"))),
+          this.table,
+        ),
       ),
     );
     this.canvas.addEventListener("pointermove", (event) => this.#read(event));
     this.canvas.addEventListener("pointerleave", () => setText(this.readout, ""));
+    this.shown = "";
     this.redraw = () => this.#draw();
     this.sizes = new ResizeObserver(this.redraw);
     this.sizes.observe(this.place);
@@ -49,6 +55,9 @@ export class HeatMap {
     this.layers = layers;
     this.element.hidden = layers.times.length === 0;
     if (this.element.hidden) return;
+    const state = `${layers.names.join()} ${layers.times.at(-1)}`;
+    if (state === this.shown) return;
+    this.shown = state;
     this.#draw();
     const now = layers.values[layers.values.length - 1];
     const order = layers.names.map((name, i) => ({ name, value: now[i] })).sort((a, b) => b.value - a.value);
@@ -58,9 +67,14 @@ export class HeatMap {
       "Furthest from training now: ",
       h("strong", {}, order[0].name),
       ` (${decimal(order[0].value, 2)})`,
-      order.length > 1 ? `, then ${order[1].name} (${decimal(order[1].value, 2)}); nearest ${nearest.name} (${decimal(nearest.value, 2)}).` : ".",
+      order.length > 1
+        ? `, then ${order[1].name} (${decimal(order[1].value, 2)}); nearest ${nearest.name} (${decimal(nearest.value, 2)}).`
+        : ".",
     );
-    fill(this.table, order.map(({ name, value }) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, decimal(value)))));
+    fill(
+      this.table,
+      order.map(({ name, value }) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, decimal(value)))),
+    );
   }
 
   destroy() {

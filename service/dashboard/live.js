@@ -82,7 +82,8 @@ export function live(follow) {
         if (paused()) continue;
         const wait = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** failures) * (0.8 + 0.4 * Math.random());
         failures += 1;
-        await connection.wait(follow.name, wait, wordsOf(error));
+        const refused = error instanceof Problem && error.status >= 400 && error.status < 500;
+        await connection.wait(follow.name, wait, wordsOf(error), refused);
       }
     }
   }

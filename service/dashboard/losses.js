@@ -13,7 +13,10 @@ import { clock, count, plural } from "./format.js";
  * @param {Event[]} events newest first
  */
 export function learnedSince(view, events) {
-  const last = events.find(({ kind, action, time }) => time >= view.created && (kind === "reset" || kind === "restored" || (kind === "guard" && action === "reset")));
+  const last = events.find(
+    ({ kind, action, time }) =>
+      time >= view.created && (kind === "reset" || kind === "restored" || (kind === "guard" && action === "reset")),
+  );
   return last ? last.time : view.created;
 }
 
@@ -32,6 +35,11 @@ export function lastSnapshot(view, snapshots) {
   if (!snapshots.length) return "There is no snapshot to come back to.";
   const [{ name, generation }] = snapshots;
   const behind = view.generation - generation;
-  const when = behind === 0 ? "at this very generation" : behind > 0 ? `${plural(behind, "generation")} ago` : `at generation ${count(generation)}`;
+  const when =
+    behind === 0
+      ? "at this very generation"
+      : behind > 0
+        ? `${plural(behind, "generation")} ago`
+        : `at generation ${count(generation)}`;
   return `Last snapshot: ${name}, ${when}.`;
 }

@@ -54,7 +54,11 @@ function showTrouble() {
   const link = element("nav-streams");
   if (link.dataset.troubled === String(troubled)) return;
   link.dataset.troubled = String(troubled);
-  fill(link, "Streams", troubled ? h("span", { class: "count" }, troubled, h("span", { class: "sr-only" }, " in trouble")) : null);
+  fill(
+    link,
+    "Streams",
+    troubled ? h("span", { class: "count" }, troubled, h("span", { class: "sr-only" }, " in trouble")) : null,
+  );
 }
 
 /** @param {string} text */

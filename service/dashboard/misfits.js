@@ -10,7 +10,11 @@ export function misfitGallery() {
     "section",
     { class: "card", "aria-labelledby": "misfits-title", hidden: true },
     h("h2", { id: "misfits-title" }, "Images that fit least"),
-    h("p", { class: "hint" }, "The answers with the highest entropy. They say best what has changed in front of the camera."),
+    h(
+      "p",
+      { class: "hint" },
+      "The answers with the highest entropy. They say best what has changed in front of the camera.",
+    ),
     list,
   );
   let shown = "";
@@ -32,7 +36,7 @@ function misfit({ time, label, entropy, image }) {
   return h(
     "li",
     {},
-    h("img", { src: image, alt: `Image answered as ${label}`, loading: "lazy" }),
+    h("img", { src: image, alt: `Image answered as ${label}` }),
     h("strong", {}, label),
     h("span", { class: "hint" }, `entropy ${decimal(entropy, 2)}`),
     h("span", { class: "hint" }, agoElement(time)),

@@ -5,25 +5,26 @@ import { attention } from "./attention.js";
 import { BADGES } from "./badges.js";
 import { COLUMNS } from "./columns.js";
 import { button, fill, h, setText } from "./dom.js";
-import { agoElement, count, plural } from "./format.js";
+import { count, plural } from "./format.js";
 import { arranged, countBadges } from "./order.js";
 import { load, onChange, store } from "./store.js";
 import { Table } from "./table.js";
 import { teach } from "./teaching.js";
+import { totals } from "./totals.js";
 
 /** What was asked last, so that coming back from a stream finds the table as it was. */
 const asked = { text: "", badge: "", sort: "badge", descending: false };
 
 /** @param {HTMLElement} main @returns {() => void} */
 export function overviewPage(main) {
-  const totals = h("dl", { class: "totals" });
+  const sums = totals();
   const trouble = h("section", { class: "attention", "aria-label": "Streams that need a look", hidden: true });
   const table = new Table(COLUMNS, "Streams. Headers sort; arrow keys go from stream to stream.", sortBy);
   const tools = toolbar(() => arrange(true), sortBy);
   const nothing = h("div", {});
   const shown = h("p", { class: "shown", role: "status" });
   const some = h("section", { "aria-label": "All streams" }, tools.element, shown, table.element);
-  fill(main, h("h1", { tabindex: -1 }, "Streams"), nothing, totals, trouble, some);
+  fill(main, h("h1", { tabindex: -1 }, "Streams"), nothing, sums.element, trouble, some);
 
   let membership = -1;
 
@@ -38,7 +39,14 @@ export function overviewPage(main) {
     table.showSort(asked.sort, asked.descending);
     table.show(rows);
     const all = rows.length === store.rows.size;
-    setText(shown, rows.length ? (all ? "" : `${count(rows.length)} of ${plural(store.rows.size, "stream")}`) : "No stream fits the filter.");
+    setText(
+      shown,
+      rows.length
+        ? all
+          ? ""
+          : `${count(rows.length)} of ${plural(store.rows.size, "stream")}`
+        : "No stream fits the filter.",
+    );
     table.element.hidden = rows.length === 0;
   }
 
@@ -54,7 +62,7 @@ export function overviewPage(main) {
 
   function update() {
     const waiting = !store.loaded;
-    totals.hidden = some.hidden = waiting || store.rows.size === 0;
+    sums.element.hidden = some.hidden = waiting || store.rows.size === 0;
     if (waiting || store.rows.size === 0) {
       trouble.hidden = true;
       showNothing(nothing);
@@ -63,7 +71,7 @@ export function overviewPage(main) {
     nothing.replaceChildren();
     nothing.dataset.shown = "";
     const counts = countBadges(store.rows.values());
-    showTotals(totals, counts);
+    sums.show(counts);
     attention(trouble, store.rows.values(), counts);
     tools.showCounts(counts);
     arrange();
@@ -77,6 +85,7 @@ export function overviewPage(main) {
   const stop = onChange(update);
   return () => {
     stop();
+    sums.stop();
     table.destroy();
   };
 }
@@ -89,31 +98,11 @@ function showNothing(element) {
   if (store.loaded) fill(element, teach(store.models[0]?.name ?? "MODEL"));
   else if (store.problem) {
     const words = h("p", { role: "alert" }, store.problem);
-    fill(element, h("div", { class: "card" }, h("h2", {}, "The streams could not be loaded"), words, button("Try again", load)));
+    fill(
+      element,
+      h("div", { class: "card" }, h("h2", {}, "The streams could not be loaded"), words, button("Try again", load)),
+    );
   } else fill(element, h("p", { class: "loading", role: "status" }, "Loading the streams…"));
-}
-
-/** @param {HTMLElement} element @param {Map<string, number>} counts */
-function showTotals(element, counts) {
-  let images = 0;
-  let newest = 0;
-  for (const row of store.rows.values()) {
-    images += row.images;
-    newest = Math.max(newest, row.last_used);
-  }
-  const guarded = counts.get("guarded") ?? 0;
-  const drifting = counts.get("drifting") ?? 0;
-  const total = (/** @type {string} */ title, /** @type {any} */ value, /** @type {string} */ under = "", tone = "") =>
-    h("div", { class: "total", "data-tone": tone }, h("dt", {}, title), h("dd", {}, value, under && h("small", {}, under)));
-  const eventLink = h("a", { href: "#/events" }, store.event === null ? "none yet" : `no. ${count(store.event)}`);
-  fill(
-    element,
-    total("In trouble", guarded ? count(guarded) : "None", drifting ? `${drifting} drifting` : "none drifting", guarded ? "bad" : "good"),
-    total("Streams", count(store.rows.size)),
-    total("Images answered", count(images)),
-    total("Last request", agoElement(newest || null)),
-    total("Last event", eventLink),
-  );
 }
 
 /**
@@ -124,7 +113,13 @@ function showTotals(element, counts) {
  */
 function toolbar(changed, sortBy) {
   const search = /** @type {HTMLInputElement} */ (
-    h("input", { type: "search", id: "filter", placeholder: "Filter by name, model, adapter…", autocomplete: "off", spellcheck: "false" })
+    h("input", {
+      type: "search",
+      id: "filter",
+      placeholder: "Filter by name, model, adapter…",
+      autocomplete: "off",
+      spellcheck: "false",
+    })
   );
   search.value = asked.text;
   search.addEventListener("input", () => {
@@ -132,32 +127,46 @@ function toolbar(changed, sortBy) {
     changed();
   });
   const chips = ["", ...Object.keys(BADGES)].map((name) => {
-    const chip = button("", () => {
-      asked.badge = asked.badge === name ? "" : name;
-      press();
-      changed();
-    }, { class: "chip", "data-badge": name });
+    const chip = button(
+      "",
+      () => {
+        asked.badge = asked.badge === name ? "" : name;
+        press();
+        changed();
+      },
+      { class: "chip", "data-badge": name },
+    );
     return { name, chip };
   });
-  const press = () => chips.forEach(({ name, chip }) => chip.setAttribute("aria-pressed", String(asked.badge === name)));
+  const press = () =>
+    chips.forEach(({ name, chip }) => chip.setAttribute("aria-pressed", String(asked.badge === name)));
   const options = COLUMNS.map(({ key, title }) => h("option", { value: key }, title));
   const order = /** @type {HTMLSelectElement} */ (h("select", { id: "order" }, options));
   const direction = button("", () => sortBy(asked.sort, !asked.descending), { class: "button small" });
-  order.addEventListener("change", () => sortBy(order.value, Boolean(COLUMNS.find(({ key }) => key === order.value)?.numeric)));
+  order.addEventListener("change", () =>
+    sortBy(order.value, Boolean(COLUMNS.find(({ key }) => key === order.value)?.numeric)),
+  );
   press();
   return {
     element: h(
       "div",
       { class: "toolbar" },
       h("div", { class: "search" }, h("label", { for: "filter", class: "sr-only" }, "Filter streams"), search),
-      h("div", { class: "chips", role: "group", "aria-label": "Filter by state" }, chips.map(({ chip }) => chip)),
+      h(
+        "div",
+        { class: "chips", role: "group", "aria-label": "Filter by state" },
+        chips.map(({ chip }) => chip),
+      ),
       h("div", { class: "order" }, h("label", { for: "order" }, "Sort by"), order, direction),
     ),
     /** @param {Map<string, number>} counts */
     showCounts(counts) {
       for (const { name, chip } of chips) {
         const number = name ? (counts.get(name) ?? 0) : store.rows.size;
-        setText(chip, `${name ? BADGES[/** @type {import("./badges.js").Badge} */ (name)].word : "All"} ${count(number)}`);
+        setText(
+          chip,
+          `${name ? BADGES[/** @type {import("./badges.js").Badge} */ (name)].word : "All"} ${count(number)}`,
+        );
         chip.hidden = number === 0 && asked.badge !== name;
       }
     },

@@ -1,5 +1,6 @@
 /** Sign in by a key, once for all calls that wait for it, and sign out. */
 
+import { note } from "./announce.js";
 import { button, h } from "./dom.js";
 
 const REMEMBERED = "acclimate.signed-in";
@@ -30,7 +31,12 @@ export function signedIn() {
 
 /** End the session and begin anew. */
 export async function signOut() {
-  await fetch("v1/session", { method: "DELETE" });
+  try {
+    await fetch("v1/session", { method: "DELETE" });
+  } catch {
+    note("The server does not answer: you are still signed in.");
+    return;
+  }
   remember(false);
   location.reload();
 }
@@ -38,7 +44,13 @@ export async function signOut() {
 /** @returns {Promise<void>} */
 function ask() {
   return new Promise((resolve) => {
-    const input = h("input", { id: "key", name: "key", type: "password", autocomplete: "current-password", required: true });
+    const input = h("input", {
+      id: "key",
+      name: "key",
+      type: "password",
+      autocomplete: "current-password",
+      required: true,
+    });
     const problem = h("p", { class: "problem", role: "alert", hidden: true });
     const submit = button("Sign in", () => {}, { type: "submit", class: "button primary" });
     const form = h(

@@ -1,6 +1,6 @@
 /** The snapshots of a stream: what was kept, to go back to, to take away or to delete. */
 
-import { button, fill, h, setText } from "./dom.js";
+import { button, h, refill, setText } from "./dom.js";
 import { agoElement, bytes, count } from "./format.js";
 
 /**
@@ -32,7 +32,12 @@ export function snapshotList(acts) {
   const element = h(
     "section",
     { class: "card", "aria-labelledby": "snapshots-title" },
-    h("div", { class: "section-head" }, h("h2", { id: "snapshots-title" }, "Snapshots"), button("Take a snapshot", acts.take)),
+    h(
+      "div",
+      { class: "section-head" },
+      h("h2", { id: "snapshots-title" }, "Snapshots"),
+      button("Take a snapshot", acts.take),
+    ),
     words,
     table,
   );
@@ -45,8 +50,17 @@ export function snapshotList(acts) {
       shown = state;
       table.hidden = !snapshots?.length;
       words.hidden = !table.hidden && !problem;
-      setText(words, problem || (snapshots ? "None yet. Take one while the stream does well: it is what you can go back to later." : "Loading…"));
-      fill(body, (snapshots ?? []).map((snapshot) => row(snapshot, acts)));
+      setText(
+        words,
+        problem ||
+          (snapshots
+            ? "None yet. Take one while the stream does well: it is what you can go back to later."
+            : "Loading…"),
+      );
+      refill(
+        body,
+        (snapshots ?? []).map((snapshot) => row(snapshot, acts)),
+      );
     },
   };
 }
@@ -72,7 +86,16 @@ function row(snapshot, { restore, remove }) {
       "td",
       { class: "row-buttons" },
       button("Restore", () => restore(snapshot), { class: "button small", "aria-label": `Restore ${name}` }),
-      h("a", { class: "button small", href: `v1/snapshots/${encodeURIComponent(id)}/download`, download: "", "aria-label": `Download ${name}` }, "Download"),
+      h(
+        "a",
+        {
+          class: "button small",
+          href: `v1/snapshots/${encodeURIComponent(id)}/download`,
+          download: "",
+          "aria-label": `Download ${name}`,
+        },
+        "Download",
+      ),
       button("Delete", () => remove(snapshot), { class: "button small quiet-danger", "aria-label": `Delete ${name}` }),
     ),
   );

@@ -28,6 +28,8 @@ import { live } from "./live.js";
 
 /** @typedef {{name: string, classes: string[], adapter: string}} Model */
 
+const SECOND_LOOK = 3000;
+
 export const store = {
   /** @type {Map<string, Row>} */
   rows: new Map(),
@@ -47,6 +49,7 @@ const readers = new Set();
 const tell = oncePerFrame(() => readers.forEach((reader) => reader()));
 /** @type {{streams: Row[], gone: string[]}[] | null} updates that arrive while the whole is being loaded */
 let held = null;
+let loading = 0;
 
 /**
  * Call a reader after changes, at most once per frame, until the returned function is called.
@@ -59,31 +62,48 @@ export function onChange(reader) {
   return () => readers.delete(reader);
 }
 
-/** Load all streams, then follow them; every new connection loads all, for nothing may be missed. */
+/** Note the newest event that any page has seen. @param {number} id */
+export function sawEvent(id) {
+  if (store.event === null || id > store.event) store.event = id;
+}
+
+/** Load all streams and follow them; every new connection loads all, for nothing may be missed. */
 export function followStreams() {
+  let first = true;
   live({
     name: "streams",
     path: () => "v1/overview/live",
     event: "streams",
-    onOpen: load,
+    onOpen() {
+      // The first load is under way already, and may be older than the connection: look once more, without haste.
+      if (first && loading) setTimeout(load, SECOND_LOOK);
+      else load();
+      first = false;
+    },
     onData: (update) => (held ? held.push(update) : apply(update)),
     whileHidden: true,
   });
+  load();
 }
 
 /** Load all streams anew. */
 export async function load() {
   held ??= [];
+  loading += 1;
   try {
     const { streams, models, event } = await get("v1/overview");
     store.rows = new Map(streams.map((/** @type {Row} */ row) => [row.id, row]));
-    Object.assign(store, { models, event, loaded: true, problem: "", membership: store.membership + 1 });
+    if (event !== null) sawEvent(event);
+    Object.assign(store, { models, loaded: true, problem: "", membership: store.membership + 1 });
   } catch (error) {
     store.problem = error instanceof Problem ? error.message : String(error);
   }
-  const updates = held ?? [];
-  held = null;
-  updates.forEach(apply);
+  loading -= 1;
+  if (loading === 0) {
+    const updates = held;
+    held = null;
+    updates.forEach(apply);
+  }
   tell();
 }
 

@@ -29,7 +29,11 @@ export class Table {
       "table",
       { class: "streams", role: "table" },
       h("caption", { class: "sr-only" }, caption),
-      h("colgroup", {}, columns.map(({ key }) => h("col", { class: `col-${key}` }))),
+      h(
+        "colgroup",
+        {},
+        columns.map(({ key }) => h("col", { class: `col-${key}` })),
+      ),
       h("thead", { role: "rowgroup" }, h("tr", { role: "row", "aria-rowindex": 1 }, this.headers)),
       this.body,
     );
@@ -108,7 +112,11 @@ export class Table {
     let drawn = this.drawn.get(id);
     if (!drawn) {
       const cells = this.columns.map((column) =>
-        h("td", { role: "cell", class: `cell-${column.key}${column.numeric ? " numeric" : ""}`, "data-title": column.title }),
+        h("td", {
+          role: "cell",
+          class: `cell-${column.key}${column.numeric ? " numeric" : ""}`,
+          "data-title": column.title,
+        }),
       );
       drawn = { element: h("tr", { role: "row" }, cells), cells, row: null, index: -1 };
       this.drawn.set(id, drawn);
@@ -134,7 +142,14 @@ export class Table {
     const from = [...this.drawn.values()].find((drawn) => drawn.element === element)?.index;
     if (from === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
     const page = Math.max(1, Math.floor(innerHeight / this.#rowHeight()) - 2);
-    const to = { ArrowDown: from + 1, ArrowUp: from - 1, PageDown: from + page, PageUp: from - page, Home: 0, End: Infinity };
+    const to = {
+      ArrowDown: from + 1,
+      ArrowUp: from - 1,
+      PageDown: from + page,
+      PageUp: from - page,
+      Home: 0,
+      End: Infinity,
+    };
     const wanted = to[/** @type {keyof typeof to} */ (event.key)];
     if (wanted === undefined) return;
     event.preventDefault();

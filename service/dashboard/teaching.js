@@ -25,8 +25,21 @@ export function teach(model) {
       "A stream is one camera or site: an ordered sequence of images with its own adapted copy of the model. ",
       "It begins with its first request. Send one, and it shows up here by itself:",
     ),
-    h("div", { class: "command" }, h("pre", { tabindex: 0 }, code), button("Copy", () => copy(command, code), { class: "button small" })),
-    h("p", { class: "hint" }, "Requests with the same ", h("code", {}, "X-Stream-Id"), " learn together; different ones never share anything. ", h("a", { href: "docs" }, "The whole API"), "."),
+    h(
+      "div",
+      { class: "command" },
+      h("pre", { tabindex: 0 }, code),
+      button("Copy", () => copy(command, code), { class: "button small" }),
+    ),
+    h(
+      "p",
+      { class: "hint" },
+      "Requests with the same ",
+      h("code", {}, "X-Stream-Id"),
+      " learn together; different ones never share anything. ",
+      h("a", { href: "docs" }, "The whole API"),
+      ".",
+    ),
   );
 }
 
