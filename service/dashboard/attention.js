@@ -4,7 +4,7 @@ import { badge } from "./badges.js";
 import { h, refill } from "./dom.js";
 import { agoElement, plural, setAgo } from "./format.js";
 
-const SHOWN = 4;
+const SHOWN = 3;
 
 /** @typedef {import("./store.js").Row} Row */
 
@@ -19,7 +19,7 @@ export function attention(element, rows, counts) {
   const all = counts.get("guarded") ?? 0;
   const troubled = [];
   for (const row of rows) if (row.badge === "guarded") troubled.push(row);
-  troubled.sort((a, b) => b.last_used - a.last_used || (a.id < b.id ? -1 : 1));
+  troubled.sort((a, b) => (a.id < b.id ? -1 : 1)); // by a figure that moves they would never stand still
   const first = troubled.slice(0, SHOWN);
   const state = JSON.stringify(first.map(({ id, reason }) => [id, reason]).concat([["", String(all)]]));
   // Cards whose words are the same stay, so that a focused one keeps the focus.
