@@ -1,0 +1,196 @@
+/** The charts of a stream: one time axis, one cursor, one legend of marks, and the same figures as a table. */
+
+import { Chart } from "./chart.js";
+import { button, fill, h } from "./dom.js";
+import { figuresTable } from "./figurestable.js";
+import { clock, count, decimal, milliseconds, percent, points } from "./format.js";
+
+const ROWS_IN_TABLE = 60;
+
+/** @type {import("./chart.js").ChartSpec[]} */
+const SPECS = [
+  {
+    title: "Entropy",
+    hint: "How unsure the answers are, in nats. Low is sure, not always right.",
+    lines: [{ column: "entropy", label: "Entropy" }],
+    format: (value) => decimal(value),
+    empty: "Known after the first request.",
+    fromZero: true,
+  },
+  {
+    title: "Drift",
+    hint: "How far the norm statistics are from those of training.",
+    lines: [{ column: "drift", label: "Drift" }],
+    format: (value) => decimal(value),
+    empty: "This model has no statistics to compare.",
+    fromZero: true,
+  },
+  {
+    title: "Agreement with the source",
+    hint: "Share of answers equal to those of the model as trained.",
+    lines: [{ column: "agreement", label: "Agreement" }],
+    format: percent,
+    empty: "Compared on one request in twenty; none so far.",
+    ceiling: 1,
+  },
+  {
+    title: "Source gap and forgetting",
+    hint: "Accuracy on the probe set lost: against the source model, and by learning alone.",
+    lines: [
+      { column: "source_gap", label: "Source gap" },
+      { column: "forgetting", label: "Forgetting" },
+    ],
+    format: points,
+    empty: "Measured on the bundle's probe set; no probe so far.",
+  },
+  {
+    title: "Accuracy",
+    hint: "Estimated without labels; true where labels were sent as feedback.",
+    lines: [
+      { column: "estimated_accuracy", label: "Estimated, adapted" },
+      { column: "source_estimated_accuracy", label: "Estimated, source" },
+      { column: "true_accuracy", label: "True" },
+    ],
+    format: percent,
+    empty: "No estimate yet, and no labels as feedback.",
+    ceiling: 1,
+  },
+  {
+    title: "Selected share",
+    hint: "Share of images that the learner took to learn from.",
+    lines: [{ column: "selected_ratio", label: "Selected" }],
+    format: percent,
+    empty: "This adapter selects no images.",
+    fromZero: true,
+    ceiling: 1,
+  },
+  {
+    title: "Latency",
+    hint: "Time of a request in the worker.",
+    lines: [{ column: "milliseconds", label: "Latency" }],
+    format: milliseconds,
+    empty: "Known after the first request.",
+    fromZero: true,
+  },
+  {
+    title: "Generation",
+    hint: "Commits so far. It never goes back; a level stretch is a stream that does not learn.",
+    lines: [{ column: "generation", label: "Generation" }],
+    format: (value) => count(value === null || value === undefined ? value : Math.round(value)),
+    empty: "Known after the first request.",
+  },
+];
+
+/** @type {[string, string, number | null][]} */
+const RANGES = [
+  ["15m", "15 min", 900],
+  ["1h", "1 h", 3600],
+  ["6h", "6 h", 21600],
+  ["all", "All", null],
+];
+
+export class Charts {
+  constructor() {
+    /** @type {import("./series.js").History | null} */
+    this.history = null;
+    /** @type {string} one of RANGES, or "zoom" while the operator looks at a part */
+    this.range = "all";
+    this.charts = SPECS.map(
+      (spec) =>
+        new Chart(
+          spec,
+          () => this.#marks(),
+          (mode) => this.#zoomed(mode),
+        ),
+    );
+    this.rangeButtons = RANGES.map(([key, words]) => button(words, () => this.#choose(key), { class: "chip" }));
+    this.table = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Figures as a table" });
+    this.details = /** @type {HTMLDetailsElement} */ (
+      h("details", { class: "card" }, h("summary", {}, `The newest ${ROWS_IN_TABLE} figures as a table`), this.table)
+    );
+    this.details.addEventListener("toggle", () => this.details.open && this.#fillTable());
+    this.element = h(
+      "section",
+      { "aria-labelledby": "charts-title" },
+      h(
+        "div",
+        { class: "section-head" },
+        h("h2", { id: "charts-title" }, "Over time"),
+        h("div", { class: "chips", role: "group", "aria-label": "Time shown" }, this.rangeButtons),
+      ),
+      h(
+        "p",
+        { class: "mark-legend" },
+        h("span", { class: "mark", "data-mark": "drift" }, "Drift event"),
+        h("span", { class: "mark", "data-mark": "guard" }, "Guard action"),
+        h("span", { class: "hint" }, "Drag across a chart to look closer; double-click to see all."),
+      ),
+      h(
+        "div",
+        { class: "charts" },
+        this.charts.map(({ element }) => element),
+      ),
+      this.details,
+    );
+    this.#showRange();
+    this.recolour = () => {
+      if (this.range === "zoom") this.#choose("all");
+      this.charts.forEach((chart) => chart.recolour());
+      if (this.history) this.show(this.history);
+    };
+    document.addEventListener("theme", this.recolour);
+  }
+
+  /** @param {import("./series.js").History} history */
+  show(history) {
+    this.history = history;
+    // What the operator looks at closely must not move away below the cursor.
+    if (this.range === "zoom") return;
+    const seconds = RANGES.find(([key]) => key === this.range)?.[2] ?? null;
+    const last = history.column("time").at(-1);
+    const range = seconds !== null && last ? /** @type {[number, number]} */ ([last - seconds, last]) : null;
+    this.charts.forEach((chart) => chart.show(history, range));
+  }
+
+  destroy() {
+    document.removeEventListener("theme", this.recolour);
+    this.charts.forEach((chart) => chart.destroy());
+  }
+
+  /** @param {string} key */
+  #choose(key) {
+    this.range = key;
+    this.#showRange();
+    if (this.history) this.show(this.history);
+  }
+
+  /** @param {"zoom" | "all"} mode */
+  #zoomed(mode) {
+    this.range = mode;
+    this.#showRange();
+  }
+
+  #showRange() {
+    RANGES.forEach(([key], i) => this.rangeButtons[i].setAttribute("aria-pressed", String(key === this.range)));
+  }
+
+  #marks() {
+    const marks = [];
+    for (const { time, kind } of this.history?.events.values() ?? []) {
+      if (kind === "drift" || kind === "guard") marks.push(/** @type {import("./marks.js").Mark} */ ({ time, kind }));
+    }
+    return marks;
+  }
+
+  #fillTable() {
+    if (!this.history) return fill(this.table);
+    const lines = SPECS.flatMap(({ lines: some, format }) => some.map((line) => ({ ...line, format })));
+    const times = this.history.column("time");
+    const rows = [];
+    for (let i = times.length - 1; i >= Math.max(0, times.length - ROWS_IN_TABLE); i -= 1) {
+      const values = lines.map(({ column, format }) => format(this.history?.column(column)[i] ?? null));
+      rows.push([clock(/** @type {number} */ (times[i]), true), ...values]);
+    }
+    figuresTable(this.table, ["Time", ...lines.map(({ label }) => label)], rows);
+  }
+}

@@ -1,0 +1,67 @@
+/** An event in words, with its sign, its stream and its figures. */
+
+import { h } from "./dom.js";
+import { agoElement, clock, known } from "./format.js";
+import { icon } from "./icons.js";
+
+/**
+ * @typedef {object} Event
+ * @property {number} id
+ * @property {number} time
+ * @property {string} kind
+ * @property {string | null} stream
+ * @property {string | null} model
+ * @property {string} action
+ * @property {string} reason
+ * @property {Record<string, number>} figures
+ */
+
+/** @type {Record<string, {word: string, sign: string, tone: string}>} */
+export const KINDS = {
+  guard: { word: "Guard", sign: "guarded", tone: "bad" },
+  drift: { word: "Drift", sign: "drifting", tone: "warn" },
+  probe: { word: "Probe", sign: "probe", tone: "" },
+  created: { word: "Created", sign: "new", tone: "" },
+  changed: { word: "Changed", sign: "event", tone: "" },
+  reset: { word: "Reset", sign: "reset", tone: "accent" },
+  snapshot: { word: "Snapshot", sign: "snapshot", tone: "accent" },
+  restored: { word: "Restored", sign: "reset", tone: "accent" },
+  resumed: { word: "Resumed", sign: "reset", tone: "" },
+  deleted: { word: "Ended", sign: "ended", tone: "" },
+};
+
+/** @param {string} kind */
+export const kindOf = (kind) => KINDS[kind] ?? { word: kind, sign: "event", tone: "" };
+
+/** @param {Event} event @param {boolean} named whether to name the stream */
+export function eventItem(event, named) {
+  const { word, sign, tone } = kindOf(event.kind);
+  const link =
+    named && event.stream ? h("a", { href: `#/streams/${encodeURIComponent(event.stream)}` }, event.stream) : null;
+  return h(
+    "li",
+    { class: "event", "data-id": event.id, "data-tone": tone },
+    h("span", { class: "event-kind" }, icon(sign), word),
+    h(
+      "div",
+      { class: "event-body" },
+      link,
+      h("p", {}, event.reason || event.action || word),
+      figures(event.figures ?? {}),
+    ),
+    h("span", { class: "event-time" }, h("span", {}, clock(event.time, true)), agoElement(event.time)),
+  );
+}
+
+/** @param {Record<string, number>} values */
+function figures(values) {
+  const entries = Object.entries(values).filter(([, value]) => known(value));
+  if (!entries.length) return null;
+  return h(
+    "p",
+    { class: "figures" },
+    entries.map(([name, value]) =>
+      h("span", {}, `${name.replaceAll("_", " ")} `, h("b", {}, String(Number(value.toPrecision(4))))),
+    ),
+  );
+}

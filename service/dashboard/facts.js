@@ -1,0 +1,104 @@
+/** What a stream is: its newest figures as tiles, its settings as a list; both made once and kept right. */
+
+import { h, setText } from "./dom.js";
+import { bytes, clock, count, decimal, duration, milliseconds, percent, points } from "./format.js";
+
+/** @typedef {import("./change.js").View} View */
+/** @typedef {import("./series.js").History} History */
+
+/** @type {[string, string, (value: number | null) => string, string][]} */
+const TILES = [
+  ["entropy", "Entropy", (value) => decimal(value), "nats"],
+  ["drift", "Drift", (value) => decimal(value), "from training"],
+  ["agreement", "Agreement", percent, "with the source"],
+  ["source_gap", "Source gap", points, "on the probe set"],
+  ["forgetting", "Forgetting", points, "by learning"],
+  ["estimated_accuracy", "Accuracy", percent, "estimated"],
+  ["selected_ratio", "Selected", percent, "of images"],
+  ["milliseconds", "Latency", milliseconds, "per request"],
+];
+
+/** @type {[string, (view: View, history: History) => string][]} */
+const FACTS = [
+  ["Model", (view) => view.model],
+  ["Adapter", (view) => view.adapter],
+  ["Mode", (view) => view.mode],
+  ["Generation", (view) => count(view.generation)],
+  ["On disk", onDisk],
+  ["Learning steps", (view) => count(view.steps)],
+  ["State", (view) => bytes(view.state_bytes)],
+  ["Adaptation batch", batch],
+  ["Began", (view) => clock(view.created)],
+  ["Last used", (view) => clock(view.last_used, true)],
+  ["Last probe", lastProbe],
+  ["Guard", (view) => settings(view.guard)],
+  ["Options", (view) => settings(view.options)],
+];
+
+/** @returns {{element: HTMLElement, show: (history: History) => void}} */
+export function tiles() {
+  const values = TILES.map(() => h("span", {}));
+  const under = TILES.map(() => h("small", {}));
+  const element = h(
+    "dl",
+    { class: "tiles" },
+    TILES.map(([, title], i) => h("div", { class: "tile" }, h("dt", {}, title), h("dd", {}, values[i], under[i]))),
+  );
+  return {
+    element,
+    show(history) {
+      TILES.forEach(([column, , format, words], i) => {
+        const value = history.latest(column);
+        setText(values[i], format(value));
+        setText(under[i], value === null ? "not known yet" : words);
+      });
+    },
+  };
+}
+
+/** @returns {{element: HTMLElement, show: (view: View, history: History) => void}} */
+export function facts() {
+  const values = FACTS.map(() => h("dd", {}));
+  const element = h(
+    "dl",
+    { class: "facts" },
+    FACTS.map(([title], i) => h("div", {}, h("dt", {}, title), values[i])),
+  );
+  return {
+    element,
+    show: (view, history) => FACTS.forEach(([, words], i) => setText(values[i], words(view, history))),
+  };
+}
+
+/** @param {View} view */
+function onDisk({ generation, durable_generation: durable }) {
+  if (durable === 0) return "nothing yet";
+  return durable < generation ? `generation ${count(durable)}, ${count(generation - durable)} behind` : "all of it";
+}
+
+/** @param {View} view */
+function batch({ adapt_batch_size: size, waiting_images: waiting }) {
+  return size > 1 ? `${count(size)} images, ${count(waiting)} wait` : "each request";
+}
+
+/** @param {View} _view @param {History} history */
+function lastProbe(_view, { probe }) {
+  if (!probe) return "none yet";
+  const passed = duration(Math.max(0, Date.now() / 1000 - probe.time));
+  return `${percent(probe.accuracy)} right at generation ${count(probe.generation)}, ${passed} ago`;
+}
+
+/** Say settings as plain text. @param {Record<string, any> | null | undefined} values */
+function settings(values) {
+  const entries = Object.entries(values ?? {}).filter(([, value]) => value !== null && value !== undefined);
+  return entries.map(([name, value]) => `${name.replaceAll("_", " ")}: ${said(value)}`).join("; ") || "as by default";
+}
+
+/** @param {any} value @returns {string} */
+function said(value) {
+  if (value === null || typeof value !== "object") return String(value);
+  if (Array.isArray(value)) return value.map(said).join(", ");
+  return Object.entries(value)
+    .map(([name, inner]) => `${name} ${said(inner)}`)
+    .join(", ");
+}

@@ -1,0 +1,80 @@
+/** The history of a stream as this page holds it: what was loaded, with what came since. */
+
+const MOST_POINTS = 6000;
+const MOST_LAYER_ROWS = 1200;
+
+/** @typedef {{names: string[], times: number[], values: number[][]}} Layers */
+/** @typedef {{names: string[], shares: number[], prior: number[]}} Classes */
+/** @typedef {{time: number, label: string, entropy: number, image: string}} Misfit */
+/** @typedef {{accuracy: number, forgetting: number, source_gap: number, generation: number, time: number}} Probe */
+
+export class History {
+  constructor() {
+    /** @type {Map<string, (number | null)[]>} values by column */
+    this.columns = new Map();
+    /** @type {Layers} */
+    this.layers = { names: [], times: [], values: [] };
+    /** @type {Classes | null} */
+    this.classes = null;
+    /** @type {Probe | null} */
+    this.probe = null;
+    /** @type {Map<number, import("./eventlist.js").Event>} */
+    this.events = new Map();
+    /** @type {Misfit[]} */
+    this.misfits = [];
+    this.next = 0;
+  }
+
+  /** @param {string} name @returns {(number | null)[]} */
+  column(name) {
+    return this.columns.get(name) ?? [];
+  }
+
+  /** The newest value that is known. @param {string} name @returns {number | null} */
+  latest(name) {
+    return this.column(name).findLast((value) => value !== null) ?? null;
+  }
+
+  /** Take in an answer of the server. @param {any} answer */
+  merge(answer) {
+    const last = this.column("cursor").at(-1) ?? -1;
+    const at = answer.columns.indexOf("cursor");
+    // A connection that resumes may tell of a point twice.
+    const fresh = answer.points.filter((/** @type {number[]} */ point) => point[at] > last);
+    answer.columns.forEach((/** @type {string} */ name, /** @type {number} */ i) => {
+      const values = this.columns.get(name) ?? [];
+      for (const point of fresh) values.push(point[i]);
+      if (values.length > MOST_POINTS) values.splice(0, values.length - MOST_POINTS);
+      this.columns.set(name, values);
+    });
+    this.#mergeLayers(answer.layers);
+    this.classes = answer.classes ?? this.classes;
+    this.probe = answer.probe ?? this.probe;
+    for (const event of answer.events ?? []) this.events.set(event.id, event);
+    if (answer.misfits?.length) this.misfits = answer.misfits;
+    this.next = answer.next ?? this.next;
+  }
+
+  /** Events, newest first. */
+  eventList() {
+    return [...this.events.values()].sort((a, b) => b.time - a.time || b.id - a.id);
+  }
+
+  /** @param {Layers | undefined} layers */
+  #mergeLayers(layers) {
+    if (!layers?.times?.length) return;
+    // Another adapter may measure other layers: rows of the two cannot stand in one picture.
+    if (layers.names.join() !== this.layers.names.join()) this.layers = { names: layers.names, times: [], values: [] };
+    const last = this.layers.times.at(-1) ?? -Infinity;
+    layers.times.forEach((time, i) => {
+      if (time <= last) return;
+      this.layers.times.push(time);
+      this.layers.values.push(layers.values[i]);
+    });
+    const over = this.layers.times.length - MOST_LAYER_ROWS;
+    if (over > 0) {
+      this.layers.times.splice(0, over);
+      this.layers.values.splice(0, over);
+    }
+  }
+}
