@@ -5,11 +5,24 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from fastapi import FastAPI
 
-from service.api import access, events, feedback, health, infer, models, problems, snapshots, streams
+from service.api import (
+    access,
+    dashboard,
+    events,
+    feedback,
+    health,
+    infer,
+    models,
+    problems,
+    session,
+    snapshots,
+    streams,
+)
 from service.api import watching as watching_routes
 from service.api.body import BodyBound
 from service.bundles import read_bundle
@@ -30,6 +43,8 @@ from service.streams import StreamTable
 from service.telemetry import Telemetry, log
 from service.watching import Watching
 from service.worker import Worker
+
+DASHBOARD = Path(__file__).parent / "dashboard"
 
 
 @dataclass
@@ -112,10 +127,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.lifecycle = lifecycle
     problems.install(app)
     app.add_middleware(BodyBound, max_bytes=settings.max_body_bytes)
-    app.add_middleware(access.Gate, keys=keys, trusts_loopback=settings.host in access.LOOPBACK)
+    sessions = session.Sessions()
+    app.add_middleware(access.Gate, keys=keys, sessions=sessions, trusts_loopback=settings.host in access.LOOPBACK)
     app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, metrics))
     app.include_router(models.router(dataplane, hosted, statistics))
     app.include_router(infer.router(dataplane, settings.max_body_bytes))
+    app.include_router(dashboard.router(DASHBOARD))
+    app.include_router(session.router(sessions, keys.granted))
     app.include_router(events.router(log_of_events))
     app.include_router(watching_routes.router(watching))
     app.include_router(feedback.router(control))

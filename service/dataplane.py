@@ -29,7 +29,7 @@ DONE = {
     Action.SKIPPED: "the step was not kept; answered from the state before it",
     Action.RESET: "the stream was reset; answered from the source state",
     Action.ROLLED_BACK: "the stream was rolled back; answered from the last good state",
-    Action.FROZEN: "the stream was frozen; answered without learning",
+    Action.FROZEN: "answered without learning",
 }
 OUTPUTS = ("logits", "probabilities", "labels")
 ON_REQUEST = ("source_probabilities",)

@@ -51,10 +51,11 @@ class Served:
 def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: int) -> Served:
     """Answer x (N, C, H, W) and adapt the stream; within `stream.unchanged_on_failure` it happens or does not."""
     waited = None
-    if stream.mode != "frozen" and (stream.window_full or len(x) >= stream.adapt_batch_size):
+    open_to_learn = stream.mode != "frozen" and not int(stream.state.monitors.pause)
+    if open_to_learn and (stream.window_full or len(x) >= stream.adapt_batch_size):
         waited = adapt_window(stream)
     answered_generation = stream.generation
-    learns = stream.mode != "frozen" and len(x) >= stream.adapt_batch_size
+    learns = open_to_learn and len(x) >= stream.adapt_batch_size
     output, after = stream.fitted.step(stream.state.adapter, x) if learns else (_predict(stream, x), None)
     seeing = _seeing(stream, x, output if _finite(output) else _predict(stream, x), wants_source=wants_source)
     policy = stream.policy
@@ -62,7 +63,7 @@ def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: 
         stream.state.monitors, seeing, stream.model.reference,
         takeover=policy.takeover, margin=policy.margin, every=source_check_every,
     )  # fmt: skip
-    decision = Decision(Action.QUEUED if stream.mode != "frozen" else Action.FROZEN)
+    decision = Decision(Action.QUEUED) if open_to_learn else Decision(Action.FROZEN, reason=_pausing(stream))
     if after is not None:
         decision = decide(_verdicts(stream, x, output, after, findings), policy)
         output, answered_generation = _done(stream, x, output, after, findings, decision, answered_generation)
@@ -101,7 +102,8 @@ def adapt_window(stream: Stream) -> Action | None:
 
 def guarded(stream: Stream, decision: Decision) -> None:
     """Do what a guard has decided outside of a step, about the state as it is."""
-    monitors = monitoring.begun_again(stream.state.monitors, stream.initial().monitors)
+    pause = 0 if decision.rule == "every" else stream.policy.pause
+    monitors = monitoring.begun_again(stream.state.monitors, stream.initial().monitors, pause)
     if decision.action is Action.RESET:
         stream.commit(replace(stream.initial(), monitors=monitors))
     elif decision.action in (Action.ROLLED_BACK, Action.FROZEN):
@@ -135,7 +137,6 @@ def _verdicts(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState
         harm=findings.harm if helps else "",
         drift_ended=findings.drift_ended,
         steps=int(after.steps) if stream.policy.every else 0,
-        recent=round(float(findings.state.recent)),
     )
 
 
@@ -147,6 +148,11 @@ def _going_back_helps(stream: Stream, x: Tensor, output: StepOutput) -> bool:
     begun, _ = stream.fitted.step(stream.fitted.initial(), x)
     agreements = [float((each.probabilities.argmax(1) == source).float().mean()) for each in (begun, output)]
     return agreements[0] - agreements[1] > stream.policy.margin / 2
+
+
+def _pausing(stream: Stream) -> str:
+    left = int(stream.state.monitors.pause)
+    return f"the guard went back a short time ago, learning pauses for {left} more requests" if left else ""
 
 
 def _predict(stream: Stream, x: Tensor) -> StepOutput:

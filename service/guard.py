@@ -60,8 +60,9 @@ class Policy(BaseModel):
     """By how much a class's share of the answers exceeds that of the source model's, to be a collapse."""
     margin: Annotated[float, Field(gt=0, le=1)] = 0.05
     """How much less often than the source model is right, on its own domain, a stream agrees with it: that is harm."""
-    patience: Annotated[int, Field(ge=0, le=10**6)] = 5
-    """Resets and roll-backs within 200 requests after which the stream is frozen; 0 for never."""
+    pause: Annotated[int, Field(ge=0, le=10**6)] = 16
+    """Requests that a stream does not learn from after its guard went back; twice as many each time it does so again
+    soon. 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,6 @@ class Verdicts:
         drift_ended: That the inputs came back.
         source_gap: Accuracy lost on the probe set against the source model; None where it was not measured just now.
         steps: Learning steps since the state before any batch.
-        recent: Resets and roll-backs of late.
     """
 
     finite_answer: bool = True
@@ -86,7 +86,6 @@ class Verdicts:
     drift_ended: str = ""
     source_gap: float | None = None
     steps: int = 0
-    recent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +109,7 @@ def decide(verdicts: Verdicts, policy: Policy) -> Decision:
     for rule, response, reason in _found(verdicts, policy):
         if response == "off":
             continue
-        action = ACTIONS[response]
-        if action in (Action.RESET, Action.ROLLED_BACK) and rule != "every" and 0 < policy.patience <= verdicts.recent:
-            return Decision(
-                Action.FROZEN, "patience", f"{reason}, after {verdicts.recent} resets and roll-backs of late"
-            )
-        return Decision(action, rule, reason)
+        return Decision(ACTIONS[response], rule, reason)
     return Decision(Action.KEPT)
 
 

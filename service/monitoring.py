@@ -22,8 +22,10 @@ LEAST_WEIGHT = 1 - math.exp(-64 / CHECK_MEMORY)
 """Of a comparison that a verdict rests on: 64 images."""
 UNLIKE = 0.3
 """How much less often than the source model is right a stream agrees with it where its answers have collapsed."""
-RECENT = 200
-"""Requests that guard actions count as recent for."""
+RECENT = 1000
+"""Requests that what guards did fades over."""
+LONGEST_PAUSE = 4096
+"""Requests, however often a guard has gone back."""
 HURRIED = 4
 """Requests between two looks by the source model while one class takes most answers."""
 ALERTED = 4
@@ -54,6 +56,7 @@ class MonitorState(PartState):
         check_in: () int64 requests until the source model looks again.
         alert: () int64 requests that it still looks at after an alarm.
         recent: () decayed count of resets and roll-backs.
+        pause: () int64 requests that the stream does not learn from yet.
     """
 
     answers: BalanceState
@@ -68,6 +71,7 @@ class MonitorState(PartState):
     check_in: Tensor
     alert: Tensor
     recent: Tensor
+    pause: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,7 @@ def init(classes: int, seen: Seen) -> MonitorState:
         check_in=zero,
         alert=zero,
         recent=torch.zeros(()),
+        pause=zero,
     )
 
 
@@ -156,6 +161,7 @@ def update(
         answers=class_balance.update(state.answers, seeing.probabilities),
         entropies=entropy_bins.update(state.entropies, seeing.probabilities),
         recent=state.recent * math.exp(-1 / RECENT),
+        pause=(state.pause - 1).clamp_min(0),
     )
     moved, alarms = _tested(moved, seeing)
     collapse = harm = ""
@@ -167,10 +173,15 @@ def update(
     return Findings(moved, alarms, _signals(moved, seeing, reference), collapse, harm, seeing.look is not None)
 
 
-def begun_again(state: MonitorState, fresh: MonitorState) -> MonitorState:
-    """Return the state after a guard's reset or roll-back: what told of the answers begins anew, the rest goes on."""
+def begun_again(state: MonitorState, fresh: MonitorState, pause: int) -> MonitorState:
+    """Return the state after a guard's reset or roll-back: what told of the answers begins anew, the rest goes on.
+
+    Learning pauses for `pause` requests, twice as many for each time that was not long ago.
+    """
+    paused = min(pause * 2 ** round(float(state.recent)), LONGEST_PAUSE)
     return replace(
         fresh, seen=state.seen, drift_test=state.drift_test, alert=torch.tensor(WATCHED), recent=state.recent + 1,
+        pause=torch.tensor(paused),
     )  # fmt: skip
 
 

@@ -111,7 +111,7 @@ class Prober:
         if result.source_gap <= stream.policy.budget:
             good = GoodState(taken.state, result.steps, taken.generation, result.accuracy)
             stream.good = stream.good.with_newest(good)
-        verdicts = Verdicts(source_gap=result.source_gap, recent=round(float(stream.state.monitors.recent)))
+        verdicts = Verdicts(source_gap=result.source_gap)
         decision = decide(verdicts, stream.policy)
         if decision.action is not Action.KEPT and stream.mode != "frozen":
             engine.guarded(stream, decision)

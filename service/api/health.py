@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 TEXT: dict[str, dict[str, object]] = {"text/plain": {"schema": {"type": "string"}}}
@@ -35,9 +35,5 @@ def router(ready: Callable[[], bool], metrics: Callable[[], bytes]) -> APIRouter
     async def expose_metrics() -> Response:
         """Metrics in Prometheus' text format."""
         return Response(metrics(), media_type=CONTENT_TYPE_LATEST)
-
-    @routes.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("/docs")
 
     return routes
