@@ -16,6 +16,7 @@ from service.guard import Action, Decision, Verdicts, decide
 from service.monitoring import Findings, Seeing
 from service.streams import SourceCheck, Stream, StreamState
 
+OWN_ANSWERS = 4
 LEAST_IMAGES = 16
 """Of a request by which it is told whether going back would help."""
 
@@ -61,7 +62,7 @@ def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: 
     policy = stream.policy
     findings = monitoring.update(
         stream.state.monitors, seeing, stream.model.reference,
-        takeover=policy.takeover, margin=policy.margin, every=source_check_every,
+        takeover=policy.takeover, margin=policy.margin, every=source_check_every * _leisure(stream),
     )  # fmt: skip
     decision = Decision(Action.QUEUED) if open_to_learn else Decision(Action.FROZEN, reason=_pausing(stream))
     if after is not None:
@@ -148,6 +149,11 @@ def _going_back_helps(stream: Stream, x: Tensor, output: StepOutput) -> bool:
     begun, _ = stream.fitted.step(stream.fitted.initial(), x)
     agreements = [float((each.probabilities.argmax(1) == source).float().mean()) for each in (begun, output)]
     return agreements[0] - agreements[1] > stream.policy.margin / 2
+
+
+def _leisure(stream: Stream) -> int:
+    """How much more seldom the source model looks at its own answers: for the inputs' sake alone."""
+    return OWN_ANSWERS if stream.fitted.spec == "source" else 1
 
 
 def _pausing(stream: Stream) -> str:

@@ -60,7 +60,7 @@ class Policy(BaseModel):
     """By how much a class's share of the answers exceeds that of the source model's, to be a collapse."""
     margin: Annotated[float, Field(gt=0, le=1)] = 0.05
     """How much less often than the source model is right, on its own domain, a stream agrees with it: that is harm."""
-    pause: Annotated[int, Field(ge=0, le=10**6)] = 16
+    pause: Annotated[int, Field(ge=0, le=10**6)] = 32
     """Requests that a stream does not learn from after its guard went back; twice as many each time it does so again
     soon. 0 for none."""
 

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from adapters.base import PartState
 from adapters.functional.entropy import entropy_of_probabilities
-from adapters.monitors import accuracy, class_balance, entropy_bins, moving_mean, page_hinkley
+from adapters.monitors import accuracy, adwin, betting, class_balance, entropy_bins, moving_mean, page_hinkley
+from adapters.monitors.adwin import AdwinOptions, AdwinState
+from adapters.monitors.betting import BettingOptions, BettingState
 from adapters.monitors.class_balance import BalanceState
 from adapters.monitors.entropy_bins import BinsState
 from adapters.monitors.moving_mean import MeanState
@@ -35,10 +37,15 @@ WATCHED = 8
 OWN_DOMAIN = 0.06
 """Norm-statistics distance below which inputs look like the source's own: there, and only there, is it trusted."""
 LEAST_DISTANCE = 1e-6
-DRIFT_TEST = PageHinkleyOptions(tolerance=0.1, threshold=1.5, at_least=4)
+DRIFT_TEST = PageHinkleyOptions(tolerance=0.1, threshold=1.5, forgetting=1.0, at_least=4)
 """On the logarithm of the drift signal."""
-ENTROPY_TEST = PageHinkleyOptions(tolerance=0.03, threshold=0.5, at_least=8)
-"""On the mean entropy of a request's answers, as a share of ln(classes)."""
+ENTROPY_TEST = AdwinOptions(delta=0.0002, clock=4)
+"""On the mean entropy of a request's answers, as a share of ln(classes); looked at every fourth request."""
+SURPRISE_TEST = BettingOptions(restarts=True, alpha=1e-6, tolerance=0.02)
+"""On the entropies of the source model's answers: a million values on average to a false alarm, on images like those
+that its usual entropies are of."""
+SILENT = 500
+"""Requests after an alarm of that test in which it is not told again: an unlike stream stays unlike."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,8 @@ class MonitorState(PartState):
         agreement: Share of equal labels between these.
         source_accuracy: What the source model's confidence says of its accuracy there.
         seen: What the source model remembers of the inputs.
-        entropy_test, drift_test: Change detectors.
+        entropy_test, drift_test, surprise_test: Change detectors.
+        silent: () int64 requests that the last one is not heard in.
         check_in: () int64 requests until the source model looks again.
         alert: () int64 requests that it still looks at after an alarm.
         recent: () decayed count of resets and roll-backs.
@@ -66,8 +74,10 @@ class MonitorState(PartState):
     agreement: MeanState
     source_accuracy: MeanState
     seen: Seen
-    entropy_test: PageHinkleyState
+    entropy_test: AdwinState
     drift_test: PageHinkleyState
+    surprise_test: BettingState
+    silent: Tensor
     check_in: Tensor
     alert: Tensor
     recent: Tensor
@@ -138,8 +148,10 @@ def init(classes: int, seen: Seen) -> MonitorState:
         agreement=mean,
         source_accuracy=mean,
         seen=seen,
-        entropy_test=page_hinkley.init(),
+        entropy_test=adwin.init(ENTROPY_TEST),
         drift_test=page_hinkley.init(),
+        surprise_test=betting.init(),
+        silent=zero,
         check_in=zero,
         alert=zero,
         recent=torch.zeros(()),
@@ -163,7 +175,7 @@ def update(
         recent=state.recent * math.exp(-1 / RECENT),
         pause=(state.pause - 1).clamp_min(0),
     )
-    moved, alarms = _tested(moved, seeing)
+    moved, alarms = _tested(moved, seeing, reference)
     collapse = harm = ""
     if seeing.look is not None and seeing.known is not None:
         moved = _compared(moved, seeing, seeing.look, seeing.known, reference)
@@ -180,30 +192,51 @@ def begun_again(state: MonitorState, fresh: MonitorState, pause: int) -> Monitor
     """
     paused = min(pause * 2 ** round(float(state.recent)), LONGEST_PAUSE)
     return replace(
-        fresh, seen=state.seen, drift_test=state.drift_test, alert=torch.tensor(WATCHED), recent=state.recent + 1,
+        fresh, seen=state.seen, drift_test=state.drift_test, surprise_test=state.surprise_test, silent=state.silent,
+        alert=torch.tensor(WATCHED), recent=state.recent + 1,
         pause=torch.tensor(paused),
     )  # fmt: skip
 
 
-def _tested(state: MonitorState, seeing: Seeing) -> tuple[MonitorState, tuple[Alarm, ...]]:
-    classes = seeing.probabilities.shape[1]
-    entropy = float(entropy_of_probabilities(seeing.probabilities).mean()) / math.log(max(classes, 2))
-    entropy_test, entropy_alarms = _test("entropy", state.entropy_test, entropy, ENTROPY_TEST)
-    drift = math.nan if seeing.drift is None else math.log(max(seeing.drift, LEAST_DISTANCE))
-    drift_test, drift_alarms = _test("drift", state.drift_test, drift, DRIFT_TEST)
-    return replace(state, entropy_test=entropy_test, drift_test=drift_test), (*entropy_alarms, *drift_alarms)
+def _tested(state: MonitorState, seeing: Seeing, reference: Reference) -> tuple[MonitorState, tuple[Alarm, ...]]:
+    entropy_test, by_entropy = _test_entropy(state.entropy_test, seeing.probabilities)
+    drift_test, by_drift = _test_drift(state.drift_test, seeing.drift)
+    moved = replace(state, entropy_test=entropy_test, drift_test=drift_test, silent=(state.silent - 1).clamp_min(0))
+    if seeing.look is None or reference.entropies is None:
+        return moved, (*by_entropy, *by_drift)
+    source = entropy_of_probabilities(seeing.look.logits.softmax(1))
+    surprise_test, verdict = betting.update(state.surprise_test, source, reference.entropies, SURPRISE_TEST)
+    moved = replace(moved, surprise_test=surprise_test)
+    if not bool(verdict.changed) or int(moved.silent):
+        return moved, (*by_entropy, *by_drift)
+    figures = {
+        "before": float(reference.entropies.median()), "now": float(source.mean()),
+        "statistic": float(verdict.statistic), "limit": -math.log(SURPRISE_TEST.alpha),
+    }  # fmt: skip
+    alarm = Alarm("source_entropy", "betting", figures["now"] > figures["before"], figures)
+    return replace(moved, silent=torch.tensor(SILENT)), (*by_entropy, *by_drift, alarm)
 
 
-def _test(
-    signal: str, state: PageHinkleyState, value: float, options: PageHinkleyOptions
-) -> tuple[PageHinkleyState, tuple[Alarm, ...]]:
-    after, verdict = page_hinkley.update(state, torch.tensor(value), options)
+def _test_entropy(state: AdwinState, probabilities: Tensor) -> tuple[AdwinState, tuple[Alarm, ...]]:
+    value = float(entropy_of_probabilities(probabilities).mean()) / math.log(max(probabilities.shape[1], 2))
+    after, verdict = adwin.update(state, torch.tensor(value), ENTROPY_TEST)
     if not bool(verdict.changed):
         return after, ()
-    mean = float(state.mean)
-    shown = (math.exp(mean), math.exp(value)) if signal == "drift" else (mean, value)
-    figures = {"before": shown[0], "now": shown[1], "statistic": float(verdict.statistic), "limit": options.threshold}
-    return after, (Alarm(signal, "page_hinkley", value > mean, figures),)
+    before = float(state.total) / max(int(state.width), 1)
+    figures = {"before": before, "now": value, "statistic": float(verdict.statistic), "limit": 1.0}
+    return after, (Alarm("entropy", "adwin", value > before, figures),)
+
+
+def _test_drift(state: PageHinkleyState, drift: float | None) -> tuple[PageHinkleyState, tuple[Alarm, ...]]:
+    value = math.nan if drift is None else math.log(max(drift, LEAST_DISTANCE))
+    after, verdict = page_hinkley.update(state, torch.tensor(value), DRIFT_TEST)
+    if not bool(verdict.changed):
+        return after, ()
+    figures = {
+        "before": math.exp(float(state.mean)), "now": math.exp(value),
+        "statistic": float(verdict.statistic), "limit": DRIFT_TEST.threshold,
+    }  # fmt: skip
+    return after, (Alarm("drift", "page_hinkley", figures["now"] > figures["before"], figures),)
 
 
 def _compared(state: MonitorState, seeing: Seeing, look: Look, known: Seen, reference: Reference) -> MonitorState:

@@ -83,8 +83,12 @@ def calls(open_app):
     return sorted(found)
 
 
+OPEN = ("/", "/dashboard/{path:path}", "/v1/session")
+"""The page and its log-in."""
+
+
 def expected_scope(method, path):
-    if path.startswith("/v2/health/"):
+    if path.startswith("/v2/health/") or path in OPEN:
         return None
     if path.split("/")[1] == "v2":
         return "infer"
@@ -95,8 +99,10 @@ def test_every_route_has_its_scope_and_every_write_of_the_control_plane_needs_ad
     scopes = {(method, path): scope_of(method, path) for method, path in calls}
 
     assert scopes == {(method, path): expected_scope(method, path) for method, path in calls}
-    assert {path for method, path in calls if scopes[method, path] is None} == {"/v2/health/live", "/v2/health/ready"}
-    writes = {path: scopes[method, path] for method, path in calls if method in WRITES and path.startswith("/v1")}
+    opened = {path for method, path in calls if scopes[method, path] is None}
+    assert opened == {"/v2/health/live", "/v2/health/ready", *OPEN}
+    controls = [(method, path) for method, path in calls if path.startswith("/v1/") and path not in OPEN]
+    writes = {path: scopes[method, path] for method, path in controls if method in WRITES}
     assert len(writes) >= 7
     assert set(writes.values()) == {"admin"}
 
@@ -110,7 +116,11 @@ def test_every_route_has_its_scope_and_every_write_of_the_control_plane_needs_ad
         ("POST", "/v2/repository/index", "infer"),
         ("GET", "/v2/health/ready", None),
         ("GET", "/metrics", "read"),
-        ("GET", "/", "read"),
+        ("GET", "/", None),
+        ("GET", "/dashboard/main.js", None),
+        ("POST", "/dashboard/main.js", "admin"),
+        ("POST", "/v1/session", None),
+        ("POST", "/v1/sessions", "admin"),
         ("GET", "/docs", "read"),
         ("GET", "/openapi.json", "read"),
         ("HEAD", "/v1/streams", "read"),
