@@ -63,6 +63,7 @@ def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: 
     findings = monitoring.update(
         stream.state.monitors, seeing, stream.model.reference,
         takeover=policy.takeover, margin=policy.margin, every=source_check_every * _leisure(stream),
+        learns=stream.mode != "frozen" and stream.fitted.spec != "source",
     )  # fmt: skip
     decision = Decision(Action.QUEUED) if open_to_learn else Decision(Action.FROZEN, reason=_pausing(stream))
     if after is not None:

@@ -28,7 +28,7 @@ RECENT = 1000
 """Requests that what guards did fades over."""
 LONGEST_PAUSE = 4096
 """Requests, however often a guard has gone back."""
-HURRIED = 4
+HURRIED = 8
 """Requests between two looks by the source model while one class takes most answers."""
 ALERTED = 4
 """Requests after an alarm that the source model looks at, each."""
@@ -165,9 +165,19 @@ def check_due(state: MonitorState) -> bool:
 
 
 def update(
-    state: MonitorState, seeing: Seeing, reference: Reference, *, takeover: float, margin: float, every: int
+    state: MonitorState,
+    seeing: Seeing,
+    reference: Reference,
+    *,
+    takeover: float,
+    margin: float,
+    every: int,
+    learns: bool,
 ) -> Findings:
-    """Take in one request; `every` requests the source model looks, more often where something is odd."""
+    """Take in one request.
+
+    Every `every` requests the source model looks; of a stream that learns, more often where something is odd.
+    """
     moved = replace(
         state,
         answers=class_balance.update(state.answers, seeing.probabilities),
@@ -181,7 +191,9 @@ def update(
         moved = _compared(moved, seeing, seeing.look, seeing.known, reference)
         collapse = _collapse(moved, takeover)
         harm = _harm(moved, seeing.look, margin) if reference.calibration is not None else ""
-    moved = _scheduled(moved, reference, alarmed=bool(alarms), looked=seeing.look is not None, every=every)
+    soonest = _soonest(moved, reference, alarmed=bool(alarms), looked=seeing.look is not None) if learns else (every, 0)
+    left = every if seeing.look is not None else int(moved.check_in)
+    moved = replace(moved, check_in=torch.tensor(min(left, soonest[0]) - 1), alert=torch.tensor(soonest[1]))
     return Findings(moved, alarms, _signals(moved, seeing, reference), collapse, harm, seeing.look is not None)
 
 
@@ -282,13 +294,11 @@ def _harm(state: MonitorState, look: Look, margin: float) -> str:
     )
 
 
-def _scheduled(state: MonitorState, reference: Reference, *, alarmed: bool, looked: bool, every: int) -> MonitorState:
-    """Plan the source model's next look."""
+def _soonest(state: MonitorState, reference: Reference, *, alarmed: bool, looked: bool) -> tuple[int, int]:
+    """Return in how many requests the source model is to look at the latest, and how long the alert goes on."""
     alert = ALERTED if alarmed else max(int(state.alert) - looked, 0)
-    left = every if looked else int(state.check_in)
     dominated = float(class_balance.dominant_share(state.answers)) > max(0.5, 2 * float(reference.prior.max()))
-    soonest = 1 if alert else HURRIED if dominated else left
-    return replace(state, check_in=torch.tensor(min(left, soonest) - 1), alert=torch.tensor(alert))
+    return 1 if alert else HURRIED if dominated else LONGEST_PAUSE, alert
 
 
 def _signals(state: MonitorState, seeing: Seeing, reference: Reference) -> dict[str, float]:
