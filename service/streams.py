@@ -95,6 +95,7 @@ class Stream:
     feedback: Feedback = field(default_factory=lambda: Feedback(FEEDBACK_IMAGES, FEEDBACK_SECONDS))
     history: History = field(default_factory=History)
     trouble: Event | None = None
+    sized: tuple[AdapterState | None, int] = (None, 0)
     created: float = field(default_factory=time.time)
     last_used: float = field(default_factory=time.time)
     signals: Mapping[str, float] = field(default_factory=dict)
@@ -113,7 +114,9 @@ class Stream:
     @property
     def state_bytes(self) -> int:
         """Bytes of the state's tensors, those shared with the source model included."""
-        return size_bytes(self.state.adapter) + self.state.window.nbytes
+        if self.sized[0] is not self.state.adapter:  # ten thousand streams are measured at each scrape
+            self.sized = (self.state.adapter, size_bytes(self.state.adapter))
+        return self.sized[1] + self.state.window.nbytes
 
     @property
     def fisher(self) -> Mapping[str, Tensor]:
