@@ -104,8 +104,9 @@ def adapt_window(stream: Stream) -> Action | None:
 
 def guarded(stream: Stream, decision: Decision) -> None:
     """Do what a guard has decided outside of a step, about the state as it is."""
-    pause = 0 if decision.rule == "every" else stream.policy.pause
-    monitors = monitoring.begun_again(stream.state.monitors, stream.initial().monitors, pause)
+    monitors = monitoring.begun_again(stream.state.monitors, stream.initial().monitors)
+    if decision.rule != "every":
+        monitors = monitoring.alerted(monitors, stream.policy.pause)
     if decision.action is Action.RESET:
         stream.commit(replace(stream.initial(), monitors=monitors))
     elif decision.action in (Action.ROLLED_BACK, Action.FROZEN):
@@ -114,6 +115,7 @@ def guarded(stream: Stream, decision: Decision) -> None:
         stream.mode = "frozen"
     if decision.action is not Action.SKIPPED:
         stream.retries = stream.retries.emptied()
+        stream.beginnings += 1
 
 
 def _done(

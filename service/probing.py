@@ -52,12 +52,15 @@ class Prober:
 
     def note(self, stream: Stream) -> None:
         """Plan a probe if one is due: a probe set, and as many steps since the last as are wanted."""
-        if not self._every or stream.model.reference.probe is None:
-            return
-        since = stream.steps - (stream.probe.steps if stream.probe is not None else 0)
-        if since >= self._every or since < 0:
+        if self._is_due(stream):
             self._due[stream.id] = stream
             self._wake.set()
+
+    def _is_due(self, stream: Stream) -> bool:
+        if not self._every or stream.model.reference.probe is None:
+            return False
+        since = stream.steps - (stream.probe.steps if stream.probe is not None else 0)
+        return since >= self._every or since < 0
 
     async def run(self) -> None:
         """Probe one stream after the other, until cancelled."""
@@ -66,6 +69,8 @@ class Prober:
             self._wake.clear()
             while self._due:
                 stream = self._due.pop(next(iter(self._due)))
+                if not self._is_due(stream):  # requests that came during a probe have noted the stream again
+                    continue
                 try:
                     await self._probe(stream)
                 except ServiceError as error:

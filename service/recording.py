@@ -61,7 +61,7 @@ class Recorder:
         if served.findings.looked:
             distances = stream.model.watch.layers(stream.state.monitors.seen)
             stream.history.add_layers(now, [float(layer.wasserstein) for layer in distances.values()])
-        if self._misfits:
+        if self._misfits and bool(torch.isfinite(served.output.probabilities).all()):
             stream.history.add_misfit(_misfit(stream, x, served, now), self._misfits)
 
 

@@ -30,6 +30,7 @@ FEEDBACK_IMAGES, FEEDBACK_SECONDS = 10_000, 7 * 86_400.0
 """Answers of a stream that late labels are taken for, where no setting says otherwise."""
 UNDONE = (
     "state", "generation", "retries", "signals", "monitored", "source_check", "mode", "good", "requests", "images",
+    "probe", "beginnings",
 )  # fmt: skip
 """What a request that fails leaves as it was."""
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -91,6 +92,7 @@ class Stream:
     parent: str = ""
     resumed_from: str = ""
     beginnings: int = 0
+    """How often the state was replaced by one that does not follow from it."""
     probe: ProbeResult | None = None
     feedback: Feedback = field(default_factory=lambda: Feedback(FEEDBACK_IMAGES, FEEDBACK_SECONDS))
     history: History = field(default_factory=History)

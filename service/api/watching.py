@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -97,8 +98,7 @@ def row(watching: Watching, stream: Stream) -> StreamRow:
 def view(watching: Watching, stream: Stream, since: int) -> HistoryView:
     """Return what is new of a stream's series since a cursor."""
     history, monitors = stream.history, stream.state.monitors
-    newest = history.recent[-1][1] if history.recent else 0.0
-    begun = next((point[1] for point in (*history.older, *history.recent) if point[0] > since), newest)
+    begun = next((point[1] for point in (*history.older, *history.recent) if point[0] > since), math.inf)
     layers = [entry for entry in history.layers if not since or entry[0] >= begun]
     return HistoryView(
         columns=list(COLUMNS),
