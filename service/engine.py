@@ -31,6 +31,8 @@ class Served:
         answered_generation: The generation that the answer was computed from.
         signals: Entropy, drift, selected share and source agreement, as plain numbers.
         source: The source model's probabilities (N, C), where they were computed.
+        adapted: The stream's own (N, C): in shadow mode not those that the client gets.
+        features: (N, d) of the source model, where it looked.
         findings: What the monitors found.
         decision: What became of the request's learning, and why.
     """
@@ -40,6 +42,8 @@ class Served:
     answered_generation: int
     signals: dict[str, float]
     source: Tensor | None
+    adapted: Tensor
+    features: Tensor | None
     findings: Findings
     decision: Decision
 
@@ -86,6 +90,8 @@ def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: 
         answered_generation=answered_generation,
         signals=dict(stream.signals),
         source=None if source is None else source.probabilities,
+        adapted=output.probabilities,
+        features=None if seeing.look is None else seeing.look.features,
         findings=findings,
         decision=decision,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from adapters import AdapterState
 from adapters.state import size_bytes
 from service import monitoring, window
+from service.comparing import Compared
 from service.errors import SaturatedError, UnfitError, UnknownError
 from service.events import Event
 from service.feedback import Feedback
@@ -22,6 +23,7 @@ from service.history import History
 from service.hosting import Fitted, HostedModel
 from service.monitoring import MonitorState
 from service.retries import RetryLog
+from service.shadowing import ShadowReport
 
 Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
 GOOD_BYTES = 64 * 2**20
@@ -64,6 +66,7 @@ class ProbeResult:
         generation: Of the state.
         steps: Learning steps of the state.
         time: When, Unix seconds.
+        compared: The features of the stream's newest images beside the source's; None where there were too few.
     """
 
     accuracy: float
@@ -72,6 +75,7 @@ class ProbeResult:
     generation: int
     steps: int
     time: float
+    compared: Compared | None = None
 
 
 @dataclass(slots=True)
@@ -97,6 +101,8 @@ class Stream:
     feedback: Feedback = field(default_factory=lambda: Feedback(FEEDBACK_IMAGES, FEEDBACK_SECONDS))
     history: History = field(default_factory=History)
     trouble: Event | None = None
+    features: Tensor | None = None
+    shadow: ShadowReport = field(default_factory=ShadowReport)
     sized: tuple[AdapterState | None, int] = (None, 0)
     created: float = field(default_factory=time.time)
     last_used: float = field(default_factory=time.time)
@@ -172,7 +178,8 @@ class Stream:
         self.retries = self.retries.emptied()
         self.good = GoodStates(self.good.limit_bytes)
         self.signals, self.monitored = {}, {}
-        self.source_check = self.probe = None
+        self.source_check = self.probe = self.features = None
+        self.shadow = ShadowReport()
         self.beginnings += 1
 
 

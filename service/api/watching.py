@@ -11,9 +11,10 @@ from fastapi import APIRouter, Depends, Path, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from PIL import Image
 
+from adapters.monitors import entropy_bins
 from service.api.events import event_view
 from service.api.problems import responses
-from service.api.schemas import EventView, HistoryView, ModelRow, Overview, StreamRow
+from service.api.schemas import EventView, HistoryView, ModelRow, Overview, ProbeView, StreamRow
 from service.history import COLUMNS, Misfit
 from service.streams import Stream
 from service.watching import Watching
@@ -114,7 +115,8 @@ def view(watching: Watching, stream: Stream, since: int) -> HistoryView:
             "shares": [round(float(share), 4) for share in monitors.answers.shares],
             "prior": [round(float(share), 4) for share in stream.model.reference.prior],
         },
-        probe=None if stream.probe is None else asdict(stream.probe),
+        entropies=[round(float(share), 4) for share in entropy_bins.shares(monitors.entropies)],
+        probe=None if stream.probe is None else ProbeView(**asdict(stream.probe)),
         events=_events(watching, stream),
         misfits=[_misfit(misfit) for misfit in history.misfits],
     )
