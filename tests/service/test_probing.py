@@ -40,7 +40,7 @@ def inside(monkeypatch):
 
 
 @pytest.fixture
-def api(tmp_path, inside):  # noqa: ARG001 - is to be there first
+def api(tmp_path, inside):
     settings = {"probe_every": EVERY, "allow_factories": ("service.demo.network:build",)}
     with application(tmp_path, EMBEDDED, **settings) as running:
         yield running
