@@ -23,6 +23,8 @@ from service.types import Happening
 
 IN_MEMORY = 10_000
 """Newest events that are answered without the database."""
+UNWRITTEN = 40_000
+"""Most events that wait for a database that cannot be written; where more do, the oldest are lost."""
 PAGE = 500
 """Most events handed to a listener at a time."""
 TABLES = MetaData()
@@ -64,7 +66,7 @@ class EventLog:
     def __init__(self, file: Path) -> None:
         self._engine, stored = _opened(file)
         self._lock = threading.Lock()
-        self._newest: deque[Event] = deque(stored, maxlen=IN_MEMORY)
+        self._newest: deque[Event] = deque(stored, maxlen=IN_MEMORY + UNWRITTEN)
         self.last = self._newest[-1].id if self._newest else 0
         self._listeners: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
         self._closing = False
@@ -155,7 +157,7 @@ class EventLog:
 
     def _write(self) -> None:
         """Write events as they come, all that wait in one transaction; what cannot be written waits for the next."""
-        ended, left = False, deque[Event](maxlen=IN_MEMORY)
+        ended, left = False, deque[Event](maxlen=UNWRITTEN)
         while not ended:
             waiting = [self._unwritten.get()]
             while not self._unwritten.empty():
@@ -168,8 +170,16 @@ class EventLog:
                     with self._engine.begin() as connection:
                         connection.execute(EVENTS.insert(), rows)
                 left.clear()
+                self._forget_written()
             except SQLAlchemyError as error:
                 log.error("events_not_written", events=len(left), reason=str(error))
+
+    def _forget_written(self) -> None:
+        """Leave to the database what is in it and too much for the memory."""
+        with self._lock:
+            waiting = self._unwritten.qsize()
+            while len(self._newest) > IN_MEMORY + waiting:
+                self._newest.popleft()
 
 
 def _opened(file: Path) -> tuple[Engine, list[Event]]:

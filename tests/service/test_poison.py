@@ -1,0 +1,175 @@
+"""Poison: streams that learn from it are lost without guards, and found again with them; honest ones are left alone."""
+
+from itertools import groupby
+
+import numpy as np
+import pytest
+import torch
+
+from adapters.state import is_finite
+from service import engine
+from service.bundles import read_bundle
+from service.demo.drift import STREAM, drifting
+from service.guard import Action, Policy
+from service.hosting import host
+from service.retries import RetryLog
+from service.settings import EMBEDDED
+from service.streams import Stream, initial_state
+
+UNGUARDED = Policy(collapse="off", harm="off", pause=0)
+BATCH, CLEAN, POISONED = 64, 20, 20
+POISONS = ["class", "noise", "inverted", "nan"]
+HARSH = {"tent": {"lr": 0.05}}
+"""A rate at which a learner destroys itself within some steps."""
+
+
+@pytest.fixture(scope="module")
+def model():
+    return host(read_bundle(EMBEDDED), ["service.demo.network:build"], 1)
+
+
+@pytest.fixture(scope="module")
+def data():
+    with np.load(STREAM) as stored:
+        images, labels = stored["images"], stored["labels"].astype(np.int64)
+    order = np.random.default_rng(0).permutation(len(images))
+    return torch.from_numpy(images[order])[:, None].float() / 255, torch.from_numpy(labels[order])
+
+
+def begin(model, spec, options, policy):
+    fitted = model.fit(spec, options)
+    return Stream("s", model, fitted, initial_state(model, fitted), RetryLog(0, 0), policy=policy)
+
+
+def clean(data, count, start=0):
+    """Return batches of images with labels."""
+    images, labels = data
+    rows = [torch.arange(number * BATCH, (number + 1) * BATCH) % len(labels) for number in range(start, start + count)]
+    return [(images[row], labels[row]) for row in rows]
+
+
+def poisoned(data, kind):
+    images, labels = data
+    generator = torch.Generator().manual_seed(1)
+    if kind == "class":
+        one = images[labels == 3]
+        return [one[torch.randint(len(one), (BATCH,), generator=generator)] for _ in range(POISONED)]
+    if kind == "noise":
+        return [torch.rand(BATCH, 1, 28, 28, generator=generator) for _ in range(POISONED)]
+    if kind == "inverted":
+        return [1 - x for x, _ in clean(data, POISONED)]
+    return [torch.full((BATCH, 1, 28, 28), torch.nan)] * POISONED
+
+
+def serve(stream, x):
+    return engine.serve(stream, x, wants_source=False, source_check_every=20)
+
+
+def right(probabilities, labels):
+    return float((probabilities.argmax(1) == labels).float().mean())
+
+
+def poisoning(model, data, spec, kind, policy):
+    """Serve clean batches, poison, and clean ones; return what was served of the last two, and all decisions."""
+    stream = begin(model, spec, HARSH, policy)
+    before = [serve(stream, x) for x, _ in clean(data, 5)]
+    during = [serve(stream, x) for x in poisoned(data, kind)]
+    assert is_finite(stream.state.adapter)
+    assert is_finite(stream.state.monitors)
+    after = [serve(stream, x) for x, _ in clean(data, CLEAN, start=10)]
+    return during, after, [served.decision for served in (*before, *during, *after) if served.decision.rule]
+
+
+SPECS = ("batch+tent", "ema+tent")
+
+
+def matrix(*fast):
+    """All combinations, of which some are run always."""
+    cells = [(spec, kind) for spec in SPECS for kind in POISONS]
+    return [pytest.param(*cell, marks=() if cell in fast else pytest.mark.slow) for cell in cells]
+
+
+LOST = [
+    cell
+    for cell in matrix(("batch+tent", "class"), ("ema+tent", "noise"))
+    if cell.values != ("batch+tent", "nan")  # what is never learned from harms none but those that clean images harm
+]
+FOUND_AGAIN = matrix(("batch+tent", "class"), ("batch+tent", "inverted"), ("ema+tent", "noise"), ("ema+tent", "nan"))
+
+
+@pytest.mark.parametrize(("spec", "kind"), LOST)
+def test_without_guards_a_poisoned_stream_is_lost(model, data, spec, kind):
+    _, after, decisions = poisoning(model, data, spec, kind, UNGUARDED)
+
+    accuracies = [
+        right(served.output.probabilities, y) for served, (_, y) in zip(after, clean(data, CLEAN, 10), strict=True)
+    ]
+
+    assert np.mean(accuracies[-5:]) < 0.7
+    assert {decision.rule for decision in decisions} <= {"non_finite"}
+
+
+@pytest.mark.parametrize(("spec", "kind"), FOUND_AGAIN)
+def test_with_guards_it_soon_answers_as_well_as_the_source_model_for_a_while(model, data, spec, kind):
+    _, after, decisions = poisoning(model, data, spec, kind, Policy())
+
+    losses = [
+        right(model.answer_as_source(x).probabilities, y) - right(served.output.probabilities, y)
+        for served, (x, y) in zip(after, clean(data, CLEAN, 10), strict=True)
+    ]
+
+    assert min(np.mean(losses[first : first + 10]) for first in range(CLEAN - 9)) <= 0.01
+    went_back = [decision for decision in decisions if decision.action is Action.ROLLED_BACK]
+    assert went_back
+    assert {decision.rule for decision in went_back} <= {"collapse", "harm"}
+    assert all("source model" in decision.reason for decision in went_back)
+
+
+def test_images_that_are_not_finite_are_never_learned_from_nor_remembered(model, data):
+    stream = begin(model, "ema+tent", {}, Policy())
+    x, _ = clean(data, 1)[0]
+    serve(stream, x)
+    before = stream.state.adapter
+    broken = x.clone()
+    broken[3, 0, 5, 5] = torch.inf
+
+    for images in (torch.full_like(x, torch.nan), broken):
+        served = serve(stream, images)
+
+        assert (served.action, served.decision.rule) == (Action.SKIPPED, "non_finite")
+        assert stream.state.adapter is before
+        assert is_finite(stream.state.monitors)
+        assert all(np.isfinite(list(figures.values())).all() for figures in (stream.signals, stream.monitored))
+
+
+def honest(images_per_domain, batch, severity, sort):
+    """The demo's stream; within a domain mixed, or its classes one after the other."""
+    for _, parts in groupby(drifting(images_per_domain, batch, severity), key=lambda part: part.domain):
+        together = list(parts)
+        images, labels = (np.concatenate([getattr(part, name) for part in together]) for name in ("images", "labels"))
+        order = np.argsort(labels, kind="stable") if sort else np.arange(len(labels))
+        for start in range(0, len(labels), batch):
+            yield torch.from_numpy(images[order[start : start + batch]]).float() / 255
+
+
+HONEST = [
+    pytest.param("batch+tent", 64, 3, False, id="tent"),
+    pytest.param("batch+tent", 16, 5, False, id="tent-16"),
+    pytest.param("ema+tent", 64, 3, True, id="ema+tent-correlated"),
+    pytest.param("ema+tent", 16, 5, False, id="ema+tent-16"),
+    pytest.param("ema", 16, 3, True, id="ema-correlated"),
+    pytest.param("ema", 4, 5, False, id="ema-4", marks=pytest.mark.slow),
+    pytest.param("ema+tent", 4, 3, True, id="ema+tent-4-correlated", marks=pytest.mark.slow),
+    pytest.param("ema", 1, 3, False, id="ema-1", marks=pytest.mark.slow),
+    pytest.param("batch+tent", 64, 3, True, id="tent-correlated", marks=pytest.mark.slow),
+    pytest.param("batch+tent", 64, 5, False, id="tent-severe", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("spec", "batch", "severity", "sort"), HONEST)
+def test_an_honest_stream_is_left_alone_by_the_default_policy(model, spec, batch, severity, sort):
+    stream = begin(model, spec, {}, Policy())
+
+    served = [serve(stream, x) for x in honest(128 if batch >= 16 else 24 * batch, batch, severity, sort)]
+
+    assert [each.decision for each in served if each.action is not Action.KEPT] == []

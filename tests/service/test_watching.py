@@ -1,0 +1,170 @@
+"""What is shown of streams: badges, the overview, a stream's history, and what listeners hear."""
+
+import asyncio
+import time
+
+import pytest
+
+from service import watching as watching_module
+from service.events import Event
+from service.watching import Watching
+from tests.applications import application, assert_error
+from tests.serving import images
+
+
+def event(kind, age=0.0, action=""):
+    return Event(1, time.time() - age, kind, "s", "m", action, "so it was", {})
+
+
+class Shown:
+    """Just what a badge and a mark are read from."""
+
+    def __init__(self, trouble=None, mode="adapt", requests=1, generation=0):
+        self.id, self.trouble, self.mode, self.requests, self.generation = "s", trouble, mode, requests, generation
+        self.fitted, self.probe = type("Fitted", (), {"spec": "source"}), None
+
+
+class Table(dict):
+    """Streams by id, iterated over as the real table's."""
+
+    def __iter__(self):
+        return iter(list(self.values()))
+
+    find = dict.get
+
+
+BADGES = [
+    pytest.param(Shown(requests=0), "new", id="new"),
+    pytest.param(Shown(), "steady", id="steady"),
+    pytest.param(Shown(event("drift")), "drifting", id="drifting"),
+    pytest.param(Shown(event("seen")), "drifting", id="seen"),
+    pytest.param(Shown(event("drift", age=601)), "steady", id="drifted long ago"),
+    pytest.param(Shown(event("guard", action="rolled_back")), "guarded", id="guarded"),
+    pytest.param(Shown(event("guard", age=601)), "steady", id="guarded long ago"),
+    pytest.param(Shown(mode="frozen"), "frozen", id="frozen"),
+    pytest.param(Shown(event("guard", action="frozen"), mode="frozen"), "guarded", id="frozen by its guard"),
+    pytest.param(Shown(event("guard", 601, "frozen"), mode="frozen"), "frozen", id="frozen by its guard long ago"),
+    pytest.param(Shown(event("drift"), mode="shadow"), "shadow", id="shadow"),
+]
+
+
+@pytest.mark.parametrize(("stream", "badge"), BADGES)
+def test_a_badge_tells_how_a_stream_is(stream, badge):
+    told, reason = Watching({}, Table(), None).badge(stream)
+
+    assert told == badge
+    assert reason
+    assert badge != "guarded" or reason == f"{stream.trouble.action.replace('_', ' ')}: so it was"
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    monkeypatch.setattr(watching_module, "CHANGES_SECONDS", 0.01)
+    monkeypatch.setattr(watching_module, "MOVES_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_listeners_hear_of_changes_new_streams_and_ended_ones_until_the_server_stops():
+    async def run():
+        table = Table(a=Shown())
+        table["a"].id = "a"
+        watching, heard = Watching({}, table, None), []
+        changes = watching.changes()
+        for act in ("new", "used", "gone"):
+            waiting = asyncio.ensure_future(anext(changes))
+            await asyncio.sleep(0.03)
+            if act == "new":
+                table["s"] = Shown()
+            elif act == "used":
+                table["a"].generation += 1
+            else:
+                del table["s"]
+            changed, gone = await asyncio.wait_for(waiting, 10)
+            heard.append(([stream.id for stream in changed], gone))
+        watching.close()
+        return heard, [left async for left in changes]
+
+    heard, left = asyncio.run(run())
+
+    assert heard == [(["s"], []), (["a"], []), ([], ["s"])]
+    assert left == []
+
+
+@pytest.mark.usefixtures("hurried")
+def test_who_watches_a_stream_hears_at_once_then_of_each_move_until_it_ends():
+    async def run():
+        stream = Shown()
+        table, heard = Table(s=stream), 0
+        async for _ in Watching({}, table, None).moves(stream):
+            heard += 1
+            stream.generation += 1
+            if heard == 3:
+                table["s"] = Shown()  # another stream of the same id
+        return heard
+
+    assert asyncio.run(asyncio.wait_for(run(), 10)) == 3
+
+
+def test_the_overview_shows_streams_and_models(api):
+    api.create(id="b")
+    for number in range(3):
+        api.infer(images(4, number), "a")
+
+    overview = api("GET", "/v1/overview").json()
+
+    rows = overview["streams"]
+    assert [(row["id"], row["badge"], row["requests"], row["images"]) for row in rows] == [
+        ("a", "steady", 3, 12),
+        ("b", "new", 0, 0),
+    ]
+    assert len(rows[0]["spark"]) == 3
+    assert rows[0]["entropy"] == pytest.approx(rows[0]["spark"][-1], abs=1e-4)
+    assert [model["name"] for model in overview["models"]] == ["reference"]
+    assert overview["event"] == 2
+
+
+def test_a_history_tells_the_series_and_then_only_what_is_newer(api):
+    for number in range(3):
+        api.infer(images(4, number), "s")
+
+    first = api("GET", "/v1/streams/s/history").json()
+    nothing = api("GET", f"/v1/streams/s/history?since={first['next']}").json()
+    api.infer(images(4, 9), "s")
+    more = api("GET", f"/v1/streams/s/history?since={first['next']}").json()
+
+    cursor = first["columns"].index("cursor")
+    assert [point[cursor] for point in first["points"]] == [1, 2, 3]
+    assert len(first["layers"]["times"]) == 1
+    assert len(first["layers"]["values"][0]) == len(first["layers"]["names"]) == 3
+    assert (nothing["points"], nothing["layers"]["times"]) == ([], [])
+    assert [point[cursor] for point in more["points"]] == [4]
+    assert more["next"] == 4
+    assert sum(first["classes"]["shares"]) == pytest.approx(1, abs=1e-3)
+    assert [event["kind"] for event in first["events"]] == ["created"]
+    assert first["misfits"] == []
+
+
+def test_only_the_first_look_has_layers_where_nothing_newer_was_looked_at(api):
+    api.infer(images(4), "s")
+    first = api("GET", "/v1/streams/s/history").json()
+
+    again = api("GET", f"/v1/streams/s/history?since={first['next']}").json()
+
+    assert len(first["layers"]["times"]) == 1
+    assert again["layers"]["times"] == []
+
+
+def test_images_are_shown_only_where_the_operator_allows_it(bundles, tmp_path):
+    with application(tmp_path, bundles[0], keep_misfits=2) as api:
+        for number in range(4):
+            api.infer(images(4, number), "s")
+
+        misfits = api("GET", "/v1/streams/s/history").json()["misfits"]
+
+    assert len(misfits) == 2
+    assert all(misfit["image"].startswith("data:image/png;base64,") for misfit in misfits)
+
+
+def test_there_is_no_history_of_a_stream_that_is_not_there(api):
+    for path in ("history", "history/live"):
+        assert_error(api("GET", f"/v1/streams/nope/{path}"), 404, "there is no stream 'nope'")
