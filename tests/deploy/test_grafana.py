@@ -49,7 +49,8 @@ def test_panels_lie_beside_each_other_and_none_is_small():
         assert apart or a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"], (a, b)
     assert all(place["x"] + place["w"] <= 24 for place in places)
     assert all(panel["gridPos"]["w"] >= 8 for panel in panels() if panel["type"] != "stat")
-    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(places)
+    for name in ("id", "title"):
+        assert len({panel[name] for panel in DASHBOARD["panels"]}) == len(places)
 
 
 @pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
