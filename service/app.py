@@ -1,6 +1,7 @@
 """create_app(settings): the only place where the server's objects are built and joined."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ from service.telemetry import Telemetry, log
 from service.watching import Watching
 from service.worker import Worker
 
+TRACES_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"
+"""Where traces go, OpenTelemetry's own setting; without it there are none."""
 DASHBOARD = Path(__file__).parent / "dashboard"
 
 
@@ -122,6 +125,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("acclimate"),
         summary="An inference server whose model keeps adapting to the data it is sent.",
         lifespan=lifespan,
+        telemetry={"auto_configure": TRACES_TO in os.environ, "metrics": False, "logs": False},
         responses=problems.responses(401, 403, 422),
     )
     app.state.lifecycle = lifecycle

@@ -162,10 +162,13 @@ class Controlplane:
         known = {request: _class_numbers(given, numbers) for request, given in labels.items()}
 
         def job() -> tuple[Feedback, int, list[str]]:
-            before = stream.feedback.true.images
+            images, right = stream.feedback.true.images, stream.feedback.true.right
             stream.feedback.check(known)
             unknown = [request for request, given in known.items() if not stream.feedback.label(request, given)]
-            return stream.feedback, stream.feedback.true.images - before, unknown
+            images, right = stream.feedback.true.images - images, stream.feedback.true.right - right
+            self._telemetry.feedback.labels(stream.model.name, "right").inc(right)
+            self._telemetry.feedback.labels(stream.model.name, "wrong").inc(images - right)
+            return stream.feedback, images, unknown
 
         return await self._in_turn(stream, job)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+from opentelemetry import trace
 from torch import Tensor
 
 from service import engine
@@ -31,6 +32,8 @@ DONE = {
     Action.ROLLED_BACK: "the stream was rolled back; answered from the last good state",
     Action.FROZEN: "answered without learning",
 }
+TRACER = trace.get_tracer("acclimate")
+TRACED = ("adapter", "mode", "action", "generation", "steps")
 OUTPUTS = ("logits", "probabilities", "labels")
 ON_REQUEST = ("source_probabilities",)
 MAX_REQUEST_ID = 256
@@ -115,9 +118,11 @@ class Dataplane:
         x = await self._decode(request, model)
         request_id = request.id or uuid.uuid4().hex
         answered = None
-        while answered is None:  # a stream that ended while the request waited is begun anew
-            stream = self._stream(model, sequence.stream_id)
-            answered = await self._submit(stream, sequence, request_id, request.digest, x, wanted)
+        with TRACER.start_as_current_span("stream turn") as span:
+            while answered is None:  # a stream that ended while the request waited is begun anew
+                stream = self._stream(model, sequence.stream_id)
+                answered = await self._submit(stream, sequence, request_id, request.digest, x, wanted)
+            span.set_attributes({f"acclimate.{name}": answered[0].parameters[f"tta_{name}"] for name in TRACED})
         return answered
 
     async def _decode(self, request: InferRequest, model: HostedModel) -> Tensor:

@@ -31,6 +31,8 @@ class Served:
         answered_generation: The generation that the answer was computed from.
         signals: Entropy, drift, selected share and source agreement, as plain numbers.
         source: The source model's probabilities (N, C), where they were computed.
+        adapted: The stream's own (N, C): in shadow mode not those that the client gets.
+        features: (N, d) of the source model, where it looked.
         findings: What the monitors found.
         decision: What became of the request's learning, and why.
     """
@@ -40,6 +42,8 @@ class Served:
     answered_generation: int
     signals: dict[str, float]
     source: Tensor | None
+    adapted: Tensor
+    features: Tensor | None
     findings: Findings
     decision: Decision
 
@@ -63,6 +67,7 @@ def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: 
     findings = monitoring.update(
         stream.state.monitors, seeing, stream.model.reference,
         takeover=policy.takeover, margin=policy.margin, every=source_check_every * _leisure(stream),
+        learns=stream.mode != "frozen" and stream.fitted.spec != "source",
     )  # fmt: skip
     decision = Decision(Action.QUEUED) if open_to_learn else Decision(Action.FROZEN, reason=_pausing(stream))
     if after is not None:
@@ -85,6 +90,8 @@ def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: 
         answered_generation=answered_generation,
         signals=dict(stream.signals),
         source=None if source is None else source.probabilities,
+        adapted=output.probabilities,
+        features=None if seeing.look is None else seeing.look.features,
         findings=findings,
         decision=decision,
     )
@@ -103,8 +110,9 @@ def adapt_window(stream: Stream) -> Action | None:
 
 def guarded(stream: Stream, decision: Decision) -> None:
     """Do what a guard has decided outside of a step, about the state as it is."""
-    pause = 0 if decision.rule == "every" else stream.policy.pause
-    monitors = monitoring.begun_again(stream.state.monitors, stream.initial().monitors, pause)
+    monitors = monitoring.begun_again(stream.state.monitors, stream.initial().monitors)
+    if decision.rule != "every":
+        monitors = monitoring.alerted(monitors, stream.policy.pause)
     if decision.action is Action.RESET:
         stream.commit(replace(stream.initial(), monitors=monitors))
     elif decision.action in (Action.ROLLED_BACK, Action.FROZEN):
@@ -113,6 +121,7 @@ def guarded(stream: Stream, decision: Decision) -> None:
         stream.mode = "frozen"
     if decision.action is not Action.SKIPPED:
         stream.retries = stream.retries.emptied()
+        stream.beginnings += 1
 
 
 def _done(

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -60,12 +62,9 @@ class EventLog:
     """
 
     def __init__(self, file: Path) -> None:
-        self._engine = _opened(file)
+        self._engine, stored = _opened(file)
         self._lock = threading.Lock()
-        self._newest: deque[Event] = deque(maxlen=IN_MEMORY)
-        with self._engine.connect() as connection:
-            rows = connection.execute(select(EVENTS).order_by(EVENTS.c.id.desc()).limit(IN_MEMORY)).all()
-        self._newest.extend(_event(row) for row in reversed(rows))
+        self._newest: deque[Event] = deque(stored, maxlen=IN_MEMORY)
         self.last = self._newest[-1].id if self._newest else 0
         self._listeners: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
         self._closing = False
@@ -77,7 +76,7 @@ class EventLog:
         """Log something that happened; safe from any thread, and never waits for the database."""
         with self._lock:
             self.last += 1
-            figures = {name: float(value) for name, value in happening.figures.items()}
+            figures = {name: float(value) for name, value in happening.figures.items() if math.isfinite(value)}
             told = Event(
                 self.last, time.time(), happening.kind, stream, model, happening.action, happening.reason, figures
             )
@@ -93,10 +92,10 @@ class EventLog:
         """Return up to `limit` events with greater ids, the oldest first; of one stream, if it is named."""
         with self._lock:
             newest = list(self._newest)
-        if newest and after + 1 < newest[0].id:
-            return self._stored(after, limit, stream)
+        older = self._stored(after, limit, stream) if newest and after + 1 < newest[0].id else []
+        after = older[-1].id if older else after
         found = (told for told in newest if told.id > after and stream in (None, told.stream))
-        return [told for told, _ in zip(found, range(limit), strict=False)]
+        return [*older, *islice(found, limit - len(older))]
 
     def latest(self, stream: str, limit: int) -> list[Event]:
         """Return the newest events of a stream that are in memory, the oldest first."""
@@ -112,9 +111,11 @@ class EventLog:
         with self._listening() as woken:
             while not self._closing:
                 woken.clear()
+                told = self.last
                 while page := self.since(after, PAGE, stream):
                     after = page[-1].id
                     yield page
+                after = max(after, told)  # what was told to others is not looked through again
                 await woken.wait()
 
     def wake(self) -> None:
@@ -145,35 +146,44 @@ class EventLog:
         query = select(EVENTS).where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)
         if stream is not None:
             query = query.where(EVENTS.c.stream == stream)
-        with self._engine.connect() as connection:
-            return [_event(row) for row in connection.execute(query)]
+        try:
+            with self._engine.connect() as connection:
+                return [_event(row) for row in connection.execute(query)]
+        except SQLAlchemyError as error:
+            log.error("events_not_read", reason=str(error))
+            return []
 
     def _write(self) -> None:
-        """Write events as they come, all that wait in one transaction."""
-        ended = False
+        """Write events as they come, all that wait in one transaction; what cannot be written waits for the next."""
+        ended, left = False, deque[Event](maxlen=IN_MEMORY)
         while not ended:
             waiting = [self._unwritten.get()]
             while not self._unwritten.empty():
                 waiting.append(self._unwritten.get())
-            rows = [{**asdict(told), "figures": json.dumps(told.figures)} for told in waiting if told is not None]
+            left.extend(told for told in waiting if told is not None)
             ended = None in waiting
             try:
-                if rows:
+                if left:
+                    rows = [{**asdict(told), "figures": json.dumps(told.figures)} for told in left]
                     with self._engine.begin() as connection:
                         connection.execute(EVENTS.insert(), rows)
+                left.clear()
             except SQLAlchemyError as error:
-                log.error("events_not_written", events=len(rows), reason=str(error))
+                log.error("events_not_written", events=len(left), reason=str(error))
 
 
-def _opened(file: Path) -> Engine:
+def _opened(file: Path) -> tuple[Engine, list[Event]]:
+    """Return the database, and the newest events in it, the oldest first."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(f"sqlite:///{file}")
         event.listen(engine, "connect", _durable)
         TABLES.create_all(engine)
-    except (OSError, SQLAlchemyError) as error:
+        with engine.connect() as connection:
+            rows = connection.execute(select(EVENTS).order_by(EVENTS.c.id.desc()).limit(IN_MEMORY)).all()
+        return engine, [_event(row) for row in reversed(rows)]
+    except (OSError, ValueError, SQLAlchemyError) as error:
         raise SettingsError(f"the event log {file} cannot be opened: {error}") from None
-    return engine
 
 
 def _durable(connection: Any, _record: object) -> None:

@@ -78,9 +78,7 @@ class Feedback:
         self._forget(request_id)
         self._waiting[request_id] = answered
         self._images += len(answered.labels)
-        oldest = time.time() - self.max_seconds
-        while self._waiting and (self._images > self.max_images or next(iter(self._waiting.values())).time < oldest):
-            self._forget(next(iter(self._waiting)))
+        self._forget_old()
 
     def check(self, labels: Mapping[str, Labels]) -> None:
         """Refuse labels of which a request that is known has more or fewer than images.
@@ -88,6 +86,7 @@ class Feedback:
         Raises:
             UnfitError: With the request.
         """
+        self._forget_old()
         for request_id, given in labels.items():
             answered = self._waiting.get(request_id)
             if answered is not None and len(given) != len(answered.labels):
@@ -109,6 +108,11 @@ class Feedback:
         for name, estimate in answered.estimates.items():
             self.estimated.setdefault(name, Tally()).add(estimate * images, images)
         return True
+
+    def _forget_old(self) -> None:
+        oldest = time.time() - self.max_seconds
+        while self._waiting and (self._images > self.max_images or next(iter(self._waiting.values())).time < oldest):
+            self._forget(next(iter(self._waiting)))
 
     def _forget(self, request_id: str) -> None:
         answered = self._waiting.pop(request_id, None)

@@ -10,6 +10,8 @@ from adapters.state import flatten
 
 AGES = (1, 16, 256)
 """Steps behind the newest that the kept ones are about, the first being the newest itself."""
+SLACK = 2
+"""Times its age after which a state leaves, and the next younger one begins to take its place."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,15 +32,19 @@ class GoodStates:
     kept: tuple[GoodState, ...] = ()
 
     def with_newest(self, good: GoodState) -> "GoodStates":
-        """Return the ring with a newer state: besides it the newest of each greater age stay, or else the oldest."""
-        candidates = [good, *(other for other in self.kept if other.steps < good.steps)]
+        """Return the ring with a newer state: besides it, for each greater age, the oldest that is not too old for it.
+
+        Where all are too old, as states come seldom, it is the youngest of them.
+        """
+        others = [other for other in self.kept if other.steps < good.steps]
         chosen: list[GoodState] = []
-        for age in AGES:
-            old_enough = [other for other in candidates if good.steps - other.steps >= (age if age > 1 else 0)]
-            best = old_enough[0] if old_enough else candidates[-1]
-            if best not in chosen:
-                chosen.append(best)
-        return GoodStates(self.limit_bytes, self._within(chosen))
+        for age in reversed(AGES[1:]):
+            if others:
+                young = [other for other in others if good.steps - other.steps <= SLACK * age]
+                chosen.append(young[-1] if young else others[0])
+                others = [other for other in others if other is not chosen[-1]]
+        newest_first = sorted(chosen, key=lambda other: -other.steps)
+        return GoodStates(self.limit_bytes, self._within([good, *newest_first]))
 
     def without_newest(self) -> "GoodStates":
         """Return the ring without the state that was gone back to, so that the next way back leads further."""

@@ -43,8 +43,9 @@ class Policy(BaseModel):
     collapse: Response = "roll_back"
     """Where one class takes over the answers, and the source model sees others in the same images."""
     harm: Response = "roll_back"
-    """Where inputs look like the source's own, and the stream differs from the source model more often than that errs;
-    what is no better in the state before any batch is no harm of learning, and left alone."""
+    """Where inputs look like the source's own, and the stream differs from the source model more than twice as often
+    as that errs, so that it must be worse; what is no better in the state before any batch is no harm of learning, and
+    left alone."""
     non_finite: Literal["skip", "reset", "roll_back", "freeze"] = "skip"
     """Where an answer or a state holds NaN or infinity; such a state is never kept."""
     forgetting: Response = "off"
@@ -59,7 +60,8 @@ class Policy(BaseModel):
     takeover: Annotated[float, Field(gt=0, le=1)] = 0.4
     """By how much a class's share of the answers exceeds that of the source model's, to be a collapse."""
     margin: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """How much less often than the source model is right, on its own domain, a stream agrees with it: that is harm."""
+    """How much less often than the source model is right, on its own domain, a stream agrees with it, at least, where
+    that is called harm."""
     pause: Annotated[int, Field(ge=0, le=10**6)] = 32
     """Requests that a stream does not learn from after its guard went back; twice as many each time it does so again
     soon. 0 for none."""

@@ -20,15 +20,15 @@ from service.reference import Reference
 
 CHECK_MEMORY = 256
 """Images that comparisons with the source model fade over."""
-LEAST_WEIGHT = 1 - math.exp(-64 / CHECK_MEMORY)
-"""Of a comparison that a verdict rests on: 64 images."""
+LEAST_WEIGHT = 1 - math.exp(-63.5 / CHECK_MEMORY)
+"""Of a comparison that a verdict rests on: 64 images, less what rounding may take."""
 UNLIKE = 0.3
 """How much less often than the source model is right a stream agrees with it where its answers have collapsed."""
 RECENT = 1000
 """Requests that what guards did fades over."""
 LONGEST_PAUSE = 4096
 """Requests, however often a guard has gone back."""
-HURRIED = 4
+HURRIED = 8
 """Requests between two looks by the source model while one class takes most answers."""
 ALERTED = 4
 """Requests after an alarm that the source model looks at, each."""
@@ -165,9 +165,19 @@ def check_due(state: MonitorState) -> bool:
 
 
 def update(
-    state: MonitorState, seeing: Seeing, reference: Reference, *, takeover: float, margin: float, every: int
+    state: MonitorState,
+    seeing: Seeing,
+    reference: Reference,
+    *,
+    takeover: float,
+    margin: float,
+    every: int,
+    learns: bool,
 ) -> Findings:
-    """Take in one request; `every` requests the source model looks, more often where something is odd."""
+    """Take in one request.
+
+    Every `every` requests the source model looks; of a stream that learns, more often where something is odd.
+    """
     moved = replace(
         state,
         answers=class_balance.update(state.answers, seeing.probabilities),
@@ -181,21 +191,27 @@ def update(
         moved = _compared(moved, seeing, seeing.look, seeing.known, reference)
         collapse = _collapse(moved, takeover)
         harm = _harm(moved, seeing.look, margin) if reference.calibration is not None else ""
-    moved = _scheduled(moved, reference, alarmed=bool(alarms), looked=seeing.look is not None, every=every)
+    soonest = _soonest(moved, reference, alarmed=bool(alarms), looked=seeing.look is not None) if learns else (every, 0)
+    left = every if seeing.look is not None else int(moved.check_in)
+    moved = replace(moved, check_in=torch.tensor(min(left, soonest[0]) - 1), alert=torch.tensor(soonest[1]))
     return Findings(moved, alarms, _signals(moved, seeing, reference), collapse, harm, seeing.look is not None)
 
 
-def begun_again(state: MonitorState, fresh: MonitorState, pause: int) -> MonitorState:
-    """Return the state after a guard's reset or roll-back: what told of the answers begins anew, the rest goes on.
-
-    Learning pauses for `pause` requests, twice as many for each time that was not long ago.
-    """
-    paused = min(pause * 2 ** round(float(state.recent)), LONGEST_PAUSE)
+def begun_again(state: MonitorState, fresh: MonitorState) -> MonitorState:
+    """Return the state after the stream went back: what told of its answers begins anew, the rest goes on."""
     return replace(
         fresh, seen=state.seen, drift_test=state.drift_test, surprise_test=state.surprise_test, silent=state.silent,
-        alert=torch.tensor(WATCHED), recent=state.recent + 1,
-        pause=torch.tensor(paused),
+        recent=state.recent,
     )  # fmt: skip
+
+
+def alerted(state: MonitorState, pause: int) -> MonitorState:
+    """Return the state after a guard had a reason to go back: learning pauses, and the source model looks on.
+
+    It pauses for `pause` requests, twice as many for each time that was not long ago.
+    """
+    paused = min(pause * 2 ** round(float(state.recent)), LONGEST_PAUSE)
+    return replace(state, alert=torch.tensor(WATCHED), recent=state.recent + 1, pause=torch.tensor(paused))
 
 
 def _tested(state: MonitorState, seeing: Seeing, reference: Reference) -> tuple[MonitorState, tuple[Alarm, ...]]:
@@ -210,7 +226,7 @@ def _tested(state: MonitorState, seeing: Seeing, reference: Reference) -> tuple[
     if not bool(verdict.changed) or int(moved.silent):
         return moved, (*by_entropy, *by_drift)
     figures = {
-        "before": float(reference.entropies.median()), "now": float(source.mean()),
+        "before": float(reference.entropies.median()), "now": float(source.nanmean()),
         "statistic": float(verdict.statistic), "limit": -math.log(SURPRISE_TEST.alpha),
     }  # fmt: skip
     alarm = Alarm("source_entropy", "betting", figures["now"] > figures["before"], figures)
@@ -240,16 +256,19 @@ def _test_drift(state: PageHinkleyState, drift: float | None) -> tuple[PageHinkl
 
 
 def _compared(state: MonitorState, seeing: Seeing, look: Look, known: Seen, reference: Reference) -> MonitorState:
-    """Set the stream's answers beside the source model's to the same images."""
-    source = look.logits.softmax(1)
+    """Set the stream's answers beside the source model's to the same images, where both are finite."""
+    both = torch.stack([look.logits.softmax(1), seeing.probabilities])
+    source, answers = both[:, torch.isfinite(both).all(2).all(0)]
     images = len(source)
-    equal = (source.argmax(1) == seeing.probabilities.argmax(1)).float().mean()
+    if not images:
+        return replace(state, seen=known)
+    equal = (source.argmax(1) == answers.argmax(1)).float().mean()
     known_to_be = reference.calibration
     right = accuracy.average_confidence(source) if known_to_be is None else accuracy.thresholded(source, known_to_be)
     return replace(
         state,
         seen=known,
-        checked=class_balance.update(state.checked, seeing.probabilities, CHECK_MEMORY),
+        checked=class_balance.update(state.checked, answers, CHECK_MEMORY),
         source_checked=class_balance.update(state.source_checked, source, CHECK_MEMORY),
         agreement=moving_mean.update(state.agreement, equal, images, CHECK_MEMORY),
         source_accuracy=moving_mean.update(state.source_accuracy, right, images, CHECK_MEMORY),
@@ -270,11 +289,15 @@ def _collapse(state: MonitorState, takeover: float) -> str:
 
 
 def _harm(state: MonitorState, look: Look, margin: float) -> str:
-    """Say that the stream differs from the source model, on its own domain, on more images than it errs; "" if not."""
+    """Say that the stream must be worse than the source model, on that one's own domain; "" if not.
+
+    Where the source model is right on a share r, and the stream agrees with it on a share a, the stream is right on
+    a + (1 - r) at most. That is less than r where it differs on more than twice the images that the source errs on.
+    """
     if float(state.source_accuracy.weight) < LEAST_WEIGHT or not 0 <= float(look.distance) < OWN_DOMAIN:
         return ""
     expected, agreement = float(state.source_accuracy.mean), float(state.agreement.mean)
-    if agreement >= expected - margin:
+    if agreement >= expected - max(margin, 1 - expected):
         return ""
     return (
         f"inputs look like the source's own, where the source model is right on about {100 * expected:.0f} %; "
@@ -282,13 +305,11 @@ def _harm(state: MonitorState, look: Look, margin: float) -> str:
     )
 
 
-def _scheduled(state: MonitorState, reference: Reference, *, alarmed: bool, looked: bool, every: int) -> MonitorState:
-    """Plan the source model's next look."""
+def _soonest(state: MonitorState, reference: Reference, *, alarmed: bool, looked: bool) -> tuple[int, int]:
+    """Return in how many requests the source model is to look at the latest, and how long the alert goes on."""
     alert = ALERTED if alarmed else max(int(state.alert) - looked, 0)
-    left = every if looked else int(state.check_in)
     dominated = float(class_balance.dominant_share(state.answers)) > max(0.5, 2 * float(reference.prior.max()))
-    soonest = 1 if alert else HURRIED if dominated else left
-    return replace(state, check_in=torch.tensor(min(left, soonest) - 1), alert=torch.tensor(alert))
+    return 1 if alert else HURRIED if dominated else LONGEST_PAUSE, alert
 
 
 def _signals(state: MonitorState, seeing: Seeing, reference: Reference) -> dict[str, float]:
@@ -306,4 +327,4 @@ def _signals(state: MonitorState, seeing: Seeing, reference: Reference) -> dict[
         found["source_estimated_accuracy"] = state.source_accuracy.mean
     if seeing.look is not None and float(seeing.look.distance) >= 0:
         found["source_distance"] = seeing.look.distance
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in found.items() if math.isfinite(value)}

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
 from adapters import AdapterState
 from service import engine
+from service.comparing import LEAST, Compared, compared
 from service.errors import ServiceError
 from service.good_states import GoodState
 from service.guard import Action, Verdicts, decide
@@ -52,12 +53,15 @@ class Prober:
 
     def note(self, stream: Stream) -> None:
         """Plan a probe if one is due: a probe set, and as many steps since the last as are wanted."""
-        if not self._every or stream.model.reference.probe is None:
-            return
-        since = stream.steps - (stream.probe.steps if stream.probe is not None else 0)
-        if since >= self._every or since < 0:
+        if self._is_due(stream):
             self._due[stream.id] = stream
             self._wake.set()
+
+    def _is_due(self, stream: Stream) -> bool:
+        if not self._every or stream.model.reference.probe is None:
+            return False
+        since = stream.steps - (stream.probe.steps if stream.probe is not None else 0)
+        return since >= self._every or since < 0
 
     async def run(self) -> None:
         """Probe one stream after the other, until cancelled."""
@@ -66,6 +70,8 @@ class Prober:
             self._wake.clear()
             while self._due:
                 stream = self._due.pop(next(iter(self._due)))
+                if not self._is_due(stream):  # requests that came during a probe have noted the stream again
+                    continue
                 try:
                     await self._probe(stream)
                 except ServiceError as error:
@@ -83,6 +89,7 @@ class Prober:
         key = json.dumps([stream.model.name, taken.fitted.spec, taken.fitted.options], sort_keys=True, default=str)
         if key not in self._initial:
             self._initial[key] = await self._accuracy(taken.fitted, taken.fitted.initial(), probe)
+        found = await self._compared(stream)
         result = ProbeResult(
             accuracy=accuracy,
             forgetting=self._initial[key] - accuracy,
@@ -90,6 +97,7 @@ class Prober:
             generation=taken.generation,
             steps=int(taken.state.steps),
             time=time.time(),
+            compared=found,
         )
         self._telemetry.observe_probe(stream.model.name, result.source_gap, time.perf_counter() - began)
         await self._scheduler.submit(stream, lambda: self._conclude(stream, taken, result))
@@ -103,11 +111,20 @@ class Prober:
                 right += await self._worker.run(lambda number=number: _right(fitted, state, probe, number))  # type: ignore[misc]
         return right / len(probe.labels)
 
+    async def _compared(self, stream: Stream) -> Compared | None:
+        features, reference = stream.features, stream.model.reference.features
+        if features is None or reference is None or len(features) < LEAST:
+            return None
+        await self._scheduler.idle(IDLE_SECONDS)
+        async with self._worker.slot:
+            return await self._worker.run(lambda: compared(features, reference, seed=0))
+
     def _conclude(self, stream: Stream, taken: Taken, result: ProbeResult) -> None:
         """Keep the result and, in the stream's turn, do what its policy says; not if it has begun again meanwhile."""
         if stream.beginnings != taken.beginnings or stream.fitted is not taken.fitted:
             return
-        stream.probe = result
+        before, stream.probe = stream.probe, result
+        self._tell_features(stream, before, result)
         if result.source_gap <= stream.policy.budget:
             good = GoodState(taken.state, result.steps, taken.generation, result.accuracy)
             stream.good = stream.good.with_newest(good)
@@ -119,6 +136,18 @@ class Prober:
             figures = {"source_gap": result.source_gap, "forgetting": result.forgetting, "accuracy": result.accuracy}
             happening = Happening("guard", decision.reason, decision.action.value, figures)
             self._recorder.tell(stream, happening)
+
+    def _tell_features(self, stream: Stream, before: ProbeResult | None, result: ProbeResult) -> None:
+        """Tell that the features have become unlike the source's, once until they are alike again."""
+        found = result.compared
+        known = before is not None and before.compared is not None and before.compared.differ
+        if found is None or not found.differ or known:
+            return
+        reason = (
+            f"features of the newest images are unlike the source's: MMD {found.mmd:.3f} (p {found.p_value:.3f}), "
+            f"{100 * found.unlike:.0f} % of the dimensions differ"
+        )
+        self._recorder.tell(stream, Happening("drift", reason, figures=asdict(found)))
 
 
 @torch.no_grad()

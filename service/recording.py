@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
+from service.comparing import kept
 from service.engine import Served
 from service.events import EventLog
 from service.feedback import Answered
@@ -53,7 +54,7 @@ class Recorder:
             self.tell(stream, happening)
         if served.decision.rule:
             self._telemetry.observe_guard(model, served.decision)
-        labels = _labels(served.output.probabilities)
+        labels = _labels(served.adapted)
         source = None if served.source is None else _labels(served.source)
         estimates = {name: stream.monitored[name] for name in ESTIMATES if name in stream.monitored}
         stream.feedback.remember(request_id, Answered(now, labels, source, estimates))
@@ -61,7 +62,11 @@ class Recorder:
         if served.findings.looked:
             distances = stream.model.watch.layers(stream.state.monitors.seen)
             stream.history.add_layers(now, [float(layer.wasserstein) for layer in distances.values()])
-        if self._misfits:
+        if served.features is not None:
+            stream.features = kept(stream.features, served.features)
+        if stream.mode == "shadow" and served.source is not None:
+            stream.shadow.add(served.adapted, served.source)
+        if self._misfits and bool(torch.isfinite(served.output.probabilities).all()):
             stream.history.add_misfit(_misfit(stream, x, served, now), self._misfits)
 
 

@@ -1,6 +1,6 @@
 """What a served model is like on source data: what monitors and guards compare a stream with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from adapters import SourceModel
 from adapters.monitors.accuracy import Calibration, calibrated
 from adapters.source import USUAL_BATCH, as_inputs
-from adapters.watch import Watch
+from adapters.watch import Look, Watch
 
 FISHER = "fisher"
 PROBE_IMAGES, PROBE_LABELS = "probe.images", "probe.labels"
@@ -50,6 +50,7 @@ class Reference:
         calibration: What accuracy is estimated from, or None without a probe set.
         fisher: Fisher diagonals by the normalizer that they were made under; "" under none.
         probe: The probe set, or None.
+        features: (N, d) the source model's features of it, or None.
     """
 
     prior: Tensor
@@ -57,6 +58,7 @@ class Reference:
     calibration: Calibration | None
     fisher: Mapping[str, Mapping[str, Tensor]]
     probe: Probe | None
+    features: Tensor | None
 
 
 def reference_of(source: SourceModel, watch: Watch) -> Reference:
@@ -66,12 +68,18 @@ def reference_of(source: SourceModel, watch: Watch) -> Reference:
     if PROBE_IMAGES in artefacts:
         order = _mixed(artefacts[PROBE_LABELS])
         probe = Probe(artefacts[PROBE_IMAGES][order], artefacts[PROBE_LABELS][order], source.value_range)
+    looks = (
+        []
+        if probe is None
+        else [watch.look(watch.initial, probe.chunk(number)[0])[0] for number in range(probe.chunks)]
+    )
     return Reference(
         prior=_prior(source),
         entropies=artefacts.get("entropy.quantiles"),
-        calibration=None if probe is None else _calibration(watch, probe),
+        calibration=None if probe is None else _calibration(looks, probe),
         fisher=_fisher(artefacts),
         probe=probe,
+        features=torch.cat([look.features for look in looks]) if looks else None,
     )
 
 
@@ -91,9 +99,8 @@ def _prior(source: SourceModel) -> Tensor:
     return counts.float() / counts.sum()
 
 
-def _calibration(watch: Watch, probe: Probe) -> Calibration:
-    answers = [watch.look(watch.initial, probe.chunk(number)[0])[0].logits.softmax(1) for number in range(probe.chunks)]
-    return calibrated(torch.cat(answers), probe.labels)
+def _calibration(looks: Sequence[Look], probe: Probe) -> Calibration:
+    return calibrated(torch.cat([look.logits.softmax(1) for look in looks]), probe.labels)
 
 
 def _fisher(artefacts: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

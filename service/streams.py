@@ -13,6 +13,7 @@ from torch import Tensor
 from adapters import AdapterState
 from adapters.state import size_bytes
 from service import monitoring, window
+from service.comparing import Compared
 from service.errors import SaturatedError, UnfitError, UnknownError
 from service.events import Event
 from service.feedback import Feedback
@@ -22,6 +23,7 @@ from service.history import History
 from service.hosting import Fitted, HostedModel
 from service.monitoring import MonitorState
 from service.retries import RetryLog
+from service.shadowing import ShadowReport
 
 Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
 GOOD_BYTES = 64 * 2**20
@@ -30,6 +32,7 @@ FEEDBACK_IMAGES, FEEDBACK_SECONDS = 10_000, 7 * 86_400.0
 """Answers of a stream that late labels are taken for, where no setting says otherwise."""
 UNDONE = (
     "state", "generation", "retries", "signals", "monitored", "source_check", "mode", "good", "requests", "images",
+    "probe", "beginnings",
 )  # fmt: skip
 """What a request that fails leaves as it was."""
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -63,6 +66,7 @@ class ProbeResult:
         generation: Of the state.
         steps: Learning steps of the state.
         time: When, Unix seconds.
+        compared: The features of the stream's newest images beside the source's; None where there were too few.
     """
 
     accuracy: float
@@ -71,6 +75,7 @@ class ProbeResult:
     generation: int
     steps: int
     time: float
+    compared: Compared | None = None
 
 
 @dataclass(slots=True)
@@ -91,10 +96,14 @@ class Stream:
     parent: str = ""
     resumed_from: str = ""
     beginnings: int = 0
+    """How often the state was replaced by one that does not follow from it."""
     probe: ProbeResult | None = None
     feedback: Feedback = field(default_factory=lambda: Feedback(FEEDBACK_IMAGES, FEEDBACK_SECONDS))
     history: History = field(default_factory=History)
     trouble: Event | None = None
+    features: Tensor | None = None
+    shadow: ShadowReport = field(default_factory=ShadowReport)
+    sized: tuple[AdapterState | None, int] = (None, 0)
     created: float = field(default_factory=time.time)
     last_used: float = field(default_factory=time.time)
     signals: Mapping[str, float] = field(default_factory=dict)
@@ -113,7 +122,9 @@ class Stream:
     @property
     def state_bytes(self) -> int:
         """Bytes of the state's tensors, those shared with the source model included."""
-        return size_bytes(self.state.adapter) + self.state.window.nbytes
+        if self.sized[0] is not self.state.adapter:  # ten thousand streams are measured at each scrape
+            self.sized = (self.state.adapter, size_bytes(self.state.adapter))
+        return self.sized[1] + self.state.window.nbytes
 
     @property
     def fisher(self) -> Mapping[str, Tensor]:
@@ -167,7 +178,8 @@ class Stream:
         self.retries = self.retries.emptied()
         self.good = GoodStates(self.good.limit_bytes)
         self.signals, self.monitored = {}, {}
-        self.source_check = self.probe = None
+        self.source_check = self.probe = self.features = None
+        self.shadow = ShadowReport()
         self.beginnings += 1
 
 

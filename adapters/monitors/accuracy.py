@@ -17,7 +17,8 @@ class Calibration:
     Attributes:
         accuracy: Share of right answers.
         confidence: Mean probability of the answered class.
-        threshold: As many answers are more confident than this as are right.
+        threshold: As many answers are more confident than this as are right; where answers share a confidence, as
+            near to as many as can be.
     """
 
     accuracy: Tensor
@@ -35,9 +36,9 @@ def calibrated(probabilities: Tensor, labels: Tensor) -> Calibration:
     """
     confidences, answers = probabilities.max(1)
     accuracy = (answers == labels).float().mean()
-    wrong = int((answers != labels).sum())
-    threshold = confidences.sort().values[wrong - 1] if wrong else torch.zeros(()).to(confidences)
-    return Calibration(accuracy, confidences.mean(), threshold)
+    known = torch.cat([confidences.new_zeros(1), confidences.sort().values])
+    above = (len(labels) - torch.searchsorted(known, known, right=True) + 1) / len(labels)
+    return Calibration(accuracy, confidences.mean(), known[(above - accuracy).abs().argmin()])
 
 
 def average_confidence(probabilities: Tensor) -> Tensor:

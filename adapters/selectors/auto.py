@@ -79,7 +79,9 @@ class Auto(Selector):
             settings=options,
             decide_after=options.decide_after,
             check_every=options.check_every,
-            detector=PageHinkleyOptions(tolerance=options.tolerance, threshold=options.threshold, at_least=3),
+            detector=PageHinkleyOptions(
+                tolerance=options.tolerance, threshold=options.threshold, forgetting=1.0, at_least=3
+            ),
             memory=options.memory,
             seed=seed,
         )

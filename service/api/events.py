@@ -1,5 +1,6 @@
 """/v1/events: the log of what was done to streams and why, page by page and live."""
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated
@@ -14,6 +15,8 @@ Since = Annotated[int, Query(ge=0, le=2**62, description="The id after which eve
 OfStream = Annotated[str | None, Query(max_length=128, description="One stream's alone.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="Resumes after this event.")]
+
+EVENT_ID = re.compile(r"[0-9]{1,19}")
 
 
 def router(events: EventLog) -> APIRouter:
@@ -34,7 +37,7 @@ def router(events: EventLog) -> APIRouter:
     ) -> AsyncIterator[ServerSentEvent]:
         """Events as they come, from `since` or Last-Event-ID on; without either, from now on."""
         after = events.last if since is None else since
-        if last_event_id is not None and last_event_id.isascii() and last_event_id.isdecimal():
+        if last_event_id is not None and EVENT_ID.fullmatch(last_event_id):
             after = min(int(last_event_id), events.last)
         async for page in events.follow(after, stream):
             for event in page:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path
 from service.api.problems import responses
 from service.api.schemas import FeedbackGiven, FeedbackView
 from service.controlplane import Controlplane
+from service.errors import UnfitError
 from service.feedback import Feedback
 
 StreamId = Annotated[str, Path()]
@@ -20,6 +21,8 @@ def router(control: Controlplane) -> APIRouter:
     async def give_feedback(stream_id: StreamId, body: FeedbackGiven) -> FeedbackView:
         """Give the true labels of earlier requests, by class name or number; unknown requests are listed."""
         labels = {item.request: list(item.labels) for item in body.items}
+        if len(labels) < len(body.items):
+            raise UnfitError("a request is given twice; expected the labels of each once")
         feedback, images, unknown = await control.label(stream_id, labels)
         return feedback_view(feedback, images, unknown)
 

@@ -50,6 +50,21 @@ class StreamPatch(Wire):
     adapt_batch_size: int | None = Field(default=None, ge=1, le=4096)
 
 
+class ShadowView(Wire):
+    """What adapting would have changed while a stream answered as the source model."""
+
+    images: int
+    changed: float
+    """Share of the images that the adapted model answers otherwise."""
+    entropy: float
+    source_entropy: float
+    accuracy: float | None
+    """Of the adapted answers, by late labels."""
+    source_accuracy: float | None
+    moves: list[dict[str, str | int]]
+    """The commonest changes: `source` and `adapted` class, and `images`."""
+
+
 class StreamView(Wire):
     """A stream as it is."""
 
@@ -69,6 +84,8 @@ class StreamView(Wire):
     last_used: float
     signals: dict[str, float]
     choice: str
+    shadow: ShadowView | None
+    """What adapting would have changed; of streams that were in shadow mode."""
 
 
 class StreamList(Wire):
@@ -259,6 +276,27 @@ class Overview(Wire):
     event: int | None
 
 
+class ComparedView(Wire):
+    """The features of the newest images beside the source's, by two-sample tests."""
+
+    mmd: float
+    p_value: float
+    unlike: float
+    """Share of the dimensions that differ."""
+
+
+class ProbeView(Wire):
+    """How a state answered the probe set."""
+
+    accuracy: float
+    forgetting: float
+    source_gap: float
+    generation: int
+    steps: int
+    time: float
+    compared: ComparedView | None
+
+
 class HistoryView(Wire):
     """A stream's series: one row of `columns` for each point; null where a value is not known."""
 
@@ -267,6 +305,8 @@ class HistoryView(Wire):
     next: int
     layers: dict[str, Any]
     classes: dict[str, Any]
-    probe: dict[str, float] | None
+    entropies: list[float]
+    """Share of the images by entropy, in twenty equal steps from 0 to ln(classes)."""
+    probe: ProbeView | None
     events: list[EventView]
     misfits: list[dict[str, Any]]

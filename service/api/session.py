@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.problems import responses
+from service.errors import ForbiddenError
 
 COOKIE = "acclimate_session"
 SESSION_SECONDS = 12 * 3600.0
@@ -51,18 +52,18 @@ class Sessions:
     def key(self, request: Request) -> str:
         """Return the key behind a request's cookie; "" without one, from another site's page, or after its time."""
         key, ends = self._keys.get(request.cookies.get(COOKIE, ""), ("", 0.0))
-        origin = request.headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
-        return key if time.monotonic() < ends and not foreign else ""
+        return key if time.monotonic() < ends and not _is_foreign(request) else ""
 
 
 def router(sessions: Sessions, check: Check) -> APIRouter:
     """Return the session routes."""
     routes = APIRouter(prefix="/v1/session", tags=["dashboard"])
 
-    @routes.post("", status_code=204, responses=responses(400, 401, 422))
+    @routes.post("", status_code=204, responses=responses(400, 401, 403, 422))
     async def begin_session(body: SessionCreate, request: Request, response: Response) -> None:
         """Exchange a key for a session cookie."""
+        if _is_foreign(request):
+            raise ForbiddenError("another site's page may not log in here")
         check(body.key)
         response.set_cookie(
             COOKIE,
@@ -81,3 +82,12 @@ def router(sessions: Sessions, check: Check) -> APIRouter:
         response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
 
     return routes
+
+
+def _is_foreign(request: Request) -> bool:
+    """Whether a page of another site sends the request."""
+    origin = request.headers.get("origin")
+    try:
+        return origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
+    except ValueError:
+        return True

@@ -7,10 +7,12 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 
 from service.api.headers import IfMatch, generation_of
 from service.api.problems import responses
-from service.api.schemas import StreamCreate, StreamList, StreamPatch, StreamView
+from service.api.schemas import ShadowView, StreamCreate, StreamList, StreamPatch, StreamView
 from service.controlplane import Controlplane
 from service.streams import Stream
 
+MOVES = 5
+"""Changes that a shadow report names."""
 StreamId = Annotated[str, Path()]
 After = Annotated[str, Query(max_length=128, description="The `next` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -91,4 +93,22 @@ def view(stream: Stream) -> StreamView:
         last_used=stream.last_used,
         signals={**stream.monitored, **stream.signals},
         choice=stream.explanation,
+        shadow=shadow_view(stream) if stream.shadow.images else None,
+    )
+
+
+def shadow_view(stream: Stream) -> ShadowView:
+    """Return what adapting would have changed."""
+    report, classes = stream.shadow, stream.model.bundle.classes
+    return ShadowView(
+        images=report.images,
+        changed=report.changed / report.images,
+        entropy=report.entropy / report.images,
+        source_entropy=report.source_entropy / report.images,
+        accuracy=stream.feedback.true.accuracy,
+        source_accuracy=stream.feedback.source.accuracy,
+        moves=[
+            {"source": classes[one], "adapted": classes[other], "images": images}
+            for one, other, images in report.commonest(MOVES)
+        ],
     )

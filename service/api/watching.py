@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -10,9 +11,10 @@ from fastapi import APIRouter, Depends, Path, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from PIL import Image
 
+from adapters.monitors import entropy_bins
 from service.api.events import event_view
 from service.api.problems import responses
-from service.api.schemas import EventView, HistoryView, ModelRow, Overview, StreamRow
+from service.api.schemas import EventView, HistoryView, ModelRow, Overview, ProbeView, StreamRow
 from service.history import COLUMNS, Misfit
 from service.streams import Stream
 from service.watching import Watching
@@ -97,8 +99,7 @@ def row(watching: Watching, stream: Stream) -> StreamRow:
 def view(watching: Watching, stream: Stream, since: int) -> HistoryView:
     """Return what is new of a stream's series since a cursor."""
     history, monitors = stream.history, stream.state.monitors
-    newest = history.recent[-1][1] if history.recent else 0.0
-    begun = next((point[1] for point in (*history.older, *history.recent) if point[0] > since), newest)
+    begun = next((point[1] for point in (*history.older, *history.recent) if point[0] > since), math.inf)
     layers = [entry for entry in history.layers if not since or entry[0] >= begun]
     return HistoryView(
         columns=list(COLUMNS),
@@ -114,7 +115,8 @@ def view(watching: Watching, stream: Stream, since: int) -> HistoryView:
             "shares": [round(float(share), 4) for share in monitors.answers.shares],
             "prior": [round(float(share), 4) for share in stream.model.reference.prior],
         },
-        probe=None if stream.probe is None else asdict(stream.probe),
+        entropies=[round(float(share), 4) for share in entropy_bins.shares(monitors.entropies)],
+        probe=None if stream.probe is None else ProbeView(**asdict(stream.probe)),
         events=_events(watching, stream),
         misfits=[_misfit(misfit) for misfit in history.misfits],
     )

@@ -1,0 +1,164 @@
+"""What watching costs: `python -m benchmarks.monitoring --help`.
+
+The same batches go through an adapter's bare step and through the server's whole path of one request (monitors, guards,
+the source model's look at every 20th request), turn by turn within one run. The overhead is the extra processor time
+over all batches together, so that the rare look counts with its share; the median over repetitions is shown.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from time import process_time
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from adapters import AdapterState, SourceModel
+from benchmarks.resnet20 import CLASSES, MEAN, STD, load_source_model, read_source_images
+from service import engine
+from service.bundles import read_bundle
+from service.calibration.measures import entropy
+from service.hosting import Fitted, HostedModel
+from service.retries import RetryLog
+from service.streams import Stream, initial_state
+
+SPECS = ("source", "batch", "ema", "unmix_tns", "batch+tent", "batch+eata")
+MOST = 5.0
+"""Per cent of a step that watching may cost."""
+PROBE_IMAGES = 500
+TOML = f"""name = "resnet20"
+licence = "as the weights"
+adapter = "ema"
+
+[model]
+kind = "torch"
+file = "model.safetensors"
+factory = "benchmarks.resnet20:ResNet20"
+
+[input]
+name = "input"
+shape = [3, 32, 32]
+mean = {list(MEAN)}
+std = {list(STD)}
+
+[classes]
+names = {json.dumps([str(number) for number in range(CLASSES)])}
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Milliseconds of processor time of a bare step and of the whole path: means over all batches, then medians."""
+
+    spec: str
+    step: float
+    served: float
+    overhead: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether watching costs as little as it should."""
+        return self.overhead <= MOST
+
+
+def hosted(weights: Path, artefacts: Mapping[str, Tensor]) -> HostedModel:
+    """Return the network as the server hosts it."""
+    source = replace(load_source_model(weights), artefacts=artefacts)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copy(weights, folder / "model.safetensors")
+        (folder / "bundle.toml").write_text(TOML)
+        return HostedModel(read_bundle(folder), source)
+
+
+def artefacts_of(data: Path) -> dict[str, Tensor]:
+    """Return a probe set and the usual entropy, of a folder's source images; empty if it has none."""
+    images = read_source_images(data)
+    if images is None:
+        return {}
+    source: SourceModel = load_source_model(data / "resnet20.safetensors")
+    usual = {f"entropy.{name}": tensor for name, tensor in entropy(source, images, lambda _: None).items()}
+    probe = {"probe.images": images.images[:PROBE_IMAGES], "probe.labels": images.labels[:PROBE_IMAGES]}
+    return {**usual, **probe}
+
+
+def measure(model: HostedModel, spec: str, images: Tensor, batch: int) -> Cost:
+    """Run a spec both ways over the same images (N, C, H, W), once."""
+    fitted = model.fit(spec, {})
+    stream = Stream("s", model, fitted, initial_state(model, fitted), RetryLog(0, 0))
+    state = _warmed(fitted, images[:batch])
+    engine.serve(stream, images[:batch], wants_source=False, source_check_every=20)
+    stepped = served = 0.0
+    for x in torch.split(images, batch):
+        began = process_time()
+        _, state = fitted.step(state, x)
+        between = process_time()
+        engine.serve(stream, x, wants_source=False, source_check_every=20)
+        ended = process_time()
+        stepped, served = stepped + between - began, served + ended - between
+    batches = -(-len(images) // batch)
+    return Cost(spec, 1000 * stepped / batches, 1000 * served / batches, 100 * (served / stepped - 1))
+
+
+def _warmed(fitted: Fitted, x: Tensor) -> AdapterState:
+    """Return the state after one step, which made PyTorch's first allocations."""
+    return fitted.step(fitted.initial(), x)[1]
+
+
+def main(
+    data: Annotated[
+        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
+    ],
+    spec: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
+    corruption: Annotated[str, typer.Option(help="Corruption whose images are sent.")] = "brightness",
+    images: Annotated[int, typer.Option(min=1, help="Images per repetition.")] = 2560,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+) -> None:
+    """Measure what monitors, guards and the source model's looks add to a step, on the CIFAR ResNet-20."""
+    torch.set_num_threads(threads)
+    model = hosted(data / "resnet20.safetensors", artefacts_of(data))
+    stored = torch.from_numpy(np.load(data / f"{corruption}.npy")).permute(0, 3, 1, 2)
+    sent = (stored.repeat(-(-images // len(stored)), 1, 1, 1)[:images] / 255).contiguous()
+    costs = []
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("specs", total=len(spec) * repetitions)
+        for each in spec:
+            runs = []
+            for _ in range(repetitions):
+                runs.append(measure(model, each, sent, batch))
+                progress.advance(task)
+            figures = [median(getattr(run, name) for run in runs) for name in ("step", "served", "overhead")]
+            costs.append(Cost(each, *figures))
+    Console(width=100).print(as_table(costs))
+    if json_file is not None:
+        json_file.write_text(json.dumps([cost.__dict__ for cost in costs], indent=1) + "\n")
+
+
+def as_table(costs: list[Cost]) -> Table:
+    """Lay the costs out."""
+    table = Table(title="Processor milliseconds per batch, without and with monitors and guards", box=box.SIMPLE_HEAD)
+    for name in ("spec", "step", "served", "overhead", "verdict"):
+        table.add_column(name, justify="left" if name in ("spec", "verdict") else "right")
+    for cost in costs:
+        figures = (f"{cost.step:.1f}", f"{cost.served:.1f}", f"{cost.overhead:+.1f} %")
+        verdict = "passes" if cost.passes else f"above {MOST:g} %"
+        table.add_row(cost.spec, *figures, verdict, style="" if cost.passes else "red")
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)
