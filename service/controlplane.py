@@ -241,7 +241,9 @@ class Controlplane:
         if model is None:
             raise UnfitError(f"no served model has the fingerprint {manifest.fingerprint[:12]} of {manifest.model!r}")
         fitted = model.fit(manifest.adapter, manifest.options)
-        settings = {"mode": manifest.mode, "adapt_batch_size": manifest.adapt_batch_size}
+        settings = {
+            "mode": manifest.mode, "policy": manifest.guard, "adapt_batch_size": manifest.adapt_batch_size,
+        }  # fmt: skip
         stream = self.table.create(manifest.stream, model, fitted, **settings)
         manifest, tensors = unpack(self._store.get(manifest.id))
         engine.restore(stream, state_for(stream, manifest, tensors))

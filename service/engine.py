@@ -69,14 +69,12 @@ def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: 
         takeover=policy.takeover, margin=policy.margin, every=source_check_every * _leisure(stream),
         learns=stream.mode != "frozen" and stream.fitted.spec != "source",
     )  # fmt: skip
-    decision = Decision(Action.QUEUED) if open_to_learn else Decision(Action.FROZEN, reason=_pausing(stream))
-    if after is not None:
-        decision = decide(_verdicts(stream, x, output, after, findings), policy)
+    if open_to_learn:
+        decision = _decided(stream, x, output, after, findings)
         output, answered_generation = _done(stream, x, output, after, findings, decision, answered_generation)
     else:
+        decision = Decision(Action.FROZEN, reason=_pausing(stream))
         stream.note(replace(stream.state, monitors=findings.state))
-    if decision.action is Action.QUEUED:
-        stream.note(replace(stream.state, window=window.append(stream.state.window, x, stream.model.bundle.input)))
     source = _source(stream, output, seeing)
     answer = _shadowed(output, source) if stream.mode == "shadow" and source is not None else output
     stream.requests += 1
@@ -124,13 +122,22 @@ def guarded(stream: Stream, decision: Decision) -> None:
         stream.beginnings += 1
 
 
+def _decided(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, findings: Findings) -> Decision:
+    """Decide about a step, or about a request that is to wait for one: then what was learned before is judged."""
+    decision = decide(_verdicts(stream, x, output, after, findings), stream.policy)
+    return Decision(Action.QUEUED) if after is None and decision.action is Action.KEPT else decision
+
+
 def _done(
-    stream: Stream, x: Tensor, output: StepOutput, after: AdapterState, findings: Findings, decision: Decision,
+    stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, findings: Findings, decision: Decision,
     generation: int,
 ) -> tuple[StepOutput, int]:  # fmt: skip
     """Do what was decided about a step; return the answer, computed anew where the step is thrown away."""
     noted = replace(stream.state, monitors=findings.state)
-    if decision.action is Action.KEPT:
+    if decision.action is Action.QUEUED:
+        stream.note(replace(noted, window=window.append(noted.window, x, stream.model.bundle.input)))
+        return output, generation
+    if decision.action is Action.KEPT and after is not None:
         stream.commit(replace(noted, adapter=after))
         return output, generation
     stream.note(noted)
@@ -138,15 +145,17 @@ def _done(
     return _predict(stream, x), stream.generation
 
 
-def _verdicts(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState, findings: Findings) -> Verdicts:
+def _verdicts(
+    stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, findings: Findings
+) -> Verdicts:
     helps = bool(findings.collapse or findings.harm) and _going_back_helps(stream, x, output)
     return Verdicts(
-        finite_answer=_finite(output),
-        finite_state=is_finite(after),
+        finite_answer=after is None or _finite(output),
+        finite_state=after is None or is_finite(after),
         collapse=findings.collapse if helps else "",
         harm=findings.harm if helps else "",
         drift_ended=findings.drift_ended,
-        steps=int(after.steps) if stream.policy.every else 0,
+        steps=int((after or stream.state.adapter).steps) if stream.policy.every else 0,
     )
 
 

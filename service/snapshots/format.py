@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from service.errors import UnfitError
+from service.guard import Policy
 
 MAX_HEADER_BYTES = 16 * 2**20
 
@@ -43,6 +44,7 @@ class Manifest(BaseModel):
     adapter: str
     options: dict[str, Any]
     mode: Literal["adapt", "frozen", "shadow"]
+    guard: Policy = Policy()
     adapt_batch_size: Annotated[int, Field(ge=1)]
     generation: Annotated[int, Field(ge=0)]
     steps: Annotated[int, Field(ge=0)]
@@ -57,7 +59,8 @@ class Manifest(BaseModel):
 def pack(manifest: Manifest, tensors: Mapping[str, Tensor]) -> bytes:
     """Return the file of a manifest and named tensors; the manifest's sha256 is filled in."""
     payload = _payload(safetensors.torch.save(dict(tensors)))
-    sealed = manifest.model_copy(update={"sha256": _digest(manifest, payload)})
+    stored = manifest.model_dump()
+    sealed = {**stored, "sha256": _digest(stored, payload)}
     return safetensors.torch.save(dict(tensors), metadata={"manifest": _canonical(sealed)})
 
 
@@ -69,7 +72,7 @@ def unpack(file: bytes) -> tuple[Manifest, dict[str, Tensor]]:
     """
     manifest = read_manifest(file)
     payload = _payload(file)
-    if _digest(manifest, payload) != manifest.sha256:
+    if _digest(json.loads(_manifest_text(file)), payload) != manifest.sha256:  # as stored, by an older version too
         raise UnfitError("the snapshot's sha256 does not match its content: it was damaged or changed")
     try:
         return manifest, safetensors.torch.load(file)
@@ -84,9 +87,7 @@ def read_manifest(file: bytes) -> Manifest:
         UnfitError: If there is none.
     """
     try:
-        length = header_length(file[:8])
-        header = json.loads(file[8 : 8 + length])
-        return Manifest.model_validate_json(header["__metadata__"]["manifest"])
+        return Manifest.model_validate_json(_manifest_text(file))
     except ValidationError as error:
         problem = error.errors()[0]
         raise UnfitError(
@@ -118,10 +119,16 @@ def _payload(file: bytes) -> bytes:
     return json.dumps(header, sort_keys=True, separators=(",", ":")).encode() + file[8 + length :]
 
 
-def _canonical(manifest: Manifest) -> str:
-    return json.dumps(manifest.model_dump(), sort_keys=True, separators=(",", ":"))
+def _manifest_text(file: bytes) -> str:
+    header = json.loads(file[8 : 8 + header_length(file[:8])])
+    text: str = header["__metadata__"]["manifest"]
+    return text
 
 
-def _digest(manifest: Manifest, payload: bytes) -> str:
-    unsealed = manifest.model_copy(update={"sha256": ""})
+def _canonical(stored: Mapping[str, Any]) -> str:
+    return json.dumps(stored, sort_keys=True, separators=(",", ":"))
+
+
+def _digest(stored: Mapping[str, Any], payload: bytes) -> str:
+    unsealed = {**stored, "sha256": ""}
     return hashlib.sha256(_canonical(unsealed).encode() + payload).hexdigest()

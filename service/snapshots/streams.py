@@ -47,6 +47,7 @@ def file_of(
         adapter=stream.fitted.spec,
         options=dict(stream.fitted.options),
         mode=stream.mode,
+        guard=stream.policy,
         adapt_batch_size=stream.adapt_batch_size,
         generation=stream.generation,
         steps=stream.steps,

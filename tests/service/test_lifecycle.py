@@ -49,11 +49,17 @@ def test_settings_without_a_new_generation_survive_a_restart(reference, tmp_path
     with application(tmp_path, reference) as api:
         api.infer(images(3), "s")
     with application(tmp_path, reference) as api:
-        api("PATCH", "/v1/streams/s", json={"mode": "frozen", "adapt_batch_size": 9})
+        changes = {"mode": "frozen", "adapt_batch_size": 9, "guard": {"harm": "off", "every": 1000}}
+        api("PATCH", "/v1/streams/s", json=changes)
         api.create(id="unused")
     with application(tmp_path, reference) as api:
         stream = api.stream("s")
         assert (stream["mode"], stream["adapt_batch_size"], stream["generation"]) == ("frozen", 9, 1)
+        assert (stream["guard"]["harm"], stream["guard"]["every"], stream["guard"]["collapse"]) == (
+            "off",
+            1000,
+            "roll_back",
+        )
         assert api.ids() == ["s", "unused"]
 
 

@@ -173,3 +173,15 @@ def test_an_honest_stream_is_left_alone_by_the_default_policy(model, spec, batch
     served = [serve(stream, x) for x in honest(128 if batch >= 16 else 24 * batch, batch, severity, sort)]
 
     assert [each.decision for each in served if each.action is not Action.KEPT] == []
+
+
+def test_a_stream_whose_small_requests_wait_for_a_step_is_guarded_too(model, data):
+    stream = begin(model, "ema+tent", HARSH, Policy())
+    stream.adapt_batch_size = BATCH
+
+    served = [serve(stream, part) for x, _ in clean(data, CLEAN) for part in torch.split(x, BATCH // 4)]
+
+    acted = [each for each in served if each.action is Action.ROLLED_BACK]
+    assert acted
+    assert {each.decision.rule for each in acted} <= {"collapse", "harm"}
+    assert all(len(each.output.probabilities) == BATCH // 4 for each in acted)
