@@ -96,7 +96,8 @@ class Telemetry:
         self.samples.labels(model).inc(samples)
         self.steps.labels(model, adapter, action).inc()
         self.batch_samples.labels(model).observe(samples)
-        self.entropy.labels(model).observe(signals["entropy"])
+        if "entropy" in signals:  # a model's own answer may not be finite
+            self.entropy.labels(model).observe(signals["entropy"])
         if "drift" in signals:
             self.drift.labels(model).observe(signals["drift"])
         for name in RATIO_SIGNALS:
