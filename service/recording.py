@@ -9,7 +9,7 @@ from torch import Tensor
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
 from service.engine import Served
-from service.events import EventLog
+from service.events import Event, EventLog
 from service.feedback import Answered
 from service.guard import GUARDED, Action
 from service.history import Misfit
@@ -20,6 +20,10 @@ from service.types import Happening
 
 TROUBLE = frozenset({"drift", "guard", "seen"})
 """Kinds of events that show in a stream's badge for a while."""
+TROUBLE_SECONDS = 600.0
+"""How long."""
+SETTLING = frozenset({"reset", "restored"})
+"""Kinds of events after which a stream is no longer what the trouble was about."""
 
 
 class Recorder:
@@ -39,7 +43,9 @@ class Recorder:
     def tell(self, stream: Stream, happening: Happening) -> None:
         """Log something that happened to a stream."""
         told = self._events.add(happening, stream.id, stream.model.name)
-        if happening.kind in TROUBLE:
+        if happening.kind in SETTLING:
+            stream.trouble = None
+        elif happening.kind in TROUBLE and not _hidden(told, stream.trouble):
             stream.trouble = told
         self._telemetry.events.labels(happening.kind).inc()
 
@@ -63,6 +69,13 @@ class Recorder:
             stream.history.add_layers(now, [float(layer.wasserstein) for layer in distances.values()])
         if self._misfits:
             stream.history.add_misfit(_misfit(stream, x, served, now), self._misfits)
+
+
+def _hidden(told: Event, before: Event | None) -> bool:
+    """Tell whether trouble is less than what is shown already: a drift after a guard's action."""
+    if before is None or told.kind == "guard":
+        return False
+    return before.kind == "guard" and told.time - before.time < TROUBLE_SECONDS
 
 
 def _happenings(stream: Stream, served: Served) -> list[Happening]:
