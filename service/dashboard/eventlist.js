@@ -3,6 +3,7 @@
 import { h } from "./dom.js";
 import { agoElement, clock, known, plural, sentence } from "./format.js";
 import { icon } from "./icons.js";
+import { withClassNames } from "./naming.js";
 
 const FEW = 6; // figures that are shown without being asked for
 
@@ -57,8 +58,8 @@ export function eventItem(event, named) {
 }
 
 /** Say an event: what a guard did comes first, what it found second. @param {Event} event */
-export function wordsOf({ kind, action, reason }) {
-  const found = kind === "drift" ? reason.replaceAll("_", " ") : reason;
+export function wordsOf({ kind, action, reason, model }) {
+  const found = kind === "drift" ? reason.replaceAll("_", " ") : withClassNames(reason, model);
   const done = action.replaceAll("_", " ");
   return sentence(kind === "guard" && done ? `${done}: ${found}` : found || done || kindOf(kind).word);
 }
