@@ -17,6 +17,8 @@ from service.monitoring import Findings, Seeing
 from service.streams import SourceCheck, Stream, StreamState
 
 OWN_ANSWERS = 4
+LOOKED_AT = 32
+"""Images of a request that the source model looks at unasked; a larger one is like these."""
 LEAST_IMAGES = 16
 """Of a request by which it is told whether going back would help."""
 
@@ -30,7 +32,7 @@ class Served:
         waited: What became of the step on the images that waited before it; None if none was due.
         answered_generation: The generation that the answer was computed from.
         signals: Entropy, drift, selected share and source agreement, as plain numbers.
-        source: The source model's probabilities (N, C), where they were computed.
+        source: The source model's probabilities, where they were computed: (N, C), or of the first images alone.
         adapted: The stream's own (N, C): in shadow mode not those that the client gets.
         features: (N, d) of the source model, where it looked.
         findings: What the monitors found.
@@ -186,12 +188,13 @@ def _predict(stream: Stream, x: Tensor) -> StepOutput:
 
 
 def _seeing(stream: Stream, x: Tensor, output: StepOutput, *, wants_source: bool) -> Seeing:
-    """Let the source model look where it is asked for, shadowed, or due."""
+    """Let the source model look where it is asked for or shadowed; where it is only due, at some of the images."""
     drift = output.signals.get("drift")
     look = known = None
     monitors = stream.state.monitors
-    if wants_source or stream.mode == "shadow" or monitoring.check_due(monitors):
-        look, known = stream.model.watch.look(monitors.seen, x)
+    whole = wants_source or stream.mode == "shadow"
+    if whole or monitoring.check_due(monitors):
+        look, known = stream.model.watch.look(monitors.seen, x if whole else x[:LOOKED_AT])
     return Seeing(output.probabilities, None if drift is None else float(drift), look, known)
 
 
@@ -212,7 +215,8 @@ def _source_check(stream: Stream, output: StepOutput, source: StepOutput | None)
     if source is None:
         last = stream.source_check
         return None if last is None else SourceCheck(last.agreement, last.age + 1)
-    equal = output.probabilities.argmax(1) == source.probabilities.argmax(1)
+    labels = source.probabilities.argmax(1)
+    equal = output.probabilities[: len(labels)].argmax(1) == labels
     return SourceCheck(float(equal.float().mean()), 0)
 
 

@@ -22,7 +22,7 @@ class Answered:
     Attributes:
         time: When, Unix seconds.
         labels: (N,) the answered classes.
-        source: (N,) those of the source model, where it looked.
+        source: Those of the source model, where it looked: (N,), or of the first images alone.
         estimates: What accuracy was estimated to be, by estimator.
     """
 
@@ -104,7 +104,8 @@ class Feedback:
         self._forget(request_id)
         self.true.add(float((answered.labels == labels).sum()), images)
         if answered.source is not None:
-            self.source.add(float((answered.source == labels).sum()), images)
+            seen = len(answered.source)
+            self.source.add(float((answered.source == labels[:seen]).sum()), seen)
         for name, estimate in answered.estimates.items():
             self.estimated.setdefault(name, Tally()).add(estimate * images, images)
         return True

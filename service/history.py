@@ -84,6 +84,10 @@ class History:
         points = (point for point in (*self.older, *self.recent) if point[0] > cursor)
         return [[value if math.isfinite(value) else None for value in point] for point in points]
 
+    def time_of(self, cursor: int) -> float:
+        """Return the time of the newest point up to a cursor; 0 where there is none."""
+        return max((point[1] for point in (*self.older, *self.recent) if point[0] <= cursor), default=0.0)
+
     def sparks(self) -> list[float]:
         """Return the newest entropies, the oldest first."""
         newest = (point[ENTROPY] for point in self.recent[-SPARKS:])

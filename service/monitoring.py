@@ -107,7 +107,7 @@ class Seeing:
     Attributes:
         probabilities: (N, C) the stream's answers.
         drift: The drift signal, or None.
-        look: What the source model finds, where it looked.
+        look: What the source model finds in the first images, where it looked.
         known: What the source model remembers after that.
     """
 
@@ -257,7 +257,7 @@ def _test_drift(state: PageHinkleyState, drift: float | None) -> tuple[PageHinkl
 
 def _compared(state: MonitorState, seeing: Seeing, look: Look, known: Seen, reference: Reference) -> MonitorState:
     """Set the stream's answers beside the source model's to the same images, where both are finite."""
-    both = torch.stack([look.logits.softmax(1), seeing.probabilities])
+    both = torch.stack([look.logits.softmax(1), seeing.probabilities[: len(look.logits)]])
     source, answers = both[:, torch.isfinite(both).all(2).all(0)]
     images = len(source)
     if not images:

@@ -10,7 +10,7 @@ from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
 from service.comparing import kept
 from service.engine import Served
-from service.events import EventLog
+from service.events import Event, EventLog
 from service.feedback import Answered
 from service.guard import GUARDED, Action
 from service.history import Misfit
@@ -21,6 +21,10 @@ from service.types import Happening
 
 TROUBLE = frozenset({"drift", "guard", "seen"})
 """Kinds of events that show in a stream's badge for a while."""
+TROUBLE_SECONDS = 600.0
+"""How long."""
+SETTLING = frozenset({"reset", "restored"})
+"""Kinds of events after which a stream is no longer what the trouble was about."""
 
 
 class Recorder:
@@ -40,7 +44,9 @@ class Recorder:
     def tell(self, stream: Stream, happening: Happening) -> None:
         """Log something that happened to a stream."""
         told = self._events.add(happening, stream.id, stream.model.name)
-        if happening.kind in TROUBLE:
+        if happening.kind in SETTLING:
+            stream.trouble = None
+        elif happening.kind in TROUBLE and not _hidden(told, stream.trouble):
             stream.trouble = told
         self._telemetry.events.labels(happening.kind).inc()
 
@@ -68,6 +74,13 @@ class Recorder:
             stream.shadow.add(served.adapted, served.source)
         if self._misfits and bool(torch.isfinite(served.output.probabilities).all()):
             stream.history.add_misfit(_misfit(stream, x, served, now), self._misfits)
+
+
+def _hidden(told: Event, before: Event | None) -> bool:
+    """Tell whether trouble is less than what is shown already: a drift after a guard's action."""
+    if before is None or told.kind == "guard":
+        return False
+    return before.kind == "guard" and told.time - before.time < TROUBLE_SECONDS
 
 
 def _happenings(stream: Stream, served: Served) -> list[Happening]:

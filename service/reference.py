@@ -58,7 +58,7 @@ class Reference:
     calibration: Calibration | None
     fisher: Mapping[str, Mapping[str, Tensor]]
     probe: Probe | None
-    features: Tensor | None
+    features: Tensor | None = None
 
 
 def reference_of(source: SourceModel, watch: Watch) -> Reference:

@@ -7,13 +7,12 @@ from typing import Literal, TypeAlias
 
 from service.events import EventLog
 from service.hosting import HostedModel
+from service.recording import TROUBLE_SECONDS
 from service.streams import Stream, StreamTable
 
 Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "frozen", "shadow"]
 CHANGES_SECONDS, MOVES_SECONDS = 1.0, 0.5
 """How often listeners hear of all streams, and of one."""
-TROUBLE_SECONDS = 600.0
-"""How long a guard's action or a drift shows in a stream's badge."""
 
 
 class Watching:
@@ -42,14 +41,14 @@ class Watching:
         if not stream.requests:
             return "new", "no request yet"
         if told is not None and told.time >= since:
-            return "drifting", told.reason
+            return "drifting", told.reason.replace("_", " ")
         return "steady", "no drift and no guard action of late"
 
     async def changes(self) -> AsyncIterator[tuple[list[Stream], list[str]]]:
         """Yield streams that were used or changed, and the ids of those that ended, as they do."""
-        known = {stream.id: _mark(stream) for stream in self.table}
+        known = {stream.id: self._row_mark(stream) for stream in self.table}
         while not await self._closes_within(CHANGES_SECONDS):
-            now = {stream.id: _mark(stream) for stream in self.table}
+            now = {stream.id: self._row_mark(stream) for stream in self.table}
             changed = [stream for stream in self.table if known.get(stream.id) != now[stream.id]]
             gone = [stream_id for stream_id in known if stream_id not in now]
             known = now
@@ -66,6 +65,10 @@ class Watching:
             if await self._closes_within(MOVES_SECONDS):
                 return
 
+    def _row_mark(self, stream: Stream) -> tuple[object, ...]:
+        """A badge changes by itself when its time is over."""
+        return *_mark(stream), self.badge(stream)[0]
+
     async def _closes_within(self, seconds: float) -> bool:
         try:
             await asyncio.wait_for(self._closing.wait(), seconds)
@@ -75,4 +78,6 @@ class Watching:
 
 
 def _mark(stream: Stream) -> tuple[object, ...]:
-    return stream.generation, stream.requests, stream.mode, stream.fitted.spec, stream.probe
+    return (
+        stream.generation, stream.durable_generation, stream.requests, stream.mode, stream.fitted.spec, stream.probe,
+    )  # fmt: skip

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from PIL import Image
 from adapters.monitors import entropy_bins
 from service.api.events import event_view
 from service.api.problems import responses
-from service.api.schemas import EventView, HistoryView, ModelRow, Overview, ProbeView, StreamRow
+from service.api.schemas import HistoryView, ModelRow, Overview, ProbeView, StreamRow
 from service.history import COLUMNS, Misfit
 from service.streams import Stream
 from service.watching import Watching
@@ -97,10 +96,11 @@ def row(watching: Watching, stream: Stream) -> StreamRow:
 
 
 def view(watching: Watching, stream: Stream, since: int) -> HistoryView:
-    """Return what is new of a stream's series since a cursor."""
+    """Return what is new of a stream's series since a cursor; all where the cursor is of an earlier server."""
     history, monitors = stream.history, stream.state.monitors
-    begun = next((point[1] for point in (*history.older, *history.recent) if point[0] > since), math.inf)
-    layers = [entry for entry in history.layers if not since or entry[0] >= begun]
+    since = 0 if since > history.cursor else since
+    told = history.time_of(since)
+    layers = [entry for entry in history.layers if entry[0] > told]
     return HistoryView(
         columns=list(COLUMNS),
         points=history.since(since),
@@ -117,20 +117,17 @@ def view(watching: Watching, stream: Stream, since: int) -> HistoryView:
         },
         entropies=[round(float(share), 4) for share in entropy_bins.shares(monitors.entropies)],
         probe=None if stream.probe is None else ProbeView(**asdict(stream.probe)),
-        events=_events(watching, stream),
-        misfits=[_misfit(misfit) for misfit in history.misfits],
+        events=[event_view(event) for event in watching.events.latest(stream.id, SHOWN_EVENTS) if event.time >= told],
+        misfits=[_misfit(stream, misfit) for misfit in history.misfits if misfit.time > told],
     )
 
 
-def _events(watching: Watching, stream: Stream) -> list[EventView]:
-    return [event_view(event) for event in watching.events.latest(stream.id, SHOWN_EVENTS)]
-
-
-def _misfit(misfit: Misfit) -> dict[str, Any]:
+def _misfit(stream: Stream, misfit: Misfit) -> dict[str, Any]:
     """Return an image with its answer, as a PNG in a data URL."""
     pixels = misfit.image.transpose(1, 2, 0)
     shown = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3])
     buffer = io.BytesIO()
-    shown.save(buffer, "PNG")
+    shown.save(buffer, "PNG", compress_level=1)
     image = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return {"time": misfit.time, "label": misfit.label, "entropy": misfit.entropy, "image": image}
+    label = stream.model.bundle.classes[misfit.label]
+    return {"time": misfit.time, "label": label, "entropy": misfit.entropy, "image": image}

@@ -1,6 +1,7 @@
 /** What a stream in trouble asks of the operator: why, what it means, what to press. */
 
 import { button, h, refill } from "./dom.js";
+import { sentence } from "./format.js";
 import { icon } from "./icons.js";
 
 /**
@@ -19,7 +20,7 @@ export function showAdvice(element, known, acts) {
   refill(
     element,
     h("h2", {}, icon(known.badge), advice.title),
-    known.reason ? h("p", { class: "advice-reason" }, known.reason) : null,
+    known.reason ? h("p", { class: "advice-reason" }, sentence(known.reason)) : null,
     h("p", {}, advice.words),
     h("div", { class: "buttons" }, advice.buttons),
   );

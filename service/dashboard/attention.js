@@ -2,7 +2,8 @@
 
 import { badge } from "./badges.js";
 import { h, refill } from "./dom.js";
-import { agoElement, plural, setAgo } from "./format.js";
+import { agoElement, plural, sentence, setAgo } from "./format.js";
+import { withClassNames } from "./naming.js";
 
 const SHOWN = 3;
 
@@ -49,7 +50,7 @@ function card(row) {
       "a",
       { class: "attention-card", href: `#/streams/${encodeURIComponent(row.id)}` },
       h("span", { class: "attention-name" }, badge(row.badge), h("strong", {}, row.id)),
-      h("span", { class: "attention-reason" }, row.reason || "A guard acted on this stream."),
+      h("span", { class: "attention-reason" }, sentence(withClassNames(row.reason, row.model)) || "A guard acted on this stream."),
       h("span", { class: "hint" }, "Last request ", agoElement(row.last_used)),
       h("span", { class: "attention-go" }, "Look and act"),
     ),

@@ -1,8 +1,11 @@
 /** An event in words, with its sign, its stream and its figures. */
 
 import { h } from "./dom.js";
-import { agoElement, clock, known } from "./format.js";
+import { agoElement, clock, known, plural, sentence } from "./format.js";
 import { icon } from "./icons.js";
+import { withClassNames } from "./naming.js";
+
+const FEW = 6; // figures that are shown without being asked for
 
 /**
  * @typedef {object} Event
@@ -19,6 +22,7 @@ import { icon } from "./icons.js";
 /** @type {Record<string, {word: string, sign: string, tone: string}>} */
 export const KINDS = {
   guard: { word: "Guard", sign: "guarded", tone: "bad" },
+  seen: { word: "Noticed", sign: "drifting", tone: "warn" },
   drift: { word: "Drift", sign: "drifting", tone: "warn" },
   probe: { word: "Probe", sign: "probe", tone: "" },
   created: { word: "Created", sign: "new", tone: "" },
@@ -46,17 +50,30 @@ export function eventItem(event, named) {
       "div",
       { class: "event-body" },
       link,
-      h("p", {}, event.reason || event.action || word),
+      h("p", {}, wordsOf(event)),
       figures(event.figures ?? {}),
     ),
     h("span", { class: "event-time" }, h("span", {}, clock(event.time, true)), agoElement(event.time)),
   );
 }
 
+/** Say an event: what a guard did comes first, what it found second. @param {Event} event */
+export function wordsOf({ kind, action, reason, model }) {
+  const found = kind === "drift" ? reason.replaceAll("_", " ") : withClassNames(reason, model);
+  const done = action.replaceAll("_", " ");
+  return sentence(kind === "guard" && done ? `${done}: ${found}` : found || done || kindOf(kind).word);
+}
+
 /** @param {Record<string, number>} values */
 function figures(values) {
   const entries = Object.entries(values).filter(([, value]) => known(value));
   if (!entries.length) return null;
+  const list = figureList(entries);
+  return entries.length <= FEW ? list : h("details", {}, h("summary", {}, plural(entries.length, "figure")), list);
+}
+
+/** @param {[string, number][]} entries */
+function figureList(entries) {
   return h(
     "p",
     { class: "figures" },

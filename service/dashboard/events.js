@@ -3,7 +3,7 @@
 import { say } from "./announce.js";
 import { Problem, get } from "./api.js";
 import { button, fill, h, setText } from "./dom.js";
-import { KINDS, eventItem, kindOf } from "./eventlist.js";
+import { KINDS, eventItem, kindOf, wordsOf } from "./eventlist.js";
 import { plural, sentence } from "./format.js";
 import { oncePerFrame } from "./frames.js";
 import { live } from "./live.js";
@@ -147,7 +147,7 @@ export function eventsPage(main) {
       // Before the first load is done, an event that is ahead of it would hide those between.
       if (newest < 0) return;
       add([event]);
-      say(`${kindOf(event.kind).word}${event.stream ? `, ${event.stream}` : ""}: ${event.reason}`);
+      say(`${kindOf(event.kind).word}${event.stream ? `, ${event.stream}` : ""}: ${wordsOf(event)}`);
     },
   });
   return () => {

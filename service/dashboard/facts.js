@@ -31,7 +31,7 @@ const FACTS = [
   ["Began", (view) => clock(view.created)],
   ["Last used", (view) => clock(view.last_used, true)],
   ["Last probe", lastProbe],
-  ["Guard", (view) => settings(view.guard)],
+  ["Guard", (view) => settings(view.guard).replaceAll("_", " ")],
   ["Options", (view) => settings(view.options)],
 ];
 
@@ -48,7 +48,9 @@ export function tiles() {
     element,
     show(history) {
       TILES.forEach(([column, , format, words], i) => {
-        const value = history.latest(column);
+        // A probe may be newer than the newest request, which the series are told by.
+        const probed = history.probe?.[/** @type {"source_gap" | "forgetting"} */ (column)];
+        const value = probed ?? history.latest(column);
         setText(values[i], format(value));
         setText(under[i], value === null ? "not known yet" : words);
       });

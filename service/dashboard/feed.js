@@ -30,6 +30,7 @@ export class Feed {
     this.gone = false;
     this.stopped = false;
     this.looked = 0;
+    this.looksLater = false;
     this.stopLive = () => {};
   }
 
@@ -90,10 +91,16 @@ export class Feed {
     if (answer.events?.some((/** @type {{kind: string}} */ { kind }) => kind === "snapshot")) this.#loadSnapshots();
   }
 
+  /** Look now, or once the last look is long enough ago: what comes in between must not be missed. */
   #lookSometimes() {
-    if (Date.now() - this.looked < LOOK_EVERY) return;
-    this.looked = Date.now();
-    this.#loadView();
+    if (this.looksLater) return;
+    const wait = Math.max(0, this.looked + LOOK_EVERY - Date.now());
+    this.looksLater = true;
+    setTimeout(() => {
+      this.looksLater = false;
+      this.looked = Date.now();
+      if (!this.stopped && !this.gone) this.#loadView();
+    }, wait);
   }
 
   async #loadView() {

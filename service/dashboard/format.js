@@ -47,7 +47,7 @@ export const plural = (amount, one, many = `${one}s`) => `${count(amount)} ${amo
 
 /** Make words of the server a sentence. @param {string} words */
 export function sentence(words) {
-  const trimmed = words.trim();
+  const trimmed = words.trim().replace(/(\d) %/g, `$1${UNBROKEN}%`);
   if (!trimmed) return "";
   return `${trimmed[0].toUpperCase()}${trimmed.slice(1)}${/[.!?]$/.test(trimmed) ? "" : "."}`;
 }

@@ -8,6 +8,7 @@ const ROW = 24;
 const LEAST_ROW = 5;
 const MOST_HEIGHT = 420;
 const AXIS = 20;
+const EXACT_SECONDS = 600; // a shorter time is told to the second
 const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 
 /** @typedef {import("./series.js").Layers} Layers */
@@ -110,9 +111,11 @@ export class HeatMap {
     drawLabels(pen, names, left, row);
     pen.fillStyle = colour("muted");
     pen.textAlign = "left";
-    pen.fillText(clock(times[0]), left, height + AXIS / 2 + 2);
+    const last = times[times.length - 1];
+    const exact = last - times[0] < EXACT_SECONDS;
+    pen.fillText(clock(times[0], exact), left, height + AXIS / 2 + 2);
     pen.textAlign = "right";
-    pen.fillText(clock(times[times.length - 1]), width, height + AXIS / 2 + 2);
+    pen.fillText(clock(last, exact), width, height + AXIS / 2 + 2);
     this.#showScale(most);
   }
 

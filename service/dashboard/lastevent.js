@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { fill, h } from "./dom.js";
-import { kindOf } from "./eventlist.js";
+import { kindOf, wordsOf } from "./eventlist.js";
 import { agoElement } from "./format.js";
 import { live } from "./live.js";
 import { sawEvent } from "./store.js";
@@ -17,7 +17,7 @@ export function lastEvent() {
     if (event.id < newest) return;
     newest = event.id;
     sawEvent(event.id);
-    element.title = `${event.stream ? `${event.stream}: ` : ""}${event.reason}`;
+    element.title = `${event.stream ? `${event.stream}: ` : ""}${wordsOf(event)}`;
     fill(element, `${kindOf(event.kind).word}, `, agoElement(event.time));
   }
 

@@ -22,10 +22,13 @@ export function marksPlugin(marks) {
       if (x < left || x > left + width) continue;
       pen.strokeStyle = pen.fillStyle = colour(kind === "guard" ? "bad" : "warn");
       pen.setLineDash(kind === "guard" ? [] : [4 * unit, 3 * unit]);
+      // Many marks must not hide the line that they are about.
+      pen.globalAlpha = 0.55;
       pen.beginPath();
       pen.moveTo(x, top);
       pen.lineTo(x, top + height);
       pen.stroke();
+      pen.globalAlpha = 1;
       drawHead(pen, kind, x, top, 4 * unit);
     }
     pen.restore();

@@ -1,4 +1,4 @@
-/** The images that fitted least: as they came, with what was answered. */
+/** The images that fitted least of late: as they came, with what was answered. */
 
 import { fill, h } from "./dom.js";
 import { agoElement, decimal } from "./format.js";
@@ -13,7 +13,7 @@ export function misfitGallery() {
     h(
       "p",
       { class: "hint" },
-      "The answers with the highest entropy. They say best what has changed in front of the camera.",
+      "The least sure answer of each of the newest requests. They say best what has changed in front of the camera.",
     ),
     list,
   );

@@ -2,6 +2,7 @@
 
 const MOST_POINTS = 6000;
 const MOST_LAYER_ROWS = 1200;
+const MOST_MISFITS = 16;
 
 /** @typedef {{names: string[], times: number[], values: number[][]}} Layers */
 /** @typedef {{names: string[], shares: number[], prior: number[]}} Classes */
@@ -37,6 +38,8 @@ export class History {
 
   /** Take in an answer of the server. @param {any} answer */
   merge(answer) {
+    // A server that began anew counts from one again, and what this page holds is all that is left of before.
+    if (answer.next < this.next) this.columns.clear();
     const last = this.column("cursor").at(-1) ?? -1;
     const at = answer.columns.indexOf("cursor");
     // A connection that resumes may tell of a point twice.
@@ -51,7 +54,7 @@ export class History {
     this.classes = answer.classes ?? this.classes;
     this.probe = answer.probe ?? this.probe;
     for (const event of answer.events ?? []) this.events.set(event.id, event);
-    if (answer.misfits?.length) this.misfits = answer.misfits;
+    if (answer.misfits?.length) this.misfits = newestOf([...this.misfits, ...answer.misfits]);
     this.next = answer.next ?? this.next;
   }
 
@@ -77,4 +80,10 @@ export class History {
       this.layers.values.splice(0, over);
     }
   }
+}
+
+/** The newest first, each once. @param {Misfit[]} misfits */
+function newestOf(misfits) {
+  const byTime = new Map(misfits.map((misfit) => [misfit.time, misfit]));
+  return [...byTime.values()].sort((a, b) => b.time - a.time).slice(0, MOST_MISFITS);
 }

@@ -15,6 +15,7 @@ import { HeatMap } from "./heatmap.js";
 import { icon } from "./icons.js";
 import { deleteSnapshot, restore, takeSnapshot } from "./keeping.js";
 import { misfitGallery } from "./misfits.js";
+import { withClassNames } from "./naming.js";
 import { recentEvents } from "./recent.js";
 import { snapshotList } from "./snapshots.js";
 import { onChange, store } from "./store.js";
@@ -81,7 +82,7 @@ export function streamPage(main, id) {
     bar.show(hasSnapshot, feed.gone);
     showAdvice(
       advice,
-      { badge: state, reason: row?.reason ?? "", mode: feed.gone ? "" : view.mode, hasSnapshot },
+      { badge: state, reason: withClassNames(row?.reason ?? "", view.model), mode: feed.gone ? "" : view.mode, hasSnapshot },
       acts,
     );
     figures.show(history);

@@ -1,0 +1,514 @@
+"""The dashboard in a real browser against a real server: looked at, clicked through, followed live."""
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from service.client import Client
+from service.demo.drift import STREAM, drifting
+from tests.serving import ROOT, serving, wait_ready
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(
+        CHROMIUM is None and not os.environ.get("CI"),
+        reason="no chromium, chromium-browser or google-chrome is installed here",
+    ),
+]
+SCREENSHOTS = Path(os.environ.get("ACCLIMATE_SCREENSHOTS", ROOT / "build" / "screenshots"))
+SETTINGS = {
+    "ACCLIMATE_PROBE_EVERY": "3",
+    "ACCLIMATE_SOURCE_CHECK_EVERY": "2",
+    "ACCLIMATE_KEEP_MISFITS": "8",
+    "OMP_NUM_THREADS": "1",
+}
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+WIDE, NARROW = (1280, 900), (360, 780)
+CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+STREAMS = (
+    {"id": "gate-3", "adapter": "ema"},
+    {"id": "line-1", "adapter": "batch+tent"},
+    {"id": "dock-2", "adapter": "source", "mode": "frozen"},
+    {"id": "lab-4", "adapter": "ema+tent", "mode": "shadow"},
+    {"id": "yard-9", "adapter": "auto"},
+)
+POISONED = {"id": "camera-7", "adapter": "batch+tent", "options": {"tent": {"lr": 0.5}}}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    assert CHROMIUM, "CI needs chromium, chromium-browser or google-chrome"
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@contextmanager
+def looking(browser, url, size=WIDE, theme="light"):
+    """Yield a page of its own; whatever it says in the console but notes is a failure."""
+    said = []
+    context = browser.new_context(
+        viewport={"width": size[0], "height": size[1]}, color_scheme=theme, reduced_motion="reduce", base_url=url
+    )
+    context.set_default_timeout(15_000)
+    page = context.new_page()
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    try:
+        yield page
+        text = page.locator("body").inner_text()
+    finally:
+        context.close()
+    assert said == []
+    assert re.findall(r"\bNaN\b|\bundefined\b|\[object|Infinity", text) == []
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server with the embedded model and six streams, each in its own way, that were sent drifting images."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    with serving(folder, environment=SETTINGS) as running:
+        wait_ready(running)
+        with Client(running.url) as client:
+            for stream in (*STREAMS, POISONED):
+                client.call("POST", "/v1/streams", stream)
+            send_drift(client)
+            send_poison(client)
+            give_labels(client)
+        yield running
+
+
+def send_drift(client):
+    for number, part in enumerate(drifting(64, 64, 5)):
+        if number < 7:
+            for stream in STREAMS:
+                client.infer("fashion", "input", part.images, stream["id"])
+
+
+def send_poison(client):
+    """Send one class alone to a learner that takes steps far too large, until the guard acts."""
+    images, labels = stored()
+    shirts = images[labels == CLASSES.index("Dress")]
+    for number in range(20):
+        start = number % 3 * 64
+        answer = client.infer("fashion", "input", shirts[start : start + 64], "camera-7")
+        if answer.facts["tta_action"] == "rolled_back":
+            return
+    raise AssertionError("no guard acted on the poisoned stream")
+
+
+def give_labels(client):
+    """Send a request that is labelled later, and one more that shows what the labels said."""
+    images, labels = stored()
+    body = {
+        "id": "late",
+        "inputs": [
+            {"name": "input", "shape": [16, 1, 28, 28], "datatype": "UINT8", "data": images[:16].ravel().tolist()}
+        ],
+        "parameters": {"sequence_id": "line-1"},
+    }
+    client.call("POST", "/v2/models/fashion/infer", body)
+    item = {"request": "late", "labels": labels[:16].tolist()}
+    client.call("POST", "/v1/streams/line-1/feedback", {"items": [item]})
+    client.infer("fashion", "input", images[16:32], "line-1")
+
+
+def stored():
+    with np.load(STREAM) as file:
+        return file["images"][:, None], file["labels"].astype(np.int64)
+
+
+def send(server, stream, count=1):
+    images, _ = stored()
+    with Client(server.url) as client:
+        for number in range(count):
+            client.infer("fashion", "input", images[number * 8 : number * 8 + 8], stream)
+
+
+def of_stream(server, stream):
+    with server.client() as client:
+        return client.get(f"/v1/streams/{stream}").json()
+
+
+def open_stream(page: Page, stream):
+    page.goto(f"/#/streams/{stream}")
+    expect(page.get_by_role("heading", level=1)).to_have_text(stream)
+    expect(page.locator(".action-bar")).to_be_visible()
+
+
+def rows(page: Page):
+    return page.locator(".streams tbody tr:not(.spacer)")
+
+
+def names(page: Page):
+    return rows(page).locator("td.cell-id a").all_inner_texts()
+
+
+def act(page: Page, button):
+    """Press a button of the stream page; return the dialog that asks back."""
+    page.locator(".action-bar").get_by_role("button", name=button).click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    return dialog
+
+
+def fact(page: Page, title):
+    return page.locator(".facts > div", has=page.locator("dt", has_text=re.compile(f"^{title}$"))).locator("dd")
+
+
+def tile(page: Page, title):
+    return page.locator(".tile", has=page.locator("dt", has_text=re.compile(f"^{title}$"))).locator("dd")
+
+
+def fits(page: Page):
+    return page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_the_overview_shows_every_stream_filters_and_sorts(browser, server):
+    with looking(browser, server.url) as page:
+        page.goto("/")
+        expect(rows(page)).to_have_count(6)
+        first = names(page)[0]
+        trouble = page.locator(".attention").inner_text()
+        page.get_by_label("Filter streams").fill("tent adapt")
+        expect(rows(page)).to_have_count(2)
+        filtered = names(page)
+        page.get_by_label("Filter streams").fill("no such thing")
+        expect(page.locator(".shown")).to_have_text("No stream fits the filter.")
+        page.get_by_label("Filter streams").fill("")
+        page.get_by_role("button", name="Frozen 1").click()
+        expect(rows(page)).to_have_count(1)
+        frozen = names(page)
+        page.get_by_role("button", name="All 6").click()
+        expect(rows(page)).to_have_count(6)
+        page.get_by_role("columnheader", name="Entropy", exact=True).get_by_role("button").click()
+        expect(page.locator("th.cell-entropy")).to_have_attribute("aria-sort", "descending")
+        entropies = [float(text) for text in page.locator("td.cell-entropy").all_inner_texts()]
+        page.get_by_role("columnheader", name="Stream", exact=True).get_by_role("button").click()
+        expect(page.locator("th.cell-id")).to_have_attribute("aria-sort", "ascending")
+        by_name = names(page)
+
+    assert first == "camera-7"
+    assert "Rolled back" in trouble
+    assert not re.search(r"class \d", trouble)
+    assert filtered == ["camera-7", "line-1"]
+    assert frozen == ["dock-2"]
+    assert entropies == sorted(entropies, reverse=True)
+    assert by_name == ["camera-7", "dock-2", "gate-3", "lab-4", "line-1", "yard-9"]
+
+
+def test_a_stream_is_shown_with_its_figures_charts_layers_classes_and_labels(browser, server):
+    with looking(browser, server.url) as page:
+        open_stream(page, "line-1")
+        expect(page.locator(".uplot")).to_have_count(7)
+        accuracy = page.locator("figure", has=page.get_by_role("heading", name="Accuracy")).locator(".sr-only")
+        expect(accuracy).to_contain_text(re.compile(r"True: now \d+\.\d\s%"))
+        gap = page.locator("figure", has=page.get_by_role("heading", name="Source gap")).locator(".sr-only")
+        expect(gap).to_contain_text(re.compile(r"Source gap: now [+−]?\d"))
+        expect(tile(page, "Entropy")).to_contain_text(re.compile(r"^\d\.\d{3}nats$"))
+        expect(tile(page, "Source gap")).to_contain_text("pts")
+        expect(tile(page, "Latency")).to_contain_text("ms")
+        expect(page.locator("#layers-title + p")).to_contain_text(re.compile(r"layer\d|bn1"))
+        painted = page.locator("canvas.heat").evaluate("heat => heat.width > 200 && heat.height > 100")
+        classes = page.locator("table.classes tbody th").all_inner_texts()
+        expect(page.locator(".misfits li")).to_have_count(8)
+        misfits = page.locator(".misfits strong").all_inner_texts()
+        sizes = page.locator(".misfits img").evaluate_all("images => images.map(image => image.naturalWidth)")
+        page.get_by_text("figures as a table").click()
+        expect(page.locator(".scroll tbody tr")).to_have_count(9)
+        open_stream(page, "yard-9")
+        expect(page.get_by_role("heading", name="Why this pipeline")).to_be_visible()
+        open_stream(page, "camera-7")
+        expect(page.locator(".title-badge")).to_have_text("Guarded")
+        expect(page.locator(".advice")).to_contain_text("Rolled back: ")
+        expect(page.locator(".event[data-tone=bad]")).to_contain_text("of the answers")
+
+    assert painted
+    assert classes == list(CLASSES)
+    assert set(misfits) <= set(CLASSES)
+    assert set(sizes) == {28}
+
+
+def test_the_page_follows_new_requests_without_a_reload(browser, server):
+    with looking(browser, server.url) as page:
+        page.goto("/")
+        row = rows(page).filter(has_text="gate-3")
+        before = of_stream(server, "gate-3")["generation"]
+        expect(row.locator("td.cell-generation")).to_have_text(str(before))
+        send(server, "gate-3")
+        expect(row.locator("td.cell-generation")).not_to_have_text(str(before), timeout=4000)
+        expect(row.locator("td.cell-last_used")).to_have_text(re.compile("just now|[5-9] s ago"))
+        send(server, "newcomer")
+        expect(rows(page).filter(has_text="newcomer")).to_have_count(1, timeout=4000)
+        open_stream(page, "gate-3")
+        generation = of_stream(server, "gate-3")["generation"]
+        expect(fact(page, "Generation")).to_have_text(str(generation))
+        summary = page.locator("figure", has=page.get_by_role("heading", name="Entropy")).locator(".sr-only")
+        told = summary.inner_text()
+        send(server, "gate-3", 2)
+        expect(summary).not_to_have_text(told, timeout=4000)
+        expect(fact(page, "Generation")).to_have_text(str(of_stream(server, "gate-3")["generation"]), timeout=6000)
+        assert page.evaluate("performance.getEntriesByType('navigation').length") == 1
+    with server.client() as client:
+        client.delete("/v1/streams/newcomer")
+
+
+def test_snapshot_reset_and_restore_say_what_is_lost_and_do_it(browser, server):
+    steps = of_stream(server, "line-1")["steps"]
+    with looking(browser, server.url) as page:
+        open_stream(page, "line-1")
+        dialog = act(page, "Take a snapshot")
+        dialog.get_by_label("Name").fill("before")
+        dialog.get_by_label("Note").fill("<b>as it was</b>")
+        dialog.get_by_role("button", name="Take the snapshot").click()
+        kept = page.locator("table.snapshots tbody tr", has_text="before")
+        expect(kept).to_contain_text("<b>as it was</b>")
+        before = of_stream(server, "line-1")
+
+        dialog = act(page, "Reset…")
+        expect(dialog).to_contain_text(f"Reset forgets {steps} learning steps of line-1")
+        expect(dialog).to_contain_text("Last snapshot: before, at this very generation.")
+        page.keyboard.press("Escape")
+        expect(dialog).to_have_count(0)
+        unchanged = of_stream(server, "line-1")
+        act(page, "Reset…").get_by_role("button", name="Reset the stream").click()
+        expect(page.locator(".toast").last).to_contain_text("line-1 was reset")
+        expect(fact(page, "Learning steps")).to_have_text("0")
+        expect(fact(page, "Generation")).to_have_text(str(before["generation"] + 1))
+        expect(page.locator(".event").first).to_contain_text("Reset")
+        reset = of_stream(server, "line-1")
+
+        kept.get_by_role("button", name="Restore").click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text("forgets nothing")
+        dialog.get_by_role("button", name="Restore", exact=True).click()
+        expect(fact(page, "Learning steps")).to_have_text(str(steps))
+        expect(page.locator(".event").first).to_contain_text("Restored")
+        restored = of_stream(server, "line-1")
+
+        kept.get_by_role("button", name="Delete").click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text("It is the only snapshot of this stream.")
+        dialog.get_by_role("button", name="Delete the snapshot").click()
+        expect(kept).to_have_count(0)
+
+    assert (unchanged["generation"], unchanged["steps"]) == (before["generation"], steps)
+    assert (reset["generation"], reset["steps"]) == (before["generation"] + 1, 0)
+    assert (restored["generation"], restored["steps"]) == (before["generation"] + 2, steps)
+
+
+def test_mode_and_adapter_change_a_wrong_adapter_is_refused_in_words_and_an_ended_stream_is_gone(browser, server):
+    send(server, "short-lived", 2)
+    with looking(browser, server.url) as page:
+        open_stream(page, "short-lived")
+        dialog = act(page, "Mode…")
+        dialog.get_by_text("frozen", exact=True).click()
+        dialog.get_by_role("button", name="Set the mode").click()
+        expect(page.locator(".title-badge")).to_have_text("Frozen")
+        expect(fact(page, "Mode")).to_have_text("frozen")
+        frozen = of_stream(server, "short-lived")["mode"]
+    with looking(browser, server.url) as page:
+        open_stream(page, "short-lived")
+        dialog = act(page, "Adapter…")
+        dialog.get_by_label("Spec").fill("unmix_tns+eata")
+        expect(dialog.locator(".parts li")).to_have_count(2)
+        dialog.get_by_role("button", name="Change the adapter").click()
+        expect(page.locator(".lead")).to_contain_text("adapted by unmix_tns+eata")
+        changed = of_stream(server, "short-lived")
+        dialog = act(page, "End…")
+        expect(dialog).to_contain_text("Its history goes too.")
+        dialog.get_by_role("button", name="End the stream").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Streams")
+        expect(rows(page).filter(has_text="short-lived")).to_have_count(0)
+    with server.client() as client:
+        gone = client.get("/v1/streams/short-lived").status_code
+
+    assert frozen == "frozen"
+    assert (changed["adapter"], changed["steps"]) == ("unmix_tns+eata", 0)
+    assert gone == 404
+
+
+def test_a_refusal_is_told_in_the_servers_words(browser, server):
+    """Chromium notes every refused call in the console by itself; it may say that here, and nothing else."""
+    said = []
+    context = browser.new_context(base_url=server.url, viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    open_stream(page, "lab-4")
+    dialog = act(page, "Adapter…")
+    dialog.get_by_label("Spec").fill("batch+tnet")
+    dialog.get_by_role("button", name="Change the adapter").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("tnet")
+    words = dialog.get_by_role("alert").inner_text()
+    context.close()
+
+    assert "there are" in words
+    assert of_stream(server, "lab-4")["adapter"] == "ema+tent"
+    assert [text for text in said if "422" not in text] == []
+
+
+def test_events_come_live_and_are_filtered(browser, server):
+    with looking(browser, server.url) as page:
+        page.goto("/#/events")
+        expect(page.locator(".event").first).to_be_visible()
+        before = page.locator(".event").count()
+        with server.client() as client:
+            client.post("/v1/streams/yard-9/reset", json={})
+        expect(page.locator(".event")).to_have_count(before + 1, timeout=4000)
+        expect(page.locator(".event").first).to_contain_text("yard-9")
+        page.get_by_label("Kind").select_option("guard")
+        expect(page.locator(".event").first).to_contain_text("camera-7")
+        kinds = set(page.locator(".event-kind").all_inner_texts())
+        page.get_by_label("Kind").select_option("")
+        page.get_by_label("Filter by stream").fill("dock")
+        expect(page.locator(".event").first).to_contain_text("dock-2")
+        streams = set(page.locator(".event-body a").all_inner_texts())
+
+    assert kinds == {"Guard"}
+    assert streams == {"dock-2"}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_every_page_and_dialog_fits_and_is_kept_as_a_picture(browser, server, size, theme):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    overflowing = []
+    with looking(browser, server.url, size, theme) as page:
+
+        def keep(name, whole):
+            page.screenshot(path=SCREENSHOTS / f"{name}-{size[0]}-{theme}.png", full_page=whole)
+            if not fits(page):
+                overflowing.append(name)
+
+        page.goto("/")
+        expect(rows(page).first).to_be_visible()
+        expect(page.locator("#connection")).to_have_text("Live")
+        keep("overview", whole=True)
+        page.goto("/#/events")
+        expect(page.locator(".event").first).to_be_visible()
+        keep("events", whole=False)
+        open_stream(page, "camera-7")
+        expect(page.locator(".uplot").first).to_be_visible()
+        keep("stream", whole=True)
+        for button in ("Take a snapshot", "Mode…", "Adapter…", "Reset…", "End…"):
+            dialog = act(page, button)
+            keep(f"dialog-{button.split()[0].strip('…').lower()}", whole=False)
+            page.keyboard.press("Escape")
+            expect(dialog).to_have_count(0)
+
+    assert overflowing == []
+
+
+def test_a_key_opens_the_page_and_signing_out_closes_it(browser, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text(f"{hashlib.sha256(b'open sesame').hexdigest()} admin,infer operator\n")
+    keys.chmod(0o600)
+    said = []
+    with serving(tmp_path, environment={**SETTINGS, "ACCLIMATE_KEYS_FILE": str(keys)}) as locked:
+        wait_ready(locked)
+        with httpx.Client(base_url=locked.url, headers={"X-API-Key": "open sesame"}) as client:
+            client.post("/v1/streams", json={"id": "behind-a-key"})
+        context = browser.new_context(base_url=locked.url)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto("/")
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("Key").fill("open barley")
+        dialog.get_by_role("button", name="Sign in").click()
+        expect(dialog.get_by_role("alert")).to_have_text("The server does not know this key.")
+        dialog.get_by_label("Key").fill("open sesame")
+        dialog.get_by_role("button", name="Sign in").click()
+        expect(rows(page).filter(has_text="behind-a-key")).to_have_count(1)
+        readable = page.evaluate("document.cookie + JSON.stringify(localStorage)")
+        open_stream(page, "behind-a-key")
+        act(page, "Reset…").get_by_role("button", name="Reset the stream").click()
+        expect(fact(page, "Generation")).to_have_text("1")
+        page.reload()
+        expect(page.locator(".action-bar")).to_be_visible()
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("dialog")).to_contain_text("This server asks for a key.")
+        expect(page.locator(".action-bar")).to_be_hidden()
+        session = context.request.get("/v1/overview").status
+        context.close()
+
+    assert "sesame" not in readable
+    assert session == 401
+    assert [text for text in said if "401" not in text] == []
+
+
+def timed(client, path, times=5):
+    """Return a call's size in bytes and its median time in milliseconds."""
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        response = client.get(path)
+        seconds.append(time.perf_counter() - began)
+    return len(response.content), 1000 * sorted(seconds)[times // 2]
+
+
+def create_many(client, first, last):
+    """Create streams; return the milliseconds that one took."""
+    began = time.perf_counter()
+    for number in range(first, last):
+        assert client.post("/v1/streams", json={"id": f"site-{number:05d}"}).status_code == 201
+    return 1000 * (time.perf_counter() - began) / (last - first)
+
+
+def first_rows(page: Page):
+    """Open the overview; return the milliseconds to the first rows."""
+    began = time.perf_counter()
+    page.goto("/")
+    expect(rows(page).first).to_be_visible(timeout=60_000)
+    return 1000 * (time.perf_counter() - began)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ten_thousand_streams_stay_smooth_and_small(browser, tmp_path):
+    settings = {"ACCLIMATE_MAX_STREAMS": "10000", "OMP_NUM_THREADS": "1"}
+    with serving(tmp_path, environment=settings) as server, server.client() as client:
+        wait_ready(server)
+        print(f"\ncreating one of 1,000: {create_many(client, 0, 1000):.1f} ms")
+        with looking(browser, server.url) as page:
+            print(f"overview of 1,000: {first_rows(page):.0f} ms to the first rows")
+            drawn = rows(page).count()
+            before = names(page)
+            page.mouse.wheel(0, 20_000)
+            expect(page.locator("td.cell-id a", has_text=before[0])).to_have_count(0)
+            after, drawn_after = names(page), rows(page).count()
+        print(f"creating one of 10,000: {create_many(client, 1000, 10_000):.1f} ms")
+        metrics_bytes, metrics_ms = timed(client, "/metrics")
+        overview_bytes, overview_ms = timed(client, "/v1/overview")
+        print(f"/metrics with 10,000: {metrics_bytes:,} bytes, {metrics_ms:.0f} ms (target 50)")
+        print(f"/v1/overview with 10,000: {overview_bytes:,} bytes, {overview_ms:.0f} ms")
+        with looking(browser, server.url) as page:
+            opened_ms = first_rows(page)
+            began = time.perf_counter()
+            page.get_by_label("Filter streams").fill("site-0999")
+            expect(page.locator(".shown")).to_have_text("10 of 10,000 streams")
+            print(f"overview of 10,000: {opened_ms:.0f} ms, a filter {1000 * (time.perf_counter() - began):.0f} ms")
+        server.process.kill()
+
+    assert 0 < drawn < 100
+    assert 0 < drawn_after < 100
+    assert not set(before) & set(after)
+    assert metrics_bytes < 200_000
+    assert metrics_ms < 500
