@@ -172,7 +172,7 @@ def update(
     takeover: float,
     margin: float,
     every: int,
-    learns: bool,
+    learns: bool = True,
 ) -> Findings:
     """Take in one request.
 

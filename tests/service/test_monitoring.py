@@ -98,7 +98,7 @@ def test_after_an_alarm_it_looks_at_each_of_the_next_four():
 
 
 def test_while_one_class_takes_most_answers_it_looks_sooner():
-    assert schedule(13, lambda _: (answers([3] * 64), None)) == [0, 4, 8, 12]
+    assert schedule(25, lambda _: (answers([3] * 64), None)) == [0, 8, 16, 24]
 
 
 def test_a_class_that_most_images_are_of_by_nature_hurries_nobody():

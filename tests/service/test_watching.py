@@ -21,7 +21,7 @@ class Shown:
 
     def __init__(self, trouble=None, mode="adapt", requests=1, generation=0):
         self.id, self.trouble, self.mode, self.requests, self.generation = "s", trouble, mode, requests, generation
-        self.fitted, self.probe = type("Fitted", (), {"spec": "source"}), None
+        self.fitted, self.probe, self.durable_generation = type("Fitted", (), {"spec": "source"}), None, 0
 
 
 class Table(dict):
