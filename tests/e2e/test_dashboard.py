@@ -109,8 +109,11 @@ def send_poison(client):
         start = number % 3 * 64
         answer = client.infer("fashion", "input", shirts[start : start + 64], "camera-7")
         if answer.facts["tta_action"] == "rolled_back":
-            return
-    raise AssertionError("no guard acted on the poisoned stream")
+            break
+    else:
+        raise AssertionError("no guard acted on the poisoned stream")
+    for _ in range(6):
+        client.infer("fashion", "input", shirts[:32], "camera-7")
 
 
 def give_labels(client):
@@ -243,6 +246,32 @@ def test_a_stream_is_shown_with_its_figures_charts_layers_classes_and_labels(bro
     assert classes == list(CLASSES)
     assert set(misfits) <= set(CLASSES)
     assert set(sizes) == {28}
+
+
+def test_a_drift_does_not_hide_that_a_guard_acted_a_moment_ago(server):
+    with server.client() as client:
+        events = client.get("/v1/events", params={"stream": "camera-7"}).json()["items"]
+        rows = {row["id"]: row for row in client.get("/v1/overview").json()["streams"]}
+
+    kinds = [event["kind"] for event in events]
+    assert "drift" in kinds[kinds.index("guard") :]
+    assert rows["camera-7"]["badge"] == "guarded"
+
+
+def test_history_tells_only_what_is_new_and_everything_to_a_cursor_of_an_earlier_server(server):
+    with server.client() as client:
+
+        def history(since):
+            return client.get("/v1/streams/lab-4/history", params={"since": since}).json()
+
+        whole = history(0)
+        newest, later, foreign = history(whole["next"] - 1), history(whole["next"]), history(10**9)
+
+    assert len(whole["points"]) == whole["next"] == 7
+    assert (len(newest["points"]), len(newest["misfits"])) == (1, 1)
+    assert (later["points"], later["misfits"], later["layers"]["times"]) == ([], [], [])
+    assert len(later["events"]) < len(whole["events"])
+    assert foreign == whole
 
 
 def test_the_page_follows_new_requests_without_a_reload(browser, server):
@@ -390,6 +419,8 @@ def test_events_come_live_and_are_filtered(browser, server):
 def test_every_page_and_dialog_fits_and_is_kept_as_a_picture(browser, server, size, theme):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     overflowing = []
+    with server.client() as client:
+        client.post("/v1/streams/gate-3/snapshots", json={"note": "while it does well"})
     with looking(browser, server.url, size, theme) as page:
 
         def keep(name, whole):
@@ -407,7 +438,8 @@ def test_every_page_and_dialog_fits_and_is_kept_as_a_picture(browser, server, si
         open_stream(page, "camera-7")
         expect(page.locator(".uplot").first).to_be_visible()
         keep("stream", whole=True)
-        for button in ("Take a snapshot", "Mode…", "Adapter…", "Reset…", "End…"):
+        open_stream(page, "gate-3")
+        for button in ("Take a snapshot", "Restore…", "Mode…", "Adapter…", "Reset…", "End…"):
             dialog = act(page, button)
             keep(f"dialog-{button.split()[0].strip('…').lower()}", whole=False)
             page.keyboard.press("Escape")
