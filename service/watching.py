@@ -38,7 +38,7 @@ class Watching:
             return "frozen", "answers without learning"
         if stream.mode == "shadow":
             return "shadow", "answers as the source model, and learns beside it"
-        if not stream.requests:
+        if not stream.requests and not stream.generation:
             return "new", "no request yet"
         if told is not None and told.time >= since:
             return "drifting", told.reason.replace("_", " ")

@@ -43,6 +43,7 @@ export function attention(element, rows, counts) {
 
 /** @param {Row} row */
 function card(row) {
+  const reason = sentence(withClassNames(row.reason, row.model));
   return h(
     "li",
     {},
@@ -50,7 +51,7 @@ function card(row) {
       "a",
       { class: "attention-card", href: `#/streams/${encodeURIComponent(row.id)}` },
       h("span", { class: "attention-name" }, badge(row.badge), h("strong", {}, row.id)),
-      h("span", { class: "attention-reason" }, sentence(withClassNames(row.reason, row.model)) || "A guard acted on this stream."),
+      h("span", { class: "attention-reason" }, reason || "A guard acted on this stream."),
       h("span", { class: "hint" }, "Last request ", agoElement(row.last_used)),
       h("span", { class: "attention-go" }, "Look and act"),
     ),

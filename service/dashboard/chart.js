@@ -8,6 +8,10 @@ import { colour } from "./palette.js";
 
 const HEIGHT = 168;
 const FEW = 30; // figures that are also drawn as dots: one alone has no line
+/** Seconds between two times at the axis: whole ones, for labels tell no less. */
+const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200].concat(
+  [1, 2, 5, 10, 30, 90, 365].map((days) => days * 86400),
+);
 const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 
 /**
@@ -105,7 +109,7 @@ export class Chart {
           },
         },
         axes: [
-          { ...axis, space: 64, size: 30, values: timeLabels },
+          { ...axis, space: 64, size: 30, incrs: STEPS, values: timeLabels },
           {
             ...axis,
             size: 58,

@@ -47,8 +47,8 @@ const SPECS = [
     title: "Accuracy",
     hint: "Estimated without labels; true where labels were sent as feedback.",
     lines: [
-      { column: "estimated_accuracy", label: "Estimated, adapted" },
-      { column: "source_estimated_accuracy", label: "Estimated, source" },
+      { column: "estimated_accuracy", label: "Estimated" },
+      { column: "source_estimated_accuracy", label: "Source, estimated" },
       { column: "true_accuracy", label: "True" },
     ],
     format: percent,

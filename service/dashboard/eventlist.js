@@ -61,6 +61,8 @@ export function eventItem(event, named) {
 export function wordsOf({ kind, action, reason, model }) {
   const found = kind === "drift" ? reason.replaceAll("_", " ") : withClassNames(reason, model);
   const done = action.replaceAll("_", " ");
+  // It begins with a name, which is no word to make a capital of.
+  if (kind === "snapshot") return sentence(`Snapshot ${found}`);
   return sentence(kind === "guard" && done ? `${done}: ${found}` : found || done || kindOf(kind).word);
 }
 

@@ -52,10 +52,17 @@ export function tiles() {
         const probed = history.probe?.[/** @type {"source_gap" | "forgetting"} */ (column)];
         const value = probed ?? history.latest(column);
         setText(values[i], format(value));
-        setText(under[i], value === null ? "not known yet" : words);
+        const also = column === "estimated_accuracy" ? truly(history) : "";
+        setText(under[i], value === null ? "not known yet" : words + also);
       });
     },
   };
+}
+
+/** What labels said, beside what was estimated without them. @param {History} history */
+function truly(history) {
+  const accuracy = history.latest("true_accuracy");
+  return accuracy === null ? "" : `; ${percent(accuracy)} by labels`;
 }
 
 /** @returns {{element: HTMLElement, show: (view: View, history: History) => void}} */

@@ -27,7 +27,8 @@ export const percent = (value) => (known(value) ? `${(value * 100).toFixed(1)}${
 export function points(value) {
   if (!known(value)) return UNKNOWN;
   const rounded = (value * 100).toFixed(1);
-  return `${value > 0 && Number(rounded) !== 0 ? "+" : ""}${rounded.replace("-", "−")}${UNBROKEN}pts`;
+  if (Number(rounded) === 0) return `0.0${UNBROKEN}pts`;
+  return `${value > 0 ? "+" : ""}${rounded.replace("-", "−")}${UNBROKEN}pts`;
 }
 
 /** @param {number | null | undefined} value */

@@ -5,7 +5,7 @@ import { changeStream } from "./change.js";
 import { ask } from "./dialog.js";
 import { h } from "./dom.js";
 import { agoElement, bytes, count, plural, sentence } from "./format.js";
-import { forgets } from "./losses.js";
+import { forgetsByRestore } from "./losses.js";
 
 /** @typedef {import("./actions.js").Page} Page */
 /** @typedef {import("./snapshots.js").Snapshot} Snapshot */
@@ -63,6 +63,13 @@ export function restore(page, chosen) {
       h("option", { value: id, selected: id === chosen?.id }, `${name} (generation ${count(generation)})`),
     ),
   );
+  const loses = h("p", { class: "loses" });
+  const tell = () => {
+    const wanted = chosen ?? snapshots.find(({ id }) => id === /** @type {HTMLSelectElement} */ (select).value);
+    loses.textContent = wanted ? forgetsByRestore(view, page.events(), wanted) : "";
+  };
+  select.addEventListener("change", tell);
+  tell();
   const foreign = (chosen ? [chosen] : snapshots).some(({ adapter }) => adapter !== view.adapter);
   return ask({
     title: chosen ? `Restore ${chosen.name}?` : `Restore ${view.id}`,
@@ -71,7 +78,7 @@ export function restore(page, chosen) {
         ? h("input", { type: "hidden", name: "snapshot", value: chosen.id })
         : h("label", { for: "restore-snapshot" }, "Snapshot"),
       chosen ? null : select,
-      h("p", { class: "loses" }, forgets("Restore", view, page.events())),
+      loses,
       chosen
         ? h(
             "p",

@@ -30,6 +30,23 @@ export function forgets(act, view, events) {
   return `${act} forgets ${plural(view.steps, "learning step")} of ${view.id} since ${clock(learnedSince(view, events))}.`;
 }
 
+/**
+ * As `forgets`, of going back to a snapshot: only what was learned since, where the stream has gone straight on from it.
+ *
+ * @param {View} view
+ * @param {Event[]} events
+ * @param {Snapshot} snapshot
+ */
+export function forgetsByRestore(view, events, snapshot) {
+  const { created, generation, steps } = snapshot;
+  const guarded = events.some(({ kind, time }) => kind === "guard" && time >= created);
+  const straight = !guarded && created >= learnedSince(view, events) && generation <= view.generation;
+  const lost = view.steps - steps;
+  if (!straight || lost < 0) return forgets("Restore", view, events);
+  if (lost === 0) return `Restore forgets nothing: ${view.id} has not learned anything since this snapshot.`;
+  return `Restore forgets ${plural(lost, "learning step")} of ${view.id} since ${clock(created)}.`;
+}
+
 /** @param {View} view @param {Snapshot[]} snapshots newest first */
 export function lastSnapshot(view, snapshots) {
   if (!snapshots.length) return "There is no snapshot to come back to.";

@@ -87,7 +87,7 @@ export function streamPage(main, id) {
     );
     figures.show(history);
     choiceCard.hidden = !view.choice;
-    setText(choice, view.choice);
+    setText(choice, sentence(view.choice));
     charts.show(history);
     heat.show(history.layers);
     classes.show(history.classes);
