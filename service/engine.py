@@ -188,11 +188,11 @@ def _predict(stream: Stream, x: Tensor) -> StepOutput:
 
 
 def _seeing(stream: Stream, x: Tensor, output: StepOutput, *, wants_source: bool) -> Seeing:
-    """Let the source model look where it is asked for or shadowed; where it is only due, at some of the images."""
+    """Let the source model look where it is asked for, alerted or shadowed; where it is only due, at some images."""
     drift = output.signals.get("drift")
     look = known = None
     monitors = stream.state.monitors
-    whole = wants_source or stream.mode == "shadow"
+    whole = wants_source or stream.mode == "shadow" or bool(monitors.alert)
     if whole or monitoring.check_due(monitors):
         look, known = stream.model.watch.look(monitors.seen, x if whole else x[:LOOKED_AT])
     return Seeing(output.probabilities, None if drift is None else float(drift), look, known)
