@@ -41,7 +41,7 @@ const SPECS = [
       { column: "forgetting", label: "Forgetting" },
     ],
     format: points,
-    empty: "Measured on the bundle's probe set; no probe so far.",
+    empty: "Drawn from the first request after a probe.",
   },
   {
     title: "Accuracy",

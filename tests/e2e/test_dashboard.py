@@ -441,6 +441,9 @@ def test_every_page_and_dialog_fits_and_is_kept_as_a_picture(browser, server, si
         open_stream(page, "camera-7")
         expect(page.locator(".uplot").first).to_be_visible()
         keep("stream", whole=True)
+        clipped = page.locator("table.classes td:last-child").evaluate_all(
+            "cells => cells.filter(cell => cell.scrollWidth > cell.clientWidth).length"
+        )
         open_stream(page, "gate-3")
         for button in ("Take a snapshot", "Restore…", "Mode…", "Adapter…", "Reset…", "End…"):
             dialog = act(page, button)
@@ -449,6 +452,7 @@ def test_every_page_and_dialog_fits_and_is_kept_as_a_picture(browser, server, si
             expect(dialog).to_have_count(0)
 
     assert overflowing == []
+    assert clipped == 0
 
 
 def test_a_key_opens_the_page_and_signing_out_closes_it(browser, tmp_path):
