@@ -156,6 +156,7 @@ class Stream:
         """Put a new state in place: one assignment, one generation."""
         self.state = state
         self.generation += 1
+        self.sized = (None, 0)
 
     @contextmanager
     def unchanged_on_failure(self) -> Iterator[None]:
