@@ -87,8 +87,10 @@ def _run_apart(load: Load, domains: Domains, tasks: Sequence[Task], processes: i
     with ProcessPoolExecutor(processes, context, _start, (told,)) as pool:
         futures = [pool.submit(_outcome_apart, load, domains, task) for task in tasks]
         try:
-            _follow(futures, told, advance)
-            return [future.result() for future in futures]
+            followed = _follow(futures, told, advance)
+            outcomes, images = zip(*(future.result() for future in futures), strict=True)
+            advance(sum(images) - followed)  # what a process told last may come after its outcome
+            return list(outcomes)
         except BrokenProcessPool:
             raise FailedError(
                 "a process of the comparison ended before its time; fewer --jobs take less memory"
@@ -97,14 +99,17 @@ def _run_apart(load: Load, domains: Domains, tasks: Sequence[Task], processes: i
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _follow(futures: "Sequence[Future[Outcome]]", told: "Queue[int]", advance: Advance) -> None:
-    """Pass on what the processes tell of their progress until all are done, or one has failed."""
-    waiting = set(futures)
+def _follow(futures: "Sequence[Future[tuple[Outcome, int]]]", told: "Queue[int]", advance: Advance) -> int:
+    """Pass on what the processes tell of their progress until all are done, or one has failed; return how much."""
+    waiting, followed = set(futures), 0
     while waiting:
         done, waiting = wait(waiting, timeout=TOLD_EVERY_SECONDS)
         for future in done:
             future.result()
-        advance(_drained(told))
+        images = _drained(told)
+        advance(images)
+        followed += images
+    return followed
 
 
 def _drained(told: "Queue[int]") -> int:
@@ -125,19 +130,19 @@ def _start(told: "Queue[int]") -> None:
     _told.append(told)
 
 
-def _outcome_apart(load: Load, domains: Domains, task: Task) -> Outcome:
-    waiting, since = 0, time.monotonic()
+def _outcome_apart(load: Load, domains: Domains, task: Task) -> tuple[Outcome, int]:
+    """Return the outcome, and the images of the run, told or not."""
+    waiting, seen, since = 0, 0, time.monotonic()
 
     def advance(images: int) -> None:
-        nonlocal waiting, since
-        waiting += images
+        nonlocal waiting, seen, since
+        waiting, seen = waiting + images, seen + images
         if time.monotonic() - since >= TOLD_EVERY_SECONDS:
             _told[0].put(waiting)
             waiting, since = 0, time.monotonic()
 
     outcome = _outcome(_loaded(load), domains, task, advance)
-    _told[0].put(waiting)
-    return outcome
+    return outcome, seen
 
 
 def _outcome(source: SourceModel, domains: Domains, task: Task, advance: Advance) -> Outcome:

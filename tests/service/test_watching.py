@@ -34,22 +34,26 @@ class Table(dict):
 
 
 BADGES = [
-    pytest.param(Shown(requests=0), "new", id="new"),
-    pytest.param(Shown(), "steady", id="steady"),
-    pytest.param(Shown(event("drift")), "drifting", id="drifting"),
-    pytest.param(Shown(event("seen")), "drifting", id="seen"),
-    pytest.param(Shown(event("drift", age=601)), "steady", id="drifted long ago"),
-    pytest.param(Shown(event("guard", action="rolled_back")), "guarded", id="guarded"),
-    pytest.param(Shown(event("guard", age=601)), "steady", id="guarded long ago"),
-    pytest.param(Shown(mode="frozen"), "frozen", id="frozen"),
-    pytest.param(Shown(event("guard", action="frozen"), mode="frozen"), "guarded", id="frozen by its guard"),
-    pytest.param(Shown(event("guard", 601, "frozen"), mode="frozen"), "frozen", id="frozen by its guard long ago"),
-    pytest.param(Shown(event("drift"), mode="shadow"), "shadow", id="shadow"),
+    pytest.param(lambda: Shown(requests=0), "new", id="new"),
+    pytest.param(lambda: Shown(), "steady", id="steady"),
+    pytest.param(lambda: Shown(event("drift")), "drifting", id="drifting"),
+    pytest.param(lambda: Shown(event("seen")), "drifting", id="seen"),
+    pytest.param(lambda: Shown(event("drift", age=601)), "steady", id="drifted long ago"),
+    pytest.param(lambda: Shown(event("guard", action="rolled_back")), "guarded", id="guarded"),
+    pytest.param(lambda: Shown(event("guard", age=601)), "steady", id="guarded long ago"),
+    pytest.param(lambda: Shown(mode="frozen"), "frozen", id="frozen"),
+    pytest.param(lambda: Shown(event("guard", action="frozen"), mode="frozen"), "guarded", id="frozen by its guard"),
+    pytest.param(
+        lambda: Shown(event("guard", 601, "frozen"), mode="frozen"), "frozen", id="frozen by its guard long ago"
+    ),
+    pytest.param(lambda: Shown(event("drift"), mode="shadow"), "shadow", id="shadow"),
 ]
 
 
-@pytest.mark.parametrize(("stream", "badge"), BADGES)
-def test_a_badge_tells_how_a_stream_is(stream, badge):
+@pytest.mark.parametrize(("make", "badge"), BADGES)
+def test_a_badge_tells_how_a_stream_is(make, badge):
+    stream = make()
+
     told, reason = Watching({}, Table(), None).badge(stream)
 
     assert told == badge
