@@ -109,7 +109,9 @@ def adapt_window(stream: Stream) -> Action | None:
 
 
 def guarded(stream: Stream, decision: Decision) -> None:
-    """Do what a guard has decided outside of a step, about the state as it is."""
+    """Do what a guard has decided about the state as it is; to skip is to leave it so."""
+    if decision.action is Action.SKIPPED:
+        return
     monitors = monitoring.begun_again(stream.state.monitors, stream.initial().monitors)
     if decision.rule != "every":
         monitors = monitoring.alerted(monitors, stream.policy.pause)
@@ -119,9 +121,8 @@ def guarded(stream: Stream, decision: Decision) -> None:
         stream.commit(StreamState(stream.last_good(), window.empty(stream.model.bundle.input), monitors))
     if decision.action is Action.FROZEN:
         stream.mode = "frozen"
-    if decision.action is not Action.SKIPPED:
-        stream.retries = stream.retries.emptied()
-        stream.beginnings += 1
+    stream.retries = stream.retries.emptied()
+    stream.beginnings += 1
 
 
 def _decided(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, findings: Findings) -> Decision:
@@ -234,7 +235,7 @@ def _moved(stream: Stream) -> dict[str, float]:
     if not now:
         return {}
     distances = {"parameter_distance": float(relative(now, before))}
-    fisher = stream.fisher
+    fisher = stream.fitted.fisher
     return {**distances, "fisher_distance": float(fisher_weighted(now, before, fisher))} if fisher else distances
 
 

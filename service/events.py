@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -203,7 +203,3 @@ def _durable(connection: Any, _record: object) -> None:
 
 def _event(row: Any) -> Event:
     return Event(row.id, row.time, row.kind, row.stream, row.model, row.action, row.reason, json.loads(row.figures))
-
-
-Tell = Callable[[Happening, str, str], object]
-"""Takes something that happened to a stream of a model."""

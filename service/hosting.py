@@ -19,17 +19,22 @@ from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
 from service.reference import reference_of
 
+FISHER = "fisher."
 MAX_FITTED = 64
 """Most pipelines kept fitted per model; each shares the weights, and costs a module tree."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A pipeline fitted to a model: the functions a stream is served by."""
+    """A pipeline fitted to a model: the functions a stream is served by.
+
+    `fisher` is the model's Fisher diagonal for the pipeline's normalizer, by parameter; empty if there is none.
+    """
 
     adapter: Adapter
     prepared: Prepared[Any]
     options: Mapping[str, Any]
+    fisher: Mapping[str, Tensor]
 
     @property
     def spec(self) -> str:
@@ -96,7 +101,8 @@ class HostedModel:
             adapter = create(spec, seed=seed, **parts)
             key = json.dumps([str(adapter.spec), options], sort_keys=True)
             if key not in self._fitted:
-                self._fitted[key] = Fitted(adapter, adapter.prepare(self.source), dict(options))
+                fisher = _fisher(self.source, str(adapter.spec).partition("+")[0])
+                self._fitted[key] = Fitted(adapter, adapter.prepare(self.source), dict(options), fisher)
         except AdapterError as error:
             raise UnfitError(str(error)) from None
         self._fitted.move_to_end(key)
@@ -113,6 +119,11 @@ class HostedModel:
         low, high = self.bundle.input.value_range
         generator = torch.Generator().manual_seed(0)
         return low + (high - low) * torch.rand(batch, *self.bundle.input.shape, generator=generator)
+
+
+def _fisher(source: SourceModel, normalizer: str) -> dict[str, Tensor]:
+    fitting = source.fitted_to(normalizer).artefacts
+    return {name.removeprefix(FISHER): tensor for name, tensor in fitting.items() if name.startswith(FISHER)}
 
 
 def host(bundle: Bundle, allow_factories: Collection[str], threads: int) -> HostedModel:

@@ -1,6 +1,6 @@
 """What a served model is like on source data: what monitors and guards compare a stream with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,6 @@ from adapters.monitors.accuracy import Calibration, calibrated
 from adapters.source import USUAL_BATCH, as_inputs
 from adapters.watch import Look, Watch
 
-FISHER = "fisher"
 PROBE_IMAGES, PROBE_LABELS = "probe.images", "probe.labels"
 
 
@@ -48,7 +47,6 @@ class Reference:
         prior: (C,) shares of the classes; equal ones where the bundle does not say.
         entropies: Quantiles of the entropy of its answers in nats, or None where the bundle does not say.
         calibration: What accuracy is estimated from, or None without a probe set.
-        fisher: Fisher diagonals by the normalizer that they were made under; "" under none.
         probe: The probe set, or None.
         features: (N, d) the source model's features of it, or None.
     """
@@ -56,7 +54,6 @@ class Reference:
     prior: Tensor
     entropies: Tensor | None
     calibration: Calibration | None
-    fisher: Mapping[str, Mapping[str, Tensor]]
     probe: Probe | None
     features: Tensor | None = None
 
@@ -68,16 +65,12 @@ def reference_of(source: SourceModel, watch: Watch) -> Reference:
     if PROBE_IMAGES in artefacts:
         order = _mixed(artefacts[PROBE_LABELS])
         probe = Probe(artefacts[PROBE_IMAGES][order], artefacts[PROBE_LABELS][order], source.value_range)
-    looks = (
-        []
-        if probe is None
-        else [watch.look(watch.initial, probe.chunk(number)[0])[0] for number in range(probe.chunks)]
-    )
+    chunks = range(0 if probe is None else probe.chunks)
+    looks = [watch.look(watch.initial, probe.chunk(number)[0])[0] for number in chunks if probe is not None]
     return Reference(
         prior=_prior(source),
         entropies=artefacts.get("entropy.quantiles"),
         calibration=None if probe is None else _calibration(looks, probe),
-        fisher=_fisher(artefacts),
         probe=probe,
         features=torch.cat([look.features for look in looks]) if looks else None,
     )
@@ -101,13 +94,3 @@ def _prior(source: SourceModel) -> Tensor:
 
 def _calibration(looks: Sequence[Look], probe: Probe) -> Calibration:
     return calibrated(torch.cat([look.logits.softmax(1) for look in looks]), probe.labels)
-
-
-def _fisher(artefacts: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in artefacts.items():
-        file, _, parameter = name.partition(".")
-        artefact, _, made = file.partition("@")
-        if artefact == FISHER:
-            found.setdefault(made.partition("@")[0], {})[parameter] = tensor
-    return found

@@ -127,12 +127,6 @@ class Stream:
         return self.sized[1] + self.state.window.nbytes
 
     @property
-    def fisher(self) -> Mapping[str, Tensor]:
-        """The Fisher diagonal that the model has for this stream's normalizer; empty if none."""
-        known = self.model.reference.fisher
-        return known.get(self.fitted.spec.partition("+")[0], known.get("", {}))
-
-    @property
     def explanation(self) -> str:
         """Which pipeline a selector has chosen, and why; "" where nothing is chosen."""
         return self.fitted.explain(self.state.adapter)

@@ -33,7 +33,6 @@ def reference(calibration=CALIBRATION, entropies=None, prior=None):
         prior=torch.full((CLASSES,), 0.1) if prior is None else prior,
         entropies=entropies,
         calibration=calibration,
-        fisher={},
         probe=None,
     )
 
