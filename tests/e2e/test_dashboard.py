@@ -1,45 +1,42 @@
 """The dashboard in a real browser against a real server: looked at, clicked through, followed live."""
 
 import hashlib
-import os
 import re
-import shutil
-import time
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import expect
 
+from service.bundles import read_bundle
 from service.client import Client
 from service.demo.drift import STREAM, drifting
-from tests.serving import ROOT, serving, wait_ready
+from service.settings import EMBEDDED
+from tests.e2e.pages import (
+    IN_CHROMIUM,
+    NARROW,
+    SCREENSHOTS,
+    WIDE,
+    act,
+    fact,
+    fits,
+    looking,
+    names,
+    open_stream,
+    rows,
+    settle,
+    tile,
+)
+from tests.serving import serving, wait_ready
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(
-        CHROMIUM is None and not os.environ.get("CI"),
-        reason="no chromium, chromium-browser or google-chrome is installed here",
-    ),
-]
-SCREENSHOTS = Path(os.environ.get("ACCLIMATE_SCREENSHOTS", ROOT / "build" / "screenshots"))
+pytestmark = IN_CHROMIUM
 SETTINGS = {
     "ACCLIMATE_PROBE_EVERY": "3",
     "ACCLIMATE_SOURCE_CHECK_EVERY": "2",
     "ACCLIMATE_KEEP_MISFITS": "8",
     "OMP_NUM_THREADS": "1",
 }
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-WIDE, NARROW = (1280, 900), (360, 780)
-CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+CLASSES = read_bundle(EMBEDDED).classes
 STREAMS = (
     {"id": "gate-3", "adapter": "ema"},
     {"id": "line-1", "adapter": "batch+tent"},
@@ -48,38 +45,6 @@ STREAMS = (
     {"id": "yard-9", "adapter": "auto"},
 )
 POISONED = {"id": "camera-7", "adapter": "batch+tent", "options": {"tent": {"lr": 0.5}}}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    assert CHROMIUM, "CI needs chromium, chromium-browser or google-chrome"
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield launched
-        launched.close()
-
-
-@contextmanager
-def looking(browser, url, size=WIDE, theme="light", refused=None):
-    """Yield a page of its own; whatever it says in the console but notes is a failure.
-
-    A call that is refused on purpose is noted there by the browser itself: that status alone is no failure.
-    """
-    said = []
-    context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]}, color_scheme=theme, reduced_motion="reduce", base_url=url
-    )
-    context.set_default_timeout(15_000)
-    page = context.new_page()
-    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    try:
-        yield page
-        text = page.locator("body").inner_text()
-    finally:
-        context.close()
-    assert [line for line in said if f"responded with a status of {refused} " not in line] == []
-    assert re.findall(r"\bNaN\b|\bundefined\b|\[object|Infinity", text) == []
 
 
 @pytest.fixture(scope="module")
@@ -150,46 +115,6 @@ def send(server, stream, count=1):
 def of_stream(server, stream):
     with server.client() as client:
         return client.get(f"/v1/streams/{stream}").json()
-
-
-def open_stream(page: Page, stream):
-    page.goto(f"/#/streams/{stream}")
-    expect(page.get_by_role("heading", level=1)).to_have_text(stream)
-    expect(page.locator(".action-bar")).to_be_visible()
-
-
-def rows(page: Page):
-    return page.locator(".streams tbody tr:not(.spacer)")
-
-
-def names(page: Page):
-    settle(page)
-    return rows(page).locator("td.cell-id a").all_inner_texts()
-
-
-def settle(page: Page):
-    """Wait until what is asked for is drawn: rows follow in the next frame."""
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
-def act(page: Page, button):
-    """Press a button of the stream page; return the dialog that asks back."""
-    page.locator(".action-bar").get_by_role("button", name=button).click()
-    dialog = page.get_by_role("dialog")
-    expect(dialog).to_be_visible()
-    return dialog
-
-
-def fact(page: Page, title):
-    return page.locator(".facts > div", has=page.locator("dt", has_text=re.compile(f"^{title}$"))).locator("dd")
-
-
-def tile(page: Page, title):
-    return page.locator(".tile", has=page.locator("dt", has_text=re.compile(f"^{title}$"))).locator("dd")
-
-
-def fits(page: Page):
-    return page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
 def test_the_overview_shows_every_stream_filters_and_sorts(browser, server):
@@ -485,63 +410,3 @@ def test_a_key_opens_the_page_and_signing_out_closes_it(browser, tmp_path):
 
     assert "sesame" not in readable
     assert session == 401
-
-
-def timed(client, path, times=5):
-    """Return a call's size in bytes and its median time in milliseconds."""
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        response = client.get(path)
-        seconds.append(time.perf_counter() - began)
-    return len(response.content), 1000 * sorted(seconds)[times // 2]
-
-
-def create_many(client, first, last):
-    """Create streams; return the milliseconds that one took."""
-    began = time.perf_counter()
-    for number in range(first, last):
-        assert client.post("/v1/streams", json={"id": f"site-{number:05d}"}).status_code == 201
-    return 1000 * (time.perf_counter() - began) / (last - first)
-
-
-def first_rows(page: Page):
-    """Open the overview; return the milliseconds to the first rows."""
-    began = time.perf_counter()
-    page.goto("/")
-    expect(rows(page).first).to_be_visible(timeout=60_000)
-    return 1000 * (time.perf_counter() - began)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_ten_thousand_streams_stay_smooth_and_small(browser, tmp_path):
-    settings = {"ACCLIMATE_MAX_STREAMS": "10000", "OMP_NUM_THREADS": "1"}
-    with serving(tmp_path, environment=settings) as server, server.client() as client:
-        wait_ready(server)
-        print(f"\ncreating one of 1,000: {create_many(client, 0, 1000):.1f} ms")
-        with looking(browser, server.url) as page:
-            print(f"overview of 1,000: {first_rows(page):.0f} ms to the first rows")
-            drawn = rows(page).count()
-            before = names(page)
-            page.mouse.wheel(0, 20_000)
-            expect(page.locator("td.cell-id a", has_text=before[0])).to_have_count(0)
-            after, drawn_after = names(page), rows(page).count()
-        print(f"creating one of 10,000: {create_many(client, 1000, 10_000):.1f} ms")
-        metrics_bytes, metrics_ms = timed(client, "/metrics")
-        overview_bytes, overview_ms = timed(client, "/v1/overview")
-        print(f"/metrics with 10,000: {metrics_bytes:,} bytes, {metrics_ms:.0f} ms (target 50)")
-        print(f"/v1/overview with 10,000: {overview_bytes:,} bytes, {overview_ms:.0f} ms")
-        with looking(browser, server.url) as page:
-            opened_ms = first_rows(page)
-            began = time.perf_counter()
-            page.get_by_label("Filter streams").fill("site-0999")
-            expect(page.locator(".shown")).to_have_text("10 of 10,000 streams")
-            print(f"overview of 10,000: {opened_ms:.0f} ms, a filter {1000 * (time.perf_counter() - began):.0f} ms")
-        server.process.kill()
-
-    assert 0 < drawn < 100
-    assert 0 < drawn_after < 100
-    assert not set(before) & set(after)
-    assert metrics_bytes < 200_000
-    assert metrics_ms < 500
