@@ -4,14 +4,10 @@ import hashlib
 import re
 
 import httpx
-import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from service.bundles import read_bundle
 from service.client import Client
-from service.demo.drift import STREAM, drifting
-from service.settings import EMBEDDED
 from tests.e2e.pages import (
     IN_CHROMIUM,
     NARROW,
@@ -27,6 +23,7 @@ from tests.e2e.pages import (
     settle,
     tile,
 )
+from tests.e2e.traffic import CLASSES, POISONED, STREAMS, give_labels, send, send_drift, send_poison
 from tests.serving import serving, wait_ready
 
 pytestmark = IN_CHROMIUM
@@ -36,15 +33,6 @@ SETTINGS = {
     "ACCLIMATE_KEEP_MISFITS": "8",
     "OMP_NUM_THREADS": "1",
 }
-CLASSES = read_bundle(EMBEDDED).classes
-STREAMS = (
-    {"id": "gate-3", "adapter": "ema"},
-    {"id": "line-1", "adapter": "batch+tent"},
-    {"id": "dock-2", "adapter": "source", "mode": "frozen"},
-    {"id": "lab-4", "adapter": "ema+tent", "mode": "shadow"},
-    {"id": "yard-9", "adapter": "auto"},
-)
-POISONED = {"id": "camera-7", "adapter": "batch+tent", "options": {"tent": {"lr": 0.5}}}
 
 
 @pytest.fixture(scope="module")
@@ -60,56 +48,6 @@ def server(tmp_path_factory):
             send_poison(client)
             give_labels(client)
         yield running
-
-
-def send_drift(client):
-    for number, part in enumerate(drifting(64, 64, 5)):
-        if number < 7:
-            for stream in STREAMS:
-                client.infer("fashion", "input", part.images, stream["id"])
-
-
-def send_poison(client):
-    """Send one class alone to a learner that takes steps far too large, until the guard acts."""
-    images, labels = stored()
-    shirts = images[labels == CLASSES.index("Dress")]
-    for number in range(20):
-        start = number % 3 * 64
-        answer = client.infer("fashion", "input", shirts[start : start + 64], "camera-7")
-        if answer.facts["tta_action"] == "rolled_back":
-            break
-    else:
-        raise AssertionError("no guard acted on the poisoned stream")
-    for _ in range(6):
-        client.infer("fashion", "input", shirts[:32], "camera-7")
-
-
-def give_labels(client):
-    """Send a request that is labelled later, and one more that shows what the labels said."""
-    images, labels = stored()
-    body = {
-        "id": "late",
-        "inputs": [
-            {"name": "input", "shape": [16, 1, 28, 28], "datatype": "UINT8", "data": images[:16].ravel().tolist()}
-        ],
-        "parameters": {"sequence_id": "line-1"},
-    }
-    client.call("POST", "/v2/models/fashion/infer", body)
-    item = {"request": "late", "labels": labels[:16].tolist()}
-    client.call("POST", "/v1/streams/line-1/feedback", {"items": [item]})
-    client.infer("fashion", "input", images[16:32], "line-1")
-
-
-def stored():
-    with np.load(STREAM) as file:
-        return file["images"][:, None], file["labels"].astype(np.int64)
-
-
-def send(server, stream, count=1):
-    images, _ = stored()
-    with Client(server.url) as client:
-        for number in range(count):
-            client.infer("fashion", "input", images[number * 8 : number * 8 + 8], stream)
 
 
 def of_stream(server, stream):
