@@ -32,6 +32,7 @@ from service.dataplane import Dataplane
 from service.errors import SettingsError
 from service.events import EventLog
 from service.feedback import Feedback
+from service.good_states import GoodStates
 from service.hosting import HostedModel, host
 from service.probing import Prober
 from service.recording import Recorder
@@ -39,6 +40,7 @@ from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.snapshots.folder import SnapshotFolder
+from service.spilling import Spill
 from service.statistics import Statistics
 from service.streams import StreamTable
 from service.telemetry import Telemetry, log
@@ -75,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings.max_streams,
         lambda: RetryLog(settings.retry_entries, settings.retry_bytes),
         lambda: Feedback(settings.feedback_images, settings.feedback_days * 86_400),
+        GoodStates(settings.good_bytes, Spill(settings.data / "spilled")),
     )
     scheduler = Scheduler(
         worker,

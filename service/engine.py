@@ -64,7 +64,8 @@ def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: 
     answered_generation = stream.generation
     learns = open_to_learn and len(x) >= stream.adapt_batch_size
     output, after = stream.fitted.step(stream.state.adapter, x) if learns else (_predict(stream, x), None)
-    seeing = _seeing(stream, x, output if _finite(output) else _predict(stream, x), wants_source=wants_source)
+    answered = output if _finite(output) else _predict(stream, x)
+    seeing = _seeing(stream, x, answered, after, wants_source=wants_source)
     policy = stream.policy
     findings = monitoring.update(
         stream.state.monitors, seeing, stream.model.reference,
@@ -188,7 +189,7 @@ def _predict(stream: Stream, x: Tensor) -> StepOutput:
     return output if _finite(output) else stream.model.answer_as_source(x)
 
 
-def _seeing(stream: Stream, x: Tensor, output: StepOutput, *, wants_source: bool) -> Seeing:
+def _seeing(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, *, wants_source: bool) -> Seeing:
     """Let the source model look where it is asked for, alerted or shadowed; where it is only due, at some images."""
     drift = output.signals.get("drift")
     look = known = None
@@ -196,7 +197,14 @@ def _seeing(stream: Stream, x: Tensor, output: StepOutput, *, wants_source: bool
     whole = wants_source or stream.mode == "shadow" or bool(monitors.alert)
     if whole or monitoring.check_due(monitors):
         look, known = stream.model.watch.look(monitors.seen, x if whole else x[:LOOKED_AT])
-    return Seeing(output.probabilities, None if drift is None else float(drift), look, known)
+    step = None if after is None else _step_length(stream.state.adapter, after)
+    return Seeing(output.probabilities, None if drift is None else float(drift), step, look, known)
+
+
+def _step_length(before: AdapterState, after: AdapterState) -> float | None:
+    """Return how far a step has moved the learned parameters, relatively; None where it did not."""
+    starts = learned(before)
+    return float(relative(learned(after), starts)) or None if starts else None
 
 
 def _source(stream: Stream, output: StepOutput, seeing: Seeing) -> StepOutput | None:

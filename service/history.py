@@ -2,9 +2,10 @@
 
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from adapters.monitors.layer_distance import LayerDistance
 from service.types import Array
 
 RECENT = 120
@@ -14,7 +15,8 @@ SPARKS = 32
 STAMPS = ("cursor", "time", "generation", "requests", "images")
 SIGNALS = (
     "entropy", "drift", "agreement", "source_gap", "forgetting", "estimated_accuracy", "source_estimated_accuracy",
-    "true_accuracy", "selected_ratio", "milliseconds",
+    "true_accuracy", "selected_ratio", "milliseconds", "confidence", "confidence_accuracy",
+    "source_confidence_accuracy",
 )  # fmt: skip
 COLUMNS = (*STAMPS, *SIGNALS)
 SUMMED = frozenset({"requests", "images"})
@@ -40,6 +42,15 @@ class Misfit:
     image: Array
 
 
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """Distances by layer, at a time: Wasserstein in source standard deviations, symmetric KL in nats."""
+
+    time: float
+    wasserstein: "array[float]"
+    divergence: "array[float]"
+
+
 @dataclass(slots=True)
 class History:
     """A stream's series; lost when the server stops.
@@ -47,13 +58,13 @@ class History:
     Attributes:
         recent: The newest points, one a request, in the order of COLUMNS.
         older: Points that each stand for several requests; halved in number when there are too many.
-        layers: Rows of (time, distance by layer).
+        layers: How far the layers' inputs were from the source's.
         misfits: Images that the stream was unsure of.
     """
 
     recent: list["array[float]"] = field(default_factory=list)
     older: list["array[float]"] = field(default_factory=list)
-    layers: list[tuple[float, "array[float]"]] = field(default_factory=list)
+    layers: list[LayerRow] = field(default_factory=list)
     misfits: list[Misfit] = field(default_factory=list)
     cursor: int = 0
 
@@ -69,9 +80,10 @@ class History:
             odd = self.older[-1:] if len(self.older) % 2 else []
             self.older = [*(_merged(*pair) for pair in pairs), *odd]
 
-    def add_layers(self, time: float, distances: list[float]) -> None:
+    def add_layers(self, time: float, distances: Sequence[LayerDistance]) -> None:
         """Take in how far each layer was from the source."""
-        self.layers.append((time, array("f", distances)))
+        wasserstein = array("f", [float(layer.wasserstein) for layer in distances])
+        self.layers.append(LayerRow(time, wasserstein, array("f", [float(layer.kl) for layer in distances])))
         del self.layers[:-LAYER_ROWS]
 
     def add_misfit(self, misfit: Misfit, keep: int) -> None:

@@ -8,14 +8,13 @@ from torch import Tensor
 
 from adapters.base import PartState
 from adapters.functional.entropy import entropy_of_probabilities
-from adapters.monitors import accuracy, adwin, betting, class_balance, entropy_bins, moving_mean, page_hinkley
-from adapters.monitors.adwin import AdwinOptions, AdwinState
-from adapters.monitors.betting import BettingOptions, BettingState
+from adapters.monitors import accuracy, class_balance, entropy_bins, moving_mean
 from adapters.monitors.class_balance import BalanceState
 from adapters.monitors.entropy_bins import BinsState
 from adapters.monitors.moving_mean import MeanState
-from adapters.monitors.page_hinkley import PageHinkleyOptions, PageHinkleyState
 from adapters.watch import Look, Seen
+from service import detectors
+from service.detectors import Alarm, DetectorsState, Readings
 from service.reference import Reference
 
 CHECK_MEMORY = 256
@@ -36,16 +35,6 @@ WATCHED = 8
 """And after a guard has acted."""
 OWN_DOMAIN = 0.06
 """Norm-statistics distance below which inputs look like the source's own: there, and only there, is it trusted."""
-LEAST_DISTANCE = 1e-6
-DRIFT_TEST = PageHinkleyOptions(tolerance=0.1, threshold=1.5, forgetting=1.0, at_least=4)
-"""On the logarithm of the drift signal."""
-ENTROPY_TEST = AdwinOptions(delta=0.0002, clock=4)
-"""On the mean entropy of a request's answers, as a share of ln(classes); looked at every fourth request."""
-SURPRISE_TEST = BettingOptions(restarts=True, alpha=1e-6, tolerance=0.02)
-"""On the entropies of the source model's answers: a million values on average to a false alarm, on images like those
-that its usual entropies are of."""
-SILENT = 500
-"""Requests after an alarm of that test in which it is not told again: an unlike stream stays unlike."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +47,9 @@ class MonitorState(PartState):
         checked, source_checked: Classes of the stream's and of the source model's answers to the same images.
         agreement: Share of equal labels between these.
         source_accuracy: What the source model's confidence says of its accuracy there.
+        source_confidence: Its mean confidence there.
         seen: What the source model remembers of the inputs.
-        entropy_test, drift_test, surprise_test: Change detectors.
-        silent: () int64 requests that the last one is not heard in.
+        detectors: What has changed is told by these.
         check_in: () int64 requests until the source model looks again.
         alert: () int64 requests that it still looks at after an alarm.
         recent: () decayed count of resets and roll-backs.
@@ -73,31 +62,13 @@ class MonitorState(PartState):
     source_checked: BalanceState
     agreement: MeanState
     source_accuracy: MeanState
+    source_confidence: MeanState
     seen: Seen
-    entropy_test: AdwinState
-    drift_test: PageHinkleyState
-    surprise_test: BettingState
-    silent: Tensor
+    detectors: DetectorsState
     check_in: Tensor
     alert: Tensor
     recent: Tensor
     pause: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """A change that a detector has found in a signal."""
-
-    signal: str
-    detector: str
-    rose: bool
-    figures: dict[str, float]
-
-    @property
-    def reason(self) -> str:
-        """What was found, in words."""
-        direction = "rose" if self.rose else "fell"
-        return f"{self.signal} {direction} from {self.figures['before']:.3g} to {self.figures['now']:.3g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +78,14 @@ class Seeing:
     Attributes:
         probabilities: (N, C) the stream's answers.
         drift: The drift signal, or None.
+        step: How far the request's step has moved the parameters, relatively; None where it learned none.
         look: What the source model finds in the first images, where it looked.
         known: What the source model remembers after that.
     """
 
     probabilities: Tensor
     drift: float | None
+    step: float | None
     look: Look | None
     known: Seen | None
 
@@ -147,11 +120,9 @@ def init(classes: int, seen: Seen) -> MonitorState:
         source_checked=balance,
         agreement=mean,
         source_accuracy=mean,
+        source_confidence=mean,
         seen=seen,
-        entropy_test=adwin.init(ENTROPY_TEST),
-        drift_test=page_hinkley.init(),
-        surprise_test=betting.init(),
-        silent=zero,
+        detectors=detectors.init(),
         check_in=zero,
         alert=zero,
         recent=torch.zeros(()),
@@ -178,14 +149,15 @@ def update(
 
     Every `every` requests the source model looks; of a stream that learns, more often where something is odd.
     """
+    tested, alarms = detectors.update(state.detectors, _readings(seeing, reference))
     moved = replace(
         state,
+        detectors=tested,
         answers=class_balance.update(state.answers, seeing.probabilities),
         entropies=entropy_bins.update(state.entropies, seeing.probabilities),
         recent=state.recent * math.exp(-1 / RECENT),
         pause=(state.pause - 1).clamp_min(0),
     )
-    moved, alarms = _tested(moved, seeing, reference)
     collapse = harm = ""
     if seeing.look is not None and seeing.known is not None:
         moved = _compared(moved, seeing, seeing.look, seeing.known, reference)
@@ -199,10 +171,7 @@ def update(
 
 def begun_again(state: MonitorState, fresh: MonitorState) -> MonitorState:
     """Return the state after the stream went back: what told of its answers begins anew, the rest goes on."""
-    return replace(
-        fresh, seen=state.seen, drift_test=state.drift_test, surprise_test=state.surprise_test, silent=state.silent,
-        recent=state.recent,
-    )  # fmt: skip
+    return replace(fresh, seen=state.seen, detectors=detectors.begun_again(state.detectors), recent=state.recent)
 
 
 def alerted(state: MonitorState, pause: int) -> MonitorState:
@@ -214,51 +183,36 @@ def alerted(state: MonitorState, pause: int) -> MonitorState:
     return replace(state, alert=torch.tensor(WATCHED), recent=state.recent + 1, pause=torch.tensor(paused))
 
 
-def _tested(state: MonitorState, seeing: Seeing, reference: Reference) -> tuple[MonitorState, tuple[Alarm, ...]]:
-    entropy_test, by_entropy = _test_entropy(state.entropy_test, seeing.probabilities)
-    drift_test, by_drift = _test_drift(state.drift_test, seeing.drift)
-    moved = replace(state, entropy_test=entropy_test, drift_test=drift_test, silent=(state.silent - 1).clamp_min(0))
-    if seeing.look is None or reference.entropies is None:
-        return moved, (*by_entropy, *by_drift)
-    source = entropy_of_probabilities(seeing.look.logits.softmax(1))
-    surprise_test, verdict = betting.update(state.surprise_test, source, reference.entropies, SURPRISE_TEST)
-    moved = replace(moved, surprise_test=surprise_test)
-    if not bool(verdict.changed) or int(moved.silent):
-        return moved, (*by_entropy, *by_drift)
-    figures = {
-        "before": float(reference.entropies.median()), "now": float(source.nanmean()),
-        "statistic": float(verdict.statistic), "limit": -math.log(SURPRISE_TEST.alpha),
-    }  # fmt: skip
-    alarm = Alarm("source_entropy", "betting", figures["now"] > figures["before"], figures)
-    return replace(moved, silent=torch.tensor(SILENT)), (*by_entropy, *by_drift, alarm)
+def _readings(seeing: Seeing, reference: Reference) -> Readings:
+    classes = seeing.probabilities.shape[1]
+    entropy = float(entropy_of_probabilities(seeing.probabilities).mean()) / math.log(max(classes, 2))
+    now = class_balance.update(class_balance.init(classes), seeing.probabilities)
+    agreement = entropies = None
+    if seeing.look is not None:
+        source, answers = _finite_pairs(seeing, seeing.look)
+        agreement = float((source.argmax(1) == answers.argmax(1)).float().mean()) if len(source) else None
+        entropies = entropy_of_probabilities(seeing.look.logits.softmax(1))
+    return Readings(
+        entropy=entropy,
+        prior_distance=float(class_balance.prior_distance(now, reference.prior)),
+        drift=seeing.drift,
+        step=seeing.step,
+        agreement=agreement,
+        source_entropies=entropies,
+        usual=reference.entropies,
+    )
 
 
-def _test_entropy(state: AdwinState, probabilities: Tensor) -> tuple[AdwinState, tuple[Alarm, ...]]:
-    value = float(entropy_of_probabilities(probabilities).mean()) / math.log(max(probabilities.shape[1], 2))
-    after, verdict = adwin.update(state, torch.tensor(value), ENTROPY_TEST)
-    if not bool(verdict.changed):
-        return after, ()
-    before = float(state.total) / max(int(state.width), 1)
-    figures = {"before": before, "now": value, "statistic": float(verdict.statistic), "limit": 1.0}
-    return after, (Alarm("entropy", "adwin", value > before, figures),)
-
-
-def _test_drift(state: PageHinkleyState, drift: float | None) -> tuple[PageHinkleyState, tuple[Alarm, ...]]:
-    value = math.nan if drift is None else math.log(max(drift, LEAST_DISTANCE))
-    after, verdict = page_hinkley.update(state, torch.tensor(value), DRIFT_TEST)
-    if not bool(verdict.changed):
-        return after, ()
-    figures = {
-        "before": math.exp(float(state.mean)), "now": math.exp(value),
-        "statistic": float(verdict.statistic), "limit": DRIFT_TEST.threshold,
-    }  # fmt: skip
-    return after, (Alarm("drift", "page_hinkley", figures["now"] > figures["before"], figures),)
+def _finite_pairs(seeing: Seeing, look: Look) -> tuple[Tensor, Tensor]:
+    """Return the source model's probabilities and the stream's of the same images (n, C), where both are finite."""
+    both = torch.stack([look.logits.softmax(1), seeing.probabilities[: len(look.logits)]])
+    source, answers = both[:, torch.isfinite(both).all(2).all(0)]
+    return source, answers
 
 
 def _compared(state: MonitorState, seeing: Seeing, look: Look, known: Seen, reference: Reference) -> MonitorState:
     """Set the stream's answers beside the source model's to the same images, where both are finite."""
-    both = torch.stack([look.logits.softmax(1), seeing.probabilities[: len(look.logits)]])
-    source, answers = both[:, torch.isfinite(both).all(2).all(0)]
+    source, answers = _finite_pairs(seeing, look)
     images = len(source)
     if not images:
         return replace(state, seen=known)
@@ -272,6 +226,9 @@ def _compared(state: MonitorState, seeing: Seeing, look: Look, known: Seen, refe
         source_checked=class_balance.update(state.source_checked, source, CHECK_MEMORY),
         agreement=moving_mean.update(state.agreement, equal, images, CHECK_MEMORY),
         source_accuracy=moving_mean.update(state.source_accuracy, right, images, CHECK_MEMORY),
+        source_confidence=moving_mean.update(
+            state.source_confidence, accuracy.average_confidence(source), images, CHECK_MEMORY
+        ),
     )
 
 
@@ -313,18 +270,23 @@ def _soonest(state: MonitorState, reference: Reference, *, alarmed: bool, looked
 
 
 def _signals(state: MonitorState, seeing: Seeing, reference: Reference) -> dict[str, float]:
+    sure_of_own = accuracy.average_confidence(seeing.probabilities)
     found = {
         "marginal_entropy": class_balance.marginal_entropy(state.answers),
         "dominant_share": class_balance.dominant_share(state.answers),
         "prior_distance": class_balance.prior_distance(state.answers, reference.prior),
-        "confidence": accuracy.average_confidence(seeing.probabilities),
+        "confidence": sure_of_own,
     }
     known = reference.calibration
     if known is not None:
         found["estimated_accuracy"] = accuracy.thresholded(seeing.probabilities, known)
-        found["confidence_accuracy"] = accuracy.difference_of_confidences(seeing.probabilities, known)
+        found["confidence_accuracy"] = accuracy.by_difference_of_confidences(sure_of_own, known)
     if float(state.source_accuracy.weight) > 0:
         found["source_estimated_accuracy"] = state.source_accuracy.mean
+        found["source_confidence"] = state.source_confidence.mean
+        if known is not None:
+            sure = state.source_confidence.mean
+            found["source_confidence_accuracy"] = accuracy.by_difference_of_confidences(sure, known)
     if seeing.look is not None and float(seeing.look.distance) >= 0:
         found["source_distance"] = seeing.look.distance
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}

@@ -67,7 +67,7 @@ class Recorder:
         stream.history.add(now, stream.generation, len(x), _series(stream, served, seconds))
         if served.findings.looked:
             distances = stream.model.watch.layers(stream.state.monitors.seen)
-            stream.history.add_layers(now, [float(layer.wasserstein) for layer in distances.values()])
+            stream.history.add_layers(now, list(distances.values()))
         if served.features is not None:
             stream.features = kept(stream.features, served.features)
         if stream.mode == "shadow" and served.source is not None:

@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     """Requests of a stream between two measurements of its agreement with the source model."""
     probe_every: int = Field(default=50, ge=0)
     """Learning steps of a stream between two measurements of what it has forgotten; 0 for never."""
+    good_bytes: int = Field(default=16 * 2**20, ge=0)
+    """Most bytes in memory, per stream, of the good states that its guard may go back to; the others lie in files."""
     keep_misfits: int = Field(default=0, ge=0, le=64)
     """Images that a stream was unsure of, kept per stream in memory for the dashboard; none unless it is allowed."""
     feedback_images: int = Field(default=10_000, ge=0)

@@ -27,7 +27,7 @@ from service.shadowing import ShadowReport
 
 Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
 GOOD_BYTES = 64 * 2**20
-"""Most bytes of the good states that one stream keeps to go back to."""
+"""Most bytes in memory of the good states that one stream keeps to go back to, where no setting says otherwise."""
 FEEDBACK_IMAGES, FEEDBACK_SECONDS = 10_000, 7 * 86_400.0
 """Answers of a stream that late labels are taken for, where no setting says otherwise."""
 UNDONE = (
@@ -142,9 +142,11 @@ class Stream:
 
     def last_good(self) -> AdapterState:
         """Return the newest good state, or the one before any batch; the next way back leads further."""
+        initial = self.fitted.initial()
         newest = next(iter(self.good.kept), None)
         self.good = self.good.without_newest()
-        return self.fitted.initial() if newest is None else newest.adapter
+        state = None if newest is None else newest.state(initial)
+        return initial if state is None else state
 
     def commit(self, state: StreamState) -> None:
         """Put a new state in place: one assignment, one generation."""
@@ -171,7 +173,7 @@ class Stream:
         """Commit a state that does not follow from the last one (reset, restore, new spec); retries are forgotten."""
         self.commit(state)
         self.retries = self.retries.emptied()
-        self.good = GoodStates(self.good.limit_bytes)
+        self.good = self.good.emptied()
         self.signals, self.monitored = {}, {}
         self.source_check = self.probe = self.features = None
         self.shadow = ShadowReport()
@@ -213,11 +215,16 @@ class StreamTable:
     """All streams of the server by id, bounded in number."""
 
     def __init__(
-        self, max_streams: int, retry_log: Callable[[], RetryLog], feedback: Callable[[], Feedback] | None = None
+        self,
+        max_streams: int,
+        retry_log: Callable[[], RetryLog],
+        feedback: Callable[[], Feedback] | None = None,
+        good: GoodStates | None = None,
     ) -> None:
         self._max_streams = max_streams
         self._retry_log = retry_log
         self._feedback = feedback or (lambda: Feedback(FEEDBACK_IMAGES, FEEDBACK_SECONDS))
+        self._good = good or GoodStates(GOOD_BYTES)
         self._streams: dict[str, Stream] = {}
 
     def __len__(self) -> int:
@@ -252,7 +259,7 @@ class StreamTable:
         if len(self._streams) >= self._max_streams:
             raise SaturatedError(f"there are {len(self._streams)} streams, as many as allowed; delete one first")
         stream = Stream(stream_id, model, fitted, initial_state(model, fitted), self._retry_log(), **settings)
-        stream.feedback = self._feedback()
+        stream.feedback, stream.good = self._feedback(), self._good
         self._streams[stream_id] = stream
         return stream
 

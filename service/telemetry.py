@@ -17,8 +17,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from service.detectors import Alarm
 from service.guard import Action, Decision
-from service.monitoring import Alarm
 
 PREFIX = "acclimate"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -27,7 +27,10 @@ RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1
 NATS = (0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
 DRIFTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 GAPS = (-0.1, -0.05, -0.02, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-ESTIMATES = ("estimated_accuracy", "confidence_accuracy", "source_estimated_accuracy", "confidence")
+ESTIMATES = (
+    "estimated_accuracy", "confidence_accuracy", "confidence",
+    "source_estimated_accuracy", "source_confidence_accuracy", "source_confidence",
+)  # fmt: skip
 RATIO_SIGNALS = ("selected_ratio", "source_agreement")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped

@@ -49,12 +49,17 @@ def average_confidence(probabilities: Tensor) -> Tensor:
     return probabilities.amax(1).mean()
 
 
-def difference_of_confidences(probabilities: Tensor, known: Calibration) -> Tensor:
-    """Return the source's accuracy less the loss of mean confidence (), within 0 and 1; for probabilities (N, C).
+def by_difference_of_confidences(confidence: Tensor, known: Calibration) -> Tensor:
+    """Return the source's accuracy less the loss of mean confidence (), within 0 and 1; for an average confidence ().
 
     Reference: Guillory et al., Predicting with Confidence on Unseen Distributions, ICCV 2021.
+
+    Example:
+        >>> known = Calibration(torch.tensor(0.75), torch.tensor(0.875), torch.tensor(0.6))
+        >>> by_difference_of_confidences(torch.tensor(0.625), known)
+        tensor(0.5000)
     """
-    return (known.accuracy - (known.confidence - average_confidence(probabilities))).clamp(0, 1)
+    return (known.accuracy - (known.confidence - confidence)).clamp(0, 1)
 
 
 def thresholded(probabilities: Tensor, known: Calibration) -> Tensor:

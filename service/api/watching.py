@@ -100,15 +100,16 @@ def view(watching: Watching, stream: Stream, since: int) -> HistoryView:
     history, monitors = stream.history, stream.state.monitors
     since = 0 if since > history.cursor else since
     told = history.time_of(since)
-    layers = [entry for entry in history.layers if entry[0] > told]
+    layers = [row for row in history.layers if row.time > told]
     return HistoryView(
         columns=list(COLUMNS),
         points=history.since(since),
         next=history.cursor,
         layers={
             "names": list(monitors.seen),
-            "times": [time for time, _ in layers],
-            "values": [[round(float(value), 4) for value in values] for _, values in layers],
+            "times": [row.time for row in layers],
+            "values": [[round(value, 4) for value in row.wasserstein] for row in layers],
+            "divergences": [[round(value, 4) for value in row.divergence] for row in layers],
         },
         classes={
             "names": list(stream.model.bundle.classes),

@@ -63,7 +63,7 @@ def file_of(
 
 
 def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor]) -> StreamState:
-    """Return the state that a snapshot holds, checked against a stream; one without monitors begins to watch anew.
+    """Return the state that a snapshot holds, checked against a stream; monitors of an older version begin anew.
 
     Raises:
         UnfitError: If it is of another model, spec, shape or dtype, or not finite.
@@ -80,7 +80,9 @@ def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor])
         adapter: AdapterState = unflatten(
             initial.adapter, {key.removeprefix(ADAPTER): tensor for key, tensor in others.items()}
         )
-        return StreamState(adapter, waiting, unflatten(initial.monitors, watched) if watched else initial.monitors)
+        of_this_version = watched.keys() == flatten(initial.monitors).keys()
+        monitors = unflatten(initial.monitors, watched) if of_this_version else initial.monitors
+        return StreamState(adapter, waiting, monitors)
     except StateError as error:
         raise UnfitError(f"the snapshot does not fit stream {stream.id!r}: {error}") from None
 

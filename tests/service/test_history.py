@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+from adapters.monitors.layer_distance import LayerDistance
 from service.history import COLUMNS, LAYER_ROWS, RECENT, SPARKS, History, Misfit
 
 
@@ -99,8 +101,9 @@ def test_the_spark_is_of_the_newest_entropies_that_are_known():
 def test_layers_and_misfits_are_bounded():
     history = History()
     for number in range(200):
-        history.add_layers(float(number), [float(number)])
+        history.add_layers(float(number), [LayerDistance(kl=torch.tensor(2.0), wasserstein=torch.tensor(0.5))])
         history.add_misfit(Misfit(float(number), 0, 1.0, np.zeros((1, 2, 2), np.uint8)), keep=4)
 
-    assert [time for time, _ in history.layers] == list(range(200 - LAYER_ROWS, 200))
+    assert [row.time for row in history.layers] == list(range(200 - LAYER_ROWS, 200))
+    assert (history.layers[0].wasserstein.tolist(), history.layers[0].divergence.tolist()) == ([0.5], [2.0])
     assert [misfit.time for misfit in history.misfits] == [196.0, 197.0, 198.0, 199.0]

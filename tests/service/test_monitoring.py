@@ -53,7 +53,7 @@ def look(labels, confidence=SURE, distance=AT_HOME):
 
 
 def update(state, probabilities, looked=None, drift=None, known=None, every=EVERY):
-    seeing = Seeing(probabilities, drift, looked, None if looked is None else {})
+    seeing = Seeing(probabilities, drift, None, looked, None if looked is None else {})
     return monitoring.update(state, seeing, known or reference(), takeover=0.4, margin=0.05, every=every)
 
 
