@@ -36,6 +36,11 @@ class Serving:
         """Where it listens; another port after each start."""
         return self.server.url
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What names its store and holds its settings."""
+        return {**self._store.environment, **self._settings}
+
     def client(self, **settings: Any) -> httpx.Client:
         """Return a client of the process as it runs."""
         return self.server.client(**settings)
@@ -45,8 +50,8 @@ class Serving:
         self.starts += 1
         folder = self._folder / f"start-{self.starts}"
         folder.mkdir()
-        environment = {**self._store.environment, **self._settings}
-        self._server = self._running.enter_context(serving(folder, environment=environment, data=self._store.data))
+        server = serving(folder, environment=self.environment, data=self._store.data)
+        self._server = self._running.enter_context(server)
         with self.client() as client:
             wait_until(lambda: self._ready(client), f"ready:\n{self.log()}", START_SECONDS)
 
