@@ -7,7 +7,8 @@ const MOST_MISFITS = 16;
 /** @typedef {{names: string[], times: number[], values: number[][]}} Layers */
 /** @typedef {{names: string[], shares: number[], prior: number[]}} Classes */
 /** @typedef {{time: number, label: string, entropy: number, image: string}} Misfit */
-/** @typedef {{accuracy: number, forgetting: number, source_gap: number, generation: number, time: number}} Probe */
+/** @typedef {{mmd: number, p_value: number, unlike: number}} Compared */
+/** @typedef {{accuracy: number, forgetting: number, source_gap: number, generation: number, time: number, compared?: Compared | null}} Probe */
 
 export class History {
   constructor() {
@@ -17,6 +18,8 @@ export class History {
     this.layers = { names: [], times: [], values: [] };
     /** @type {Classes | null} */
     this.classes = null;
+    /** @type {number[]} share of the images by entropy, in equal steps */
+    this.entropies = [];
     /** @type {Probe | null} */
     this.probe = null;
     /** @type {Map<number, import("./eventlist.js").Event>} */
@@ -52,6 +55,7 @@ export class History {
     });
     this.#mergeLayers(answer.layers);
     this.classes = answer.classes ?? this.classes;
+    this.entropies = answer.entropies ?? this.entropies;
     this.probe = answer.probe ?? this.probe;
     for (const event of answer.events ?? []) this.events.set(event.id, event);
     if (answer.misfits?.length) this.misfits = newestOf([...this.misfits, ...answer.misfits]);
