@@ -1,7 +1,7 @@
 /** The fields for a guard's policy: a select for each rule, a number for each limit, and what was changed in words. */
 
 import { button, fill, h } from "./dom.js";
-import { count } from "./format.js";
+import { count, sentence } from "./format.js";
 import { LIMITS, RESPONSES, RULES } from "./policies.js";
 
 /** @typedef {import("./policies.js").Rule} Rule */
@@ -15,71 +15,87 @@ import { LIMITS, RESPONSES, RULES } from "./policies.js";
  * @returns {{elements: HTMLElement[], read: () => Policy}}
  */
 export function guardFields(policy) {
-  const selects = RULES.map((rule) => /** @type {HTMLSelectElement} */ (ruleSelect(rule, policy[rule.name])));
-  const inputs = LIMITS.map((limit) => /** @type {HTMLInputElement} */ (limitInput(limit, Number(policy[limit.name]))));
-  const told = h("div", { class: "guard-changes", "aria-live": "polite" });
-  const read = () => ({
-    ...policy,
-    ...Object.fromEntries(RULES.map(({ name }, i) => [name, selects[i].value])),
-    ...Object.fromEntries(LIMITS.map((limit, i) => [limit.name, amountOf(limit, inputs[i], policy[limit.name])])),
+  const rules = RULES.map((rule) => {
+    const select = ruleSelect(rule, policy[rule.name]);
+    return field(rule, select, "", () => ruleChange(rule, String(policy[rule.name]), select.value));
   });
-  const tell = () => fill(told, changesInWords(policy, read()));
+  const limits = LIMITS.map((limit) => {
+    const amount = Number(policy[limit.name]);
+    const input = limitInput(limit, amount);
+    return field(limit, input, limit.unit, () => limitChange(limit, amount, amountOf(limit, input, amount)));
+  });
   const usual = button(
     "Set all to default",
     () => {
-      RULES.forEach((rule, i) => (selects[i].value = rule.usual));
-      LIMITS.forEach((limit, i) => (inputs[i].value = String(shown(limit, limit.usual))));
-      tell();
+      RULES.forEach((rule, i) => rules[i].set(rule.usual));
+      LIMITS.forEach((limit, i) => limits[i].set(String(shown(limit, limit.usual))));
     },
     { class: "button small" },
   );
-  for (const field of [...selects, ...inputs]) field.addEventListener("input", tell);
-  tell();
   const elements = [
-    h("fieldset", {}, h("legend", {}, "What the guard does where"), RULES.map((rule, i) => field(rule, selects[i]))),
+    h(
+      "fieldset",
+      {},
+      h("legend", {}, "What it does, by rule"),
+      rules.map(({ element }) => element),
+    ),
     responsesInWords(),
-    h("fieldset", {}, h("legend", {}, "Limits"), LIMITS.map((limit, i) => field(limit, inputs[i], limit.unit))),
+    h(
+      "fieldset",
+      {},
+      h("legend", {}, "Limits"),
+      limits.map(({ element }) => element),
+    ),
     h("p", {}, usual),
-    told,
   ];
+  const read = () => ({
+    ...policy,
+    ...Object.fromEntries(RULES.map(({ name }, i) => [name, rules[i].control.value])),
+    ...Object.fromEntries(
+      LIMITS.map((limit, i) => {
+        const input = /** @type {HTMLInputElement} */ (limits[i].control);
+        return [limit.name, amountOf(limit, input, Number(policy[limit.name]))];
+      }),
+    ),
+  });
   return { elements, read };
 }
 
-/** Return the changes, each with what it means. @param {Policy} before @param {Policy} after */
-export function changesInWords(before, after) {
-  const rules = RULES.filter(({ name }) => before[name] !== after[name]).map((rule) => {
-    const [now, then] = [after[rule.name], before[rule.name]].map((response) => RESPONSES[response]);
-    const costs = after[rule.name] === "off" ? rule.off : now.does;
-    return change(`${rule.title}: ${now.word} instead of ${then.word}.`, costs, after[rule.name] === "off");
-  });
-  const limits = LIMITS.filter(({ name }) => before[name] !== after[name]).map((limit) => {
-    const [now, then] = [after, before].map((policy) => amountInWords(limit, Number(policy[limit.name])));
-    return change(`${limit.title}: ${now} instead of ${then}.`, after[limit.name] === 0 ? limit.zero : "", false);
-  });
-  const changes = [...rules, ...limits];
-  return changes.length ? changes : [h("p", { class: "hint" }, "Nothing is changed yet.")];
+/** Say what another response means, or nothing. @param {Rule} rule @param {string} before @param {string} after */
+function ruleChange({ off }, before, after) {
+  if (before === after) return null;
+  const what = `${sentence(RESPONSES[after].word).slice(0, -1)} instead of ${RESPONSES[before].word}.`;
+  return after === "off" ? change(what, off, true) : change(what, RESPONSES[after].does, false);
+}
+
+/** Say what another amount means, or nothing. @param {Limit} limit @param {number} before @param {number} after */
+function limitChange(limit, before, after) {
+  if (before === after) return null;
+  const [now, then] = [after, before].map((amount) => `${count(shown(limit, amount))}\u00a0${limit.unit}`);
+  return change(`${now} instead of ${then}.`, after === 0 ? limit.zero : "", false);
 }
 
 /** @param {string} what @param {string | undefined} means @param {boolean} costly */
 const change = (what, means, costly) =>
-  h("p", { class: costly ? "loses" : "change" }, h("strong", {}, what), means ? ` ${means}` : "");
+  h("p", { class: costly ? "loses" : "" }, h("strong", {}, what), means ? ` ${means}` : "");
 
 /** @param {Rule} rule @param {string | number} response */
 function ruleSelect({ name, usual, off }, response) {
   const options = Object.entries(RESPONSES).filter(([value]) => value !== "off" || off);
-  return h(
+  const select = h(
     "select",
     { id: `guard-${name}`, name, "aria-describedby": `guard-${name}-hint` },
     options.map(([value, { word }]) =>
       h("option", { value, selected: value === response }, value === usual ? `${word} (default)` : word),
     ),
   );
+  return /** @type {HTMLSelectElement} */ (select);
 }
 
 /** @param {Limit} limit @param {number} amount */
 function limitInput(limit, amount) {
   const { name, least, most, unit } = limit;
-  return h("input", {
+  const input = h("input", {
     id: `guard-${name}`,
     name,
     type: "number",
@@ -92,19 +108,35 @@ function limitInput(limit, amount) {
     value: shown(limit, amount),
     "aria-describedby": `guard-${name}-unit guard-${name}-hint`,
   });
+  return /** @type {HTMLInputElement} */ (input);
 }
 
-/** @param {Rule | Limit} about @param {HTMLElement} control @param {string} [unit] */
-function field(about, control, unit) {
+/**
+ * @param {Rule | Limit} about
+ * @param {HTMLSelectElement | HTMLInputElement} control
+ * @param {string} unit
+ * @param {() => HTMLElement | null} changed
+ */
+function field(about, control, unit, changed) {
   const { name, title, words } = about;
   const range = "least" in about ? ` ${rangeInWords(about)}` : "";
-  return h(
+  const told = h("div", { class: "guard-change", "aria-live": "polite" });
+  const tell = () => fill(told, changed());
+  control.addEventListener("input", tell);
+  const element = h(
     "div",
     { class: "guard-field" },
     h("label", { for: `guard-${name}` }, title),
     h("div", { class: "guard-control" }, control, unit ? h("span", { id: `guard-${name}-unit` }, unit) : null),
     h("p", { class: "hint", id: `guard-${name}-hint` }, `${words}${range}`),
+    told,
   );
+  /** @param {string} value */
+  const set = (value) => {
+    control.value = value;
+    tell();
+  };
+  return { element, control, set };
 }
 
 /** @param {Limit} limit */
@@ -119,12 +151,9 @@ function responsesInWords() {
 /** An amount as the operator counts it. @param {Limit} limit @param {number} amount */
 const shown = ({ unit }, amount) => (unit === "%" ? Number((100 * amount).toPrecision(12)) : amount);
 
-/** @param {Limit} limit @param {number} amount */
-const amountInWords = (limit, amount) => `${count(shown(limit, amount))}\u00a0${limit.unit}`;
-
-/** What a field holds, as the server counts; as it was where nothing else was typed. @param {Limit} limit @param {HTMLInputElement} input @param {string | number} before */
+/** What a field holds, as the server counts; as it was where nothing else was typed. @param {Limit} limit @param {HTMLInputElement} input @param {number} before */
 function amountOf(limit, input, before) {
   const typed = input.valueAsNumber;
-  if (!Number.isFinite(typed) || typed === shown(limit, Number(before))) return before;
+  if (!Number.isFinite(typed) || typed === shown(limit, before)) return before;
   return limit.unit === "%" ? Number((typed / 100).toPrecision(12)) : typed;
 }

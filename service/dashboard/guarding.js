@@ -30,7 +30,10 @@ export function changeGuard(page) {
       const changed = [...RULES, ...LIMITS].filter(({ name }) => guard[name] !== policy[name]);
       if (!changed.length) throw new Problem(0, "Nothing is changed yet.");
       const after = await changeStream(view, { method: "PATCH", body: { guard } }, anyway);
-      page.done(`${view.id} has another guard now: ${changed.map(({ title }) => title.toLowerCase()).join(", ")}.`, after);
+      page.done(
+        `${view.id} has another guard now: ${changed.map(({ title }) => title.toLowerCase()).join(", ")}.`,
+        after,
+      );
     },
   });
 }

@@ -52,7 +52,8 @@ export function answersInWords({ accuracy, source_gap: gap, generation }) {
 
 /** @param {Compared | null} compared */
 export function featuresInWords(compared) {
-  if (compared === null) return "Features are compared once enough images have come, where the model keeps the source's.";
+  if (compared === null)
+    return "Features are compared once enough images have come, where the model keeps the source's.";
   const { mmd, p_value: p, unlike } = compared;
   const figures = `MMD ${decimal(mmd, 3)}, p ${decimal(p, 3)}`;
   if (p <= LEVEL) {

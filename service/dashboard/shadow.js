@@ -68,7 +68,8 @@ function labelsInWords(accuracy, source) {
   if (!known(accuracy)) return "Whether that is for the better, labels would tell: none have come.";
   const right = `By the labels that have come, it is right on ${percent(accuracy)}`;
   if (!known(source)) return `${right}.`;
-  const better = accuracy > source ? "adapting is better" : accuracy < source ? "adapting is worse" : "neither is better";
+  const better =
+    accuracy > source ? "adapting is better" : accuracy < source ? "adapting is worse" : "neither is better";
   return `${right}, the source model on ${percent(source)}: ${better} so far.`;
 }
 
