@@ -17,7 +17,7 @@ import { HeatMap } from "./heatmap.js";
 import { icon } from "./icons.js";
 import { deleteSnapshot, restore, takeSnapshot } from "./keeping.js";
 import { misfitGallery } from "./misfits.js";
-import { withClassNames } from "./naming.js";
+import { withNames } from "./naming.js";
 import { probeReport } from "./probe.js";
 import { recentEvents } from "./recent.js";
 import { shadowReport } from "./shadow.js";
@@ -91,7 +91,7 @@ export function streamPage(main, id) {
     bar.show(hasSnapshot, feed.gone);
     showAdvice(
       advice,
-      { badge: state, reason: withClassNames(row?.reason ?? "", view.model), mode: feed.gone ? "" : view.mode, hasSnapshot },
+      { badge: state, reason: withNames(row?.reason ?? "", view.model), mode: feed.gone ? "" : view.mode, hasSnapshot },
       acts,
     );
     figures.show(history);
