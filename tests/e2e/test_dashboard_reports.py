@@ -42,15 +42,14 @@ def test_the_guard_is_seen_and_set_and_said_what_it_costs(browser, server):
     with looking(browser, server.url) as page:
         open_stream(page, "line-1")
         dialog = act(page, "Guard…")
-        expect(dialog.get_by_text("Nothing is changed yet.")).to_be_visible()
         expect(dialog.get_by_label("Collapse")).to_be_focused()
         dialog.get_by_label("Collapse").select_option("off")
         dialog.get_by_label("Drift ended").select_option("reset")
         dialog.get_by_label("Budget").fill("2.5")
         dialog.get_by_label("Pause").fill("0")
-        expect(dialog.locator(".loses")).to_contain_text("Collapse: off instead of roll back.")
+        expect(dialog.locator(".loses")).to_contain_text("Off instead of roll back.")
         expect(dialog.locator(".loses")).to_contain_text("goes on answering one class")
-        expect(dialog.locator(".change")).to_have_count(3)
+        expect(dialog.locator(".guard-change p")).to_have_count(4)
         dialog.get_by_role("button", name="Set the guard").click()
         expect(page.locator(".toast").last).to_contain_text("collapse, drift ended, budget, pause")
         expect(fact(page, "Guard")).to_contain_text("collapse: off")
@@ -156,7 +155,7 @@ def test_reports_and_the_guards_dialog_fit_and_are_kept_as_pictures(browser, ser
         reports = fits(page)
         dialog = act(page, "Guard…")
         dialog.get_by_label("Collapse").select_option("off")
-        keep(page, "dialog-guard", size, theme)
+        keep(page, "dialog-guard-changed", size, theme)
         inside = dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
         dialog.get_by_label("Reset every").scroll_into_view_if_needed()
         dialog.evaluate("dialog => dialog.scrollTo(0, dialog.scrollHeight)")
@@ -164,3 +163,66 @@ def test_reports_and_the_guards_dialog_fit_and_are_kept_as_pictures(browser, ser
 
     assert reports
     assert inside
+
+
+def test_layers_and_estimates_are_drawn_in_the_ways_that_the_server_tells(browser, server):
+    def with_more(route):
+        told = route.fetch().json()
+        added = {"confidence": 0.91, "confidence_accuracy": 0.82, "source_confidence_accuracy": 0.73}
+        for name, value in added.items():
+            if name in told["columns"]:
+                at = told["columns"].index(name)
+                told["points"] = [[*point[:at], value, *point[at + 1 :]] for point in told["points"]]
+            else:
+                told["columns"].append(name)
+                told["points"] = [[*point, value] for point in told["points"]]
+        told["layers"]["divergences"] = [[2 + value for value in row] for row in told["layers"]["values"]]
+        route.fulfill(json=told)
+
+    with looking(browser, server.url) as page:
+        page.route("**/line-1/history", with_more)
+        open_stream(page, "line-1")
+        accuracy = page.locator("figure", has=page.get_by_role("heading", name="Accuracy"))
+        expect(accuracy.locator(".sr-only")).to_contain_text(re.compile(r"By confidence: now 82\.0.%"))
+        quiet = accuracy.locator(".u-series.u-off .u-label").all_inner_texts()
+        accuracy.get_by_text("By confidence", exact=True).click()
+        expect(accuracy.locator(".u-series.u-off")).to_have_count(2)
+        layers = section(page, "Drift by layer")
+        layers.get_by_role("button", name="Symmetric KL").click()
+        expect(layers.get_by_role("button", name="Symmetric KL")).to_have_attribute("aria-pressed", "true")
+        layers.get_by_text("All layers as a table").click()
+        least = min(float(text) for text in layers.locator("tbody td").all_inner_texts())
+        keep(page, "estimates", WIDE, "light", whole=True)
+
+    assert quiet == ["By confidence", "Mean confidence", "Source, by confidence"]
+    assert least >= 2
+
+
+def test_alarms_are_told_by_what_they_watch(browser, server):
+    watched = {
+        "entropy": "Entropy of the answers",
+        "drift": "Drift of the inputs",
+        "source_entropy": "Entropy of the source model's answers",
+        "agreement": "Agreement with the source model",
+        "prior_distance": "Distance of the answered classes from the prior",
+        "parameter_distance": "Distance of the learned parameters from the source's",
+    }
+
+    def with_alarms(route):
+        told = route.fetch().json()
+        told["events"] = [
+            {
+                "id": 10**6 + number, "time": told["points"][-1][1], "kind": "drift", "stream": "line-1",
+                "model": "fashion", "action": "", "reason": f"{signal} rose from 0.1 to 0.2", "figures": {},
+            }
+            for number, signal in enumerate(watched)
+        ]  # fmt: skip
+        route.fulfill(json=told)
+
+    with looking(browser, server.url) as page:
+        page.route("**/line-1/history", with_alarms)
+        open_stream(page, "line-1")
+        expect(page.locator(".event").filter(has_text="rose from 0.1 to 0.2.")).to_have_count(len(watched))
+        said = page.locator(".event .event-body p:first-of-type").all_inner_texts()
+
+    assert {f"{name} rose from 0.1 to 0.2." for name in watched.values()} <= set(said)
