@@ -7,7 +7,7 @@ from tests.stores import postgres, seaweed
 from tests.stores.places import Store
 from tests.stores.process import started
 
-STORES = ("sqlite+folder", "postgres+s3")
+KINDS = ("sqlite+folder", "postgres+s3")
 
 
 @pytest.fixture(scope="session")
@@ -22,30 +22,32 @@ def s3(tmp_path_factory):
         yield server
 
 
-@pytest.fixture
-def local_store(tmp_path):
-    data = tmp_path / "data"
-    data.mkdir()
-    return Store("sqlite+folder", data, {}, LocalStore(data))
+@pytest.fixture(scope="session")
+def make_store(request, tmp_path_factory):
+    """Make an empty store of a kind; the programs that it needs are started when the first one is made."""
+
+    def make(kind):
+        data = tmp_path_factory.mktemp("data")
+        if kind == "sqlite+folder":
+            return Store(kind, data, {}, LocalStore(data))
+        postgres_cluster, s3 = request.getfixturevalue("postgres_cluster"), request.getfixturevalue("s3")
+        if not postgres_cluster.runs:  # a test that stopped it failed
+            postgres_cluster.start()
+        prefix = s3.new_prefix()
+        environment = {
+            "ACCLIMATE_DATABASE": postgres_cluster.new_database(),
+            "ACCLIMATE_BLOBS": f"s3://{seaweed.BUCKET}/{prefix}",
+            **s3.environment,
+        }
+        return Store(kind, data, environment, s3.store(prefix))
+
+    return make
 
 
-@pytest.fixture
-def shared_store(tmp_path, postgres_cluster, s3):
-    if not postgres_cluster.runs:  # a test that stopped it failed
-        postgres_cluster.start()
-    prefix = s3.new_prefix()
-    environment = {
-        "ACCLIMATE_DATABASE": postgres_cluster.new_database(),
-        "ACCLIMATE_BLOBS": f"s3://{seaweed.BUCKET}/{prefix}",
-        **s3.environment,
-    }
-    return Store("postgres+s3", tmp_path / "data", environment, s3.store(prefix))
-
-
-@pytest.fixture(params=STORES)
-def store(request):
+@pytest.fixture(params=KINDS)
+def store(request, make_store):
     """Each kind of store in turn, empty."""
-    return request.getfixturevalue("local_store" if request.param == "sqlite+folder" else "shared_store")
+    return make_store(request.param)
 
 
 @pytest.fixture
