@@ -28,6 +28,8 @@ STATUS: Mapping[type[errors.ServiceError], int] = MappingProxyType(
         errors.FailedError: 500,
         errors.SettingsError: 500,
         errors.SaturatedError: 503,
+        errors.StoreDownError: 503,
+        errors.FencedError: 409,
         errors.DeadlineError: 504,
         errors.StoreFullError: 507,
     }

@@ -1,0 +1,149 @@
+"""The database of the catalogue and the event log: opened, brought up to date, and owned by one process."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, insert, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.errors import SettingsError, StoreDownError
+from service.store.tables import PROCESSES
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+OWNER_LOCK, MIGRATION_LOCK = 0x61636C31, 0x61636C32
+"""Names of PostgreSQL's advisory locks: any numbers that nobody else takes."""
+LOCK_FILE = "acclimate.lock"
+BUSY_SECONDS = 30
+"""How long SQLite waits for another writer."""
+CONNECT_SECONDS = 5
+
+
+@dataclass(slots=True)
+class Database:
+    """An open database, with what keeps other processes out, if anything does.
+
+    Attributes:
+        engine: SQLAlchemy's.
+        process: This process's number on this store, from 1 on; greater than all before.
+    """
+
+    engine: Engine
+    process: int
+    _owner: Any = None
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._owner is not None:
+            self._owner.close()
+        self.engine.dispose()
+
+
+def open_database(url: str, data: Path, *, sharded: bool) -> Database:
+    """Open the catalogue at a SQLAlchemy URL; without one, SQLite in the data folder.
+
+    Raises:
+        SettingsError: If it cannot be opened, or another process owns it and `sharded` does not let it share.
+    """
+    chosen = url or f"sqlite:///{data / 'acclimate.db'}"
+    owner = None
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        engine = _engine(chosen)
+        owner = None if sharded else _own(engine, data)
+        _migrate(engine)
+        with engine.begin() as connection:
+            made = connection.execute(insert(PROCESSES).values(started=time.time()))
+        return Database(engine, _number(made.inserted_primary_key), owner)
+    except (OSError, ValueError, SQLAlchemyError, ImportError) as error:
+        if owner is not None:
+            owner.close()
+        said = str(error).splitlines()[0]
+        raise SettingsError(f"the database {_shown(chosen)} cannot be opened: {said}") from None
+
+
+@contextmanager
+def available() -> Iterator[None]:
+    """Turn a failing database into a refusal that says to try again.
+
+    Raises:
+        StoreDownError: If the block's database call fails.
+    """
+    try:
+        yield
+    except SQLAlchemyError as error:
+        said = str(error).splitlines()[0][:200]
+        raise StoreDownError(f"the database does not answer ({said}); nothing was changed") from error
+
+
+def _number(key: Any) -> int:
+    return int(key[0])
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+        event.listen(engine, "connect", _durable)
+        return engine
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
+    raise ValueError(f"expected sqlite:///FILE or postgresql+psycopg://..., not {parsed.get_backend_name()!r}")
+
+
+def _durable(connection: Any, _record: object) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _own(engine: Engine, data: Path) -> Any:
+    """Keep other processes out for as long as this one lives; both kinds of lock end with it, however it ends."""
+    said = (
+        "another process serves this store; one process owns a store, unless all that share it are started with "
+        "sharded=true behind a proxy that sends each stream to one of them"
+    )
+    if engine.dialect.name == "sqlite":
+        handle = (data / LOCK_FILE).open("w")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            raise SettingsError(said) from None
+        return handle
+    connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    if not connection.execute(text("SELECT pg_try_advisory_lock(:name)"), {"name": OWNER_LOCK}).scalar():
+        connection.close()
+        raise SettingsError(said)
+    return connection
+
+
+def _migrate(engine: Engine) -> None:
+    """Bring the tables up to date; one process at a time."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        _alone(connection)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _alone(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:name)"), {"name": MIGRATION_LOCK})
+    else:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _shown(url: str) -> str:
+    """Return a URL without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return "that was given"
