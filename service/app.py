@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from fastapi import FastAPI
+from sqlalchemy import Engine
 
 from service.api import (
     access,
@@ -27,21 +28,29 @@ from service.api import (
 from service.api import watching as watching_routes
 from service.api.body import BodyBound
 from service.bundles import read_bundle
+from service.checkpoints import Checkpoints
 from service.controlplane import Controlplane
 from service.dataplane import Dataplane
-from service.errors import SettingsError
+from service.errors import ServiceError, SettingsError
 from service.events import EventLog
 from service.feedback import Feedback
 from service.good_states import GoodStates
 from service.hosting import HostedModel, host
+from service.keeping import Keeper
 from service.probing import Prober
 from service.recording import Recorder
+from service.residence import Residence
 from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.settings import Settings
-from service.snapshots.folder import SnapshotFolder
+from service.snapshots.store import PLACE, SnapshotStore
 from service.spilling import Spill
 from service.statistics import Statistics
+from service.store import garbage
+from service.store.blobs import Blobs, FolderBlobs
+from service.store.catalogue import CHECKPOINTS, Catalogue
+from service.store.database import open_database
+from service.store.objects import ObjectBlobs
 from service.streams import StreamTable
 from service.telemetry import Telemetry, log
 from service.watching import Watching
@@ -50,6 +59,7 @@ from service.worker import Worker
 TRACES_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """Where traces go, OpenTelemetry's own setting; without it there are none."""
 DASHBOARD = Path(__file__).parent / "dashboard"
+COLLECT_SECONDS = 60.0
 
 
 @dataclass
@@ -86,13 +96,22 @@ def create_app(settings: Settings) -> FastAPI:
         max_queue_per_stream=settings.max_queue_per_stream,
         deadline_seconds=settings.deadline_seconds,
     )
-    log_of_events = EventLog(settings.data / "acclimate.db")
+    database = open_database(settings.database, settings.data, sharded=settings.sharded)
+    log_of_events = EventLog(database, sharded=settings.sharded)
     recorder = Recorder(telemetry, log_of_events, settings.keep_misfits)
-    store = SnapshotFolder(settings.data / "snapshots")
-    control = Controlplane(hosted, table, scheduler, worker, store, telemetry, recorder)
+    places = {place: blobs_of(settings, place) for place in (PLACE, CHECKPOINTS)}
+    store, catalogue = SnapshotStore(database.engine, places[PLACE]), Catalogue(database.engine)
+    checkpoints = Checkpoints(catalogue, places[CHECKPOINTS])
+    keeper = Keeper(checkpoints, table, worker, recorder, steps=settings.period_steps, seconds=settings.period_seconds)
+    residence = Residence(
+        table, keeper, hosted, worker, recorder, limit_bytes=settings.resident_bytes, sharded=settings.sharded
+    )
+    control = Controlplane(hosted, table, scheduler, worker, store, telemetry, recorder, keeper, residence)
     prober = Prober(worker, scheduler, telemetry, recorder, settings.probe_every)
-    dataplane = Dataplane(hosted, table, scheduler, telemetry, statistics, settings, recorder, prober, end=control.end)
-    watching = Watching(hosted, table, log_of_events)
+    dataplane = Dataplane(
+        hosted, table, scheduler, telemetry, statistics, settings, recorder, prober, keeper, residence, end=control.end
+    )
+    watching = Watching(hosted, residence, log_of_events)
 
     def drain() -> None:
         scheduler.refuse()
@@ -103,23 +122,30 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        resumed = await worker.run(control.resume)
+        adopted = await asyncio.to_thread(store.adopt)
+        residence.begin(await asyncio.to_thread(catalogue.records))
         lifecycle.ready = True
-        log.info("started", models=list(hosted), streams_resumed=resumed, threads=settings.torch_threads)
-        probes = asyncio.ensure_future(prober.run())
+        known = len(table.resting)
+        log.info(
+            "started", models=list(hosted), streams=known, snapshots_adopted=adopted, threads=settings.torch_threads
+        )
+        jobs = (prober.run(), keeper.run(), residence.run(), _collecting(database.engine, places))
+        beside = [asyncio.ensure_future(job) for job in jobs]
         yield
         lifecycle.ready = False
         drain()
         drained = await scheduler.drain(settings.drain_seconds)
-        probes.cancel()
-        kept = await worker.run(control.persist)
+        for job in beside:
+            job.cancel()
+        kept = await keeper.close()
         worker.close()
         log_of_events.close()
+        database.close()
         log.info("stopped", drained=drained, streams_kept=kept)
 
     def metrics() -> bytes:
         all_streams = list(table)
-        telemetry.streams.set(len(all_streams))
+        telemetry.streams.set(len(all_streams) + len(table.resting))
         telemetry.state_bytes.set(sum(stream.state_bytes for stream in all_streams))
         return telemetry.expose()
 
@@ -144,10 +170,31 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(events.router(log_of_events))
     app.include_router(watching_routes.router(watching))
     app.include_router(feedback.router(control))
-    app.include_router(streams.router(control))
+    app.include_router(streams.router(control, settings.durability))
     app.include_router(snapshots.router(control))
     app.include_router(snapshots.store_router(control, settings.max_body_bytes))
     return app
+
+
+def blobs_of(settings: Settings, place: str) -> Blobs:
+    """Return where a kind of blobs lies: under the blobs' URL, or in the data folder.
+
+    Raises:
+        SettingsError: If the URL is wrong.
+    """
+    if settings.blobs:
+        return ObjectBlobs(f"{settings.blobs.rstrip('/')}/{place}")
+    return FolderBlobs(settings.data / place)
+
+
+async def _collecting(engine: Engine, places: Mapping[str, Blobs]) -> None:
+    """Remove blobs that nothing refers to any more, until cancelled."""
+    while True:
+        await asyncio.sleep(COLLECT_SECONDS)
+        try:
+            await asyncio.to_thread(garbage.collect, engine, places)
+        except ServiceError as error:
+            log.error("garbage_not_collected", reason=str(error))
 
 
 def load_models(settings: Settings) -> dict[str, HostedModel]:

@@ -95,7 +95,7 @@ class Checkpoints:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A stream read from the store: its record before it was claimed and now, its answers, and its blob if it has one."""
+    """A stream as the store has it: its record before it was claimed and now, its answers, and its blob, if any."""
 
     before: Record
     record: Record

@@ -1,4 +1,4 @@
-"""Keeps streams: `sync` ones before they are answered, `periodic` ones behind the traffic, all when the server stops."""
+"""Keeps streams: `sync` ones before they answer, `periodic` ones behind the traffic, all when the server stops."""
 
 import asyncio
 import time
@@ -69,6 +69,8 @@ class Keeper:
 
     def note(self, stream: Stream, *, soon: bool = False) -> None:
         """Plan to keep a stream; on the event loop, after a request or, `soon`, after an operator's call."""
+        if self._table.find(stream.id) is not stream:
+            return
         if stream.claim is None or stream.claim.mark != stream.mark:
             self._changed[stream.id] = stream
             if soon or stream.generation - stream.durable_generation >= self._steps:

@@ -65,6 +65,10 @@ class Residence:
             self.table.rest(record)
         self._untold = {record.id for record in records}
 
+    def may_know(self, stream_id: str) -> bool:
+        """Whether there may be a stream of this id, as far as can be told without asking the store."""
+        return self._sharded or self.table.knows(stream_id)
+
     async def get(self, stream_id: str, *, anew: bool = False) -> Stream:
         """Return a stream, brought back if it rests; `anew` in its initial state, where it is unfit else.
 
@@ -81,7 +85,7 @@ class Residence:
     async def find(self, stream_id: str, *, anew: bool = False) -> Stream | None:
         """Return a stream as `get` does, or None if there is none."""
         stream = self.table.find(stream_id)
-        if stream is not None or not (self._sharded or stream_id in self.table.resting):
+        if stream is not None or not self.may_know(stream_id):
             return stream
         lock = self._coming.setdefault(stream_id, asyncio.Lock())
         async with lock:

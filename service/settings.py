@@ -19,8 +19,7 @@ class Settings(BaseSettings):
     bundles: tuple[Path, ...] = (EMBEDDED,)
     """Folders of the bundles to serve, as a JSON list; without any, the embedded Fashion-MNIST model."""
     data: Path = Path("acclimate-data")
-    """Folder for what is kept: the catalogue, checkpoints and snapshots, unless they have URLs; made if it is not there.
-    """
+    """Folder for catalogue, checkpoints and snapshots, where these have no URL; made if it is not there."""
     database: str = ""
     """Catalogue and event log, as `postgresql+psycopg://user:password@host/name`; SQLite in `data` without it."""
     blobs: str = ""

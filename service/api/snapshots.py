@@ -23,7 +23,7 @@ def router(control: Controlplane) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["control plane"])
 
     async def known(stream_id: StreamId) -> None:
-        control.table.get(stream_id)
+        control.check_known(stream_id)
 
     named = [Depends(known)]
 

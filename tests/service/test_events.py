@@ -13,6 +13,7 @@ import pytest
 from service import events as events_module
 from service.errors import SettingsError
 from service.events import EventLog
+from service.store.database import open_database
 from service.types import Happening
 from tests.bundles import torch_bundle
 from tests.serving import images, infer_body, serving, wait_ready
@@ -22,11 +23,13 @@ FEW = 8
 
 @contextmanager
 def opened(folder, name="acclimate.db"):
-    log = EventLog(folder / name)
+    database = open_database(f"sqlite:///{folder / name}", folder, sharded=True)
+    log = EventLog(database)
     try:
         yield log
     finally:
         log.close()
+        database.close()
 
 
 def add(log, count, stream="s"):
