@@ -126,9 +126,8 @@ def create_app(settings: Settings) -> FastAPI:
         residence.begin(await asyncio.to_thread(catalogue.records))
         lifecycle.ready = True
         known = len(table.resting)
-        log.info(
-            "started", models=list(hosted), streams=known, snapshots_adopted=adopted, threads=settings.torch_threads
-        )
+        facts = {"streams": known, "snapshots_adopted": adopted, "threads": settings.torch_threads}
+        log.info("started", models=list(hosted), **facts)
         jobs = (prober.run(), keeper.run(), residence.run(), _collecting(database.engine, places))
         beside = [asyncio.ensure_future(job) for job in jobs]
         yield

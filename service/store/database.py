@@ -21,7 +21,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 OWNER_LOCK, MIGRATION_LOCK = 0x61636C31, 0x61636C32
 """Names of PostgreSQL's advisory locks: any numbers that nobody else takes."""
 LOCK_FILE = "acclimate.lock"
-BUSY_SECONDS = 30
+BUSY_SECONDS = 5
 """How long SQLite waits for another writer."""
 CONNECT_SECONDS = 5
 
