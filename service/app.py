@@ -111,7 +111,7 @@ def create_app(settings: Settings) -> FastAPI:
     dataplane = Dataplane(
         hosted, table, scheduler, telemetry, statistics, settings, recorder, prober, keeper, residence, end=control.end
     )
-    watching = Watching(hosted, residence, log_of_events)
+    watching = Watching(hosted, table, log_of_events)
 
     def drain() -> None:
         scheduler.refuse()
@@ -167,7 +167,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(dashboard.router(DASHBOARD))
     app.include_router(session.router(sessions, keys.granted))
     app.include_router(events.router(log_of_events))
-    app.include_router(watching_routes.router(watching))
+    app.include_router(watching_routes.router(watching, residence))
     app.include_router(feedback.router(control))
     app.include_router(streams.router(control, settings.durability))
     app.include_router(snapshots.router(control))

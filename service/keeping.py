@@ -1,6 +1,7 @@
 """Keeps streams: `sync` ones before they answer, `periodic` ones behind the traffic, all when the server stops."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterable
 
@@ -48,6 +49,7 @@ class Keeper:
         self._seconds = seconds
         self._changed: dict[str, Stream] = {}
         self._urgent: set[str] = set()
+        self._writing: dict[str, threading.Event] = {}
         self._wake = asyncio.Event()
 
     def append(self, stream: Stream, *new: Answered, always: bool = False) -> None:
@@ -61,6 +63,9 @@ class Keeper:
         wanted = stream.durability == "sync" or (always and stream.durability == "periodic")
         if not wanted or (stream.claim is not None and stream.claim.mark == stream.mark):
             return
+        under_way = self._writing.get(stream.id)
+        if under_way is not None:  # by another thread, which needs neither the worker nor this stream's turn
+            under_way.wait()
         claim = self.checkpoints.write([take(stream, *new)])[stream.id]
         if claim is None:
             self._lose(stream)
@@ -111,19 +116,33 @@ class Keeper:
         Raises:
             ServiceError: If the store cannot take them.
         """
-        there = [stream for stream in streams if self._table.find(stream.id) is stream]
-        taken = await self._worker.run(lambda: [take(stream, final=final) for stream in there])
-        claims = await asyncio.to_thread(self.checkpoints.write, taken)
-        for stream, each in zip(there, taken, strict=True):
-            claim = claims[stream.id]
-            if claim is None:
-                self._lose(stream)
-                continue
-            _settle(stream, claim, each.stream.generation)
-            self._urgent.discard(stream.id)
-            if stream.mark == claim.mark:
-                self._changed.pop(stream.id, None)
+        there = {stream.id: stream for stream in streams}
+        taken = await self._worker.run(lambda: self._take(there.values(), final=final))
+        try:
+            claims = await asyncio.to_thread(self.checkpoints.write, taken)
+            for each in taken:
+                self._kept(there[each.stream.id], each, claims[each.stream.id])
+        finally:
+            for each in taken:
+                self._writing.pop(each.stream.id).set()
         return taken
+
+    def _take(self, streams: Iterable[Stream], *, final: bool) -> list[Taken]:
+        """Take streams that are there and that nobody else is writing; on the worker."""
+        free = [
+            stream for stream in streams if self._table.find(stream.id) is stream and stream.id not in self._writing
+        ]
+        self._writing |= {stream.id: threading.Event() for stream in free}
+        return [take(stream, final=final) for stream in free]
+
+    def _kept(self, stream: Stream, taken: Taken, claim: Claim | None) -> None:
+        if claim is None:
+            self._lose(stream)
+            return
+        _settle(stream, claim, taken.stream.generation)
+        self._urgent.discard(stream.id)
+        if stream.mark == claim.mark:
+            self._changed.pop(stream.id, None)
 
     async def close(self) -> int:
         """Keep all streams that are to be kept, for the next start; return how many were."""

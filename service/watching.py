@@ -8,9 +8,8 @@ from typing import Literal, TypeAlias
 from service.events import EventLog
 from service.hosting import HostedModel
 from service.recording import TROUBLE_SECONDS
-from service.residence import Residence
 from service.store.catalogue import Record
-from service.streams import Stream
+from service.streams import Stream, StreamTable
 
 Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "frozen", "shadow", "resting"]
 CHANGES_SECONDS, MOVES_SECONDS = 1.0, 0.5
@@ -20,10 +19,9 @@ CHANGES_SECONDS, MOVES_SECONDS = 1.0, 0.5
 class Watching:
     """Reads streams for those who watch; changes nothing."""
 
-    def __init__(self, models: Mapping[str, HostedModel], residence: Residence, events: EventLog) -> None:
+    def __init__(self, models: Mapping[str, HostedModel], table: StreamTable, events: EventLog) -> None:
         self.models = models
-        self.residence = residence
-        self.table = residence.table
+        self.table = table
         self.events = events
         self._closing = asyncio.Event()
 

@@ -16,6 +16,7 @@ from service.api.events import event_view
 from service.api.problems import responses
 from service.api.schemas import HistoryView, ModelRow, Overview, ProbeView, StreamRow
 from service.history import COLUMNS, Misfit
+from service.residence import Residence
 from service.store.catalogue import Record
 from service.streams import Stream
 from service.watching import Watching
@@ -25,7 +26,7 @@ Since = Annotated[int, Query(ge=0, description="The `next` of an earlier answer;
 SHOWN_EVENTS = 200
 
 
-def router(watching: Watching) -> APIRouter:
+def router(watching: Watching, residence: Residence) -> APIRouter:
     """Return the routes behind the dashboard."""
     routes = APIRouter(prefix="/v1", tags=["dashboard"])
 
@@ -49,10 +50,10 @@ def router(watching: Watching) -> APIRouter:
     @routes.get("/streams/{stream_id}/history", responses=responses(404))
     async def history(stream_id: StreamId, since: Since = 0) -> HistoryView:
         """A stream's series; the further back, the more requests a point stands for."""
-        return view(watching, await watching.residence.get(stream_id), since)
+        return view(watching, await residence.get(stream_id), since)
 
     async def known(stream_id: StreamId) -> None:
-        await watching.residence.get(stream_id)
+        await residence.get(stream_id)
 
     @routes.get(
         "/streams/{stream_id}/history/live",
@@ -62,7 +63,7 @@ def router(watching: Watching) -> APIRouter:
     )
     async def history_live(stream_id: StreamId, since: Since = 0) -> AsyncIterator[ServerSentEvent]:
         """New points of a stream as they come, a few times a second at most."""
-        stream = await watching.residence.get(stream_id)
+        stream = await residence.get(stream_id)
         async for _ in watching.moves(stream):
             points = view(watching, stream, since)
             since = points.next

@@ -1,6 +1,7 @@
 """The database of the catalogue and the event log: opened, brought up to date, and owned by one process."""
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,22 @@ LOCK_FILE = "acclimate.lock"
 BUSY_SECONDS = 5
 """How long SQLite waits for another writer."""
 CONNECT_SECONDS = 5
+
+
+class FileLock:
+    """A lock that ends with the process, if it was taken."""
+
+    def __init__(self, file: Path) -> None:
+        self._handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+        self.taken = True
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.taken = False
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._handle)
 
 
 @dataclass(slots=True)
@@ -110,13 +127,11 @@ def _own(engine: Engine, data: Path) -> Any:
         "sharded=true behind a proxy that sends each stream to one of them"
     )
     if engine.dialect.name == "sqlite":
-        handle = (data / LOCK_FILE).open("w")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.close()
-            raise SettingsError(said) from None
-        return handle
+        lock = FileLock(data / LOCK_FILE)
+        if not lock.taken:
+            lock.close()
+            raise SettingsError(said)
+        return lock
     connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     if not connection.execute(text("SELECT pg_try_advisory_lock(:name)"), {"name": OWNER_LOCK}).scalar():
         connection.close()
