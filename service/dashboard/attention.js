@@ -3,7 +3,7 @@
 import { badge } from "./badges.js";
 import { h, refill } from "./dom.js";
 import { agoElement, plural, sentence, setAgo } from "./format.js";
-import { withClassNames } from "./naming.js";
+import { withNames } from "./naming.js";
 
 const SHOWN = 3;
 
@@ -43,7 +43,7 @@ export function attention(element, rows, counts) {
 
 /** @param {Row} row */
 function card(row) {
-  const reason = sentence(withClassNames(row.reason, row.model));
+  const reason = sentence(withNames(row.reason, row.model));
   return h(
     "li",
     {},

@@ -6,6 +6,8 @@ import { count } from "./format.js";
 
 const TRIES = 4;
 
+/** @typedef {import("./shadow.js").Shadow} Shadow */
+
 /**
  * @typedef {object} View
  * @property {string} id
@@ -24,6 +26,7 @@ const TRIES = 4;
  * @property {number} last_used
  * @property {Record<string, number>} signals
  * @property {string} choice
+ * @property {Shadow | null} [shadow]
  */
 
 /**
@@ -60,6 +63,9 @@ function differs(seen, latest) {
   if (latest.created !== seen.created) return `${seen.id} was ended and began anew while you were reading.`;
   if (latest.adapter !== seen.adapter) return `The adapter was changed to ${latest.adapter} while you were reading.`;
   if (latest.mode !== seen.mode) return `The mode was changed to ${latest.mode} while you were reading.`;
+  if (JSON.stringify(latest.guard) !== JSON.stringify(seen.guard)) {
+    return "The guard was changed while you were reading.";
+  }
   if (latest.steps < seen.steps) {
     return `The stream went back to ${count(latest.steps)} learning steps while you were reading: it was reset or restored.`;
   }

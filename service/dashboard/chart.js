@@ -18,11 +18,12 @@ const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
  * @typedef {object} Line
  * @property {string} column
  * @property {string} label
+ * @property {boolean} [quiet] drawn once it is asked for in the legend, or where no other line is known
  *
  * @typedef {object} ChartSpec
  * @property {string} title
  * @property {string} hint what the figure means
- * @property {Line[]} lines the first is drawn strong, the second dashed, the third as dots
+ * @property {Line[]} lines the first is drawn strong, the second dashed, the third as dots, others thin
  * @property {(value: number | null | undefined) => string} format
  * @property {string} empty what to do where nothing is known
  * @property {number} [ceiling] a bound of the values
@@ -41,6 +42,8 @@ export class Chart {
     this.onZoom = onZoom;
     /** @type {any} made when there is something to draw */
     this.plot = null;
+    /** @type {Line[]} those that the server tells of */
+    this.lines = spec.lines;
     /** @type {any[]} */
     this.data = [];
     this.place = h("div", { class: "chart-place" });
@@ -65,7 +68,8 @@ export class Chart {
    * @param {[number, number] | null} range seconds, or null for all
    */
   show(history, range) {
-    this.data = [history.column("time"), ...this.spec.lines.map(({ column }) => history.column(column))];
+    if (!this.plot) this.lines = this.spec.lines.filter(({ column }) => history.columns.has(column));
+    this.data = [history.column("time"), ...this.lines.map(({ column }) => history.column(column))];
     const values = this.data.slice(1).flat().filter(known);
     this.empty.hidden = values.length > 0;
     this.place.hidden = values.length === 0;
@@ -92,7 +96,8 @@ export class Chart {
 
   /** @returns {any} */
   #make() {
-    const { spec } = this;
+    const { spec, lines } = this;
+    const loud = lines.some(({ quiet }, i) => !quiet && this.data[i + 1].some(known));
     const grid = { stroke: colour("grid"), width: 1 };
     const axis = { stroke: colour("muted"), font: FONT, grid, ticks: { ...grid, size: 4 }, gap: 4 };
     const plot = new /** @type {any} */ (uPlot)(
@@ -124,8 +129,9 @@ export class Chart {
             value: (/** @type {any} */ _plot, /** @type {number | null} */ value) =>
               known(value) ? clock(value, true) : "",
           },
-          ...spec.lines.map((line, i) => ({
+          ...lines.map((line, i) => ({
             label: line.label,
+            show: !(line.quiet && loud),
             ...STROKES[i](),
             points: {
               show: () => i === 2 || this.data[i + 1].filter(known).length < FEW,
@@ -176,7 +182,7 @@ export class Chart {
   }
 
   #summary() {
-    const said = this.spec.lines.map(({ label }, i) => {
+    const said = this.lines.map(({ label }, i) => {
       const values = this.data[i + 1].filter(known);
       if (!values.length) return `${label}: not known.`;
       const low = values.reduce((/** @type {number} */ a, /** @type {number} */ b) => Math.min(a, b));
@@ -191,11 +197,14 @@ export class Chart {
 /** Leave out zeros that only a figure needs: "100.0 %" is "100 %" at an axis. @param {string} text */
 const short = (text) => text.replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "");
 
-/** How the first, second and third line are told apart without colour. */
+/** How lines are told apart without colour. */
 const STROKES = [
   () => ({ stroke: colour("accent"), width: 2 }),
   () => ({ stroke: colour("muted"), width: 1.5, dash: [6, 4] }),
   () => ({ stroke: colour("text"), width: 0, paths: () => null }),
+  () => ({ stroke: colour("accent"), width: 1.2, dash: [2, 3] }),
+  () => ({ stroke: colour("accent"), width: 1.2, dash: [10, 3, 2, 3] }),
+  () => ({ stroke: colour("muted"), width: 1.2, dash: [2, 3] }),
 ];
 
 /** @param {(number | null)[]} values @param {number | null} index */

@@ -45,11 +45,14 @@ const SPECS = [
   },
   {
     title: "Accuracy",
-    hint: "Estimated without labels; true where labels were sent as feedback.",
+    hint: "Estimated without labels; true where labels were sent as feedback. A press on a name draws its line, or not.",
     lines: [
       { column: "estimated_accuracy", label: "Estimated" },
       { column: "source_estimated_accuracy", label: "Source, estimated" },
       { column: "true_accuracy", label: "True" },
+      { column: "confidence_accuracy", label: "By confidence", quiet: true },
+      { column: "confidence", label: "Mean confidence", quiet: true },
+      { column: "source_confidence_accuracy", label: "Source, by confidence", quiet: true },
     ],
     format: percent,
     empty: "No estimate yet, and no labels as feedback.",
@@ -184,11 +187,14 @@ export class Charts {
 
   #fillTable() {
     if (!this.history) return fill(this.table);
-    const lines = SPECS.flatMap(({ lines: some, format }) => some.map((line) => ({ ...line, format })));
-    const times = this.history.column("time");
+    const { history } = this;
+    const lines = SPECS.flatMap(({ lines: some, format }) => some.map((line) => ({ ...line, format }))).filter(
+      ({ column }) => history.columns.has(column),
+    );
+    const times = history.column("time");
     const rows = [];
     for (let i = times.length - 1; i >= Math.max(0, times.length - ROWS_IN_TABLE); i -= 1) {
-      const values = lines.map(({ column, format }) => format(this.history?.column(column)[i] ?? null));
+      const values = lines.map(({ column, format }) => format(history.column(column)[i]));
       rows.push([clock(/** @type {number} */ (times[i]), true), ...values]);
     }
     figuresTable(this.table, ["Time", ...lines.map(({ label }) => label)], rows);

@@ -10,6 +10,7 @@ import { sentence } from "./format.js";
  * @property {import("./dom.js").Child[]} body
  * @property {string} confirm what the button says: the act itself, never "OK"
  * @property {boolean} [danger] whether something is lost
+ * @property {string} [described] the id of what says enough of a long body
  * @property {(fields: FormData, anyway: boolean) => Promise<void>} run
  */
 
@@ -21,7 +22,7 @@ let made = 0;
  * @param {Question} question
  * @returns {Promise<boolean>}
  */
-export function ask({ title, body, confirm, danger = false, run }) {
+export function ask({ title, body, confirm, danger = false, described, run }) {
   return new Promise((resolve) => {
     made += 1;
     const id = `dialog-${made}`;
@@ -34,12 +35,11 @@ export function ask({ title, body, confirm, danger = false, run }) {
         { method: "dialog" },
         h("h2", { id: `${id}-title` }, title),
         h("div", { class: "dialog-body", id: `${id}-body` }, body),
-        problem,
-        h("div", { class: "dialog-buttons" }, cancel, submit),
+        h("div", { class: "dialog-foot" }, problem, h("div", { class: "dialog-buttons" }, cancel, submit)),
       )
     );
     const dialog = /** @type {HTMLDialogElement} */ (
-      h("dialog", { "aria-labelledby": `${id}-title`, "aria-describedby": `${id}-body` }, form)
+      h("dialog", { "aria-labelledby": `${id}-title`, "aria-describedby": described ?? `${id}-body` }, form)
     );
     let done = false;
     let anyway = false;

@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { agoElement, clock, known, plural, sentence } from "./format.js";
 import { icon } from "./icons.js";
-import { withClassNames } from "./naming.js";
+import { withNames } from "./naming.js";
 
 const FEW = 6; // figures that are shown without being asked for
 
@@ -46,20 +46,14 @@ export function eventItem(event, named) {
     "li",
     { class: "event", "data-id": event.id, "data-tone": tone },
     h("span", { class: "event-kind" }, icon(sign), word),
-    h(
-      "div",
-      { class: "event-body" },
-      link,
-      h("p", {}, wordsOf(event)),
-      figures(event.figures ?? {}),
-    ),
+    h("div", { class: "event-body" }, link, h("p", {}, wordsOf(event)), figures(event.figures ?? {})),
     h("span", { class: "event-time" }, h("span", {}, clock(event.time, true)), agoElement(event.time)),
   );
 }
 
 /** Say an event: what a guard did comes first, what it found second. @param {Event} event */
 export function wordsOf({ kind, action, reason, model }) {
-  const found = kind === "drift" ? reason.replaceAll("_", " ") : withClassNames(reason, model);
+  const found = withNames(reason, model);
   const done = action.replaceAll("_", " ");
   // It begins with a name, which is no word to make a capital of.
   if (kind === "snapshot") return sentence(`Snapshot ${found}`);

@@ -1,6 +1,6 @@
 /** Drift of each layer over time as a picture: layers down, time across; and in a sentence. */
 
-import { fill, h, setText } from "./dom.js";
+import { button, fill, h, setText } from "./dom.js";
 import { clock, decimal } from "./format.js";
 import { channels, colour } from "./palette.js";
 
@@ -11,12 +11,24 @@ const AXIS = 20;
 const EXACT_SECONDS = 600; // a shorter time is told to the second
 const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 
+/** @type {["values" | "divergences", string][]} how far a layer is from training can be told in two ways */
+const MEASURES = [
+  ["values", "Wasserstein"],
+  ["divergences", "Symmetric KL"],
+];
+
 /** @typedef {import("./series.js").Layers} Layers */
 
 export class HeatMap {
   constructor() {
     /** @type {Layers} */
-    this.layers = { names: [], times: [], values: [] };
+    this.layers = { names: [], times: [], values: [], divergences: [] };
+    /** @type {"values" | "divergences"} */
+    this.measure = "values";
+    this.measureButtons = MEASURES.map(([measure, words]) =>
+      button(words, () => this.#choose(measure), { class: "chip", "aria-pressed": String(measure === this.measure) }),
+    );
+    this.measures = h("div", { class: "chips", role: "group", "aria-label": "Distance shown" }, this.measureButtons);
     this.canvas = /** @type {HTMLCanvasElement} */ (h("canvas", { class: "heat", "aria-hidden": "true" }));
     this.place = h("div", { class: "heat-place" }, this.canvas);
     this.summary = h("p", {});
@@ -26,7 +38,7 @@ export class HeatMap {
     this.element = h(
       "section",
       { class: "card", "aria-labelledby": "layers-title" },
-      h("h2", { id: "layers-title" }, "Drift by layer"),
+      h("div", { class: "section-head" }, h("h2", { id: "layers-title" }, "Drift by layer"), this.measures),
       this.summary,
       this.place,
       h("div", { class: "heat-foot" }, this.readout, this.scale),
@@ -56,11 +68,14 @@ export class HeatMap {
     this.layers = layers;
     this.element.hidden = layers.times.length === 0;
     if (this.element.hidden) return;
-    const state = `${layers.names.join()} ${layers.times.at(-1)}`;
+    const both = layers.divergences.length === layers.times.length;
+    this.measures.hidden = !both;
+    if (!both) this.measure = "values";
+    const state = `${this.measure} ${layers.names.join()} ${layers.times.at(-1)}`;
     if (state === this.shown) return;
     this.shown = state;
     this.#draw();
-    const now = layers.values[layers.values.length - 1];
+    const now = layers[this.measure][layers.times.length - 1];
     const order = layers.names.map((name, i) => ({ name, value: now[i] })).sort((a, b) => b.value - a.value);
     const nearest = order[order.length - 1];
     fill(
@@ -83,8 +98,16 @@ export class HeatMap {
     document.removeEventListener("theme", this.redraw);
   }
 
+  /** @param {"values" | "divergences"} measure */
+  #choose(measure) {
+    this.measure = measure;
+    MEASURES.forEach(([each], i) => this.measureButtons[i].setAttribute("aria-pressed", String(each === measure)));
+    this.show(this.layers);
+  }
+
   #draw() {
-    const { names, times, values } = this.layers;
+    const { names, times } = this.layers;
+    const values = this.layers[this.measure];
     const width = this.place.clientWidth;
     if (!times.length || !width) return;
     const row = Math.max(LEAST_ROW, Math.min(ROW, MOST_HEIGHT / names.length));
@@ -139,7 +162,8 @@ export class HeatMap {
 
   /** @param {PointerEvent} event */
   #read(event) {
-    const { names, times, values } = this.layers;
+    const { names, times } = this.layers;
+    const values = this.layers[this.measure];
     const { row } = this.frame ?? { row: ROW };
     const layer = Math.floor(event.offsetY / row);
     const column = times.findLastIndex((time) => this.#x(time) <= event.offsetX);

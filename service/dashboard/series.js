@@ -4,19 +4,22 @@ const MOST_POINTS = 6000;
 const MOST_LAYER_ROWS = 1200;
 const MOST_MISFITS = 16;
 
-/** @typedef {{names: string[], times: number[], values: number[][]}} Layers */
+/** @typedef {{names: string[], times: number[], values: number[][], divergences: number[][]}} Layers by Wasserstein, by symmetric KL */
 /** @typedef {{names: string[], shares: number[], prior: number[]}} Classes */
 /** @typedef {{time: number, label: string, entropy: number, image: string}} Misfit */
-/** @typedef {{accuracy: number, forgetting: number, source_gap: number, generation: number, time: number}} Probe */
+/** @typedef {{mmd: number, p_value: number, unlike: number}} Compared */
+/** @typedef {{accuracy: number, forgetting: number, source_gap: number, generation: number, time: number, compared?: Compared | null}} Probe */
 
 export class History {
   constructor() {
     /** @type {Map<string, (number | null)[]>} values by column */
     this.columns = new Map();
     /** @type {Layers} */
-    this.layers = { names: [], times: [], values: [] };
+    this.layers = { names: [], times: [], values: [], divergences: [] };
     /** @type {Classes | null} */
     this.classes = null;
+    /** @type {number[]} share of the images by entropy, in equal steps */
+    this.entropies = [];
     /** @type {Probe | null} */
     this.probe = null;
     /** @type {Map<number, import("./eventlist.js").Event>} */
@@ -52,6 +55,7 @@ export class History {
     });
     this.#mergeLayers(answer.layers);
     this.classes = answer.classes ?? this.classes;
+    this.entropies = answer.entropies ?? this.entropies;
     this.probe = answer.probe ?? this.probe;
     for (const event of answer.events ?? []) this.events.set(event.id, event);
     if (answer.misfits?.length) this.misfits = newestOf([...this.misfits, ...answer.misfits]);
@@ -63,21 +67,25 @@ export class History {
     return [...this.events.values()].sort((a, b) => b.time - a.time || b.id - a.id);
   }
 
-  /** @param {Layers | undefined} layers */
+  /** @param {(Omit<Layers, "divergences"> & {divergences?: number[][]}) | undefined} layers */
   #mergeLayers(layers) {
     if (!layers?.times?.length) return;
     // Another adapter may measure other layers: rows of the two cannot stand in one picture.
-    if (layers.names.join() !== this.layers.names.join()) this.layers = { names: layers.names, times: [], values: [] };
+    if (layers.names.join() !== this.layers.names.join()) {
+      this.layers = { names: layers.names, times: [], values: [], divergences: [] };
+    }
     const last = this.layers.times.at(-1) ?? -Infinity;
     layers.times.forEach((time, i) => {
       if (time <= last) return;
       this.layers.times.push(time);
       this.layers.values.push(layers.values[i]);
+      if (layers.divergences) this.layers.divergences.push(layers.divergences[i]);
     });
     const over = this.layers.times.length - MOST_LAYER_ROWS;
     if (over > 0) {
       this.layers.times.splice(0, over);
       this.layers.values.splice(0, over);
+      this.layers.divergences.splice(0, over);
     }
   }
 }

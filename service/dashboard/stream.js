@@ -7,16 +7,20 @@ import { badge } from "./badges.js";
 import { Charts } from "./charts.js";
 import { ClassShares } from "./classes.js";
 import { button, fill, h, refill, setText } from "./dom.js";
+import { entropyBars } from "./entropies.js";
 import { facts, tiles } from "./facts.js";
 import { Feed } from "./feed.js";
 import { sentence } from "./format.js";
 import { oncePerFrame } from "./frames.js";
+import { changeGuard } from "./guarding.js";
 import { HeatMap } from "./heatmap.js";
 import { icon } from "./icons.js";
 import { deleteSnapshot, restore, takeSnapshot } from "./keeping.js";
 import { misfitGallery } from "./misfits.js";
-import { withClassNames } from "./naming.js";
+import { withNames } from "./naming.js";
+import { probeReport } from "./probe.js";
 import { recentEvents } from "./recent.js";
+import { shadowReport } from "./shadow.js";
 import { snapshotList } from "./snapshots.js";
 import { onChange, store } from "./store.js";
 
@@ -39,9 +43,12 @@ export function streamPage(main, id) {
     h("h2", {}, "Why this pipeline"),
     choice,
   );
+  const shadow = shadowReport();
   const charts = new Charts();
   const heat = new HeatMap();
   const classes = new ClassShares();
+  const entropies = entropyBars();
+  const probe = probeReport();
   const misfits = misfitGallery();
   const kept = snapshotList({ take: acts.take, restore: acts.restoreOne, remove: acts.remove });
   const events = recentEvents();
@@ -54,8 +61,10 @@ export function streamPage(main, id) {
     bar.element,
     h("section", { "aria-label": "Newest figures" }, figures.element),
     choiceCard,
+    shadow.element,
     charts.element,
     h("div", { class: "two" }, heat.element, classes.element),
+    h("div", { class: "two" }, entropies.element, probe.element),
     misfits.element,
     kept.element,
     events.element,
@@ -82,15 +91,18 @@ export function streamPage(main, id) {
     bar.show(hasSnapshot, feed.gone);
     showAdvice(
       advice,
-      { badge: state, reason: withClassNames(row?.reason ?? "", view.model), mode: feed.gone ? "" : view.mode, hasSnapshot },
+      { badge: state, reason: withNames(row?.reason ?? "", view.model), mode: feed.gone ? "" : view.mode, hasSnapshot },
       acts,
     );
     figures.show(history);
     choiceCard.hidden = !view.choice;
     setText(choice, sentence(view.choice));
+    shadow.show(view.shadow);
     charts.show(history);
     heat.show(history.layers);
     classes.show(history.classes);
+    entropies.show(history.entropies, history.classes?.names.length ?? 0);
+    probe.show(history.probe);
     misfits.show(history.misfits);
     kept.show(snapshots, feed.snapshotProblem);
     events.show(history.eventList());
@@ -129,6 +141,7 @@ function actsOn(feed) {
     adapt: () => changeMode(page, "adapt"),
     mode: () => changeMode(page),
     adapter: () => changeAdapter(page),
+    guard: () => changeGuard(page),
     reset: () => reset(page),
     end: () => endStream(page),
     take: () => takeSnapshot(page),
@@ -173,6 +186,7 @@ function actionBar(id, acts) {
     restoring,
     button("Mode…", acts.mode),
     button("Adapter…", acts.adapter),
+    button("Guard…", acts.guard),
     button("Reset…", acts.reset, { class: "button quiet-danger" }),
     button("End…", acts.end, { class: "button quiet-danger" }),
   );

@@ -86,5 +86,14 @@ def tile(page: Page, title):
     return page.locator(".tile", has=page.locator("dt", has_text=re.compile(f"^{title}$"))).locator("dd")
 
 
+def section(page: Page, title):
+    return page.locator("section", has=page.locator("h2", has_text=re.compile(f"^{title}$")))
+
+
+def keep(page: Page, name, size, theme, whole=False):
+    """Keep a picture of the page, or of all that it scrolls over."""
+    page.screenshot(path=SCREENSHOTS / f"{name}-{size[0]}-{theme}.png", full_page=whole)
+
+
 def fits(page: Page):
     return page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")

@@ -20,6 +20,7 @@ from tests.e2e.pages import (
     names,
     open_stream,
     rows,
+    section,
     settle,
     tile,
 )
@@ -100,14 +101,14 @@ def test_a_stream_is_shown_with_its_figures_charts_layers_classes_and_labels(bro
         expect(tile(page, "Entropy")).to_contain_text(re.compile(r"^\d\.\d{3}nats$"))
         expect(tile(page, "Source gap")).to_contain_text("pts")
         expect(tile(page, "Latency")).to_contain_text("ms")
-        expect(page.locator("#layers-title + p")).to_contain_text(re.compile(r"layer\d|bn1"))
+        expect(section(page, "Drift by layer").locator("p").first).to_contain_text(re.compile(r"layer\d|bn1"))
         painted = page.locator("canvas.heat").evaluate("heat => heat.width > 200 && heat.height > 100")
         classes = page.locator("table.classes tbody th").all_inner_texts()
         expect(page.locator(".misfits li")).to_have_count(8)
         misfits = page.locator(".misfits strong").all_inner_texts()
         sizes = page.locator(".misfits img").evaluate_all("images => images.map(image => image.naturalWidth)")
         page.get_by_text("figures as a table").click()
-        expect(page.locator(".scroll tbody tr")).to_have_count(9)
+        expect(page.get_by_role("region", name="Figures as a table").locator("tbody tr")).to_have_count(9)
         open_stream(page, "yard-9")
         expect(page.get_by_role("heading", name="Why this pipeline")).to_be_visible()
         open_stream(page, "camera-7")
@@ -308,7 +309,7 @@ def test_every_page_and_dialog_fits_and_is_kept_as_a_picture(browser, server, si
             "cells => cells.filter(cell => cell.scrollWidth > cell.clientWidth).length"
         )
         open_stream(page, "gate-3")
-        for button in ("Take a snapshot", "Restore…", "Mode…", "Adapter…", "Reset…", "End…"):
+        for button in ("Take a snapshot", "Restore…", "Mode…", "Adapter…", "Guard…", "Reset…", "End…"):
             dialog = act(page, button)
             keep(f"dialog-{button.split()[0].strip('…').lower()}", whole=False)
             page.keyboard.press("Escape")

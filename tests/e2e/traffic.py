@@ -19,10 +19,14 @@ POISONED = {"id": "camera-7", "adapter": "batch+tent", "options": {"tent": {"lr"
 
 
 def send_drift(client):
+    send_drift_to(client, [stream["id"] for stream in STREAMS])
+
+
+def send_drift_to(client, streams):
     for number, part in enumerate(drifting(64, 64, 5)):
         if number < 7:
-            for stream in STREAMS:
-                client.infer("fashion", "input", part.images, stream["id"])
+            for stream in streams:
+                client.infer("fashion", "input", part.images, stream)
 
 
 def send_poison(client):
@@ -40,7 +44,7 @@ def send_poison(client):
         client.infer("fashion", "input", dresses[:32], "camera-7")
 
 
-def give_labels(client):
+def give_labels(client, stream="line-1"):
     """Send a request that is labelled later, and one more that shows what the labels said."""
     images, labels = stored()
     body = {
@@ -48,12 +52,12 @@ def give_labels(client):
         "inputs": [
             {"name": "input", "shape": [16, 1, 28, 28], "datatype": "UINT8", "data": images[:16].ravel().tolist()}
         ],
-        "parameters": {"sequence_id": "line-1"},
+        "parameters": {"sequence_id": stream},
     }
     client.call("POST", "/v2/models/fashion/infer", body)
     item = {"request": "late", "labels": labels[:16].tolist()}
-    client.call("POST", "/v1/streams/line-1/feedback", {"items": [item]})
-    client.infer("fashion", "input", images[16:32], "line-1")
+    client.call("POST", f"/v1/streams/{stream}/feedback", {"items": [item]})
+    client.infer("fashion", "input", images[16:32], stream)
 
 
 def stored():
