@@ -39,7 +39,7 @@ from service.hosting import HostedModel, host
 from service.keeping import Keeper
 from service.probing import Prober
 from service.recording import Recorder
-from service.residence import Residence
+from service.residence import Limits, Residence
 from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.settings import Settings
@@ -59,7 +59,7 @@ from service.worker import Worker
 TRACES_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """Where traces go, OpenTelemetry's own setting; without it there are none."""
 DASHBOARD = Path(__file__).parent / "dashboard"
-COLLECT_SECONDS = 60.0
+CLEAN_SECONDS, DAY = 60.0, 86_400.0
 
 
 @dataclass
@@ -86,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     table = StreamTable(
         settings.max_streams,
         lambda: RetryLog(settings.retry_entries, settings.retry_bytes),
-        lambda: Feedback(settings.feedback_images, settings.feedback_days * 86_400),
+        lambda: Feedback(settings.feedback_images, settings.feedback_days * DAY),
         GoodStates(settings.good_bytes, Spill(settings.data / "spilled")),
     )
     scheduler = Scheduler(
@@ -103,9 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
     store, catalogue = SnapshotStore(database.engine, places[PLACE]), Catalogue(database.engine)
     checkpoints = Checkpoints(catalogue, places[CHECKPOINTS])
     keeper = Keeper(checkpoints, table, worker, recorder, steps=settings.period_steps, seconds=settings.period_seconds)
-    residence = Residence(
-        table, keeper, hosted, worker, recorder, limit_bytes=settings.resident_bytes, sharded=settings.sharded
-    )
+    residence = Residence(table, keeper, hosted, worker, recorder, limits=limits_of(settings), sharded=settings.sharded)
     control = Controlplane(hosted, table, scheduler, worker, store, telemetry, recorder, keeper, residence)
     prober = Prober(worker, scheduler, telemetry, recorder, settings.probe_every)
     dataplane = Dataplane(
@@ -128,7 +126,12 @@ def create_app(settings: Settings) -> FastAPI:
         known = len(table.resting)
         facts = {"streams": known, "snapshots_adopted": adopted, "threads": settings.torch_threads}
         log.info("started", models=list(hosted), **facts)
-        jobs = (prober.run(), keeper.run(), residence.run(), _collecting(database.engine, places))
+        jobs = (
+            prober.run(),
+            keeper.run(),
+            residence.run(),
+            _cleaning(database.engine, places, log_of_events, settings.events_days * DAY),
+        )
         beside = [asyncio.ensure_future(job) for job in jobs]
         yield
         lifecycle.ready = False
@@ -156,7 +159,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"auto_configure": TRACES_TO in os.environ, "metrics": False, "logs": False},
         responses=problems.responses(401, 403, 422),
     )
-    app.state.lifecycle = lifecycle
+    app.state.lifecycle, app.state.residence = lifecycle, residence
     problems.install(app)
     app.add_middleware(BodyBound, max_bytes=settings.max_body_bytes)
     sessions = session.Sessions()
@@ -186,14 +189,20 @@ def blobs_of(settings: Settings, place: str) -> Blobs:
     return FolderBlobs(settings.data / place)
 
 
-async def _collecting(engine: Engine, places: Mapping[str, Blobs]) -> None:
-    """Remove blobs that nothing refers to any more, until cancelled."""
+def limits_of(settings: Settings) -> Limits:
+    """Return when streams leave the memory, and when they end."""
+    return Limits(settings.resident_bytes, settings.rest_after_seconds, settings.end_after_days * DAY)
+
+
+async def _cleaning(engine: Engine, places: Mapping[str, Blobs], events_log: EventLog, events_seconds: float) -> None:
+    """Remove blobs that nothing refers to any more, and old events, until cancelled."""
     while True:
-        await asyncio.sleep(COLLECT_SECONDS)
+        await asyncio.sleep(CLEAN_SECONDS)
         try:
             await asyncio.to_thread(garbage.collect, engine, places)
+            await asyncio.to_thread(events_log.forget, events_seconds)
         except ServiceError as error:
-            log.error("garbage_not_collected", reason=str(error))
+            log.error("store_not_cleaned", reason=str(error))
 
 
 def load_models(settings: Settings) -> dict[str, HostedModel]:

@@ -13,11 +13,11 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.errors import SettingsError
-from service.store.database import Database
+from service.store.database import Database, available
 from service.store.tables import EVENTS
 from service.telemetry import log
 from service.types import Happening
@@ -122,6 +122,15 @@ class EventLog:
         self._closing = True
         for woken, loop in list(self._listeners.items()):
             loop.call_soon_threadsafe(woken.set)
+
+    def forget(self, older_seconds: float) -> None:
+        """Remove what is older from the database; what is in memory goes by number.
+
+        Raises:
+            StoreDownError: If the database does not answer.
+        """
+        with available(), self._engine.begin() as connection:
+            connection.execute(delete(EVENTS).where(EVENTS.c.time < time.time() - older_seconds))
 
     def close(self) -> None:
         """Write what is left."""

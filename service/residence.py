@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
 from service.checkpoints import Loaded, built, load, record_of
@@ -17,12 +18,27 @@ from service.types import Happening
 from service.worker import Worker
 
 LOOK_SECONDS = 1.0
-ENOUGH = 0.9
-"""Share of the allowed bytes that is left once streams are put to rest."""
+SLACK = 0.1
+"""Share of the allowed bytes that is free once streams are put to rest."""
 OWN_BYTES = 32_768
 """What a stream takes in memory besides its state's tensors: monitors, history, answers; a rough mean."""
 SOME = 64
 """Streams put to rest at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When streams leave the memory, and when they end.
+
+    Attributes:
+        resident_bytes: Most bytes of streams in memory.
+        rest_seconds: Seconds without a request after which a stream rests; 0 for never.
+        end_seconds: Seconds without a request after which a resting stream ends; 0 for never.
+    """
+
+    resident_bytes: int
+    rest_seconds: float = 0.0
+    end_seconds: float = 0.0
 
 
 class Residence:
@@ -34,7 +50,7 @@ class Residence:
         models: The served models, by name.
         worker: Where streams are built.
         recorder: Where it is told.
-        limit_bytes: Most bytes of streams in memory.
+        limits: When streams rest, and when they end.
         sharded: Whether other processes may have made streams that are not known here.
     """
 
@@ -46,7 +62,7 @@ class Residence:
         worker: Worker,
         recorder: Recorder,
         *,
-        limit_bytes: int,
+        limits: Limits,
         sharded: bool,
     ) -> None:
         self.table = table
@@ -54,7 +70,7 @@ class Residence:
         self._models = models
         self._worker = worker
         self._recorder = recorder
-        self._limit_bytes = limit_bytes
+        self.limits = limits
         self._sharded = sharded
         self._untold: set[str] = set()
         self._coming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -92,23 +108,45 @@ class Residence:
             return self.table.find(stream_id) or await self._brought(stream_id, anew=anew)
 
     async def run(self) -> None:
-        """Put streams to rest while there are too many bytes, until cancelled."""
+        """Put streams to rest, and end those that nobody uses, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self.make_room()
+                await self.end_unused()
             except ServiceError as error:
                 log.error("streams_not_rested", reason=str(error))
 
     async def make_room(self) -> None:
-        """Put to rest the streams used longest ago, until the bytes in memory are within the limit."""
-        if self._bytes() <= self._limit_bytes:
-            return
+        """Put to rest streams unused for long, and those used longest ago while there are too many bytes in memory."""
         idle = sorted((stream for stream in self.table if not stream.waiting), key=lambda stream: stream.last_used)
-        while idle and self._bytes() > ENOUGH * self._limit_bytes:
-            some, idle = idle[:SOME], idle[SOME:]
+        while idle and (self._unused(idle[0]) or self._bytes() > self.limits.resident_bytes):
+            enough = self._bytes() - (1 - SLACK) * self.limits.resident_bytes
+            some = [stream for stream in idle[:SOME] if self._unused(stream)] or _first(idle[:SOME], enough)
+            idle = idle[len(some) :]
             for taken in await self._keeper.keep(some, final=True):
                 self._rest(taken.stream.id, taken.stream)
+
+    async def end_unused(self) -> None:
+        """End resting streams that nobody has used for as long as is allowed."""
+        if not self.limits.end_seconds:
+            return
+        before = time.time() - self.limits.end_seconds
+        for record in [record for record in self.table.resting.values() if record.last_used < before]:
+            if await asyncio.to_thread(self._ended, record):
+                self.table.delete(record.id)
+                self._recorder.tell_of(record.id, record.model, Happening("ended", "unused for as long as is allowed"))
+
+    def _ended(self, record: Record) -> bool:
+        claimed = self._keeper.checkpoints.catalogue.claim(record.id)
+        if claimed is None:
+            return True
+        before, after, _ = claimed
+        unused = before.last_used <= record.last_used  # else another process has used it
+        return unused and self._keeper.checkpoints.catalogue.remove(record.id, after.epoch)
+
+    def _unused(self, stream: Stream) -> bool:
+        return 0 < self.limits.rest_seconds < time.time() - stream.last_used
 
     def _rest(self, stream_id: str, kept: Stream) -> None:
         """Let a stream go that was kept, unless it was used meanwhile."""
@@ -116,10 +154,11 @@ class Residence:
         if stream is None or stream.claim is None or stream.waiting or stream.requests != kept.requests:
             return
         if stream.claim.mark == stream.mark:
-            self.table.rest(record_of(stream, stream.claim))
+            record = record_of(stream, stream.claim)
+            self.table.rest(replace(record, ceiling=record.generation))
 
     def _bytes(self) -> int:
-        return sum(stream.state_bytes + OWN_BYTES for stream in self.table)
+        return sum(_bytes(stream) for stream in self.table)
 
     async def _brought(self, stream_id: str, *, anew: bool) -> Stream | None:
         loaded = await asyncio.to_thread(load, self._keeper.checkpoints, stream_id)
@@ -133,6 +172,18 @@ class Residence:
             self._untold.discard(stream_id)
             self._recorder.tell(stream, _resumed(stream, loaded))
         return stream
+
+
+def _bytes(stream: Stream) -> int:
+    return stream.state_bytes + OWN_BYTES
+
+
+def _first(streams: list[Stream], enough: float) -> list[Stream]:
+    """Return the first streams that together have as many bytes."""
+    chosen: list[Stream] = []
+    while len(chosen) < len(streams) and sum(map(_bytes, chosen)) < enough:
+        chosen.append(streams[len(chosen)])
+    return chosen
 
 
 def _resumed(stream: Stream, loaded: Loaded) -> Happening:

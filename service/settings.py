@@ -34,6 +34,12 @@ class Settings(BaseSettings):
     """Seconds after which a `periodic` stream that has changed is kept."""
     resident_bytes: int = Field(default=2**30, ge=0)
     """Most bytes of streams' states in memory; beyond it those used longest ago rest in the store until asked for."""
+    rest_after_seconds: float = Field(default=3600.0, ge=0)
+    """Seconds without a request after which a stream rests in the store; 0 for never."""
+    end_after_days: float = Field(default=0.0, ge=0)
+    """Days without a request after which a resting stream is ended for good; 0 for never. Its snapshots stay."""
+    events_days: float = Field(default=90.0, gt=0)
+    """Days that events are kept."""
     host: str = "127.0.0.1"
     """Address to listen on. Anything but loopback needs keys, or `insecure`."""
     port: int = Field(default=8000, ge=0, le=65535)

@@ -49,7 +49,7 @@ def router(control: Controlplane, default_durability: Durability) -> APIRouter:
             )
         )
 
-    @routes.get("/{stream_id}", responses=responses(404))
+    @routes.get("/{stream_id}", responses=responses(404, 422, 503))
     async def get_stream(stream_id: StreamId, response: Response) -> StreamView:
         """One stream; its generation is the ETag, for If-Match."""
         stream = await control.residence.get(stream_id)
@@ -60,18 +60,20 @@ def router(control: Controlplane, default_durability: Durability) -> APIRouter:
         control.check_known(stream_id)
 
     # What the path names wins over the body: an unknown stream is 404 whatever the body says.
-    @routes.patch("/{stream_id}", dependencies=[Depends(known)], responses=responses(400, 404, 412, 422, 429, 503, 504))
+    @routes.patch(
+        "/{stream_id}", dependencies=[Depends(known)], responses=responses(400, 404, 409, 412, 422, 429, 503, 504, 507)
+    )
     async def change_stream(stream_id: StreamId, body: StreamPatch, if_match: IfMatch = None) -> StreamView:
         """Change mode, adapter, options or adaptation batch; a new adapter starts from its initial state."""
         changes = {name: getattr(body, name) for name in StreamPatch.model_fields}
         return view(await control.change(stream_id, generation_of(if_match), **changes))
 
-    @routes.delete("/{stream_id}", status_code=204, responses=responses(404, 412, 422, 429, 503, 504))
+    @routes.delete("/{stream_id}", status_code=204, responses=responses(404, 409, 412, 422, 429, 503, 504, 507))
     async def end_stream(stream_id: StreamId, if_match: IfMatch = None) -> None:
         """End a stream and forget what it has learned; its snapshots stay."""
         await control.delete(stream_id, generation_of(if_match))
 
-    @routes.post("/{stream_id}/reset", responses=responses(404, 412, 422, 429, 503, 504))
+    @routes.post("/{stream_id}/reset", responses=responses(404, 409, 412, 422, 429, 503, 504, 507))
     async def reset_stream(stream_id: StreamId, if_match: IfMatch = None) -> StreamView:
         """Return a stream to the source state."""
         return view(await control.reset(stream_id, generation_of(if_match)))

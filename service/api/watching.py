@@ -47,7 +47,7 @@ def router(watching: Watching, residence: Residence) -> APIRouter:
             rows = [row(watching, stream).model_dump() for stream in changed]
             yield ServerSentEvent(event="streams", data={"streams": rows, "gone": gone})
 
-    @routes.get("/streams/{stream_id}/history", responses=responses(404))
+    @routes.get("/streams/{stream_id}/history", responses=responses(404, 422, 503))
     async def history(stream_id: StreamId, since: Since = 0) -> HistoryView:
         """A stream's series; the further back, the more requests a point stands for."""
         return view(watching, await residence.get(stream_id), since)
@@ -59,7 +59,7 @@ def router(watching: Watching, residence: Residence) -> APIRouter:
         "/streams/{stream_id}/history/live",
         response_class=EventSourceResponse,
         dependencies=[Depends(known)],
-        responses=responses(404),
+        responses=responses(404, 422, 503),
     )
     async def history_live(stream_id: StreamId, since: Since = 0) -> AsyncIterator[ServerSentEvent]:
         """New points of a stream as they come, a few times a second at most."""
