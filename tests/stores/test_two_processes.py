@@ -1,0 +1,137 @@
+"""Two processes on one store: no generation is given twice, and who was fenced says so."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from tests.serving import ROOT
+from tests.stores.control import create, view
+from tests.stores.load import Sender, playing
+from tests.stores.process import started
+from tests.stores.programs import wait_until
+
+pytestmark = pytest.mark.e2e
+FENCED, BUSY = 409, 503
+SHARDED = {"ACCLIMATE_SHARDED": "true"}
+
+
+def sender(stream, number):
+    return Sender(stream, number, tolerated=frozenset({FENCED, BUSY}))
+
+
+def send(client, by):
+    """Send a sender's next request until it is answered."""
+    answers = []
+
+    def answered():
+        answers.append(by.send(client))
+        return answers[-1]
+
+    wait_until(answered, f"an answer to {by.unanswered}", 20)
+    return answers[-1]
+
+
+def start_beside(first, store, sharded):
+    """Start a second process, which must end by itself."""
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--data", str(store.data)]
+    environment = {**os.environ, **first.environment, "ACCLIMATE_SHARDED": sharded}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def two(store, tmp_path):
+    with ExitStack() as both:
+        yield [both.enter_context(started(tmp_path / name, store, **SHARDED)) for name in ("one", "two")]
+
+
+@pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.slow)])
+def test_two_processes_on_one_stream_never_acknowledge_one_generation_twice_and_both_go_on(two, seconds):
+    with two[0].client() as client:
+        create(client, "shared", "sync")
+    senders = [sender("shared", number) for number in range(2)]
+    begun = [[], []]
+
+    with playing(*zip([server.url for server in two], senders, strict=True)):
+        for seen in begun:
+            time.sleep(seconds / 2)
+            seen += [len(each.acknowledged) for each in senders]
+
+    last = []
+    for server, each in zip(two, senders, strict=True):
+        with server.client() as client:
+            last.append(send(client, each))
+            now = view(client, "shared")
+    acknowledged = [answer for each in senders for answer in each.acknowledged]
+    generations = [answer.generation for answer in acknowledged]
+    assert len(set(generations)) == len(generations)
+    assert sorted(answer.steps for answer in acknowledged) == list(range(1, len(acknowledged) + 1))
+    assert all(answer.generation == answer.durable_generation for answer in acknowledged)
+    assert last[1].generation == max(generations) == now["generation"]
+    assert now["steps"] == len(acknowledged)
+    assert all(0 < half < whole for half, whole in zip(*begun, strict=True)), "both went on"
+    refusals = [response for each in senders for response in each.refusals]
+    fenced = [response for response in refusals if response.status_code == FENCED]
+    assert fenced
+    assert all("fenced" in response.json()["error"] for response in fenced)
+    assert all("Retry-After" in response.headers for response in refusals if response.status_code == BUSY)
+
+
+def test_streams_moved_from_process_to_process_carry_on_where_they_were(two):
+    by = [sender("moving", number) for number in range(2)]
+    with two[0].client() as one, two[1].client() as other:
+        create(one, "moving", "sync")
+        generations = [send((one, other)[turn % 2], by[turn % 2]).generation for turn in range(6)]
+        now = view(other, "moving")
+
+    assert generations == sorted(set(generations))
+    assert now["steps"] == 6
+    assert now["generation"] == generations[-1]
+
+
+def test_what_a_killed_process_had_is_taken_up_by_the_other(two):
+    by = [sender("left", number) for number in range(2)]
+    with two[0].client() as client:
+        create(client, "left", "sync")
+        before = [send(client, by[0]) for _ in range(3)][-1]
+    two[0].kill()
+
+    with two[1].client() as client:
+        after = send(client, by[1])
+    two[0].start()
+
+    assert after.generation > before.generation
+    assert after.steps == before.steps + 1
+
+
+@pytest.mark.parametrize("sharded", ["false", "true"])
+def test_a_second_process_is_refused_where_the_first_is_alone_by_its_setting(store, tmp_path, sharded):
+    with started(tmp_path / "first", store) as first, first.client() as client:
+        second = start_beside(first, store, sharded=sharded)
+        alive = client.get("/v2/health/ready").status_code
+
+    assert second.returncode == 2, second.stderr
+    assert "another process" in second.stderr
+    assert "SHARDED" in second.stderr.upper()
+    assert "Traceback" not in second.stderr
+    assert alive == 200
+
+
+def test_an_unsharded_process_is_refused_beside_a_sharded_one(store, tmp_path):
+    with started(tmp_path / "first", store, **SHARDED) as first:
+        second = start_beside(first, store, sharded="false")
+
+    assert second.returncode == 2, second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_after_an_orderly_stop_and_after_a_kill_the_store_is_free(store, tmp_path):
+    with started(tmp_path / "first", store) as first:
+        first.stop()
+        first.start()
+        first.restart_killed()
+
+        assert first.starts == 3
