@@ -236,8 +236,14 @@ class Controlplane:
         return self._store.manifest(snapshot_id)
 
     def snapshot_file(self, snapshot_id: str) -> bytes:
-        """Return one snapshot's file."""
-        return self._store.get(snapshot_id)
+        """Return one snapshot's file.
+
+        Raises:
+            UnfitError: If it is damaged.
+        """
+        file = self._store.get(snapshot_id)
+        unpack(file)
+        return file
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Remove one snapshot."""

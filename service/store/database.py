@@ -15,13 +15,15 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.errors import SettingsError, StoreDownError
+from service.errors import SettingsError, StoreDownError, StoreFullError
 from service.store.tables import PROCESSES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 OWNER_LOCK, MIGRATION_LOCK = 0x61636C31, 0x61636C32
 """Names of PostgreSQL's advisory locks: any numbers that nobody else takes."""
 LOCK_FILE = "acclimate.lock"
+FULL = ("disk is full", "readonly database", "No space left")
+"""What SQLite and PostgreSQL say where there is no room."""
 BUSY_SECONDS = 5
 """How long SQLite waits for another writer."""
 CONNECT_SECONDS = 5
@@ -30,11 +32,11 @@ CONNECT_SECONDS = 5
 class FileLock:
     """A lock that ends with the process, if it was taken."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, shared: bool) -> None:
         self._handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
         self.taken = True
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             self.taken = False
 
@@ -74,7 +76,7 @@ def open_database(url: str, data: Path, *, sharded: bool) -> Database:
     try:
         data.mkdir(parents=True, exist_ok=True)
         engine = _engine(chosen)
-        owner = None if sharded else _own(engine, data)
+        owner = _own(engine, data, sharded=sharded)
         _migrate(engine)
         with engine.begin() as connection:
             made = connection.execute(insert(PROCESSES).values(started=time.time()))
@@ -91,12 +93,15 @@ def available() -> Iterator[None]:
     """Turn a failing database into a refusal that says to try again.
 
     Raises:
-        StoreDownError: If the block's database call fails.
+        StoreFullError: If the disk is full, or the file may not be written.
+        StoreDownError: If the block's database call fails otherwise.
     """
     try:
         yield
     except SQLAlchemyError as error:
         said = str(error).splitlines()[0][:200]
+        if any(words in said for words in FULL):
+            raise StoreFullError(f"the database could not be written ({said}); nothing was changed") from error
         raise StoreDownError(f"the database does not answer ({said}); nothing was changed") from error
 
 
@@ -120,20 +125,24 @@ def _durable(connection: Any, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _own(engine: Engine, data: Path) -> Any:
-    """Keep other processes out for as long as this one lives; both kinds of lock end with it, however it ends."""
+def _own(engine: Engine, data: Path, *, sharded: bool) -> Any:
+    """Keep processes out that would not share, for as long as this one lives; the lock ends with it, however it ends.
+
+    Sharded processes hold it together, any other one alone.
+    """
     said = (
         "another process serves this store; one process owns a store, unless all that share it are started with "
         "sharded=true behind a proxy that sends each stream to one of them"
     )
     if engine.dialect.name == "sqlite":
-        lock = FileLock(data / LOCK_FILE)
+        lock = FileLock(data / LOCK_FILE, shared=sharded)
         if not lock.taken:
             lock.close()
             raise SettingsError(said)
         return lock
     connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-    if not connection.execute(text("SELECT pg_try_advisory_lock(:name)"), {"name": OWNER_LOCK}).scalar():
+    locking = "SELECT pg_try_advisory_lock_shared(:name)" if sharded else "SELECT pg_try_advisory_lock(:name)"
+    if not connection.execute(text(locking), {"name": OWNER_LOCK}).scalar():
         connection.close()
         raise SettingsError(said)
     return connection

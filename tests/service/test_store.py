@@ -146,16 +146,24 @@ def test_a_removed_stream_leaves_its_blobs_to_be_collected(database, catalogue, 
     assert catalogue.claim("s")[2] == []
 
 
-def test_one_process_owns_a_store_unless_it_is_shared(tmp_path):
-    first = open_database("", tmp_path, sharded=False)
-    with pytest.raises(SettingsError, match="another process serves this store"):
-        open_database("", tmp_path, sharded=False)
-    shared = open_database("", tmp_path, sharded=True)
-
-    assert (first.process, shared.process) == (1, 2)
-    shared.close()
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_process_that_is_not_sharded_owns_a_store_alone(tmp_path, sharded):
+    first = open_database("", tmp_path, sharded=sharded)
+    for other in (False, True):
+        if not (sharded and other):
+            with pytest.raises(SettingsError, match="another process serves this store"):
+                open_database("", tmp_path, sharded=other)
     first.close()
+
     open_database("", tmp_path, sharded=False).close()
+
+
+def test_sharded_processes_share_a_store_and_have_numbers_of_their_own(tmp_path):
+    first, second = open_database("", tmp_path, sharded=True), open_database("", tmp_path, sharded=True)
+
+    assert (first.process, second.process) == (1, 2)
+    first.close()
+    second.close()
 
 
 @pytest.mark.parametrize(
