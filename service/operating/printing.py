@@ -1,0 +1,45 @@
+"""Printing what the server told: as its JSON, or in people's words."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from service.client.views import Told
+from service.operating.tables import console
+
+View = TypeVar("View", bound=Told)
+
+
+def print_one(view: View, shown: Callable[[View], RenderableType], *, as_json: bool) -> None:
+    """Print one thing."""
+    if as_json:
+        typer.echo(view.json_text())
+    else:
+        console().print(shown(view))
+
+
+def print_list(
+    views: Iterable[View], shown: Callable[[Sequence[View], int], RenderableType], none: str, *, as_json: bool
+) -> None:
+    """Print a list: one JSON array, an item a line, or a table; `none` is said of an empty list."""
+    if as_json:
+        print_array(views)
+        return
+    listed, out = list(views), console()
+    out.print(shown(listed, out.width) if listed else Text(none, style="dim"))
+
+
+def print_array(views: Iterable[Told]) -> None:
+    """Print one JSON array, an item a line."""
+    typer.echo("[", nl=False)
+    for number, view in enumerate(views):
+        typer.echo(f"{',' if number else ''}\n{view.json_text()}", nl=False)
+    typer.echo("\n]")
+
+
+def say(text: str | Text) -> None:
+    """Print a line."""
+    console().print(text, soft_wrap=True, markup=False)
