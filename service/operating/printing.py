@@ -33,11 +33,12 @@ def print_list(
 
 
 def print_array(views: Iterable[Told]) -> None:
-    """Print one JSON array, an item a line."""
-    typer.echo("[", nl=False)
-    for number, view in enumerate(views):
-        typer.echo(f"{',' if number else ''}\n{view.json_text()}", nl=False)
-    typer.echo("\n]")
+    """Print one JSON array, an item a line; nothing at all where the first page is refused."""
+    opening = "["
+    for view in views:
+        typer.echo(f"{opening}\n{view.json_text()}", nl=False)
+        opening = ","
+    typer.echo("[]" if opening == "[" else "\n]")
 
 
 def say(text: str | Text) -> None:
