@@ -8,17 +8,18 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from service.client.views import Told
-from service.operating.tables import console
+from service.operating.tables import console, plain
 
 View = TypeVar("View", bound=Told)
 
 
 def print_one(view: View, shown: Callable[[View], RenderableType], *, as_json: bool) -> None:
     """Print one thing."""
-    if as_json:
-        typer.echo(view.json_text())
+    said = view.json_text() if as_json else shown(view)
+    if isinstance(said, str):
+        say(said)
     else:
-        console().print(shown(view))
+        console().print(said)
 
 
 def print_list(
@@ -43,4 +44,4 @@ def print_array(views: Iterable[Told]) -> None:
 
 def say(text: str | Text) -> None:
     """Print a line."""
-    console().print(text, soft_wrap=True, markup=False)
+    console().print(plain(text), soft_wrap=True)

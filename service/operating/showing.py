@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.client import EventView, SnapshotView, StreamRow, StreamView
-from service.operating.tables import Column, table
+from service.operating.tables import Column, plain, table
 from service.operating.wording import DASH, age, figure, moment, share, size
 
 COLOURS: Mapping[str, str] = {
@@ -110,7 +110,7 @@ def event_line(event: EventView) -> Text:
     said = Text(f"{moment(event.time)}  ", style="dim")
     said.append(event.stream or DASH, style="bold not dim")
     said.append("  ").append(Text(event.kind, style=f"{COLOURS.get(event.kind, 'default')} not dim"))
-    return said.append(f"  {why(event)}", style="not dim")
+    return said.append(f"  {plain(why(event)).plain}", style="not dim")
 
 
 def why(event: EventView) -> str:

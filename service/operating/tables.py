@@ -60,7 +60,7 @@ def table(columns: Sequence[Column], width: int) -> Table:
     for column in shown:
         made.add_column(column.name, justify=column.justify, overflow="fold", no_wrap=column.folds_at is None)
     for cells in zip(*(column.cells for column in shown), strict=True):
-        made.add_row(*cells)
+        made.add_row(*map(plain, cells))
     return made
 
 
@@ -87,5 +87,17 @@ def facts(rows: Sequence[tuple[str, str | Text]]) -> Table:
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
     for name, said in rows:
-        made.add_row(name, said)
+        made.add_row(name, plain(said))
     return made
+
+
+def plain(said: str | Text) -> Text:
+    r"""Return text as it is: notes and names come from others, and neither mark up nor steer a terminal.
+
+    Example:
+        >>> plain("[red]\x1b[2J").plain
+        '[red]?[2J'
+    """
+    if isinstance(said, Text):
+        return said
+    return Text("".join(letter if letter.isprintable() else "?" for letter in said))
