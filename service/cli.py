@@ -56,7 +56,7 @@ app.add_typer(events.app, name="events")
 def main() -> None:
     """Run the command; a refusal is one line on standard error and exit status 2."""
     try:
-        app()
+        app(prog_name="acclimate")
     except ValidationError as error:
         problems = (
             f"{'.'.join(map(str, e['loc']))}: {e['msg']}, given {str(e['input'])[:100]!r}" for e in error.errors()

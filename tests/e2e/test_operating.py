@@ -202,12 +202,12 @@ def test_an_error_is_one_line_that_says_what_would_be_right(server, arguments, s
 
 
 def completions(server, *words):
-    script = {
-        "_PYTHON__M_SERVICE_COMPLETE": "complete_bash",
+    asked = {
+        "_ACCLIMATE_COMPLETE": "complete_bash",
         "COMP_WORDS": " ".join(["acclimate", *words]),
         "COMP_CWORD": str(len(words)),
     }
-    return done(server, **{"PYTHONPATH": str(ROOT), **script}).split()
+    return done(server, **asked).split()
 
 
 def test_the_shell_completes_ids_from_the_server_and_is_silent_without_one(server):
@@ -217,6 +217,21 @@ def test_the_shell_completes_ids_from_the_server_and_is_silent_without_one(serve
     assert completions(server, "snapshots", "restore", "camera-7", snapshot[:6]) == [snapshot]
     assert completions(server, "events", "") == ["list", "follow"]
     assert completions(server, "streams", "show", "--url", "127.0.0.1:1", "came") == []
+
+
+def test_a_batch_sent_twice_under_one_request_id_is_learned_from_once(server):
+    x = next(drifting(16, 16, 1)).images
+    with Client(server.url, retries=2) as client:
+        first, again = (client.infer("fashion", "input", x, "twice", request_id="r1") for _ in range(2))
+        named = client.infer("fashion", "input", x, "twice")
+        labelled = client.feedback("twice", {"r1": ["Coat"] * 16, "unheard-of": ["Coat"]})
+        history = client.history("twice")
+
+    assert first.id == again.id == "r1"
+    assert first.facts["tta_generation"] == again.facts["tta_generation"] == 1
+    assert len(named.id) == 32
+    assert (labelled.accepted, labelled.unknown) == (16, ["unheard-of"])
+    assert len(history.points) == 2
 
 
 def test_a_key_is_taken_from_a_file_or_the_environment(tmp_path):

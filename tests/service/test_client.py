@@ -25,7 +25,7 @@ class Fake:
     def __init__(self, *answers):
         self.answers, self.resumed = list(answers), []
 
-    def stream(self, path, headers, **settings):
+    def stream(self, _path, headers, **_settings):
         @contextmanager
         def opened():
             self.resumed.append(headers["Last-Event-ID"])
@@ -61,7 +61,7 @@ def test_following_goes_on_after_the_last_event_where_the_connection_was_lost():
 
 def test_following_gives_up_where_the_server_does_not_come_back():
     connection = Fake(events(4), UnreachableError("lost"), UnreachableError("lost for good"))
-    told = follow(connection, 3, None, 2, lambda seconds: None)
+    told = follow(connection, 3, None, 2, [].append)
 
     assert next(told).id == 4
     with pytest.raises(UnreachableError, match="lost for good"):
@@ -70,7 +70,7 @@ def test_following_gives_up_where_the_server_does_not_come_back():
 
 def test_following_a_server_that_is_not_there_is_refused_at_once():
     with pytest.raises(UnreachableError):
-        next(follow(Fake(UnreachableError("no server")), 0, None, 6, lambda seconds: None))
+        next(follow(Fake(UnreachableError("no server")), 0, None, 6, [].append))
 
 
 def test_only_what_may_pass_is_tried_again_and_not_for_ever():
