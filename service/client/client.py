@@ -6,6 +6,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+import httpx
+from pydantic import ValidationError
+
 from service.client import live
 from service.client.connection import Connection
 from service.client.errors import RefusedError
@@ -15,6 +18,8 @@ from service.client.views import (
     EventView,
     FeedbackView,
     HistoryView,
+    Overview,
+    Page,
     Restored,
     SnapshotView,
     StreamRow,
@@ -81,23 +86,23 @@ class Client:
 
     def overview(self) -> list[StreamRow]:
         """Return all streams in brief, each with a word on how it fares."""
-        return [StreamRow.model_validate(row) for row in self.call("GET", "/v1/overview")["streams"]]
+        return _view(Overview, self.call("GET", "/v1/overview")).streams
 
     def stream(self, stream_id: str) -> StreamView:
         """Return one stream."""
-        return StreamView.model_validate(self.call("GET", _stream(stream_id)))
+        return _view(StreamView, self.call("GET", _stream(stream_id)))
 
     def create(self, settings: Mapping[str, Any]) -> StreamView:
         """Create a stream; settings left out are the model's default."""
-        return StreamView.model_validate(self.call("POST", "/v1/streams", settings))
+        return _view(StreamView, self.call("POST", "/v1/streams", settings))
 
     def change(self, stream_id: str, settings: Mapping[str, Any], generation: int | None = None) -> StreamView:
         """Change settings of a stream; only while it is of a generation, where one is given."""
-        return StreamView.model_validate(self.call("PATCH", _stream(stream_id), settings, generation))
+        return _view(StreamView, self.call("PATCH", _stream(stream_id), settings, generation))
 
     def reset(self, stream_id: str, generation: int | None = None) -> StreamView:
         """Return a stream to the source state; only while it is of a generation, where one is given."""
-        return StreamView.model_validate(self.call("POST", f"{_stream(stream_id)}/reset", None, generation))
+        return _view(StreamView, self.call("POST", f"{_stream(stream_id)}/reset", None, generation))
 
     def delete(self, stream_id: str, generation: int | None = None) -> None:
         """End a stream; only while it is of a generation, where one is given."""
@@ -106,7 +111,7 @@ class Client:
     def restore(self, stream_id: str, snapshot_id: str, generation: int | None = None) -> Restored:
         """Continue a stream from a snapshot; only while it is of a generation, where one is given."""
         body = {"snapshot": snapshot_id}
-        return Restored.model_validate(self.call("POST", f"{_stream(stream_id)}/restore", body, generation))
+        return _view(Restored, self.call("POST", f"{_stream(stream_id)}/restore", body, generation))
 
     def snapshots(self, stream_id: str) -> Iterator[SnapshotView]:
         """Yield a stream's snapshots, newest first, page after page."""
@@ -114,11 +119,11 @@ class Client:
 
     def take(self, stream_id: str, settings: Mapping[str, Any] | None = None) -> SnapshotView:
         """Snapshot a stream; settings are `name`, `note` and `inputs` (keep, drop)."""
-        return SnapshotView.model_validate(self.call("POST", f"{_stream(stream_id)}/snapshots", settings or {}))
+        return _view(SnapshotView, self.call("POST", f"{_stream(stream_id)}/snapshots", settings or {}))
 
     def snapshot(self, snapshot_id: str) -> SnapshotView:
         """Return one snapshot's manifest."""
-        return SnapshotView.model_validate(self.call("GET", _snapshot(snapshot_id)))
+        return _view(SnapshotView, self.call("GET", _snapshot(snapshot_id)))
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot for good."""
@@ -132,7 +137,7 @@ class Client:
         """Keep a snapshot file that was downloaded from here or elsewhere."""
         headers = {"Content-Type": "application/octet-stream"}
         response = self._connection.send("POST", "/v1/snapshots", content=content, headers=headers)
-        return SnapshotView.model_validate_json(response.content)
+        return _view(SnapshotView, _json(response))
 
     def events(self, since: int = 0, stream: str | None = None) -> Iterator[EventView]:
         """Yield stored events after an id, the oldest first, page after page; of one stream alone if one is named."""
@@ -140,7 +145,7 @@ class Client:
 
     def newest_event(self) -> int:
         """Return the id of the newest event, 0 where there is none."""
-        return int(self.call("GET", "/v1/overview")["event"] or 0)
+        return _view(Overview, self.call("GET", "/v1/overview")).event or 0
 
     def follow(
         self, since: int | None = None, stream: str | None = None, retries: int = FOLLOW_RETRIES
@@ -152,27 +157,43 @@ class Client:
     def feedback(self, stream_id: str, labels: Mapping[str, Sequence[str | int]]) -> FeedbackView:
         """Give the true labels of earlier requests by their ids; by class name or number, one for each image."""
         items = [{"request": request, "labels": list(given)} for request, given in labels.items()]
-        return FeedbackView.model_validate(self.call("POST", f"{_stream(stream_id)}/feedback", {"items": items}))
+        return _view(FeedbackView, self.call("POST", f"{_stream(stream_id)}/feedback", {"items": items}))
 
     def history(self, stream_id: str, since: int = 0) -> HistoryView:
         """Return a stream's series, from the `next` of an earlier answer on."""
-        return HistoryView.model_validate(self.call("GET", f"{_stream(stream_id)}/history?since={since}"))
+        return _view(HistoryView, self.call("GET", f"{_stream(stream_id)}/history?since={since}"))
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, generation: int | None = None) -> Any:
         """Make any control call and return its JSON, or None if it has none."""
         settings: dict[str, Any] = {} if body is None else {"json": dict(body)}
         headers = {} if generation is None else {"If-Match": f'"{generation}"'}
         response = self._connection.send(method, path, headers=headers, **settings)
-        return response.json() if response.content else None
+        return _json(response) if response.content else None
 
     def _pages(self, kind: type[View], path: str, cursor: str, **filters: Any) -> Iterator[View]:
         params = {name: value for name, value in filters.items() if value is not None}
         while True:
-            page = self._connection.send("GET", path, params={**params, "limit": PAGE}).json()
-            yield from (kind.model_validate(item) for item in page["items"])
-            if page["next"] is None:
+            page = _view(Page, _json(self._connection.send("GET", path, params={**params, "limit": PAGE})))
+            yield from (_view(kind, item) for item in page.items)
+            if page.next is None:
                 return
-            params[cursor] = page["next"]
+            params[cursor] = page.next
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        raise RefusedError(f"what answers at {response.url} is no Acclimate server: it sent no JSON") from None
+
+
+def _view(kind: type[View], told: Any) -> View:
+    try:
+        return kind.model_validate(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise RefusedError(f"the answer is not what an Acclimate server tells ({kind.__name__}: {said})") from None
 
 
 def _stream(stream_id: str) -> str:

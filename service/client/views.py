@@ -79,6 +79,13 @@ class StreamRow(Told):
     """Accuracy on the probe set that its domain's features are away from the source's; None where not measured."""
 
 
+class Overview(Told):
+    """All streams in brief, and the newest event's id."""
+
+    streams: list[StreamRow]
+    event: int | None
+
+
 class SnapshotView(Told):
     """A snapshot in the store."""
 
@@ -133,3 +140,10 @@ class HistoryView(Told):
     points: list[list[float | None]]
     next: int
     """The `since` of the next call."""
+
+
+class Page(Told):
+    """A page of a list; `next` asks for the one after it."""
+
+    items: list[dict[str, Any]]
+    next: str | int | None

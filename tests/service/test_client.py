@@ -37,13 +37,15 @@ class Fake:
         return opened()
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [(getattr(views, name), getattr(schemas, name)) for name in (
-        "StreamView", "ShadowView", "Restored", "StreamRow", "SnapshotView", "EventView", "FeedbackView", "HistoryView"
-    )],
+VIEWS = (
+    "StreamView", "ShadowView", "Restored", "StreamRow", "Overview",
+    "SnapshotView", "EventView", "FeedbackView", "HistoryView",
 )  # fmt: skip
-def test_the_clients_views_want_nothing_that_the_server_does_not_tell(ours, theirs):
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_the_clients_views_want_nothing_that_the_server_does_not_tell(name):
+    ours, theirs = getattr(views, name), getattr(schemas, name)
     wanted = {name for name, field in ours.model_fields.items() if field.is_required()}
 
     assert wanted <= set(theirs.model_fields)
@@ -96,3 +98,15 @@ def test_a_batch_of_another_type_is_refused_before_it_is_sent():
 def test_where_no_server_is_nothing_is_ready():
     with Client("http://127.0.0.1:1") as client:
         assert client.ready() is False
+
+
+@pytest.mark.parametrize(("body", "said"), [(b"<html>", "it sent no JSON"), (b"{}", "Page: items: Field required")])
+def test_another_kind_of_server_is_a_refusal_that_says_so(monkeypatch, body, said):
+    monkeypatch.setattr(
+        httpx.Client, "request", lambda _self, method, url, **_: httpx.Response(
+            200, content=body, request=httpx.Request(method, f"http://other{url}")
+        ),
+    )  # fmt: skip
+
+    with Client("http://other") as client, pytest.raises(RefusedError, match=said):
+        next(client.streams())
