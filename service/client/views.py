@@ -76,7 +76,7 @@ class StreamRow(Told):
     requests: int = 0
     images: int = 0
     source_gap: float | None = None
-    """Accuracy on the probe set that its domain's features are away from the source's; None where not measured."""
+    """Accuracy on the probe set that it has lost against the source model; None where it was not measured."""
 
 
 class Overview(Told):

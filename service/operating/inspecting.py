@@ -59,10 +59,16 @@ def _signals(view: StreamView, row: StreamRow | None) -> list[tuple[str, str | T
         ("entropy", f"{figure(signals.get('entropy'))} nats"),
         ("drift", figure(signals.get("drift"))),
         ("agreement", f"{agreement} with the source model{aged}" if agreement != DASH else DASH),
-        ("gap", figure(row.source_gap if row else None)),
+        ("gap", _gap(row)),
         ("accuracy", f"estimated {accuracy}, of the source model {share(signals.get('source_estimated_accuracy'))}"),
         ("signals", pairs({**others}) or DASH),
     ]
+
+
+def _gap(row: StreamRow | None) -> str:
+    if row is None or row.source_gap is None:
+        return "not measured yet"
+    return f"{figure(row.source_gap)} of the source model's accuracy on the probe set is lost"
 
 
 def _shadow(view: StreamView) -> list[tuple[str, str | Text]]:
