@@ -31,7 +31,7 @@ from service.bundles import read_bundle
 from service.checkpoints import Checkpoints
 from service.controlplane import Controlplane
 from service.dataplane import Dataplane
-from service.errors import ServiceError, SettingsError
+from service.errors import SettingsError
 from service.events import EventLog
 from service.feedback import Feedback
 from service.good_states import GoodStates
@@ -201,7 +201,7 @@ async def _cleaning(engine: Engine, places: Mapping[str, Blobs], events_log: Eve
         try:
             await asyncio.to_thread(garbage.collect, engine, places)
             await asyncio.to_thread(events_log.forget, events_seconds)
-        except ServiceError as error:
+        except Exception as error:  # noqa: BLE001 - a store's failure must not end this
             log.error("store_not_cleaned", reason=str(error))
 
 

@@ -3,12 +3,12 @@
 import copy
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from service import engine
-from service.errors import UnfitError
+from service.errors import ConflictError, StoreFullError, UnfitError
 from service.guard import Policy
 from service.hosting import HostedModel
 from service.retries import Answered
@@ -18,6 +18,7 @@ from service.store import answers
 from service.store.blobs import Blobs
 from service.store.catalogue import HEADROOM, Catalogue, Kept, Move, Record, reservation
 from service.streams import Claim, Stream, StreamTable
+from service.telemetry import log
 from service.types import InferResponse
 
 
@@ -62,30 +63,53 @@ class Checkpoints:
     def write(self, taken: Sequence[Taken]) -> dict[str, Claim | None]:
         """Keep streams, all in one transaction; return each one's claim from now on, None for one that is lost.
 
+        A stream whose state holds NaN or infinity is left out, and the log says so.
+
         Raises:
             StoreFullError: If there is no room.
         """
+        self.catalogue.check()  # else every try would leave blobs that nothing refers to
         moves, claims, new = [], dict[str, Claim | None](), dict[str, str]()
         for each in taken:
-            stream = each.stream
-            claim = stream.claim or self.enrol(stream)
-            name = self._blob(stream, claim)
-            if name not in ("", claim.blob):
-                new[stream.id] = name
-            record = replace(record_of(stream, claim), blob=name)
-            record = replace(record, ceiling=record.generation) if each.final else record
-            replaced = claim.blob if claim.blob != name else ""
-            moves.append(Move(record, claim.generation, replaced, [_kept(answered) for answered in each.answered]))
-            claims[stream.id] = Claim(claim.epoch, stream.generation, name, claim.reserved, stream.mark)
-        for lost in self.catalogue.advance(moves):
-            claims[lost] = None
-            if lost in new:
-                self.blobs.delete(new[lost])
-        return claims
+            try:
+                move, claim = self._move(each)
+            except ConflictError:
+                claims[each.stream.id] = None
+                continue
+            except UnfitError as error:
+                log.error("stream_not_kept", stream=each.stream.id, reason=str(error))
+                continue
+            moves.append(move)
+            claims[each.stream.id] = claim
+            if each.stream.claim is None or claim.blob != each.stream.claim.blob:
+                new[each.stream.id] = claim.blob
+        try:
+            fenced = self.catalogue.advance(moves)
+        except StoreFullError:  # nothing was committed
+            self._remove(new.values())
+            raise
+        self._remove(new[lost] for lost in fenced & new.keys())
+        return claims | dict.fromkeys(fenced)
 
-    def _blob(self, stream: Stream, claim: Claim) -> str:
-        """Write a stream's state, unless it is there already or is the one before any batch; return its name."""
-        if claim.mark == stream.mark or (not stream.generation and not len(stream.state.window)):
+    def _move(self, taken: Taken) -> tuple[Move, Claim]:
+        stream = taken.stream
+        claim = stream.claim or self.enrol(stream)
+        name = self._blob(stream, claim, final=taken.final)
+        record = replace(record_of(stream, claim), blob=name)
+        record = replace(record, ceiling=record.generation) if taken.final else record
+        move = Move(
+            record, claim.generation, claim.blob if claim.blob != name else "", [_kept(each) for each in taken.answered]
+        )
+        return move, Claim(claim.epoch, stream.generation, name, claim.reserved, stream.mark)
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in filter(None, names):
+            self.blobs.delete(name)
+
+    def _blob(self, stream: Stream, claim: Claim, *, final: bool) -> str:
+        """Write a stream's state, if it has one that is to be kept and is not there already; return its name."""
+        begun = stream.generation or len(stream.state.window)
+        if claim.mark == stream.mark or not begun or (stream.durability == "ephemeral" and not final):
             return claim.blob
         name = f"{claim.reserved}-{secrets.token_hex(4)}"
         _, file = file_of(stream, name=f"g{stream.generation}", checkpoint=True)

@@ -3,10 +3,10 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from service.checkpoints import Checkpoints, Taken, record_of, take
-from service.errors import FencedError, ServiceError
+from service.errors import FencedError, ServiceError, UnfitError
 from service.recording import Recorder
 from service.retries import Answered
 from service.streams import Claim, Stream, StreamTable
@@ -50,6 +50,7 @@ class Keeper:
         self._changed: dict[str, Stream] = {}
         self._urgent: set[str] = set()
         self._writing: dict[str, threading.Event] = {}
+        self._under_way: set[asyncio.Future[list[Taken]]] = set()
         self._wake = asyncio.Event()
 
     def append(self, stream: Stream, *new: Answered, always: bool = False) -> None:
@@ -66,7 +67,10 @@ class Keeper:
         under_way = self._writing.get(stream.id)
         if under_way is not None:  # by another thread, which needs neither the worker nor this stream's turn
             under_way.wait()
-        claim = self.checkpoints.write([take(stream, *new)])[stream.id]
+        claims = self.checkpoints.write([take(stream, *new)])
+        if stream.id not in claims:
+            raise UnfitError(f"stream {stream.id!r} cannot be kept: its state holds NaN or infinity; reset it")
+        claim = claims[stream.id]
         if claim is None:
             self._lose(stream)
             raise FencedError(f"stream {stream.id!r} {FENCED}")
@@ -106,7 +110,7 @@ class Keeper:
             for start in range(0, len(due), AT_A_TIME):
                 try:
                     await self.keep(due[start : start + AT_A_TIME])
-                except ServiceError as error:
+                except Exception as error:  # noqa: BLE001 - a store's failure must not end the keeping
                     log.error("streams_not_kept", streams=len(due), reason=str(error))
                     await asyncio.sleep(LOOK_SECONDS)
 
@@ -116,12 +120,17 @@ class Keeper:
         Raises:
             ServiceError: If the store cannot take them.
         """
-        there = {stream.id: stream for stream in streams}
+        writing = asyncio.ensure_future(self._write({stream.id: stream for stream in streams}, final=final))
+        self._under_way.add(writing)
+        writing.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(writing)  # a write that has begun is finished, whoever still waits for it
+
+    async def _write(self, there: Mapping[str, Stream], *, final: bool) -> list[Taken]:
         taken = await self._worker.run(lambda: self._take(there.values(), final=final))
         try:
             claims = await asyncio.to_thread(self.checkpoints.write, taken)
             for each in taken:
-                self._kept(there[each.stream.id], each, claims[each.stream.id])
+                self._kept(there[each.stream.id], each, claims)
         finally:
             for each in taken:
                 self._writing.pop(each.stream.id).set()
@@ -135,17 +144,22 @@ class Keeper:
         self._writing |= {stream.id: threading.Event() for stream in free}
         return [take(stream, final=final) for stream in free]
 
-    def _kept(self, stream: Stream, taken: Taken, claim: Claim | None) -> None:
+    def _kept(self, stream: Stream, taken: Taken, claims: Mapping[str, Claim | None]) -> None:
+        self._urgent.discard(stream.id)
+        if stream.id not in claims:
+            stream.kept = time.time()  # it is tried again when its time comes
+            return
+        claim = claims[stream.id]
         if claim is None:
             self._lose(stream)
             return
         _settle(stream, claim, taken.stream.generation)
-        self._urgent.discard(stream.id)
         if stream.mark == claim.mark:
             self._changed.pop(stream.id, None)
 
     async def close(self) -> int:
         """Keep all streams that are to be kept, for the next start; return how many were."""
+        await asyncio.gather(*self._under_way, return_exceptions=True)
         streams = [stream for stream in self._table if stream.durability != "ephemeral"]
         kept = 0
         for start in range(0, len(streams), AT_A_TIME):
@@ -164,8 +178,11 @@ class Keeper:
     def _lose(self, stream: Stream) -> None:
         """Let a stream go that is another process's now."""
         self._changed.pop(stream.id, None)
-        if stream.claim is not None and self._table.find(stream.id) is stream:
-            self._table.rest(record_of(stream, stream.claim))
+        if self._table.find(stream.id) is stream:
+            if stream.claim is None:
+                self._table.delete(stream.id)
+            else:
+                self._table.rest(record_of(stream, stream.claim))
             self._recorder.tell(stream, Happening("fenced", "another process has taken the stream over"))
 
 

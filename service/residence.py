@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
 from service.checkpoints import Loaded, built, load, record_of
-from service.errors import ServiceError, UnknownError
+from service.errors import UnknownError
 from service.hosting import HostedModel
 from service.keeping import Keeper
 from service.recording import Recorder
@@ -73,6 +73,7 @@ class Residence:
         self.limits = limits
         self._sharded = sharded
         self._untold: set[str] = set()
+        self._forgotten: set[str] = set()
         self._coming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def begin(self, records: list[Record]) -> None:
@@ -80,6 +81,7 @@ class Residence:
         for record in records:
             self.table.rest(record)
         self._untold = {record.id for record in records}
+        self._forgotten = {record.id for record in records if record.durability == "ephemeral"}
 
     def may_know(self, stream_id: str) -> bool:
         """Whether there may be a stream of this id, as far as can be told without asking the store."""
@@ -114,7 +116,7 @@ class Residence:
             try:
                 await self.make_room()
                 await self.end_unused()
-            except ServiceError as error:
+            except Exception as error:  # noqa: BLE001 - a store's failure must not end this
                 log.error("streams_not_rested", reason=str(error))
 
     async def make_room(self) -> None:
@@ -165,7 +167,9 @@ class Residence:
         if loaded is None:
             self.table.resting.pop(stream_id, None)
             return None
+        anew = anew or stream_id in self._forgotten
         stream = await self._worker.run(lambda: built(self.table, self._models, loaded, anew=anew))
+        self._forgotten.discard(stream_id)
         stream.last_used = time.time()
         self.table.put(stream)
         if stream_id in self._untold:

@@ -20,6 +20,7 @@ NONE = "There are no streams; the first request of one creates it, or `acclimate
 Model = Annotated[str | None, typer.Option(help="The model; needed where several are served.")]
 Adapter = Annotated[str | None, typer.Option(help="The spec, as `unmix_tns+eta+lame`.")]
 Mode = Annotated[str | None, typer.Option(help="adapt, frozen or shadow.")]
+Durability = Annotated[str | None, typer.Option(help="ephemeral, periodic or sync: when it is kept.")]
 Batch = Annotated[int | None, typer.Option("--adapt-batch-size", min=1, help="Images of one adaptation step.")]
 
 
@@ -54,6 +55,7 @@ def create(
     option: Settings = None,
     mode: Mode = None,
     guard: Guard = None,
+    durability: Durability = None,
     adapt_batch_size: Batch = None,
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
@@ -63,7 +65,9 @@ def create(
 
     Example: `acclimate streams create camera-7 --adapter batch+eta --option eta.lr=1e-4 --guard every=1000`
     """
-    settings = _given(id=stream, model=model, adapter=adapter, mode=mode, adapt_batch_size=adapt_batch_size)
+    settings = _given(
+        id=stream, model=model, adapter=adapter, mode=mode, durability=durability, adapt_batch_size=adapt_batch_size
+    )
     settings |= {"options": parsing.options(option, {})} if option else {}
     settings |= {"guard": parsing.guard(guard, {})} if guard else {}
     with reach(url, key_file) as client:
@@ -78,6 +82,7 @@ def change(
     option: Settings = None,
     mode: Mode = None,
     guard: Guard = None,
+    durability: Durability = None,
     adapt_batch_size: Batch = None,
     if_generation: IfGeneration = None,
     yes: Yes = False,
@@ -90,7 +95,7 @@ def change(
     A new adapter starts from its initial state, and options may do so too; that is asked for first.
     Example: `acclimate streams set camera-7 --mode frozen`
     """
-    settings = _given(adapter=adapter, mode=mode, adapt_batch_size=adapt_batch_size)
+    settings = _given(adapter=adapter, mode=mode, durability=durability, adapt_batch_size=adapt_batch_size)
     if not (settings or option or guard):
         raise MistakeError("nothing is given to change; expected one of --adapter, --option, --mode, --guard, ...")
     with reach(url, key_file) as client:

@@ -80,12 +80,17 @@ class Catalogue:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def records(self) -> list[Record]:
-        """Return all streams.
+    def check(self) -> None:
+        """Ask the database for nothing.
 
         Raises:
-            StoreDownError: If the database does not answer; so do all calls here.
+            StoreDownError: If it does not answer; so do all calls here.
         """
+        with available(), self._engine.connect() as connection:
+            connection.execute(select(1))
+
+    def records(self) -> list[Record]:
+        """Return all streams."""
         with available(), self._engine.connect() as connection:
             return [Record(**row) for row in connection.execute(select(STREAMS)).mappings()]
 

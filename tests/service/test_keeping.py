@@ -306,3 +306,58 @@ def test_durability_may_be_changed_and_is_told(api, tmp_path):
     assert (changed["durability"], changed["durable_generation"], changed["generation"]) == ("sync", 1, 1)
     assert json.loads(catalogue(tmp_path, "SELECT figures FROM streams")[0][0])["steps"] == 1
     assert np.isclose(changed["state_bytes"], api.stream("s")["state_bytes"])
+
+
+def test_an_ephemeral_stream_begins_anew_after_a_restart_with_its_settings(bundle, tmp_path):
+    with application(tmp_path, bundle) as api:
+        api.create(id="s", durability="ephemeral", adapter="unmix_tns", mode="frozen")
+        api("PATCH", "/v1/streams/s", json={"mode": "adapt"})
+        given = [api.infer(images(2, seed), "s")["parameters"]["tta_generation"] for seed in range(3)]
+        rest(api, "s")
+        assert api.stream("s")["steps"] == 3
+        rest(api, "s")
+    with application(tmp_path, bundle) as api:
+        stream = api.stream("s")
+        assert (stream["adapter"], stream["steps"], stream["durability"]) == ("unmix_tns", 0, "ephemeral")
+        assert stream["generation"] >= max(given)
+
+
+def test_a_stop_waits_for_the_write_that_is_under_way(bundle, tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def slow(handle):
+        time.sleep(0.05)
+        sync(handle)
+
+    with application(tmp_path, bundle, period_steps=1) as api:
+        monkeypatch.setattr(os, "fsync", slow)
+        for seed in range(6):
+            api.infer(images(2, seed), "s")
+    monkeypatch.setattr(os, "fsync", sync)
+    with application(tmp_path, bundle) as api:
+        stream = api.stream("s")
+        assert (stream["generation"], stream["durable_generation"], stream["steps"]) == (6, 6, 6)
+
+
+def test_a_database_that_is_away_costs_no_blobs_and_what_waits_is_kept_when_it_is_back(bundle, tmp_path):
+    folder = tmp_path / "data" / "checkpoints"
+    with application(tmp_path, bundle, period_steps=1) as api:
+        api.create(id="s")
+        api.create(id="sync", durability="sync")
+        api.infer(images(2), "sync")
+        moved = tmp_path / "data" / "acclimate.db"
+        engine = api.app.state.residence._keeper.checkpoints.catalogue._engine
+        engine.dispose()
+        moved.rename(tmp_path / "away.db")
+        before = len(list(folder.iterdir()))
+        (tmp_path / "data" / "acclimate.db").mkdir()
+        for seed in range(3):
+            assert api.infer(images(2, seed), "s")["parameters"]["tta_generation"] == seed + 1
+            refused = api("POST", INFER, json=infer_body(images(2, seed + 1), "sync"))
+            assert_error(refused, 503, "does not answer")
+            api._runner.run(asyncio.sleep(0.3))
+        assert len(list(folder.iterdir())) == before
+        moved.rmdir()
+        (tmp_path / "away.db").rename(moved)
+        wait(api, lambda: api.stream("s")["durable_generation"] == 3)
+        assert api.infer(images(2, 1), "sync")["parameters"]["tta_generation"] == 2
