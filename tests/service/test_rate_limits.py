@@ -1,7 +1,12 @@
 """How often a caller may call: token buckets, and the refusals they lead to."""
 
+import hashlib
+
+from starlette.requests import Request
+
 from service.api import limits
-from service.api.limits import Buckets
+from service.api.limits import Buckets, RateLimit
+from service.api.session import Sessions
 from tests.applications import application, assert_error
 
 
@@ -36,3 +41,17 @@ def test_beyond_its_rate_a_caller_is_told_when_to_come_again_and_health_is_answe
     assert_error(answers[2], 429, "more than 0.1 requests a second came from this caller, as many as allowed")
     assert answers[2].headers["Retry-After"] == "10"
     assert health == [200, 200, 200]
+
+
+def test_with_keys_each_key_has_a_bucket_of_its_own_that_does_not_hold_the_key():
+    async def answered(*_arguments):
+        pass
+
+    def caller(key):
+        headers = [(b"x-api-key", key)]
+        return limit._caller(Request({"type": "http", "headers": headers, "client": ("127.0.0.1", 1)}))
+
+    limit = RateLimit(answered, Sessions(), keyed=True, rate=1.0, burst_seconds=1.0)
+
+    assert caller(b"one") == hashlib.sha256(b"one").hexdigest()
+    assert caller(b"one") != caller(b"two")
