@@ -27,6 +27,8 @@ from service.api import (
 )
 from service.api import watching as watching_routes
 from service.api.body import BodyBound
+from service.api.hardening import SecurityHeaders
+from service.api.limits import RateLimit
 from service.bundles import read_bundle
 from service.checkpoints import Checkpoints
 from service.controlplane import Controlplane
@@ -163,7 +165,12 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.add_middleware(BodyBound, max_bytes=settings.max_body_bytes)
     sessions = session.Sessions()
+    app.add_middleware(
+        RateLimit, sessions=sessions, keyed=bool(keys.scopes), rate=settings.rate_per_key,
+        burst_seconds=settings.rate_burst_seconds,
+    )  # fmt: skip
     app.add_middleware(access.Gate, keys=keys, sessions=sessions, trusts_loopback=settings.host in access.LOOPBACK)
+    app.add_middleware(SecurityHeaders)
     app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, metrics))
     app.include_router(models.router(dataplane, hosted, statistics))
     app.include_router(infer.router(dataplane, settings.max_body_bytes))

@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     """Most requests that wait or run at a time; beyond it 503."""
     max_queue_per_stream: int = Field(default=64, ge=1)
     """Most requests of one stream that wait or run at a time; beyond it 429."""
+    rate_per_key: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Requests a second that one key, or without keys one client address, may send; beyond it 429. 0 for any."""
+    rate_burst_seconds: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """Seconds' worth of `rate_per_key` that may come at once after a pause."""
     deadline_seconds: float = Field(default=30.0, gt=0)
     """How long a request may wait for its turn; beyond it 504. A step that has begun is finished."""
     drain_seconds: float = Field(default=20.0, gt=0)
