@@ -104,7 +104,9 @@ def create_app(settings: Settings) -> FastAPI:
     places = {place: blobs_of(settings, place) for place in (PLACE, CHECKPOINTS)}
     store, catalogue = SnapshotStore(database.engine, places[PLACE]), Catalogue(database.engine)
     checkpoints = Checkpoints(catalogue, places[CHECKPOINTS])
-    keeper = Keeper(checkpoints, table, worker, recorder, steps=settings.period_steps, seconds=settings.period_seconds)
+    keeper = Keeper(
+        checkpoints, table, worker, recorder, telemetry, steps=settings.period_steps, seconds=settings.period_seconds
+    )
     residence = Residence(table, keeper, hosted, worker, recorder, limits=limits_of(settings), sharded=settings.sharded)
     control = Controlplane(hosted, table, scheduler, worker, store, telemetry, recorder, keeper, residence)
     prober = Prober(worker, scheduler, telemetry, recorder, settings.probe_every)
@@ -149,7 +151,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     def metrics() -> bytes:
         all_streams = list(table)
-        telemetry.streams.set(len(all_streams) + len(table.resting))
+        telemetry.streams.set(len(all_streams))
+        telemetry.resting.set(len(table.resting))
         telemetry.state_bytes.set(sum(stream.state_bytes for stream in all_streams))
         return telemetry.expose()
 

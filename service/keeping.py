@@ -10,7 +10,7 @@ from service.errors import FencedError, ServiceError, UnfitError
 from service.recording import Recorder
 from service.retries import Answered
 from service.streams import Claim, Stream, StreamTable
-from service.telemetry import log
+from service.telemetry import Telemetry, log
 from service.types import Happening
 from service.worker import Worker
 
@@ -29,6 +29,7 @@ class Keeper:
         table: The streams.
         worker: Where streams change, and are taken.
         recorder: Where it is told.
+        telemetry: Where it is counted.
         steps, seconds: After how many generations and seconds a `periodic` stream is kept.
     """
 
@@ -38,6 +39,7 @@ class Keeper:
         table: StreamTable,
         worker: Worker,
         recorder: Recorder,
+        telemetry: Telemetry,
         steps: int,
         seconds: float,
     ) -> None:
@@ -45,6 +47,7 @@ class Keeper:
         self._table = table
         self._worker = worker
         self._recorder = recorder
+        self._checkpoints = telemetry.checkpoints
         self._steps = steps
         self._seconds = seconds
         self._changed: dict[str, Stream] = {}
@@ -74,6 +77,7 @@ class Keeper:
         if claim is None:
             self._lose(stream)
             raise FencedError(f"stream {stream.id!r} {FENCED}")
+        self._checkpoints.labels("kept").inc()
         _settle(stream, claim)
 
     def note(self, stream: Stream, *, soon: bool = False) -> None:
@@ -111,6 +115,7 @@ class Keeper:
                 try:
                     await self.keep(due[start : start + AT_A_TIME])
                 except Exception as error:  # noqa: BLE001 - a store's failure must not end the keeping
+                    self._checkpoints.labels("failed").inc(len(due[start : start + AT_A_TIME]))
                     log.error("streams_not_kept", streams=len(due), reason=str(error))
                     await asyncio.sleep(LOOK_SECONDS)
 
@@ -153,6 +158,7 @@ class Keeper:
         if claim is None:
             self._lose(stream)
             return
+        self._checkpoints.labels("kept").inc()
         _settle(stream, claim, taken.stream.generation)
         if stream.mark == claim.mark:
             self._changed.pop(stream.id, None)
@@ -178,6 +184,7 @@ class Keeper:
     def _lose(self, stream: Stream) -> None:
         """Let a stream go that is another process's now."""
         self._changed.pop(stream.id, None)
+        self._checkpoints.labels("fenced").inc()
         if self._table.find(stream.id) is stream:
             if stream.claim is None:
                 self._table.delete(stream.id)
