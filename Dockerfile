@@ -12,7 +12,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY adapters adapters
 COPY service service
 # pip compiles what it installs; nothing can be compiled later, on a read-only root.
-RUN --mount=type=cache,target=/root/.cache/pip /opt/acclimate/bin/pip install --compile .
+RUN --mount=type=cache,target=/root/.cache/pip /opt/acclimate/bin/pip install --compile ".[postgres,s3]"
 
 FROM ${BASE}
 # The base image ships the standard library uncompiled, and every start would compile it anew: over a second.

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from fastapi import FastAPI
+from sqlalchemy import Engine
 
 from service.api import (
     access,
@@ -26,7 +27,10 @@ from service.api import (
 )
 from service.api import watching as watching_routes
 from service.api.body import BodyBound
+from service.api.hardening import SecurityHeaders
+from service.api.limits import RateLimit
 from service.bundles import read_bundle
+from service.checkpoints import Checkpoints
 from service.controlplane import Controlplane
 from service.dataplane import Dataplane
 from service.errors import SettingsError
@@ -34,14 +38,21 @@ from service.events import EventLog
 from service.feedback import Feedback
 from service.good_states import GoodStates
 from service.hosting import HostedModel, host
+from service.keeping import Keeper
 from service.probing import Prober
 from service.recording import Recorder
+from service.residence import Limits, Residence
 from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.settings import Settings
-from service.snapshots.folder import SnapshotFolder
+from service.snapshots.store import PLACE, SnapshotStore
 from service.spilling import Spill
 from service.statistics import Statistics
+from service.store import garbage
+from service.store.blobs import Blobs, FolderBlobs
+from service.store.catalogue import CHECKPOINTS, Catalogue
+from service.store.database import open_database
+from service.store.objects import ObjectBlobs
 from service.streams import StreamTable
 from service.telemetry import Telemetry, log
 from service.watching import Watching
@@ -50,6 +61,7 @@ from service.worker import Worker
 TRACES_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """Where traces go, OpenTelemetry's own setting; without it there are none."""
 DASHBOARD = Path(__file__).parent / "dashboard"
+CLEAN_SECONDS, DAY = 60.0, 86_400.0
 
 
 @dataclass
@@ -76,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     table = StreamTable(
         settings.max_streams,
         lambda: RetryLog(settings.retry_entries, settings.retry_bytes),
-        lambda: Feedback(settings.feedback_images, settings.feedback_days * 86_400),
+        lambda: Feedback(settings.feedback_images, settings.feedback_days * DAY),
         GoodStates(settings.good_bytes, Spill(settings.data / "spilled")),
     )
     scheduler = Scheduler(
@@ -86,12 +98,21 @@ def create_app(settings: Settings) -> FastAPI:
         max_queue_per_stream=settings.max_queue_per_stream,
         deadline_seconds=settings.deadline_seconds,
     )
-    log_of_events = EventLog(settings.data / "acclimate.db")
+    database = open_database(settings.database, settings.data, sharded=settings.sharded)
+    log_of_events = EventLog(database, sharded=settings.sharded)
     recorder = Recorder(telemetry, log_of_events, settings.keep_misfits)
-    store = SnapshotFolder(settings.data / "snapshots")
-    control = Controlplane(hosted, table, scheduler, worker, store, telemetry, recorder)
+    places = {place: blobs_of(settings, place) for place in (PLACE, CHECKPOINTS)}
+    store, catalogue = SnapshotStore(database.engine, places[PLACE]), Catalogue(database.engine)
+    checkpoints = Checkpoints(catalogue, places[CHECKPOINTS])
+    keeper = Keeper(
+        checkpoints, table, worker, recorder, telemetry, steps=settings.period_steps, seconds=settings.period_seconds
+    )
+    residence = Residence(table, keeper, hosted, worker, recorder, limits=limits_of(settings), sharded=settings.sharded)
+    control = Controlplane(hosted, table, scheduler, worker, store, telemetry, recorder, keeper, residence)
     prober = Prober(worker, scheduler, telemetry, recorder, settings.probe_every)
-    dataplane = Dataplane(hosted, table, scheduler, telemetry, statistics, settings, recorder, prober, end=control.end)
+    dataplane = Dataplane(
+        hosted, table, scheduler, telemetry, statistics, settings, recorder, prober, keeper, residence, end=control.end
+    )
     watching = Watching(hosted, table, log_of_events)
 
     def drain() -> None:
@@ -103,23 +124,35 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        resumed = await worker.run(control.resume)
+        adopted = await asyncio.to_thread(store.adopt)
+        residence.begin(await asyncio.to_thread(catalogue.records))
         lifecycle.ready = True
-        log.info("started", models=list(hosted), streams_resumed=resumed, threads=settings.torch_threads)
-        probes = asyncio.ensure_future(prober.run())
+        known = len(table.resting)
+        facts = {"streams": known, "snapshots_adopted": adopted, "threads": settings.torch_threads}
+        log.info("started", models=list(hosted), **facts)
+        jobs = (
+            prober.run(),
+            keeper.run(),
+            residence.run(),
+            _cleaning(database.engine, places, log_of_events, settings.events_days * DAY),
+        )
+        beside = [asyncio.ensure_future(job) for job in jobs]
         yield
         lifecycle.ready = False
         drain()
         drained = await scheduler.drain(settings.drain_seconds)
-        probes.cancel()
-        kept = await worker.run(control.persist)
+        for job in beside:
+            job.cancel()
+        kept = await keeper.close()
         worker.close()
         log_of_events.close()
+        database.close()
         log.info("stopped", drained=drained, streams_kept=kept)
 
     def metrics() -> bytes:
         all_streams = list(table)
         telemetry.streams.set(len(all_streams))
+        telemetry.resting.set(len(table.resting))
         telemetry.state_bytes.set(sum(stream.state_bytes for stream in all_streams))
         return telemetry.expose()
 
@@ -131,23 +164,55 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"auto_configure": TRACES_TO in os.environ, "metrics": False, "logs": False},
         responses=problems.responses(401, 403, 422),
     )
-    app.state.lifecycle = lifecycle
+    app.state.lifecycle, app.state.residence = lifecycle, residence
     problems.install(app)
     app.add_middleware(BodyBound, max_bytes=settings.max_body_bytes)
     sessions = session.Sessions()
+    app.add_middleware(
+        RateLimit, sessions=sessions, keyed=bool(keys.scopes), rate=settings.rate_per_key,
+        burst_seconds=settings.rate_burst_seconds,
+    )  # fmt: skip
     app.add_middleware(access.Gate, keys=keys, sessions=sessions, trusts_loopback=settings.host in access.LOOPBACK)
+    app.add_middleware(SecurityHeaders)
     app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, metrics))
     app.include_router(models.router(dataplane, hosted, statistics))
     app.include_router(infer.router(dataplane, settings.max_body_bytes))
     app.include_router(dashboard.router(DASHBOARD))
     app.include_router(session.router(sessions, keys.granted))
     app.include_router(events.router(log_of_events))
-    app.include_router(watching_routes.router(watching))
+    app.include_router(watching_routes.router(watching, residence))
     app.include_router(feedback.router(control))
-    app.include_router(streams.router(control))
+    app.include_router(streams.router(control, settings.durability))
     app.include_router(snapshots.router(control))
     app.include_router(snapshots.store_router(control, settings.max_body_bytes))
     return app
+
+
+def blobs_of(settings: Settings, place: str) -> Blobs:
+    """Return where a kind of blobs lies: under the blobs' URL, or in the data folder.
+
+    Raises:
+        SettingsError: If the URL is wrong.
+    """
+    if settings.blobs:
+        return ObjectBlobs(f"{settings.blobs.rstrip('/')}/{place}")
+    return FolderBlobs(settings.data / place)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Return when streams leave the memory, and when they end."""
+    return Limits(settings.resident_bytes, settings.rest_after_seconds, settings.end_after_days * DAY)
+
+
+async def _cleaning(engine: Engine, places: Mapping[str, Blobs], events_log: EventLog, events_seconds: float) -> None:
+    """Remove blobs that nothing refers to any more, and old events, until cancelled."""
+    while True:
+        await asyncio.sleep(CLEAN_SECONDS)
+        try:
+            await asyncio.to_thread(garbage.collect, engine, places)
+            await asyncio.to_thread(events_log.forget, events_seconds)
+        except Exception as error:  # noqa: BLE001 - a store's failure must not end this
+            log.error("store_not_cleaned", reason=str(error))
 
 
 def load_models(settings: Settings) -> dict[str, HostedModel]:

@@ -1,5 +1,6 @@
 """What operators do with streams and snapshots, each in the stream's turn."""
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,12 +14,14 @@ from service.errors import ConflictError, MovedOnError, ServiceError, UnfitError
 from service.feedback import Feedback, Labels
 from service.guard import Policy
 from service.hosting import Fitted, HostedModel
+from service.keeping import Keeper
 from service.recording import Recorder
+from service.residence import Residence
 from service.scheduler import Scheduler
-from service.snapshots.folder import SnapshotFolder
 from service.snapshots.format import Manifest, pack, unpack
+from service.snapshots.store import SnapshotStore
 from service.snapshots.streams import file_of, state_for, warning_for
-from service.streams import Mode, Stream, StreamTable
+from service.streams import Durability, Mode, Stream, StreamTable
 from service.telemetry import Telemetry, log
 from service.types import Happening
 from service.worker import Worker
@@ -35,9 +38,11 @@ class Controlplane:
         table: StreamTable,
         scheduler: Scheduler,
         worker: Worker,
-        store: SnapshotFolder,
+        store: SnapshotStore,
         telemetry: Telemetry,
         recorder: Recorder,
+        keeper: Keeper,
+        residence: Residence,
     ) -> None:
         self.models = models
         self.table = table
@@ -46,6 +51,17 @@ class Controlplane:
         self._store = store
         self._telemetry = telemetry
         self._recorder = recorder
+        self._keeper = keeper
+        self.residence = residence
+
+    def check_known(self, stream_id: str) -> None:
+        """Refuse an id that no stream has; where processes share a store, it is the catalogue that knows.
+
+        Raises:
+            UnknownError: If there is none.
+        """
+        if not self.residence.may_know(stream_id):
+            raise UnknownError(f"there is no stream {stream_id[:200]!r}")
 
     async def create(
         self, stream_id: str | None, model: str | None, adapter: str | None, options: Mapping[str, Any], **settings: Any
@@ -62,9 +78,14 @@ class Controlplane:
         self._scheduler.check_open()
         spec = hosted.bundle.toml.adapter if adapter is None else adapter
         fitted = await self._worker.run(lambda: hosted.fit(spec, options))
-        if self.table.find(chosen) is not None:
+        if self.table.knows(chosen):
             raise ConflictError(f"there is a stream {chosen!r} already; choose another id, or reset it")
         stream = self.table.create(chosen, hosted, fitted, **settings)
+        try:
+            stream.claim = await asyncio.to_thread(self._keeper.checkpoints.enrol, stream)
+        except ServiceError:
+            self.table.delete(chosen)
+            raise
         self._recorder.tell(stream, Happening("created", f"with {fitted.spec}, by the API"))
         return stream
 
@@ -78,9 +99,10 @@ class Controlplane:
         options: Mapping[str, Any] | None,
         guard: Policy | None,
         adapt_batch_size: int | None,
+        durability: Durability | None,
     ) -> Stream:
         """Change a stream's settings; with a new spec or options of other shapes it starts from its initial state."""
-        stream = self.table.get(stream_id)
+        stream = await self.residence.get(stream_id)
         refit = adapter is not None or options is not None
 
         def job() -> None:
@@ -91,16 +113,24 @@ class Controlplane:
             stream.mode = mode or stream.mode
             stream.policy = guard or stream.policy
             stream.adapt_batch_size = adapt_batch_size or stream.adapt_batch_size
+            stream.durability = durability or stream.durability
 
         await self._in_turn(stream, job)
-        given = {"mode": mode, "adapter": adapter, "options": options, "guard": guard, "batch": adapt_batch_size}
+        given = {
+            "mode": mode,
+            "adapter": adapter,
+            "options": options,
+            "guard": guard,
+            "batch": adapt_batch_size,
+            "durability": durability,
+        }
         changed = ", ".join(name for name, value in given.items() if value is not None) or "nothing"
         self._recorder.tell(stream, Happening("changed", f"{changed}; now {stream.fitted.spec}, {stream.mode}"))
         return stream
 
     async def delete(self, stream_id: str, expected: int | None) -> None:
-        """End a stream; its snapshots stay, but for the one it would be resumed from."""
-        stream = self.table.get(stream_id)
+        """End a stream; its snapshots stay."""
+        stream = await self.residence.get(stream_id)
 
         def job() -> None:
             _check_generation(stream, expected)
@@ -110,13 +140,13 @@ class Controlplane:
         self._recorder.tell(stream, Happening("deleted", f"at generation {stream.generation}; its snapshots stay"))
 
     def end(self, stream: Stream) -> None:
-        """Forget a stream, and the shutdown snapshot that would bring it back; its other snapshots stay."""
+        """Forget a stream, in memory and store; its snapshots stay. On the worker, in its turn."""
+        self._keeper.forget(stream)
         self.table.delete(stream.id)
-        self._forget_shutdown(stream)
 
     async def reset(self, stream_id: str, expected: int | None) -> Stream:
         """Return a stream to its state before any batch."""
-        stream = self.table.get(stream_id)
+        stream = await self._even_unfit(stream_id)
 
         def job() -> None:
             _check_generation(stream, expected)
@@ -129,16 +159,18 @@ class Controlplane:
 
     async def take(self, stream_id: str, name: str | None, note: str, *, drop_inputs: bool) -> tuple[Manifest, int]:
         """Snapshot a stream as it is at its turn; without the images that wait, if they are not to be kept."""
-        stream = self.table.get(stream_id)
+        stream = await self.residence.get(stream_id)
 
         def job() -> tuple[Manifest, int]:
-            return self._save(stream, name or f"g{stream.generation}", note, drop_inputs=drop_inputs)
+            saved = self._save(stream, name or f"g{stream.generation}", note, drop_inputs=drop_inputs)
+            self._keeper.append(stream, always=True)
+            return saved
 
         return await self._in_turn(stream, self._counted("take", job))
 
     async def restore(self, stream_id: str, snapshot_id: str, expected: int | None) -> tuple[Stream, str]:
         """Continue a stream from a snapshot; return it and why it may not replay bit for bit ("" if it does)."""
-        stream = self.table.get(stream_id)
+        stream = await self.residence.get(stream_id)
 
         def job() -> str:
             _check_generation(stream, expected)
@@ -157,7 +189,7 @@ class Controlplane:
         Raises:
             UnfitError: If a label is no class of the model, or there are not as many as images; nothing is taken then.
         """
-        stream = self.table.get(stream_id)
+        stream = await self.residence.get(stream_id)
         numbers = {name: number for number, name in enumerate(stream.model.bundle.classes)}
         known = {request: _class_numbers(given, numbers) for request, given in labels.items()}
 
@@ -184,7 +216,7 @@ class Controlplane:
             manifest, tensors = unpack(file)
             if manifest.fingerprint not in {model.bundle.fingerprint for model in self.models.values()}:
                 raise UnfitError(f"the snapshot is of model {manifest.model!r} in a version that is not served here")
-            if manifest.kind == "shutdown":  # else the next start would resume it
+            if manifest.kind != "taken":
                 content = pack(manifest.model_copy(update={"kind": "taken"}), tensors)
                 manifest, _ = unpack(content)
             else:
@@ -197,85 +229,46 @@ class Controlplane:
 
     def snapshots(self, stream_id: str | None = None) -> Iterator[tuple[Manifest, int]]:
         """Return all snapshots, or those of one stream, newest first."""
-        return (entry for entry in self._store.manifests() if stream_id is None or entry[0].stream == stream_id)
+        return self._store.manifests(stream_id)
 
     def snapshot(self, snapshot_id: str) -> tuple[Manifest, int]:
         """Return one snapshot's manifest and size."""
         return self._store.manifest(snapshot_id)
 
     def snapshot_file(self, snapshot_id: str) -> bytes:
-        """Return one snapshot's file."""
-        return self._store.get(snapshot_id)
+        """Return one snapshot's file.
+
+        Raises:
+            UnfitError: If it is damaged.
+        """
+        file = self._store.get(snapshot_id)
+        unpack(file)
+        return file
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Remove one snapshot."""
         self._store.delete(snapshot_id)
         log.info("snapshot_deleted", snapshot=snapshot_id)
 
-    def persist(self) -> int:
-        """Keep every stream, with its settings, for the next start; called when nothing runs any more."""
-        kept = 0
-        for stream in self.table:
-            try:
-                self._save(stream, "shutdown", "kept when the server stopped", shutdown=True)
-                kept += 1
-            except (ServiceError, OSError) as error:
-                log.error("stream_not_kept", stream=stream.id, reason=str(error))
-        return kept
-
-    def resume(self) -> int:
-        """Bring back the streams that the last orderly stop kept; called before the first request."""
-        resumed = 0
-        for manifest, _ in self._store.manifests():
-            if manifest.kind == "shutdown" and self.table.find(manifest.stream) is None:
-                try:
-                    self._resume(manifest)
-                    resumed += 1
-                except ServiceError as error:
-                    self.table.delete(manifest.stream)
-                    log.warning("stream_not_resumed", stream=manifest.stream, reason=str(error))
-        return resumed
-
-    def _resume(self, manifest: Manifest) -> None:
-        model = next((m for m in self.models.values() if m.bundle.fingerprint == manifest.fingerprint), None)
-        if model is None:
-            raise UnfitError(f"no served model has the fingerprint {manifest.fingerprint[:12]} of {manifest.model!r}")
-        fitted = model.fit(manifest.adapter, manifest.options)
-        settings = {
-            "mode": manifest.mode, "policy": manifest.guard, "adapt_batch_size": manifest.adapt_batch_size,
-        }  # fmt: skip
-        stream = self.table.create(manifest.stream, model, fitted, **settings)
-        manifest, tensors = unpack(self._store.get(manifest.id))
-        engine.restore(stream, state_for(stream, manifest, tensors))
-        stream.generation = stream.durable_generation = manifest.generation
-        stream.parent = stream.resumed_from = manifest.id
-        self._recorder.tell(stream, Happening("resumed", f"at generation {stream.generation}"))
-
-    def _save(
-        self, stream: Stream, name: str, note: str, *, shutdown: bool = False, drop_inputs: bool = False
-    ) -> tuple[Manifest, int]:
-        manifest, file = file_of(stream, name, note, shutdown=shutdown, drop_inputs=drop_inputs)
+    def _save(self, stream: Stream, name: str, note: str, *, drop_inputs: bool = False) -> tuple[Manifest, int]:
+        manifest, file = file_of(stream, name, note, drop_inputs=drop_inputs)
         self._store.put(manifest.id, file)
-        if shutdown:
-            self._forget_shutdown(stream)
-            stream.resumed_from = manifest.id
-        if manifest.exact:
-            stream.durable_generation = stream.generation
         stream.parent = manifest.id
         self._recorder.tell(stream, Happening("snapshot", f"{manifest.name} ({manifest.id}) taken"))
         return self._store.manifest(manifest.id)
+
+    async def _even_unfit(self, stream_id: str) -> Stream:
+        """Return a stream to be reset: one that is unfit for the served model, or damaged, too."""
+        try:
+            return await self.residence.get(stream_id)
+        except UnfitError:
+            return await self.residence.get(stream_id, anew=True)
 
     def _check_id(self, manifest: Manifest) -> None:
         with suppress(UnknownError):
             there, _ = self._store.manifest(manifest.id)
             if there.sha256 != manifest.sha256:
                 raise ConflictError(f"another snapshot has the id {manifest.id!r}; delete it first")
-
-    def _forget_shutdown(self, stream: Stream) -> None:
-        if stream.resumed_from:
-            with suppress(UnknownError):  # an operator may have removed it
-                self._store.delete(stream.resumed_from)
-            stream.resumed_from = ""
 
     def _refit(self, stream: Stream, fitted: Fitted) -> None:
         """Start from the new spec's initial state; other options of the same spec keep what fits."""
@@ -298,9 +291,15 @@ class Controlplane:
         def there() -> T:
             if self.table.find(stream.id) is not stream:
                 raise UnknownError(f"stream {stream.id!r} was deleted meanwhile")
-            return job()
+            with stream.unchanged_on_failure():
+                result = job()
+                if self.table.find(stream.id) is stream:
+                    self._keeper.append(stream)
+            return result
 
-        return await self._scheduler.submit(stream, there)
+        result = await self._scheduler.submit(stream, there)
+        self._keeper.note(stream, soon=True)
+        return result
 
     def _counted(self, action: str, job: Callable[[], T]) -> Callable[[], T]:
         def counted() -> T:

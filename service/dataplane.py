@@ -17,8 +17,11 @@ from service.engine import Served
 from service.errors import ConflictError, MalformedError, ServiceError, UnfitError, UnknownError
 from service.guard import Action
 from service.hosting import HostedModel
+from service.keeping import Keeper
 from service.probing import Prober
 from service.recording import Recorder
+from service.residence import Residence
+from service.retries import Answered
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.statistics import Statistics
@@ -61,6 +64,8 @@ class Dataplane:
         settings: Settings,
         recorder: Recorder,
         prober: Prober,
+        keeper: Keeper,
+        residence: Residence,
         end: Callable[[Stream], None],
     ) -> None:
         self._models = models
@@ -71,6 +76,8 @@ class Dataplane:
         self._settings = settings
         self._recorder = recorder
         self._prober = prober
+        self._keeper = keeper
+        self._residence = residence
         self._end = end
         self.limits = Limits(max_batch=settings.max_batch, max_pixels=settings.max_pixels)
 
@@ -120,7 +127,7 @@ class Dataplane:
         answered = None
         with TRACER.start_as_current_span("stream turn") as span:
             while answered is None:  # a stream that ended while the request waited is begun anew
-                stream = self._stream(model, sequence.stream_id)
+                stream = await self._stream(model, sequence.stream_id)
                 answered = await self._submit(stream, sequence, request_id, request.digest, x, wanted)
             span.set_attributes({f"acclimate.{name}": answered[0].parameters[f"tta_{name}"] for name in TRACED})
         return answered
@@ -141,22 +148,24 @@ class Dataplane:
             stream, lambda: self._answer(stream, sequence, request_id, digest, x, wanted)
         )
         self._prober.note(stream)
+        self._keeper.note(stream)
         if stream.window_full:
             task = asyncio.ensure_future(self._scheduler.submit(stream, lambda: self._adapt_full_window(stream)))
             task.add_done_callback(_log_failure)
         return answered
 
-    def _stream(self, model: HostedModel, stream_id: str) -> Stream:
+    async def _stream(self, model: HostedModel, stream_id: str) -> Stream:
         """Return the stream a request belongs to, made by the model's defaults if it is new."""
         chosen = stream_id or default_id(model)
-        stream = self._table.find(chosen)
+        check_id(chosen)
+        stream = await self._residence.find(chosen)
         if stream is None:
-            check_id(chosen)
             self._scheduler.check_open()
             if stream_id and not self._settings.create_streams:
                 raise UnknownError(f"there is no stream {stream_id!r}, and this server creates none by inference")
             mode = "frozen" if chosen == default_id(model) else "adapt"
-            stream = self._table.create(chosen, model, model.default, mode=mode)
+            settings = {"mode": mode, "durability": self._settings.durability}
+            stream = self._table.create(chosen, model, model.default, **settings)
             self._recorder.tell(stream, Happening("created", "by its first request"))
         if stream.model is not model:
             raise ConflictError(f"stream {chosen!r} belongs to model {stream.model.name!r}, not {model.name!r}")
@@ -181,18 +190,19 @@ class Dataplane:
                 wants_source="source_probabilities" in wanted,
                 source_check_every=self._settings.source_check_every,
             )
-        seconds = perf_counter() - began
+            seconds = perf_counter() - began
+            response = InferResponse(
+                model=stream.model.name,
+                version=stream.model.bundle.toml.version,
+                id=request_id,
+                parameters=_facts(stream, served, named=bool(sequence.stream_id)),
+                outputs=_outputs(served, wanted),
+            )
+            self._keeper.append(stream, Answered(digest, response))
         self._recorder.record(stream, request_id, x, served, seconds)
         if served.waited is not None:
             self._count_window(stream, served.waited)
         stream.last_used = time.time()
-        response = InferResponse(
-            model=stream.model.name,
-            version=stream.model.bundle.toml.version,
-            id=request_id,
-            parameters=_facts(stream, served, named=bool(sequence.stream_id)),
-            outputs=_outputs(served, wanted),
-        )
         stream.retries.add(digest, response)
         if sequence.end:
             self._end(stream)
@@ -200,7 +210,9 @@ class Dataplane:
 
     def _adapt_full_window(self, stream: Stream) -> None:
         if stream.window_full and stream.mode != "frozen":
-            action = engine.adapt_window(stream)
+            with stream.unchanged_on_failure():
+                action = engine.adapt_window(stream)
+                self._keeper.append(stream)
             if action is not None:
                 self._count_window(stream, action)
 
@@ -251,7 +263,7 @@ def _facts(stream: Stream, served: Served, *, named: bool) -> dict[str, Paramete
     facts: dict[str, Parameter] = {
         "tta_generation": stream.generation,
         "tta_answered_generation": served.answered_generation,
-        "tta_durable_generation": stream.durable_generation,
+        "tta_durable_generation": stream.promised_generation,
         "tta_steps": stream.steps,
         "tta_adapter": stream.fitted.spec,
         "tta_backend": stream.model.backend,

@@ -14,6 +14,8 @@ ServiceError
 ├── SaturatedError        the server is full, starting or draining; try again later
 ├── DeadlineError         not answered in time
 ├── StoreFullError        a snapshot could not be kept; the state in memory stays
+├── StoreDownError        the database or the object store does not answer; try again later
+├── FencedError           another process has taken the stream over
 ├── FailedError           the work itself failed: a fault of the model or of ours
 ├── BundleError           a folder that cannot be served as a model
 └── SettingsError         settings under which the server refuses to start
@@ -74,6 +76,14 @@ class DeadlineError(ServiceError):
 
 class StoreFullError(ServiceError):
     """A snapshot could not be kept; the state in memory stays."""
+
+
+class StoreDownError(ServiceError):
+    """The database or the object store does not answer; nothing was changed."""
+
+
+class FencedError(ServiceError):
+    """Another process has taken the stream over; this one has let it go."""
 
 
 class FailedError(ServiceError):

@@ -10,14 +10,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, Text, create_engine, event, select
+from sqlalchemy import Engine, delete, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.errors import SettingsError
+from service.store.database import Database, available
+from service.store.tables import EVENTS
 from service.telemetry import log
 from service.types import Happening
 
@@ -27,19 +28,8 @@ UNWRITTEN = 40_000
 """Most events that wait for a database that cannot be written; where more do, the oldest are lost."""
 PAGE = 500
 """Most events handed to a listener at a time."""
-TABLES = MetaData()
-EVENTS = Table(
-    "events",
-    TABLES,
-    Column("id", Integer, primary_key=True),
-    Column("time", Float, nullable=False),
-    Column("kind", String(32), nullable=False),
-    Column("stream", String(128), nullable=False, index=True),
-    Column("model", String(128), nullable=False),
-    Column("action", String(32), nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("figures", Text, nullable=False),
-)
+SHARD_BITS = 32
+"""Where processes share a log, the ids of each begin with its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +49,22 @@ class Event:
 class EventLog:
     """Keeps events in memory and, written behind by a thread of its own, in a database.
 
+    Args:
+        database: Where they are kept.
+        sharded: Whether other processes write there too.
+
     Raises:
-        SettingsError: If the database cannot be opened.
+        SettingsError: If it cannot be read.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._engine, stored = _opened(file)
+    def __init__(self, database: Database, *, sharded: bool = False) -> None:
+        self._engine = database.engine
+        stored = _newest(self._engine)
         self._lock = threading.Lock()
         self._newest: deque[Event] = deque(stored, maxlen=IN_MEMORY + UNWRITTEN)
         self.last = self._newest[-1].id if self._newest else 0
+        if sharded:
+            self.last = max(self.last, database.process << SHARD_BITS)
         self._listeners: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
         self._closing = False
         self._unwritten: SimpleQueue[Event | None] = SimpleQueue()
@@ -126,12 +123,20 @@ class EventLog:
         for woken, loop in list(self._listeners.items()):
             loop.call_soon_threadsafe(woken.set)
 
+    def forget(self, older_seconds: float) -> None:
+        """Remove what is older from the database; what is in memory goes by number.
+
+        Raises:
+            StoreDownError: If the database does not answer.
+        """
+        with available(), self._engine.begin() as connection:
+            connection.execute(delete(EVENTS).where(EVENTS.c.time < time.time() - older_seconds))
+
     def close(self) -> None:
-        """Write what is left, then close the database."""
+        """Write what is left."""
         self.wake()
         self._unwritten.put(None)
         self._writer.join()
-        self._engine.dispose()
 
     @contextmanager
     def _listening(self) -> Iterator[asyncio.Event]:
@@ -182,23 +187,14 @@ class EventLog:
                 self._newest.popleft()
 
 
-def _opened(file: Path) -> tuple[Engine, list[Event]]:
-    """Return the database, and the newest events in it, the oldest first."""
+def _newest(engine: Engine) -> list[Event]:
+    """Return the newest events, the oldest first."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(f"sqlite:///{file}")
-        event.listen(engine, "connect", _durable)
-        TABLES.create_all(engine)
         with engine.connect() as connection:
             rows = connection.execute(select(EVENTS).order_by(EVENTS.c.id.desc()).limit(IN_MEMORY)).all()
-        return engine, [_event(row) for row in reversed(rows)]
-    except (OSError, ValueError, SQLAlchemyError) as error:
-        raise SettingsError(f"the event log {file} cannot be opened: {error}") from None
-
-
-def _durable(connection: Any, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-        connection.execute(f"PRAGMA {pragma}")
+        return [_event(row) for row in reversed(rows)]
+    except (ValueError, SQLAlchemyError) as error:
+        raise SettingsError(f"the event log cannot be read: {error}") from None
 
 
 def _event(row: Any) -> Event:

@@ -41,14 +41,18 @@ class Recorder:
         self._events = events
         self._misfits = misfits
 
+    def tell_of(self, stream_id: str, model: str, happening: Happening) -> Event:
+        """Log something that happened to a stream that is not in memory."""
+        self._telemetry.events.labels(happening.kind).inc()
+        return self._events.add(happening, stream_id, model)
+
     def tell(self, stream: Stream, happening: Happening) -> None:
         """Log something that happened to a stream."""
-        told = self._events.add(happening, stream.id, stream.model.name)
+        told = self.tell_of(stream.id, stream.model.name, happening)
         if happening.kind in SETTLING:
             stream.trouble = None
         elif happening.kind in TROUBLE and not _hidden(told, stream.trouble):
             stream.trouble = told
-        self._telemetry.events.labels(happening.kind).inc()
 
     def record(self, stream: Stream, request_id: str, x: Tensor, served: Served, seconds: float) -> None:
         """Write down an answered request; on the worker, in the stream's turn."""

@@ -60,6 +60,10 @@ class RetryLog:
             _, dropped = self._answered.popitem(last=False)
             self._bytes -= dropped.size_bytes
 
+    def entries(self) -> tuple[Answered, ...]:
+        """Return the answers kept, the oldest first."""
+        return tuple(self._answered.values())
+
     def emptied(self) -> "RetryLog":
         """Return a log of the same bounds without answers."""
         return RetryLog(self._entries, self._limit_bytes)

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,7 +19,27 @@ class Settings(BaseSettings):
     bundles: tuple[Path, ...] = (EMBEDDED,)
     """Folders of the bundles to serve, as a JSON list; without any, the embedded Fashion-MNIST model."""
     data: Path = Path("acclimate-data")
-    """Folder for snapshots; made if it is not there."""
+    """Folder for catalogue, checkpoints and snapshots, where these have no URL; made if it is not there."""
+    database: str = ""
+    """Catalogue and event log, as `postgresql+psycopg://user:password@host/name`; SQLite in `data` without it."""
+    blobs: str = ""
+    """Checkpoints and snapshots, as `s3://bucket/prefix`, with credentials in AWS_* variables; in `data` without it."""
+    sharded: bool = False
+    """Let several processes share one store, behind a proxy that sends each stream to one of them."""
+    durability: Literal["ephemeral", "periodic", "sync"] = "periodic"
+    """Of streams that do not say: in memory alone; kept every few steps or seconds; or before each answer."""
+    period_steps: int = Field(default=64, ge=1)
+    """Generations after which a `periodic` stream is kept, so that a crash loses no more, and those of one write."""
+    period_seconds: float = Field(default=10.0, gt=0)
+    """Seconds after which a `periodic` stream that has changed is kept."""
+    resident_bytes: int = Field(default=2**30, ge=0)
+    """Most bytes of streams' states in memory; beyond it those used longest ago rest in the store until asked for."""
+    rest_after_seconds: float = Field(default=3600.0, ge=0)
+    """Seconds without a request after which a stream rests in the store; 0 for never."""
+    end_after_days: float = Field(default=0.0, ge=0)
+    """Days without a request after which a resting stream is ended for good; 0 for never. Its snapshots stay."""
+    events_days: float = Field(default=90.0, gt=0)
+    """Days that events are kept."""
     host: str = "127.0.0.1"
     """Address to listen on. Anything but loopback needs keys, or `insecure`."""
     port: int = Field(default=8000, ge=0, le=65535)
@@ -33,7 +54,7 @@ class Settings(BaseSettings):
     """Threads of PyTorch and ONNX Runtime; 0 takes all cores that the process may use."""
     create_streams: bool = True
     """Create a stream when a request names one not seen before; false answers 404."""
-    max_streams: int = Field(default=1000, ge=1)
+    max_streams: int = Field(default=100_000, ge=1)
     """Most streams at a time; beyond it creating one answers 503."""
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024)
     """Most bytes of one request body; beyond it 413."""
@@ -45,6 +66,10 @@ class Settings(BaseSettings):
     """Most requests that wait or run at a time; beyond it 503."""
     max_queue_per_stream: int = Field(default=64, ge=1)
     """Most requests of one stream that wait or run at a time; beyond it 429."""
+    rate_per_key: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Requests a second that one key, or without keys one client address, may send; beyond it 429. 0 for any."""
+    rate_burst_seconds: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """Seconds' worth of `rate_per_key` that may come at once after a pause."""
     deadline_seconds: float = Field(default=30.0, gt=0)
     """How long a request may wait for its turn; beyond it 504. A step that has begun is finished."""
     drain_seconds: float = Field(default=20.0, gt=0)

@@ -24,15 +24,17 @@ from service.hosting import Fitted, HostedModel
 from service.monitoring import MonitorState
 from service.retries import RetryLog
 from service.shadowing import ShadowReport
+from service.store.catalogue import Record
 
 Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
+Durability: TypeAlias = Literal["ephemeral", "periodic", "sync"]
 GOOD_BYTES = 64 * 2**20
 """Most bytes in memory of the good states that one stream keeps to go back to, where no setting says otherwise."""
 FEEDBACK_IMAGES, FEEDBACK_SECONDS = 10_000, 7 * 86_400.0
 """Answers of a stream that late labels are taken for, where no setting says otherwise."""
 UNDONE = (
     "state", "generation", "retries", "signals", "monitored", "source_check", "mode", "good", "requests", "images",
-    "probe", "beginnings",
+    "probe", "beginnings", "durable_generation", "fitted", "policy", "adapt_batch_size", "parent",
 )  # fmt: skip
 """What a request that fails leaves as it was."""
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -78,6 +80,28 @@ class ProbeResult:
     compared: Compared | None = None
 
 
+Mark: TypeAlias = tuple[object, ...]
+"""What a checkpoint is of: two equal ones are of the same state and settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """That a stream is this process's own in the catalogue.
+
+    Attributes:
+        epoch: Of the claim; a later one ends it.
+        generation, blob: What the catalogue holds.
+        reserved: How the names of the next blobs begin.
+        mark: Of what was kept last; () for nothing yet.
+    """
+
+    epoch: int
+    generation: int
+    blob: str
+    reserved: str
+    mark: Mark = ()
+
+
 @dataclass(slots=True)
 class Stream:
     """One stream. What it has learned changes by `commit` alone, on the worker, in the stream's order."""
@@ -89,12 +113,15 @@ class Stream:
     retries: RetryLog
     mode: Mode = "adapt"
     adapt_batch_size: int = 1
+    durability: Durability = "ephemeral"
+    claim: Claim | None = None
+    kept: float = field(default_factory=time.time)
+    """When the last checkpoint was written, Unix seconds."""
     generation: int = 0
     durable_generation: int = 0
     policy: Policy = field(default_factory=Policy)
     good: GoodStates = field(default_factory=lambda: GoodStates(GOOD_BYTES))
     parent: str = ""
-    resumed_from: str = ""
     beginnings: int = 0
     """How often the state was replaced by one that does not follow from it."""
     probe: ProbeResult | None = None
@@ -135,6 +162,17 @@ class Stream:
     def window_full(self) -> bool:
         """Whether the images that wait are enough for a step."""
         return len(self.state.window) >= max(self.adapt_batch_size, 1) > 1
+
+    @property
+    def mark(self) -> Mark:
+        """What a checkpoint would be of."""
+        learned = (self.generation, len(self.state.window), self.fitted.spec, dict(self.fitted.options))
+        return (*learned, self.mode, self.policy, self.adapt_batch_size, self.durability)
+
+    @property
+    def promised_generation(self) -> int:
+        """The durable generation once the request under way is answered."""
+        return self.generation if self.durability == "sync" else self.durable_generation
 
     def initial(self) -> StreamState:
         """Return the state that a reset goes back to."""
@@ -212,7 +250,7 @@ def default_id(model: HostedModel) -> str:
 
 
 class StreamTable:
-    """All streams of the server by id, bounded in number."""
+    """All streams of the server by id, bounded in number: those in memory, and those that rest in the store."""
 
     def __init__(
         self,
@@ -226,9 +264,14 @@ class StreamTable:
         self._feedback = feedback or (lambda: Feedback(FEEDBACK_IMAGES, FEEDBACK_SECONDS))
         self._good = good or GoodStates(GOOD_BYTES)
         self._streams: dict[str, Stream] = {}
+        self.resting: dict[str, Record] = {}
 
     def __len__(self) -> int:
         return len(self._streams)
+
+    def knows(self, stream_id: str) -> bool:
+        """Whether there is a stream of this id, in memory or resting."""
+        return stream_id in self._streams or stream_id in self.resting
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(sorted(self._streams.copy().values(), key=lambda stream: stream.id))
@@ -256,13 +299,30 @@ class StreamTable:
             SaturatedError: If there are as many streams as allowed.
         """
         check_id(stream_id)
-        if len(self._streams) >= self._max_streams:
-            raise SaturatedError(f"there are {len(self._streams)} streams, as many as allowed; delete one first")
+        known = len(self._streams.keys() | self.resting.keys())
+        if known >= self._max_streams:
+            raise SaturatedError(f"there are {known} streams, as many as allowed; delete one first")
+        stream = self.made(stream_id, model, fitted, **settings)
+        self.put(stream)
+        return stream
+
+    def made(self, stream_id: str, model: HostedModel, fitted: Fitted, **settings: Any) -> Stream:
+        """Return a stream in its initial state that is not in the table yet."""
         stream = Stream(stream_id, model, fitted, initial_state(model, fitted), self._retry_log(), **settings)
         stream.feedback, stream.good = self._feedback(), self._good
-        self._streams[stream_id] = stream
         return stream
+
+    def put(self, stream: Stream) -> None:
+        """Hold a stream in memory."""
+        self._streams[stream.id] = stream
+        self.resting.pop(stream.id, None)
+
+    def rest(self, record: Record) -> None:
+        """Hold of a stream only where it is in the store."""
+        self.resting[record.id] = record
+        self._streams.pop(record.id, None)
 
     def delete(self, stream_id: str) -> None:
         """Forget a stream and what it has learned."""
         self._streams.pop(stream_id, None)
+        self.resting.pop(stream_id, None)

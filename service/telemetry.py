@@ -71,6 +71,8 @@ class Telemetry:
         self.streams = self._gauge("streams_active", "Streams in memory.")
         self.state_bytes = self._gauge("state_bytes", "Bytes of all streams' states.")
         self.snapshots = self._counter("snapshots", "Snapshot operations.", ("action", "outcome"))
+        self.checkpoints = self._counter("checkpoints", "Streams kept in the store, or not.", ("outcome",))
+        self.resting = self._gauge("streams_resting", "Streams that rest in the store.")
         self.resets = self._counter("resets", "Streams returned to the source state.", ("model", "reason"))
         self.guards = self._counter("guard_actions", "What guards did.", ("model", "action", "reason"))
         self.detections = self._counter(

@@ -8,9 +8,10 @@ from typing import Literal, TypeAlias
 from service.events import EventLog
 from service.hosting import HostedModel
 from service.recording import TROUBLE_SECONDS
+from service.store.catalogue import Record
 from service.streams import Stream, StreamTable
 
-Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "frozen", "shadow"]
+Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "frozen", "shadow", "resting"]
 CHANGES_SECONDS, MOVES_SECONDS = 1.0, 0.5
 """How often listeners hear of all streams, and of one."""
 
@@ -44,12 +45,17 @@ class Watching:
             return "drifting", told.reason.replace("_", " ")
         return "steady", "no drift and no guard action of late"
 
-    async def changes(self) -> AsyncIterator[tuple[list[Stream], list[str]]]:
+    def all(self) -> list[Stream | Record]:
+        """Return all streams by id, those that rest in the store as it knows them."""
+        return sorted((*self.table, *self.table.resting.values()), key=lambda stream: stream.id)
+
+    async def changes(self) -> AsyncIterator[tuple[list[Stream | Record], list[str]]]:
         """Yield streams that were used or changed, and the ids of those that ended, as they do."""
-        known = {stream.id: self._row_mark(stream) for stream in self.table}
+        known = {stream.id: self._row_mark(stream) for stream in self.all()}
         while not await self._closes_within(CHANGES_SECONDS):
-            now = {stream.id: self._row_mark(stream) for stream in self.table}
-            changed = [stream for stream in self.table if known.get(stream.id) != now[stream.id]]
+            there = self.all()
+            now = {stream.id: self._row_mark(stream) for stream in there}
+            changed = [stream for stream in there if known.get(stream.id) != now[stream.id]]
             gone = [stream_id for stream_id in known if stream_id not in now]
             known = now
             if changed or gone:
@@ -65,8 +71,10 @@ class Watching:
             if await self._closes_within(MOVES_SECONDS):
                 return
 
-    def _row_mark(self, stream: Stream) -> tuple[object, ...]:
+    def _row_mark(self, stream: Stream | Record) -> tuple[object, ...]:
         """A badge changes by itself when its time is over."""
+        if isinstance(stream, Record):
+            return (stream,)
         return *_mark(stream), self.badge(stream)[0]
 
     async def _closes_within(self, seconds: float) -> bool:

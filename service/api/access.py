@@ -142,14 +142,19 @@ class Gate:
         needed = scope_of(request.method, request.scope["path"])
         if needed is None:
             return
-        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        key = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-        key = key or self._sessions.key(request)
+        key = given_key(request, self._sessions)
         if not key:
             raise UnauthenticatedError("a key is needed; send it as `Authorization: Bearer` or `X-API-Key`")
         granted = self._keys.granted(key)
         if needed not in granted and "admin" not in granted:
             raise ForbiddenError(f"the key's scopes are {', '.join(sorted(granted))}; this call needs {needed}")
+
+
+def given_key(request: Request, sessions: Sessions) -> str:
+    """Return the key that a request brings, in a header or by the dashboard's cookie; "" without one."""
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    key = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    return key or sessions.key(request)
 
 
 def _check_same_machine(request: Request) -> None:

@@ -67,7 +67,7 @@ ANSWERS: dict[int | str, dict[str, object]] = {
         "description": "The answer, and flat facts about it (`tta_*`).",
         "content": {"application/json": {"schema": RESPONSE_SCHEMA}, "application/octet-stream": {"schema": BINARY}},
     },
-    **responses(400, 404, 409, 413, 415, 422, 429, 503, 504),
+    **responses(400, 404, 409, 413, 415, 422, 429, 503, 504, 507),
 }
 
 

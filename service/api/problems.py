@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from service import errors
+from service.api.hardening import headers_of
 from service.telemetry import log
 
 STATUS: Mapping[type[errors.ServiceError], int] = MappingProxyType(
@@ -28,6 +29,8 @@ STATUS: Mapping[type[errors.ServiceError], int] = MappingProxyType(
         errors.FailedError: 500,
         errors.SettingsError: 500,
         errors.SaturatedError: 503,
+        errors.StoreDownError: 503,
+        errors.FencedError: 409,
         errors.DeadlineError: 504,
         errors.StoreFullError: 507,
     }
@@ -84,7 +87,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("unexpected_error", path=request.url.path, exc_info=error)
-        return _answer(500, "the server failed; its log says why")
+        response = _answer(500, "the server failed; its log says why")
+        response.headers.update(headers_of(request.url.path))  # this handler is outside of every middleware
+        return response
 
 
 def _answer(status: int, said: str) -> JSONResponse:

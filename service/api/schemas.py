@@ -8,6 +8,7 @@ from service.bundles import NAME
 from service.guard import Policy
 
 Mode = Literal["adapt", "frozen", "shadow"]
+Durability = Literal["ephemeral", "periodic", "sync"]
 Name = Annotated[str, Field(pattern=NAME)]
 Options = dict[str, dict[str, str | int | float | bool | None] | StrictInt]
 MAX_NOTE = 4096
@@ -36,6 +37,8 @@ class StreamCreate(Wire):
     mode: Mode = "adapt"
     """adapt: learn from every batch. frozen: answer by the state as it is. shadow: answer as the source, learn
     beside."""
+    durability: Durability | None = None
+    """ephemeral: in memory alone. periodic: kept every few steps or seconds. sync: kept before each answer."""
     adapt_batch_size: int = Field(default=1, ge=1, le=4096)
     """Images of one adaptation step; requests with fewer are answered at once and wait in the window."""
 
@@ -48,6 +51,7 @@ class StreamPatch(Wire):
     options: Options | None = None
     guard: Policy | None = None
     adapt_batch_size: int | None = Field(default=None, ge=1, le=4096)
+    durability: Durability | None = None
 
 
 class ShadowView(Wire):
@@ -75,6 +79,9 @@ class StreamView(Wire):
     mode: Mode
     guard: Policy
     adapt_batch_size: int
+    durability: Durability
+    resident: bool
+    """Whether it is in memory; else it rests in the store, and comes back when it is asked for."""
     generation: int
     durable_generation: int
     steps: int
@@ -244,7 +251,7 @@ class StreamRow(Wire):
     model: str
     adapter: str
     mode: Mode
-    badge: Literal["new", "steady", "drifting", "guarded", "frozen", "shadow"]
+    badge: Literal["new", "steady", "drifting", "guarded", "frozen", "shadow", "resting"]
     reason: str
     generation: int
     steps: int

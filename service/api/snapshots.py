@@ -23,7 +23,7 @@ def router(control: Controlplane) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["control plane"])
 
     async def known(stream_id: StreamId) -> None:
-        control.table.get(stream_id)
+        control.check_known(stream_id)
 
     named = [Depends(known)]
 
@@ -36,7 +36,7 @@ def router(control: Controlplane) -> APIRouter:
         "/streams/{stream_id}/snapshots",
         dependencies=named,
         status_code=201,
-        responses=responses(400, 404, 422, 429, 503, 504, 507),
+        responses=responses(400, 404, 409, 422, 429, 503, 504, 507),
     )
     async def take_snapshot(stream_id: StreamId, body: Annotated[SnapshotCreate | None, Body()] = None) -> SnapshotView:
         """Keep what a stream has learned so far."""
@@ -46,7 +46,9 @@ def router(control: Controlplane) -> APIRouter:
         )
 
     @routes.post(
-        "/streams/{stream_id}/restore", dependencies=named, responses=responses(400, 404, 412, 422, 429, 503, 504)
+        "/streams/{stream_id}/restore",
+        dependencies=named,
+        responses=responses(400, 404, 409, 412, 422, 429, 503, 504, 507),
     )
     async def restore_stream(stream_id: StreamId, body: Restore, if_match: IfMatch = None) -> Restored:
         """Continue a stream from a snapshot of the same model and spec."""
@@ -63,19 +65,19 @@ def store_router(control: Controlplane, max_body_bytes: int) -> APIRouter:
     @routes.post(
         "/snapshots",
         status_code=201,
-        responses=responses(409, 413, 422, 507),
+        responses=responses(409, 413, 422, 503, 507),
         openapi_extra={"requestBody": {"required": True, "content": FILE}},
     )
     async def upload_snapshot(request: Request) -> SnapshotView:
         """Keep a snapshot file that was downloaded here or elsewhere."""
         return snapshot_view(*await control.upload(await read_body(request, max_body_bytes)))
 
-    @routes.get("/snapshots/{snapshot_id}", responses=responses(404))
+    @routes.get("/snapshots/{snapshot_id}", responses=responses(404, 503))
     async def get_snapshot(snapshot_id: SnapshotId) -> SnapshotView:
         """One snapshot's manifest."""
         return snapshot_view(*await asyncio.to_thread(control.snapshot, snapshot_id))
 
-    @routes.delete("/snapshots/{snapshot_id}", status_code=204, responses=responses(404))
+    @routes.delete("/snapshots/{snapshot_id}", status_code=204, responses=responses(404, 503))
     async def delete_snapshot(snapshot_id: SnapshotId) -> None:
         """Remove a snapshot for good."""
         await asyncio.to_thread(control.delete_snapshot, snapshot_id)
@@ -83,7 +85,7 @@ def store_router(control: Controlplane, max_body_bytes: int) -> APIRouter:
     @routes.get(
         "/snapshots/{snapshot_id}/download",
         response_class=Response,
-        responses={200: {"content": FILE, "description": "A safetensors file."}, **responses(404)},
+        responses={200: {"content": FILE, "description": "A safetensors file."}, **responses(404, 422, 503)},
     )
     async def download_snapshot(snapshot_id: SnapshotId) -> Response:
         """The snapshot as one safetensors file."""

@@ -1,7 +1,8 @@
 """/v1/streams: create, list, inspect, change, reset, end."""
 
+import json
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 
@@ -9,7 +10,8 @@ from service.api.headers import IfMatch, generation_of
 from service.api.problems import responses
 from service.api.schemas import ShadowView, StreamCreate, StreamList, StreamPatch, StreamView
 from service.controlplane import Controlplane
-from service.streams import Stream
+from service.store.catalogue import Record
+from service.streams import Durability, Stream
 
 MOVES = 5
 """Changes that a shadow report names."""
@@ -18,16 +20,18 @@ After = Annotated[str, Query(max_length=128, description="The `next` of the page
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-def router(control: Controlplane) -> APIRouter:
+def router(control: Controlplane, default_durability: Durability) -> APIRouter:
     """Return the stream routes."""
     routes = APIRouter(prefix="/v1/streams", tags=["control plane"])
 
     @routes.get("")
     async def list_streams(after: After = "", limit: Limit = 100) -> StreamList:
         """All streams, by id."""
-        page = list(islice((stream for stream in control.table if stream.id > after), limit + 1))
+        known = sorted((*control.table, *control.table.resting.values()), key=lambda stream: stream.id)
+        page = list(islice((stream for stream in known if stream.id > after), limit + 1))
         more = page[limit - 1].id if len(page) > limit else None
-        return StreamList(items=[view(stream) for stream in page[:limit]], next=more)
+        items = [resting_view(stream) if isinstance(stream, Record) else view(stream) for stream in page[:limit]]
+        return StreamList(items=items, next=more)
 
     @routes.post("", status_code=201, responses=responses(400, 404, 409, 422, 503))
     async def create_stream(body: StreamCreate) -> StreamView:
@@ -41,32 +45,35 @@ def router(control: Controlplane) -> APIRouter:
                 mode=body.mode,
                 policy=body.guard,
                 adapt_batch_size=body.adapt_batch_size,
+                durability=body.durability or default_durability,
             )
         )
 
-    @routes.get("/{stream_id}", responses=responses(404))
+    @routes.get("/{stream_id}", responses=responses(404, 422, 503))
     async def get_stream(stream_id: StreamId, response: Response) -> StreamView:
         """One stream; its generation is the ETag, for If-Match."""
-        stream = control.table.get(stream_id)
+        stream = await control.residence.get(stream_id)
         response.headers["ETag"] = f'"{stream.generation}"'
         return view(stream)
 
     async def known(stream_id: StreamId) -> None:
-        control.table.get(stream_id)
+        control.check_known(stream_id)
 
     # What the path names wins over the body: an unknown stream is 404 whatever the body says.
-    @routes.patch("/{stream_id}", dependencies=[Depends(known)], responses=responses(400, 404, 412, 422, 429, 503, 504))
+    @routes.patch(
+        "/{stream_id}", dependencies=[Depends(known)], responses=responses(400, 404, 409, 412, 422, 429, 503, 504, 507)
+    )
     async def change_stream(stream_id: StreamId, body: StreamPatch, if_match: IfMatch = None) -> StreamView:
         """Change mode, adapter, options or adaptation batch; a new adapter starts from its initial state."""
         changes = {name: getattr(body, name) for name in StreamPatch.model_fields}
         return view(await control.change(stream_id, generation_of(if_match), **changes))
 
-    @routes.delete("/{stream_id}", status_code=204, responses=responses(404, 412, 422, 429, 503, 504))
+    @routes.delete("/{stream_id}", status_code=204, responses=responses(404, 409, 412, 422, 429, 503, 504, 507))
     async def end_stream(stream_id: StreamId, if_match: IfMatch = None) -> None:
         """End a stream and forget what it has learned; its snapshots stay."""
         await control.delete(stream_id, generation_of(if_match))
 
-    @routes.post("/{stream_id}/reset", responses=responses(404, 412, 422, 429, 503, 504))
+    @routes.post("/{stream_id}/reset", responses=responses(404, 409, 412, 422, 429, 503, 504, 507))
     async def reset_stream(stream_id: StreamId, if_match: IfMatch = None) -> StreamView:
         """Return a stream to the source state."""
         return view(await control.reset(stream_id, generation_of(if_match)))
@@ -84,6 +91,8 @@ def view(stream: Stream) -> StreamView:
         mode=stream.mode,
         guard=stream.policy,
         adapt_batch_size=stream.adapt_batch_size,
+        durability=stream.durability,
+        resident=True,
         generation=stream.generation,
         durable_generation=stream.durable_generation,
         steps=stream.steps,
@@ -94,6 +103,29 @@ def view(stream: Stream) -> StreamView:
         signals={**stream.monitored, **stream.signals},
         choice=stream.explanation,
         shadow=shadow_view(stream) if stream.shadow.images else None,
+    )
+
+
+def resting_view(record: Record) -> StreamView:
+    """Return what the API tells of a stream that rests in the store; it need not be read for that."""
+    settings, figures = json.loads(record.settings), json.loads(record.figures)
+    return StreamView(
+        **settings,
+        id=record.id,
+        model=record.model,
+        adapter=record.adapter,
+        durability=cast("Durability", record.durability),
+        resident=False,
+        generation=record.ceiling,
+        durable_generation=record.generation,
+        steps=figures["steps"],
+        waiting_images=0,
+        state_bytes=figures["state_bytes"],
+        created=record.created,
+        last_used=record.last_used,
+        signals={},
+        choice="",
+        shadow=None,
     )
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -15,6 +16,8 @@ from service.api.events import event_view
 from service.api.problems import responses
 from service.api.schemas import HistoryView, ModelRow, Overview, ProbeView, StreamRow
 from service.history import COLUMNS, Misfit
+from service.residence import Residence
+from service.store.catalogue import Record
 from service.streams import Stream
 from service.watching import Watching
 
@@ -23,7 +26,7 @@ Since = Annotated[int, Query(ge=0, description="The `next` of an earlier answer;
 SHOWN_EVENTS = 200
 
 
-def router(watching: Watching) -> APIRouter:
+def router(watching: Watching, residence: Residence) -> APIRouter:
     """Return the routes behind the dashboard."""
     routes = APIRouter(prefix="/v1", tags=["dashboard"])
 
@@ -34,7 +37,7 @@ def router(watching: Watching) -> APIRouter:
             ModelRow(name=model.name, classes=list(model.bundle.classes), adapter=model.default.spec)
             for model in watching.models.values()
         ]
-        rows = [row(watching, stream) for stream in watching.table]
+        rows = [row(watching, stream) for stream in watching.all()]
         return Overview(streams=rows, models=models, event=watching.events.last or None)
 
     @routes.get("/overview/live", response_class=EventSourceResponse)
@@ -44,23 +47,23 @@ def router(watching: Watching) -> APIRouter:
             rows = [row(watching, stream).model_dump() for stream in changed]
             yield ServerSentEvent(event="streams", data={"streams": rows, "gone": gone})
 
-    @routes.get("/streams/{stream_id}/history", responses=responses(404))
+    @routes.get("/streams/{stream_id}/history", responses=responses(404, 422, 503))
     async def history(stream_id: StreamId, since: Since = 0) -> HistoryView:
         """A stream's series; the further back, the more requests a point stands for."""
-        return view(watching, watching.table.get(stream_id), since)
+        return view(watching, await residence.get(stream_id), since)
 
     async def known(stream_id: StreamId) -> None:
-        watching.table.get(stream_id)
+        await residence.get(stream_id)
 
     @routes.get(
         "/streams/{stream_id}/history/live",
         response_class=EventSourceResponse,
         dependencies=[Depends(known)],
-        responses=responses(404),
+        responses=responses(404, 422, 503),
     )
     async def history_live(stream_id: StreamId, since: Since = 0) -> AsyncIterator[ServerSentEvent]:
         """New points of a stream as they come, a few times a second at most."""
-        stream = watching.table.get(stream_id)
+        stream = await residence.get(stream_id)
         async for _ in watching.moves(stream):
             points = view(watching, stream, since)
             since = points.next
@@ -69,8 +72,36 @@ def router(watching: Watching) -> APIRouter:
     return routes
 
 
-def row(watching: Watching, stream: Stream) -> StreamRow:
+def row(watching: Watching, stream: Stream | Record) -> StreamRow:
     """Return a stream in brief."""
+    return _resting_row(stream) if isinstance(stream, Record) else _resident_row(watching, stream)
+
+
+def _resting_row(record: Record) -> StreamRow:
+    figures = json.loads(record.figures)
+    return StreamRow(
+        id=record.id,
+        model=record.model,
+        adapter=record.adapter,
+        mode=json.loads(record.settings)["mode"],
+        badge="resting",
+        reason="rests in the store, and comes back when it is asked for",
+        generation=record.generation,
+        steps=figures["steps"],
+        requests=figures["requests"],
+        images=figures["images"],
+        state_bytes=figures["state_bytes"],
+        created=record.created,
+        last_used=record.last_used,
+        entropy=None,
+        drift=None,
+        agreement=None,
+        source_gap=None,
+        spark=[],
+    )
+
+
+def _resident_row(watching: Watching, stream: Stream) -> StreamRow:
     badge, reason = watching.badge(stream)
     signals = stream.signals
     return StreamRow(

@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 
-/** @typedef {"guarded" | "drifting" | "new" | "shadow" | "frozen" | "steady"} Badge */
+/** @typedef {"guarded" | "drifting" | "new" | "shadow" | "frozen" | "steady" | "resting"} Badge */
 
 /** @type {Record<Badge, {word: string, rank: number, meaning: string}>} in order of urgency */
 export const BADGES = {
@@ -13,6 +13,7 @@ export const BADGES = {
   shadow: { word: "Shadow", rank: 3, meaning: "Answers as the source model and learns beside it" },
   frozen: { word: "Frozen", rank: 4, meaning: "Answers by its state and learns nothing" },
   steady: { word: "Steady", rank: 5, meaning: "Nothing to do" },
+  resting: { word: "Resting", rank: 6, meaning: "In the store, and back at its next request" },
 };
 
 /** @param {string} badge */

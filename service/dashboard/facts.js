@@ -24,6 +24,7 @@ const FACTS = [
   ["Adapter", (view) => view.adapter],
   ["Mode", (view) => view.mode],
   ["Generation", (view) => count(view.generation)],
+  ["Kept", (view) => view.durability],
   ["On disk", onDisk],
   ["Learning steps", (view) => count(view.steps)],
   ["State", (view) => bytes(view.state_bytes)],

@@ -100,12 +100,12 @@ def tour(url: str, key: str | None, adapter: str | None, images: int, batch: int
 
 def begin(client: Client, adapter: str | None) -> None:
     """Create the two streams afresh: one that answers as the source model, one that adapts."""
-    there = {stream["id"] for stream in client.call("GET", "/v1/streams?limit=1000")["items"]}
+    there = {stream.id for stream in client.streams()}
     for stream in sorted(there & {FROZEN, ADAPTING}):
-        client.call("DELETE", f"/v1/streams/{stream}")
-    client.call("POST", "/v1/streams", {"id": FROZEN, "model": MODEL, "adapter": "source", "mode": "frozen"})
+        client.delete(stream)
+    client.create({"id": FROZEN, "model": MODEL, "adapter": "source", "mode": "frozen"})
     chosen = {"adapter": adapter} if adapter else {}
-    client.call("POST", "/v1/streams", {"id": ADAPTING, "model": MODEL, **chosen})
+    client.create({"id": ADAPTING, "model": MODEL, **chosen})
 
 
 def send(client: Client, console: Console, images: int, batch: int, severity: int) -> dict[tuple[str, str], Tally]:
@@ -171,16 +171,16 @@ def _bars(frozen: float, adapting: float) -> str:
 def undo(client: Client, console: Console, tallies: dict[tuple[str, str], Tally]) -> Report:
     """Snapshot, reset and restore the adapting stream; show that each does what it says."""
     x = next(drifting(64, 64, 1)).images
-    client.call("PATCH", f"/v1/streams/{ADAPTING}", {"mode": "frozen"})
-    snapshot = client.call("POST", f"/v1/streams/{ADAPTING}/snapshots", {"name": "after-the-drift"})
+    client.change(ADAPTING, {"mode": "frozen"})
+    snapshot = client.take(ADAPTING, {"name": "after-the-drift"})
     learned = _probabilities(client.infer(MODEL, INPUT, x, ADAPTING))
-    console.print(f"snapshot {snapshot['id']}: {snapshot['bytes']:,} bytes, generation {snapshot['generation']}")
-    client.call("POST", f"/v1/streams/{ADAPTING}/reset")
+    console.print(f"snapshot {snapshot.id}: {snapshot.bytes:,} bytes, generation {snapshot.generation}")
+    client.reset(ADAPTING)
     source = _probabilities(client.infer(MODEL, INPUT, x, FROZEN))
     difference = float(np.abs(_probabilities(client.infer(MODEL, INPUT, x, ADAPTING)) - source).max())
     moved = float(np.abs(learned - source).max())
     console.print(f"reset:    answers differ from the source model's by {difference:.1e} (before: {moved:.1e})")
-    client.call("POST", f"/v1/streams/{ADAPTING}/restore", {"snapshot": snapshot["id"]})
+    client.restore(ADAPTING, snapshot.id)
     equal = bool(np.array_equal(_probabilities(client.infer(MODEL, INPUT, x, ADAPTING)), learned))
     console.print(f"restore:  answers are {'bit-equal to' if equal else 'NOT those of'} the snapshot's")
     corrupted = [domain for domain in DOMAINS if domain not in (CLEAN, CLEAN_AGAIN)]

@@ -35,7 +35,7 @@ class Manifest(BaseModel):
 
     format: Literal["acclimate-snapshot-1"] = "acclimate-snapshot-1"
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
-    kind: Literal["taken", "shutdown"] = "taken"
+    kind: Literal["taken", "checkpoint", "shutdown"] = "taken"
     stream: str
     name: str
     note: str = ""

@@ -19,7 +19,7 @@ ADAPTER, MONITORS, WINDOW = "adapter/", "monitors/", "window"
 
 
 def file_of(
-    stream: Stream, name: str, note: str = "", *, shutdown: bool = False, drop_inputs: bool = False
+    stream: Stream, name: str, note: str = "", *, checkpoint: bool = False, drop_inputs: bool = False
 ) -> tuple[Manifest, bytes]:
     """Return the snapshot file of a stream as it is; `drop_inputs` leaves out images, in window and memory.
 
@@ -38,7 +38,7 @@ def file_of(
     waiting = stream.state.window[:0] if drop_inputs else stream.state.window
     manifest = Manifest(
         id=secrets.token_hex(12),
-        kind="shutdown" if shutdown else "taken",
+        kind="checkpoint" if checkpoint else "taken",
         stream=stream.id,
         name=name,
         note=note,

@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import hmac
 import stat
+import tempfile
+from pathlib import Path
 
 import httpx
 import pytest
@@ -35,7 +37,13 @@ def folder(tmp_path_factory):
 
 def app_of(folder, **settings):
     return create_app(
-        Settings(bundles=(folder / "bundle",), data=folder / "data", threads=1, allow_factories=(FACTORY,), **settings)
+        Settings(
+            bundles=(folder / "bundle",),
+            data=Path(tempfile.mkdtemp(dir=folder)),
+            threads=1,
+            allow_factories=(FACTORY,),
+            **settings,
+        )
     )
 
 

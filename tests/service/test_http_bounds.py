@@ -126,6 +126,6 @@ def test_a_full_store_is_507_and_the_state_in_memory_stays(api, monkeypatch, cod
         patch.setattr(os, "fsync", fail)
         response = api("POST", "/v1/streams/s/snapshots")
 
-    assert_error(response, 507, f"the snapshot could not be kept: {os.strerror(code)}; the stream is as it was")
+    assert_error(response, 507, f"nothing could be kept: {os.strerror(code)}; the stream is as it was")
     assert api.everything() == before
     assert api("POST", "/v1/streams/s/snapshots").status_code == 201

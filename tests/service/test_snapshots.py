@@ -21,9 +21,11 @@ from service.bundles import read_bundle
 from service.errors import StoreFullError, UnfitError, UnknownError
 from service.hosting import host
 from service.retries import RetryLog
-from service.snapshots.folder import SnapshotFolder
 from service.snapshots.format import MAX_HEADER_BYTES, Manifest, Replay, pack, read_manifest, unpack
+from service.snapshots.store import SnapshotStore
 from service.snapshots.streams import file_of, state_for, warning_for
+from service.store.blobs import FolderBlobs
+from service.store.database import open_database
 from service.streams import Stream, initial_state
 from tests.bundles import FACTORY, torch_bundle
 from tests.serving import images
@@ -378,9 +380,14 @@ def test_a_snapshot_taken_under_other_settings_says_which(models, taken):
     assert "other options" in warning_for(otherwise, read)
 
 
+def store_in(tmp_path):
+    database = open_database("", tmp_path / "deep", sharded=True)
+    return SnapshotStore(database.engine, FolderBlobs(tmp_path / "deep" / "snapshots"))
+
+
 @pytest.fixture
 def folder(tmp_path):
-    return SnapshotFolder(tmp_path / "deep" / "snapshots")
+    return store_in(tmp_path)
 
 
 def path_of(tmp_path, snapshot_id):
@@ -406,7 +413,7 @@ def test_a_folder_keeps_lists_and_removes_files(folder, tmp_path):
     assert (found.id, size) == (B, len(folder.get(B)))
     assert unpack(folder.get(B))[0] == found
     assert listed(folder) == [C, B, A]
-    assert listed(SnapshotFolder(tmp_path / "deep" / "snapshots")) == [C, B, A]
+    assert listed(store_in(tmp_path)) == [C, B, A]
 
     folder.delete(B)
 
@@ -462,10 +469,9 @@ def test_a_write_that_fails_leaves_nothing_behind_and_harms_nothing(folder, tmp_
 
     with monkeypatch.context() as patch:
         patch.setattr(*step, failing(code))
-        for snapshot_id in (A, B):
-            with pytest.raises(StoreFullError if code in FULL else OSError, match=os.strerror(code)) as caught:
-                put(folder, snapshot_id, note="new")
-            assert isinstance(caught.value, StoreFullError) == (code in FULL)
+        with pytest.raises(StoreFullError if code in FULL else OSError, match=os.strerror(code)) as caught:
+            put(folder, B, note="new")
+        assert isinstance(caught.value, StoreFullError) == (code in FULL)
 
     assert listed(folder) == [A]
     assert folder.get(A) == before
@@ -476,11 +482,12 @@ def test_a_write_that_fails_leaves_nothing_behind_and_harms_nothing(folder, tmp_
 
 def test_a_write_cut_off_by_the_system_leaves_nothing_behind(folder, tmp_path):
     put(folder, A)
+    large = pack(manifest(B), {**TENSORS, "window": torch.zeros(2**23, dtype=torch.uint8)})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(SMALL) // 2, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(large) // 2, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            put(folder, B)
+            folder.put(B, large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -543,25 +550,43 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_file_does_not_stop_the_listing_and_is_left_where_it_is(folder, tmp_path, content):
+def test_a_damaged_file_is_refused_and_not_adopted_and_is_left_where_it_is(folder, tmp_path, content):
     put(folder, A, B)
-    path_of(tmp_path, A).write_bytes(content)
+    for snapshot_id in (A, C):
+        path_of(tmp_path, snapshot_id).write_bytes(content)
 
     with capture_logs() as logs:
-        assert listed(folder) == [B]
+        assert folder.adopt() == 0
 
-    assert [(entry["event"], entry["snapshot"]) for entry in logs] == [("snapshot_unreadable", A)]
-    assert path_of(tmp_path, A).read_bytes() == content
+    assert [(entry["event"], entry["snapshot"]) for entry in logs] == [("snapshot_unreadable", C)]
+    assert path_of(tmp_path, C).read_bytes() == content
+    assert listed(folder) == [B, A]
     with pytest.raises(UnfitError):
         unpack(folder.get(A))
 
 
-def test_files_that_are_no_snapshots_by_name_are_not_listed(folder, tmp_path):
+def test_a_file_that_is_gone_is_named(folder, tmp_path):
+    put(folder, A)
+    path_of(tmp_path, A).unlink()
+
+    with pytest.raises(UnfitError, match="its file is gone"):
+        folder.get(A)
+
+
+def test_snapshots_of_an_older_version_are_adopted_once(folder, tmp_path):
+    path_of(tmp_path, A).write_bytes(pack(manifest(A), TENSORS))
+
+    assert [folder.adopt(), folder.adopt()] == [1, 0]
+    assert listed(folder) == [A]
+    assert unpack(folder.get(A))[0].id == A
+
+
+def test_files_that_are_no_snapshots_by_name_are_not_adopted(folder, tmp_path):
     put(folder, A)
     for name in (".writing-abc", "notes.txt", "model.safetensors", f"{B}.safetensors.bak", f"{B.upper()}.safetensors"):
         (path_of(tmp_path, A).parent / name).write_bytes(SMALL)
 
     with capture_logs() as logs:
-        assert listed(folder) == [A]
+        assert folder.adopt() == 0
 
     assert logs == []

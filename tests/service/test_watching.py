@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from types import MappingProxyType
 
 import pytest
 
@@ -31,6 +32,7 @@ class Table(dict):
         return iter(list(self.values()))
 
     find = dict.get
+    resting = MappingProxyType({})
 
 
 BADGES = [

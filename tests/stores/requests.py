@@ -1,6 +1,5 @@
 """Inference requests in binary form, with ids: what is sent can be sent again, byte for byte."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,7 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from service.client import DTYPES, HEADER_LENGTH
+from service.client.inference import HEADER_LENGTH, read_answer, request_body
 
 MODEL, INPUT = "fashion", "input"
 
@@ -64,25 +63,15 @@ class Answer:
 
 
 @lru_cache(maxsize=1024)
-def encoded(request: Request) -> tuple[bytes, int]:
-    """Return a request's body, and its JSON header's length."""
-    raw = request.x.tobytes()
-    tensor = {"name": INPUT, "shape": list(request.x.shape), "datatype": "FP32"}
-    header = json.dumps(
-        {
-            "id": request.id,
-            "inputs": [{**tensor, "parameters": {"binary_data_size": len(raw)}}],
-            "parameters": {"sequence_id": request.stream, "binary_data_output": True},
-        }
-    ).encode()
-    return header + raw, len(header)
+def encoded(request: Request) -> tuple[bytes, Mapping[str, str]]:
+    """Return a request's body and headers."""
+    return request_body(INPUT, request.x, request.stream, request.id)
 
 
 def post(client: httpx.Client, request: Request) -> httpx.Response:
     """Send a request, whatever comes of it."""
-    body, length = encoded(request)
-    headers = {HEADER_LENGTH: str(length), "Content-Type": "application/octet-stream"}
-    return client.post(f"/v2/models/{MODEL}/infer", content=body, headers=headers)
+    body, headers = encoded(request)
+    return client.post(f"/v2/models/{MODEL}/infer", content=body, headers=dict(headers))
 
 
 def infer(client: httpx.Client, request: Request) -> Answer:
@@ -94,12 +83,6 @@ def infer(client: httpx.Client, request: Request) -> Answer:
 
 def answer_of(request: Request, response: httpx.Response) -> Answer:
     """Read an answer."""
-    length = int(response.headers[HEADER_LENGTH])
-    head, rest = json.loads(response.content[:length]), response.content[length:]
-    outputs = {}
-    for tensor in head["outputs"]:
-        size = tensor["parameters"]["binary_data_size"]
-        outputs[tensor["name"]] = np.frombuffer(rest[:size], DTYPES[tensor["datatype"]]).reshape(tensor["shape"])
-        rest = rest[size:]
-    assert head["id"] == request.id
-    return Answer(request, head["parameters"], outputs)
+    read = read_answer(response.content, int(response.headers[HEADER_LENGTH]))
+    assert read.id == request.id
+    return Answer(request, read.facts, read.outputs)

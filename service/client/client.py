@@ -1,0 +1,204 @@
+"""Calls one server: inference, streams, snapshots, events, late labels."""
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import ValidationError
+
+from service.client import live
+from service.client.connection import Connection
+from service.client.errors import RefusedError
+from service.client.inference import HEADER_LENGTH, Answer, read_answer, request_body
+from service.client.retrying import retried
+from service.client.views import (
+    EventView,
+    FeedbackView,
+    HistoryView,
+    Overview,
+    Page,
+    Restored,
+    SnapshotView,
+    StreamRow,
+    StreamView,
+    Told,
+)
+from service.types import Array
+
+View = TypeVar("View", bound=Told)
+PAGE = 1000
+FOLLOW_RETRIES = 6
+"""A lost stream of events is taken up again for about half a minute: as long as a restart takes."""
+
+
+class Client:
+    """Calls one server; close it, or use it in a `with` block. Every method raises RefusedError if it is refused.
+
+    Args:
+        url: The server's address.
+        key: An API key, where the server wants one.
+        timeout_seconds: For every call by itself.
+        retries: How often `infer` tries again where the connection is lost or the server is full for a while. It does
+            not learn twice from one batch, since every try has the same request id.
+
+    Example:
+        >>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
+        ...     for stream in client.streams():
+        ...         print(stream.id, stream.generation, stream.signals.get("entropy"))
+    """
+
+    def __init__(self, url: str, key: str | None = None, timeout_seconds: float = 60.0, retries: int = 0) -> None:
+        self._connection = Connection(url, key, timeout_seconds)
+        self._retries = retries
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def infer(
+        self, model: str, input_name: str, x: Array, stream: str | None = None, request_id: str | None = None
+    ) -> Answer:
+        """Send a batch x (N, C, H, W), float32 or uint8, to a stream; to the model's frozen one if none is named."""
+        chosen = uuid.uuid4().hex if request_id is None and self._retries else request_id
+        body, headers = request_body(input_name, x, stream, chosen)
+        path = f"/v2/models/{quote(model, safe='')}/infer"
+        response = retried(lambda: self._connection.send("POST", path, content=body, headers=headers), self._retries)
+        return read_answer(response.content, int(response.headers[HEADER_LENGTH]))
+
+    def ready(self) -> bool:
+        """Return whether the server takes requests; False while it starts or drains, and where none answers."""
+        try:
+            self._connection.send("GET", "/v2/health/ready")
+        except RefusedError:
+            return False
+        return True
+
+    def streams(self) -> Iterator[StreamView]:
+        """Yield all streams by id, page after page."""
+        return self._pages(StreamView, "/v1/streams", "after")
+
+    def overview(self) -> list[StreamRow]:
+        """Return all streams in brief, each with a word on how it fares."""
+        return _view(Overview, self.call("GET", "/v1/overview")).streams
+
+    def stream(self, stream_id: str) -> StreamView:
+        """Return one stream."""
+        return _view(StreamView, self.call("GET", _stream(stream_id)))
+
+    def create(self, settings: Mapping[str, Any]) -> StreamView:
+        """Create a stream; settings left out are the model's default."""
+        return _view(StreamView, self.call("POST", "/v1/streams", settings))
+
+    def change(self, stream_id: str, settings: Mapping[str, Any], generation: int | None = None) -> StreamView:
+        """Change settings of a stream; only while it is of a generation, where one is given."""
+        return _view(StreamView, self.call("PATCH", _stream(stream_id), settings, generation))
+
+    def reset(self, stream_id: str, generation: int | None = None) -> StreamView:
+        """Return a stream to the source state; only while it is of a generation, where one is given."""
+        return _view(StreamView, self.call("POST", f"{_stream(stream_id)}/reset", None, generation))
+
+    def delete(self, stream_id: str, generation: int | None = None) -> None:
+        """End a stream; only while it is of a generation, where one is given."""
+        self.call("DELETE", _stream(stream_id), None, generation)
+
+    def restore(self, stream_id: str, snapshot_id: str, generation: int | None = None) -> Restored:
+        """Continue a stream from a snapshot; only while it is of a generation, where one is given."""
+        body = {"snapshot": snapshot_id}
+        return _view(Restored, self.call("POST", f"{_stream(stream_id)}/restore", body, generation))
+
+    def snapshots(self, stream_id: str) -> Iterator[SnapshotView]:
+        """Yield a stream's snapshots, newest first, page after page."""
+        return self._pages(SnapshotView, f"{_stream(stream_id)}/snapshots", "after")
+
+    def take(self, stream_id: str, settings: Mapping[str, Any] | None = None) -> SnapshotView:
+        """Snapshot a stream; settings are `name`, `note` and `inputs` (keep, drop)."""
+        return _view(SnapshotView, self.call("POST", f"{_stream(stream_id)}/snapshots", settings or {}))
+
+    def snapshot(self, snapshot_id: str) -> SnapshotView:
+        """Return one snapshot's manifest."""
+        return _view(SnapshotView, self.call("GET", _snapshot(snapshot_id)))
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        """Remove a snapshot for good."""
+        self.call("DELETE", _snapshot(snapshot_id))
+
+    def download(self, snapshot_id: str) -> bytes:
+        """Return a snapshot as its safetensors file."""
+        return self._connection.send("GET", f"{_snapshot(snapshot_id)}/download").content
+
+    def upload(self, content: bytes) -> SnapshotView:
+        """Keep a snapshot file that was downloaded from here or elsewhere."""
+        headers = {"Content-Type": "application/octet-stream"}
+        response = self._connection.send("POST", "/v1/snapshots", content=content, headers=headers)
+        return _view(SnapshotView, _json(response))
+
+    def events(self, since: int = 0, stream: str | None = None) -> Iterator[EventView]:
+        """Yield stored events after an id, the oldest first, page after page; of one stream alone if one is named."""
+        return self._pages(EventView, "/v1/events", "since", since=since, stream=stream)
+
+    def newest_event(self) -> int:
+        """Return the id of the newest event, 0 where there is none."""
+        return _view(Overview, self.call("GET", "/v1/overview")).event or 0
+
+    def follow(
+        self, since: int | None = None, stream: str | None = None, retries: int = FOLLOW_RETRIES
+    ) -> Iterator[EventView]:
+        """Yield events as they come, from an id on or from now on; nothing is missed where the connection is lost."""
+        after = self.newest_event() if since is None else since
+        return live.follow(self._connection, after, stream, retries)
+
+    def feedback(self, stream_id: str, labels: Mapping[str, Sequence[str | int]]) -> FeedbackView:
+        """Give the true labels of earlier requests by their ids; by class name or number, one for each image."""
+        items = [{"request": request, "labels": list(given)} for request, given in labels.items()]
+        return _view(FeedbackView, self.call("POST", f"{_stream(stream_id)}/feedback", {"items": items}))
+
+    def history(self, stream_id: str, since: int = 0) -> HistoryView:
+        """Return a stream's series, from the `next` of an earlier answer on."""
+        return _view(HistoryView, self.call("GET", f"{_stream(stream_id)}/history?since={since}"))
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, generation: int | None = None) -> Any:
+        """Make any control call and return its JSON, or None if it has none."""
+        settings: dict[str, Any] = {} if body is None else {"json": dict(body)}
+        headers = {} if generation is None else {"If-Match": f'"{generation}"'}
+        response = self._connection.send(method, path, headers=headers, **settings)
+        return _json(response) if response.content else None
+
+    def _pages(self, kind: type[View], path: str, cursor: str, **filters: Any) -> Iterator[View]:
+        params = {name: value for name, value in filters.items() if value is not None}
+        while True:
+            page = _view(Page, _json(self._connection.send("GET", path, params={**params, "limit": PAGE})))
+            yield from (_view(kind, item) for item in page.items)
+            if page.next is None:
+                return
+            params[cursor] = page.next
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        raise RefusedError(f"what answers at {response.url} is no Acclimate server: it sent no JSON") from None
+
+
+def _view(kind: type[View], told: Any) -> View:
+    try:
+        return kind.model_validate(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise RefusedError(f"the answer is not what an Acclimate server tells ({kind.__name__}: {said})") from None
+
+
+def _stream(stream_id: str) -> str:
+    return f"/v1/streams/{quote(stream_id, safe='')}"
+
+
+def _snapshot(snapshot_id: str) -> str:
+    return f"/v1/snapshots/{quote(snapshot_id, safe='')}"

@@ -1,0 +1,71 @@
+"""One connection to a server: sends, and turns refusals and lost connections into errors."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from service.client.errors import RefusedError, UnreachableError
+
+
+class Connection:
+    """Sends requests to one server."""
+
+    def __init__(self, url: str, key: str | None, timeout_seconds: float) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise UnreachableError(f"{url!r} is no address of a server ({error}); expected http://HOST:PORT") from None
+
+    def close(self) -> None:
+        """Hang up."""
+        self._http.close()
+
+    def send(self, method: str, path: str, **settings: Any) -> httpx.Response:
+        """Send one request.
+
+        Raises:
+            RefusedError: If the server refuses it, or none answers.
+        """
+        with self._reaching():
+            response = self._http.request(method, path, **settings)
+        if response.is_error:
+            raise _refusal(response)
+        return response
+
+    @contextmanager
+    def stream(self, path: str, headers: Mapping[str, str], **settings: Any) -> Iterator[httpx.Response]:
+        """Open an answer that has no end, and hang up after the block.
+
+        Raises:
+            RefusedError: If the server refuses it, none answers, or the connection is lost within the block.
+        """
+        with self._reaching(), self._http.stream("GET", path, headers=dict(headers), **settings) as response:
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            yield response
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise UnreachableError(f"no server answers at {self._http.base_url}: {error}") from None
+
+
+def _refusal(response: httpx.Response) -> RefusedError:
+    return RefusedError(_reason(response), response.status_code, _seconds(response.headers.get("Retry-After")))
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"the server answered {response.status_code}"
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None

@@ -1,0 +1,55 @@
+"""Shell completion of ids, asked of the server; silent where it does not answer within a second."""
+
+import os
+from contextlib import AbstractContextManager
+from itertools import islice
+from pathlib import Path
+
+import typer
+
+from service.client import Client, RefusedError
+from service.operating.errors import MistakeError
+from service.operating.reaching import DEFAULT_URL, reach
+
+TIMEOUT_SECONDS = 1.0
+MOST_STREAMS = 10
+"""Streams whose snapshots are asked for where a command names none."""
+
+
+def stream_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Return the ids of streams that begin as typed, each with its adapter and generation."""
+    try:
+        with _asked(ctx) as client:
+            return [
+                (stream.id, f"{stream.adapter}, generation {stream.generation}")
+                for stream in client.streams()
+                if stream.id.startswith(incomplete)
+            ]
+    except (RefusedError, MistakeError):
+        return []
+
+
+def snapshot_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Return the ids of snapshots that begin as typed, of the stream typed before or else of the first streams."""
+    try:
+        with _asked(ctx) as client:
+            return [
+                (snapshot.id, f"{snapshot.stream}: {snapshot.name}")
+                for stream in _streams(ctx, client)
+                for snapshot in client.snapshots(stream)
+                if snapshot.id.startswith(incomplete)
+            ]
+    except (RefusedError, MistakeError):
+        return []
+
+
+def _asked(ctx: typer.Context) -> AbstractContextManager[Client]:
+    """Return a client of the server that the options typed so far name, or the environment does."""
+    url = ctx.params.get("url") or os.environ.get("ACCLIMATE_URL") or DEFAULT_URL
+    key_file = ctx.params.get("key_file")
+    return reach(str(url), Path(key_file) if key_file else None, TIMEOUT_SECONDS)
+
+
+def _streams(ctx: typer.Context, client: Client) -> list[str]:
+    named = ctx.params.get("stream")
+    return [named] if named else [stream.id for stream in islice(client.streams(), MOST_STREAMS)]

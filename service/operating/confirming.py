@@ -1,0 +1,37 @@
+"""Asking before something is lost."""
+
+import sys
+
+import typer
+
+from service.client import Client, SnapshotView, StreamView
+from service.operating.errors import MistakeError
+from service.operating.wording import age, counted, size
+
+
+def confirm(loss: str, *, yes: bool) -> None:
+    """Ask whether to go on; `loss` says what will be lost.
+
+    Raises:
+        MistakeError: If there is no terminal to ask at, and `--yes` was not given.
+        typer.Abort: If the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise MistakeError(f"{loss} There is no terminal to ask at: nothing was done; --yes does it without asking")
+    typer.confirm(f"{loss} Go on?", abort=True, err=True)
+
+
+def loss_of_state(client: Client, stream: StreamView, what: str) -> str:
+    """Return what a stream loses when its state is replaced, and what it could be restored from."""
+    newest = next(client.snapshots(stream.id), None)
+    kept = f"Its newest snapshot is {described(newest)}." if newest else "It has no snapshot."
+    learned = f"generation {stream.generation}, {counted(stream.steps, 'step')}"
+    return f"{stream.id} {what}; what it has learned is lost: {learned}. {kept}"
+
+
+def described(snapshot: SnapshotView) -> str:
+    """Return a snapshot in a few words."""
+    learned = f"generation {snapshot.generation}, {counted(snapshot.steps, 'step')}"
+    return f"{snapshot.id} ({snapshot.name}: {learned}, {size(snapshot.bytes)}, {age(snapshot.created)})"

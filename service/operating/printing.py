@@ -1,0 +1,47 @@
+"""Printing what the server told: as its JSON, or in people's words."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from service.client.views import Told
+from service.operating.tables import console, plain
+
+View = TypeVar("View", bound=Told)
+
+
+def print_one(view: View, shown: Callable[[View], RenderableType], *, as_json: bool) -> None:
+    """Print one thing."""
+    said = view.json_text() if as_json else shown(view)
+    if isinstance(said, str):
+        say(said)
+    else:
+        console().print(said)
+
+
+def print_list(
+    views: Iterable[View], shown: Callable[[Sequence[View], int], RenderableType], none: str, *, as_json: bool
+) -> None:
+    """Print a list: one JSON array, an item a line, or a table; `none` is said of an empty list."""
+    if as_json:
+        print_array(views)
+        return
+    listed, out = list(views), console()
+    out.print(shown(listed, out.width) if listed else Text(none, style="dim"))
+
+
+def print_array(views: Iterable[Told]) -> None:
+    """Print one JSON array, an item a line; nothing at all where the first page is refused."""
+    opening = "["
+    for view in views:
+        typer.echo(f"{opening}\n{view.json_text()}", nl=False)
+        opening = ","
+    typer.echo("[]" if opening == "[" else "\n]")
+
+
+def say(text: str | Text) -> None:
+    """Print a line."""
+    console().print(plain(text), soft_wrap=True)

@@ -1,0 +1,150 @@
+"""`acclimate snapshots`: list, take, show, restore, delete, download, upload."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.client import Restored
+from service.files import AS_UMASK, write_whole
+from service.operating import inspecting, showing
+from service.operating.confirming import confirm, described, loss_of_state
+from service.operating.errors import MistakeError
+from service.operating.options import AsJson, IfGeneration, KeyFile, SnapshotId, StreamId, Url, Yes
+from service.operating.printing import print_list, print_one, say
+from service.operating.reaching import DEFAULT_URL, reach
+from service.operating.wording import counted, size
+
+app = typer.Typer(help="Keep what streams have learned, and go back to it.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_snapshots(stream: StreamId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson = False) -> None:
+    """List a stream's snapshots, newest first; those of an ended stream too.
+
+    Example: `acclimate snapshots list camera-7 --json | jq -r '.[0].id'`
+    """
+    none = f"{stream} has no snapshots; `acclimate snapshots take {stream}` takes one."
+    with reach(url, key_file) as client:
+        print_list(client.snapshots(stream), showing.snapshots, none, as_json=as_json)
+
+
+@app.command()
+def take(
+    stream: StreamId,
+    name: Annotated[str | None, typer.Option(help="Its name; the generation unless given.")] = None,
+    note: Annotated[str, typer.Option(help="Why it was taken.")] = "",
+    drop_inputs: Annotated[
+        bool, typer.Option("--drop-inputs", help="Leave out images that wait; it does not replay exactly then.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep what a stream has learned so far.
+
+    Example: `acclimate snapshots take camera-7 --name before-winter --note 'good for months'`
+    """
+    settings = {"note": note, "inputs": "drop" if drop_inputs else "keep"} | ({"name": name} if name else {})
+    with reach(url, key_file) as client:
+        print_one(client.take(stream, settings), inspecting.snapshot, as_json=as_json)
+
+
+@app.command()
+def show(snapshot: SnapshotId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson = False) -> None:
+    """Show what a snapshot holds.
+
+    Example: `acclimate snapshots show 919b827a77f65b5801bc435d`
+    """
+    with reach(url, key_file) as client:
+        print_one(client.snapshot(snapshot), inspecting.snapshot, as_json=as_json)
+
+
+@app.command()
+def restore(
+    stream: StreamId,
+    snapshot: SnapshotId,
+    if_generation: IfGeneration = None,
+    yes: Yes = False,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Continue a stream from a snapshot, its own or another's of the same model and spec.
+
+    Example: `acclimate snapshots restore camera-7 919b827a77f65b5801bc435d`
+    """
+    with reach(url, key_file) as client:
+        found = client.snapshot(snapshot)
+        what = f"continues from snapshot {described(found)}"
+        confirm(loss_of_state(client, client.stream(stream), what), yes=yes)
+        print_one(client.restore(stream, snapshot, if_generation), _restored, as_json=as_json)
+
+
+def _restored(stream: Restored) -> str:
+    learned = f"generation {stream.generation}, {counted(stream.steps, 'step')}"
+    warning = f"; {stream.tta_warning}" if stream.tta_warning else ""
+    return f"{stream.id} continues from the snapshot: {learned}{warning}"
+
+
+@app.command()
+def delete(snapshot: SnapshotId, yes: Yes = False, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
+    """Remove a snapshot for good.
+
+    Example: `acclimate snapshots delete 919b827a77f65b5801bc435d`
+    """
+    with reach(url, key_file) as client:
+        found = client.snapshot(snapshot)
+        confirm(f"Snapshot {described(found)} of {found.stream} is removed for good.", yes=yes)
+        client.delete_snapshot(snapshot)
+        say(f"{snapshot} is removed")
+
+
+@app.command()
+def download(
+    snapshot: SnapshotId,
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to write it; `-` for standard output. Else ID.safetensors.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+) -> None:
+    """Write a snapshot to a file: one safetensors file that carries its own manifest.
+
+    Example: `acclimate snapshots download 919b827a77f65b5801bc435d winter.safetensors`
+    """
+    target = Path(f"{snapshot}.safetensors") if file is None else file
+    to_output = str(target) == "-"
+    if target.exists() and not (force or to_output):
+        raise MistakeError(f"there is a file {target} already; name another, or overwrite it by --force")
+    with reach(url, key_file) as client:
+        content = client.download(snapshot)
+    if to_output:
+        sys.stdout.buffer.write(content)
+        return
+    try:
+        write_whole(target, content, AS_UMASK, lambda _: None)
+    except OSError as error:
+        raise MistakeError(f"{target} cannot be written: {error.strerror}") from None
+    say(f"wrote {target}, {size(len(content))}")
+
+
+@app.command()
+def upload(
+    file: Annotated[Path, typer.Argument(help="A snapshot file; `-` for standard input.")],
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hand a snapshot file to a server; a stream there can be restored from it then.
+
+    Example: `acclimate snapshots upload winter.safetensors --url http://models:8000`
+    """
+    try:
+        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise MistakeError(f"{file} cannot be read: {error.strerror}; expected a snapshot file") from None
+    with reach(url, key_file) as client:
+        print_one(client.upload(content), inspecting.snapshot, as_json=as_json)

@@ -1,0 +1,179 @@
+"""`acclimate streams`: list, show, create, set, reset, delete, watch."""
+
+import time
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from service.client import Client, StreamRow
+from service.operating import inspecting, parsing, showing, watching
+from service.operating.confirming import confirm, loss_of_state
+from service.operating.errors import MistakeError
+from service.operating.options import AsJson, Guard, IfGeneration, KeyFile, Settings, StreamId, Url, Yes
+from service.operating.printing import print_list, print_one, say
+from service.operating.reaching import DEFAULT_URL, reach
+
+app = typer.Typer(help="Look at streams and change them.", no_args_is_help=True)
+NONE = "There are no streams; the first request of one creates it, or `acclimate streams create`."
+
+Model = Annotated[str | None, typer.Option(help="The model; needed where several are served.")]
+Adapter = Annotated[str | None, typer.Option(help="The spec, as `unmix_tns+eta+lame`.")]
+Mode = Annotated[str | None, typer.Option(help="adapt, frozen or shadow.")]
+Durability = Annotated[str | None, typer.Option(help="ephemeral, periodic or sync: when it is kept.")]
+Batch = Annotated[int | None, typer.Option("--adapt-batch-size", min=1, help="Images of one adaptation step.")]
+
+
+@app.command("list")
+def list_streams(url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson = False) -> None:
+    """List all streams: how each fares, what it has learned, what it has met.
+
+    Columns that do not fit the terminal are left out. Example: `acclimate streams list --json | jq -r '.[].id'`
+    """
+    with reach(url, key_file) as client:
+        rows = {} if as_json else {row.id: row for row in client.overview()}
+        print_list(client.streams(), lambda all_, width: showing.streams(all_, rows, width), NONE, as_json=as_json)
+
+
+@app.command()
+def show(stream: StreamId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson = False) -> None:
+    """Show one stream in full: settings, what it has learned, its signals, its guard.
+
+    Example: `acclimate streams show camera-7`
+    """
+    with reach(url, key_file) as client:
+        view = client.stream(stream)
+        row = None if as_json else _row(client, stream)
+        print_one(view, lambda one: inspecting.stream(one, row), as_json=as_json)
+
+
+@app.command()
+def create(
+    stream: Annotated[str | None, typer.Argument(help="Its id; the server makes one if there is none.")] = None,
+    model: Model = None,
+    adapter: Adapter = None,
+    option: Settings = None,
+    mode: Mode = None,
+    guard: Guard = None,
+    durability: Durability = None,
+    adapt_batch_size: Batch = None,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a stream; what is left out is the model's default.
+
+    Example: `acclimate streams create camera-7 --adapter batch+eta --option eta.lr=1e-4 --guard every=1000`
+    """
+    settings = _given(
+        id=stream, model=model, adapter=adapter, mode=mode, durability=durability, adapt_batch_size=adapt_batch_size
+    )
+    settings |= {"options": parsing.options(option, {})} if option else {}
+    settings |= {"guard": parsing.guard(guard, {})} if guard else {}
+    with reach(url, key_file) as client:
+        view = client.create(settings)
+        print_one(view, lambda one: inspecting.stream(one, None), as_json=as_json)
+
+
+@app.command("set")
+def change(
+    stream: StreamId,
+    adapter: Adapter = None,
+    option: Settings = None,
+    mode: Mode = None,
+    guard: Guard = None,
+    durability: Durability = None,
+    adapt_batch_size: Batch = None,
+    if_generation: IfGeneration = None,
+    yes: Yes = False,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change settings of a stream; options and rules that are not named stay as they are.
+
+    A new adapter starts from its initial state, and options may do so too; that is asked for first.
+    Example: `acclimate streams set camera-7 --mode frozen`
+    """
+    settings = _given(adapter=adapter, mode=mode, durability=durability, adapt_batch_size=adapt_batch_size)
+    if not (settings or option or guard):
+        raise MistakeError("nothing is given to change; expected one of --adapter, --option, --mode, --guard, ...")
+    with reach(url, key_file) as client:
+        view = client.stream(stream)
+        if option:
+            settings["options"] = parsing.options(option, view.options if adapter in (None, view.adapter) else {})
+        if guard:
+            settings["guard"] = parsing.guard(guard, view.guard)
+        if adapter or option:
+            confirm(loss_of_state(client, view, "may start from its initial state"), yes=yes)
+        changed = client.change(stream, settings, if_generation)
+        print_one(changed, lambda one: inspecting.stream(one, None), as_json=as_json)
+
+
+@app.command()
+def reset(
+    stream: StreamId,
+    if_generation: IfGeneration = None,
+    yes: Yes = False,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Return a stream to the source state; says first what will be lost.
+
+    Example: `acclimate streams reset camera-7 --if-generation 300`
+    """
+    with reach(url, key_file) as client:
+        confirm(loss_of_state(client, client.stream(stream), "goes back to the source state"), yes=yes)
+        view = client.reset(stream, if_generation)
+        print_one(view, lambda one: f"{one.id} is in the source state, generation {one.generation}", as_json=as_json)
+
+
+@app.command()
+def delete(
+    stream: StreamId,
+    if_generation: IfGeneration = None,
+    yes: Yes = False,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+) -> None:
+    """End a stream and forget what it has learned; its snapshots stay.
+
+    Example: `acclimate streams delete camera-7`
+    """
+    with reach(url, key_file) as client:
+        confirm(loss_of_state(client, client.stream(stream), "ends"), yes=yes)
+        client.delete(stream, if_generation)
+        say(f"{stream} has ended; its snapshots stay")
+
+
+@app.command()
+def watch(
+    stream: StreamId,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after so many lines.")] = None,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a line whenever a stream has moved on; Ctrl-C ends it. With --json, its JSON on a line each time.
+
+    Example: `acclimate streams watch camera-7 --every 5`
+    """
+    with reach(url, key_file) as client:
+        if not as_json:
+            client.stream(stream)
+            say(watching.HEADINGS)
+        try:
+            for view in islice(watching.moves(client, stream, every), count):
+                say(view.json_text() if as_json else watching.line(view, time.time()))
+        except KeyboardInterrupt:
+            return
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _row(client: Client, stream: str) -> StreamRow | None:
+    return next((row for row in client.overview() if row.id == stream), None)

@@ -1,0 +1,201 @@
+"""Which streams are in memory: brought back when they are asked for, put to rest when there are too many bytes."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from weakref import WeakValueDictionary
+
+from service.checkpoints import Loaded, built, load, record_of
+from service.errors import UnknownError
+from service.hosting import HostedModel
+from service.keeping import Keeper
+from service.recording import Recorder
+from service.store.catalogue import Record
+from service.streams import Stream, StreamTable
+from service.telemetry import log
+from service.types import Happening
+from service.worker import Worker
+
+LOOK_SECONDS = 1.0
+SLACK = 0.1
+"""Share of the allowed bytes that is free once streams are put to rest."""
+OWN_BYTES = 32_768
+"""What a stream takes in memory besides its state's tensors: monitors, history, answers; a rough mean."""
+SOME = 64
+"""Streams put to rest at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When streams leave the memory, and when they end.
+
+    Attributes:
+        resident_bytes: Most bytes of streams in memory.
+        rest_seconds: Seconds without a request after which a stream rests; 0 for never.
+        end_seconds: Seconds without a request after which a resting stream ends; 0 for never.
+    """
+
+    resident_bytes: int
+    rest_seconds: float = 0.0
+    end_seconds: float = 0.0
+
+
+class Residence:
+    """Brings streams back from the store, and puts them to rest there.
+
+    Args:
+        table: The streams.
+        keeper: Writes them.
+        models: The served models, by name.
+        worker: Where streams are built.
+        recorder: Where it is told.
+        limits: When streams rest, and when they end.
+        sharded: Whether other processes may have made streams that are not known here.
+    """
+
+    def __init__(
+        self,
+        table: StreamTable,
+        keeper: Keeper,
+        models: Mapping[str, HostedModel],
+        worker: Worker,
+        recorder: Recorder,
+        *,
+        limits: Limits,
+        sharded: bool,
+    ) -> None:
+        self.table = table
+        self._keeper = keeper
+        self._models = models
+        self._worker = worker
+        self._recorder = recorder
+        self.limits = limits
+        self._sharded = sharded
+        self._untold: set[str] = set()
+        self._forgotten: set[str] = set()
+        self._coming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def begin(self, records: list[Record]) -> None:
+        """Know the streams that the store holds; none is read before it is asked for."""
+        for record in records:
+            self.table.rest(record)
+        self._untold = {record.id for record in records}
+        self._forgotten = {record.id for record in records if record.durability == "ephemeral"}
+
+    def may_know(self, stream_id: str) -> bool:
+        """Whether there may be a stream of this id, as far as can be told without asking the store."""
+        return self._sharded or self.table.knows(stream_id)
+
+    async def get(self, stream_id: str, *, anew: bool = False) -> Stream:
+        """Return a stream, brought back if it rests; `anew` in its initial state, where it is unfit else.
+
+        Raises:
+            UnknownError: If there is none.
+            UnfitError: If its model is not served, or is another now, or its state is damaged.
+            StoreDownError: If the store does not answer.
+        """
+        stream = await self.find(stream_id, anew=anew)
+        if stream is None:
+            raise UnknownError(f"there is no stream {stream_id[:200]!r}")
+        return stream
+
+    async def find(self, stream_id: str, *, anew: bool = False) -> Stream | None:
+        """Return a stream as `get` does, or None if there is none."""
+        stream = self.table.find(stream_id)
+        if stream is not None or not self.may_know(stream_id):
+            return stream
+        lock = self._coming.setdefault(stream_id, asyncio.Lock())
+        async with lock:
+            return self.table.find(stream_id) or await self._brought(stream_id, anew=anew)
+
+    async def run(self) -> None:
+        """Put streams to rest, and end those that nobody uses, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self.make_room()
+                await self.end_unused()
+            except Exception as error:  # noqa: BLE001 - a store's failure must not end this
+                log.error("streams_not_rested", reason=str(error))
+
+    async def make_room(self) -> None:
+        """Put to rest streams unused for long, and those used longest ago while there are too many bytes in memory."""
+        idle = sorted((stream for stream in self.table if not stream.waiting), key=lambda stream: stream.last_used)
+        while idle and (self._unused(idle[0]) or self._bytes() > self.limits.resident_bytes):
+            enough = self._bytes() - (1 - SLACK) * self.limits.resident_bytes
+            some = [stream for stream in idle[:SOME] if self._unused(stream)] or _first(idle[:SOME], enough)
+            idle = idle[len(some) :]
+            for taken in await self._keeper.keep(some, final=True):
+                self._rest(taken.stream.id, taken.stream)
+
+    async def end_unused(self) -> None:
+        """End resting streams that nobody has used for as long as is allowed."""
+        if not self.limits.end_seconds:
+            return
+        before = time.time() - self.limits.end_seconds
+        for record in [record for record in self.table.resting.values() if record.last_used < before]:
+            if await asyncio.to_thread(self._ended, record):
+                self.table.delete(record.id)
+                self._recorder.tell_of(record.id, record.model, Happening("ended", "unused for as long as is allowed"))
+
+    def _ended(self, record: Record) -> bool:
+        claimed = self._keeper.checkpoints.catalogue.claim(record.id)
+        if claimed is None:
+            return True
+        before, after, _ = claimed
+        unused = before.last_used <= record.last_used  # else another process has used it
+        return unused and self._keeper.checkpoints.catalogue.remove(record.id, after.epoch)
+
+    def _unused(self, stream: Stream) -> bool:
+        return 0 < self.limits.rest_seconds < time.time() - stream.last_used
+
+    def _rest(self, stream_id: str, kept: Stream) -> None:
+        """Let a stream go that was kept, unless it was used meanwhile."""
+        stream = self.table.find(stream_id)
+        if stream is None or stream.claim is None or stream.waiting or stream.requests != kept.requests:
+            return
+        if stream.claim.mark == stream.mark:
+            record = record_of(stream, stream.claim)
+            self.table.rest(replace(record, ceiling=record.generation))
+
+    def _bytes(self) -> int:
+        return sum(_bytes(stream) for stream in self.table)
+
+    async def _brought(self, stream_id: str, *, anew: bool) -> Stream | None:
+        loaded = await asyncio.to_thread(load, self._keeper.checkpoints, stream_id)
+        if loaded is None:
+            self.table.resting.pop(stream_id, None)
+            return None
+        anew = anew or stream_id in self._forgotten
+        stream = await self._worker.run(lambda: built(self.table, self._models, loaded, anew=anew))
+        self._forgotten.discard(stream_id)
+        stream.last_used = time.time()
+        self.table.put(stream)
+        if stream_id in self._untold:
+            self._untold.discard(stream_id)
+            self._recorder.tell(stream, _resumed(stream, loaded))
+        return stream
+
+
+def _bytes(stream: Stream) -> int:
+    return stream.state_bytes + OWN_BYTES
+
+
+def _first(streams: list[Stream], enough: float) -> list[Stream]:
+    """Return the first streams that together have as many bytes."""
+    chosen: list[Stream] = []
+    while len(chosen) < len(streams) and sum(map(_bytes, chosen)) < enough:
+        chosen.append(streams[len(chosen)])
+    return chosen
+
+
+def _resumed(stream: Stream, loaded: Loaded) -> Happening:
+    """Say where a stream goes on after a restart, and what may be lost."""
+    durable = loaded.record.generation
+    figures = {"generation": float(durable), "goes_on": float(stream.generation)}
+    if stream.generation == durable:
+        return Happening("resumed", f"at generation {durable}", figures=figures)
+    lost = "what it had learned since then in memory is lost" if durable else "what it had learned in memory is lost"
+    said = f"at generation {durable}, the last that was kept: {lost}; it goes on as generation {stream.generation}"
+    return Happening("resumed", said, figures=figures)

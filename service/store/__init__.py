@@ -1,0 +1,1 @@
+"""What outlives the process: a catalogue in a database, and blobs in a folder or an object store."""

@@ -1,0 +1,173 @@
+"""The database of the catalogue and the event log: opened, brought up to date, and owned by one process."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, insert, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.errors import SettingsError, StoreDownError, StoreFullError
+from service.store.tables import PROCESSES
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+OWNER_LOCK, MIGRATION_LOCK = 0x61636C31, 0x61636C32
+"""Names of PostgreSQL's advisory locks: any numbers that nobody else takes."""
+LOCK_FILE = "acclimate.lock"
+FULL = ("disk is full", "readonly database", "No space left")
+"""What SQLite and PostgreSQL say where there is no room."""
+BUSY_SECONDS = 5
+"""How long SQLite waits for another writer."""
+CONNECT_SECONDS = 5
+
+
+class FileLock:
+    """A lock that ends with the process, if it was taken."""
+
+    def __init__(self, file: Path, *, shared: bool) -> None:
+        self._handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+        self.taken = True
+        try:
+            fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.taken = False
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._handle)
+
+
+@dataclass(slots=True)
+class Database:
+    """An open database, with what keeps other processes out, if anything does.
+
+    Attributes:
+        engine: SQLAlchemy's.
+        process: This process's number on this store, from 1 on; greater than all before.
+    """
+
+    engine: Engine
+    process: int
+    _owner: Any = None
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._owner is not None:
+            self._owner.close()
+        self.engine.dispose()
+
+
+def open_database(url: str, data: Path, *, sharded: bool) -> Database:
+    """Open the catalogue at a SQLAlchemy URL; without one, SQLite in the data folder.
+
+    Raises:
+        SettingsError: If it cannot be opened, or another process owns it and `sharded` does not let it share.
+    """
+    chosen = url or f"sqlite:///{data / 'acclimate.db'}"
+    owner = None
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        engine = _engine(chosen)
+        owner = _own(engine, data, sharded=sharded)
+        _migrate(engine)
+        with engine.begin() as connection:
+            made = connection.execute(insert(PROCESSES).values(started=time.time()))
+        return Database(engine, _number(made.inserted_primary_key), owner)
+    except (OSError, ValueError, SQLAlchemyError, ImportError) as error:
+        if owner is not None:
+            owner.close()
+        said = str(error).splitlines()[0]
+        raise SettingsError(f"the database {_shown(chosen)} cannot be opened: {said}") from None
+
+
+@contextmanager
+def available() -> Iterator[None]:
+    """Turn a failing database into a refusal that says to try again.
+
+    Raises:
+        StoreFullError: If the disk is full, or the file may not be written.
+        StoreDownError: If the block's database call fails otherwise.
+    """
+    try:
+        yield
+    except SQLAlchemyError as error:
+        said = str(error).splitlines()[0][:200]
+        if any(words in said for words in FULL):
+            raise StoreFullError(f"the database could not be written ({said}); nothing was changed") from error
+        raise StoreDownError(f"the database does not answer ({said}); nothing was changed") from error
+
+
+def _number(key: Any) -> int:
+    return int(key[0])
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+        event.listen(engine, "connect", _durable)
+        return engine
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
+    raise ValueError(f"expected sqlite:///FILE or postgresql+psycopg://..., not {parsed.get_backend_name()!r}")
+
+
+def _durable(connection: Any, _record: object) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _own(engine: Engine, data: Path, *, sharded: bool) -> Any:
+    """Keep processes out that would not share, for as long as this one lives; the lock ends with it, however it ends.
+
+    Sharded processes hold it together, any other one alone.
+    """
+    said = (
+        "another process serves this store; one process owns a store, unless all that share it are started with "
+        "sharded=true behind a proxy that sends each stream to one of them"
+    )
+    if engine.dialect.name == "sqlite":
+        lock = FileLock(data / LOCK_FILE, shared=sharded)
+        if not lock.taken:
+            lock.close()
+            raise SettingsError(said)
+        return lock
+    connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    locking = "SELECT pg_try_advisory_lock_shared(:name)" if sharded else "SELECT pg_try_advisory_lock(:name)"
+    if not connection.execute(text(locking), {"name": OWNER_LOCK}).scalar():
+        connection.close()
+        raise SettingsError(said)
+    return connection
+
+
+def _migrate(engine: Engine) -> None:
+    """Bring the tables up to date; one process at a time."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        _alone(connection)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _alone(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:name)"), {"name": MIGRATION_LOCK})
+    else:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _shown(url: str) -> str:
+    """Return a URL without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return "that was given"

@@ -1,0 +1,54 @@
+"""Blobs that nothing refers to, or nothing yet: noted before they are written, so that none is ever left behind.
+
+Only what is noted here is ever removed; a blob that somebody else put there is left alone.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+
+from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from service.store.blobs import Blobs
+from service.store.database import available
+from service.store.tables import GARBAGE, STREAMS
+
+GRACE_SECONDS = 600.0
+"""How long a blob that nothing refers to is kept; longer than any write takes."""
+
+
+def note(connection: Connection, blobs: Iterable[str]) -> None:
+    """Note blobs, `place/name`, that nothing refers to from this transaction on."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    rows = [{"blob": blob, "time": time.time()} for blob in blobs]
+    if rows:
+        connection.execute(insert(GARBAGE).on_conflict_do_nothing(), rows)
+
+
+def take_back(connection: Connection, blob: str) -> bool:
+    """Say that something refers to a blob after all; False if it is too late, and it may be gone."""
+    return bool(connection.execute(delete(GARBAGE).where(GARBAGE.c.blob == blob)).rowcount)
+
+
+def collect(engine: Engine, places: Mapping[str, Blobs], older_seconds: float = GRACE_SECONDS) -> int:
+    """Remove what was noted some time ago; a name that ends in `*` is a prefix. Return how many notes were done."""
+    with available(), engine.connect() as connection:
+        old = select(GARBAGE.c.blob).where(GARBAGE.c.time < time.time() - older_seconds)
+        noted = list(connection.execute(old).scalars())
+    for blob in noted:
+        place, _, name = blob.partition("/")
+        if name.endswith("*"):
+            _collect_prefix(engine, places[place], name[:-1])
+        else:
+            places[place].delete(name)
+        with available(), engine.begin() as connection:
+            take_back(connection, blob)
+    return len(noted)
+
+
+def _collect_prefix(engine: Engine, blobs: Blobs, prefix: str) -> None:
+    """Remove all that begins so, but for what a stream refers to."""
+    with available(), engine.connect() as connection:
+        kept = set(connection.execute(select(STREAMS.c.blob).where(STREAMS.c.blob.startswith(prefix))).scalars())
+    for name in [name for name in blobs.names(prefix) if name not in kept]:
+        blobs.delete(name)

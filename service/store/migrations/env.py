@@ -1,0 +1,10 @@
+"""Runs migrations on the connection that the server hands in; alembic runs this file."""
+
+from alembic import context
+
+from service.store.tables import NAMES
+
+if getattr(context, "config", None) is not None:
+    context.configure(connection=context.config.attributes["connection"], target_metadata=NAMES)
+    with context.begin_transaction():
+        context.run_migrations()

@@ -1,0 +1,80 @@
+"""Blobs in an object store that speaks S3."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from service.errors import ServiceError, SettingsError, StoreDownError
+
+
+class ObjectBlobs:
+    """Blobs as objects under a URL, as `s3://bucket/prefix`; credentials and endpoint come from AWS_* variables.
+
+    Raises:
+        SettingsError: If the URL is of no store that is known, or the extra `s3` is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            from obstore.store import from_url
+        except ImportError:
+            raise SettingsError(f"{url} needs the extra: pip install 'acclimate[s3]'") from None
+        try:
+            self._store: Any = from_url(url)
+        except Exception as error:  # noqa: BLE001 - the library's errors are of many kinds
+            raise SettingsError(f"the blobs' URL {url} is wrong: {error}") from None
+
+    def put(self, name: str, content: bytes, check: Callable[[bytes], object]) -> None:
+        """Write a blob that is not there yet, and read it back.
+
+        Raises:
+            StoreDownError: If the store does not answer.
+        """
+        import obstore
+
+        try:
+            obstore.put(self._store, name, content, mode="create")
+            written = bytes(obstore.get(self._store, name).bytes())
+        except Exception as error:
+            raise _down(error) from error
+        try:
+            check(written)
+        except ServiceError:
+            self.delete(name)
+            raise
+
+    def get(self, name: str) -> bytes:
+        """Return a blob; KeyError if there is none."""
+        import obstore
+
+        try:
+            return bytes(obstore.get(self._store, name).bytes())
+        except FileNotFoundError:
+            raise KeyError(name) from None
+        except Exception as error:
+            raise _down(error) from error
+
+    def delete(self, name: str) -> None:
+        """Remove a blob, if it is there."""
+        import obstore
+
+        try:
+            obstore.delete(self._store, name)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise _down(error) from error
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Yield the names that begin so."""
+        import obstore
+
+        try:
+            for page in obstore.list(self._store):
+                yield from (entry["path"] for entry in page if entry["path"].startswith(prefix))
+        except Exception as error:
+            raise _down(error) from error
+
+
+def _down(error: Exception) -> StoreDownError:
+    said = str(error).splitlines()[0][:200]
+    return StoreDownError(f"the object store does not answer ({said}); nothing was changed")

@@ -1,0 +1,276 @@
+"""`acclimate streams`, `snapshots` and `events` against a real server, as an operator runs them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from service.client import Client
+from service.demo.drift import drifting
+from tests.serving import ROOT, serving, wait_ready
+
+pytestmark = pytest.mark.e2e
+HELD = ("list", "show", "create", "set", "reset", "delete", "watch")
+KEPT = ("list", "take", "show", "restore", "delete", "download", "upload")
+TOLD = ("list", "follow")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("operating")) as running:
+        wait_ready(running)
+        with Client(running.url) as client:
+            for part in list(drifting(32, 16, 3))[:4]:
+                client.infer("fashion", "input", part.images, "camera-7")
+        yield running
+
+
+def started(server, *arguments, **variables):
+    environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "120", "ACCLIMATE_URL": server.url, **variables}
+    return subprocess.Popen(
+        [sys.executable, "-m", "service", *arguments],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(server, *arguments, **variables):
+    process = started(server, *arguments, **variables)
+    said, complained = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(arguments, process.returncode, said, complained)
+
+
+def done(server, *arguments, **variables):
+    ended = run(server, *arguments, **variables)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def told(server, *arguments):
+    return json.loads(done(server, *arguments, "--json"))
+
+
+def take(server, stream="camera-7"):
+    return told(server, "snapshots", "take", stream, "--name", "kept")["id"]
+
+
+def test_streams_are_listed_for_people_and_as_the_servers_own_json(server):
+    table = done(server, "streams", "list")
+    listed = told(server, "streams", "list")
+
+    assert all(word in table for word in ("stream", "entropy", "drift", "agreement", "gap", "camera-7", "kB", "used"))
+    assert "\x1b" not in table
+    assert listed == httpx.get(f"{server.url}/v1/streams").json()["items"]
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_is_told_which(server):
+    table = done(server, "streams", "list", COLUMNS="60")
+
+    assert "too narrow for: " in table
+    assert max(len(line) for line in table.splitlines()) <= 60
+
+
+def test_a_stream_is_shown_in_full(server):
+    shown = done(server, "streams", "show", "camera-7")
+
+    assert all(word in shown for word in ("generation 4, 4 steps", "64 images", "collapse=roll_back", "nats"))
+    assert told(server, "streams", "show", "camera-7") == httpx.get(f"{server.url}/v1/streams/camera-7").json()
+
+
+def test_a_stream_is_created_changed_and_ended(server):
+    created = told(server, "streams", "create", "made", "--adapter", "batch+eta", "-o", "eta.lr=1e-4", "-o", "seed=7")
+    guarded = told(server, "streams", "set", "made", "--mode", "frozen", "--guard", "collapse=off")
+    guarded = told(server, "streams", "set", "made", "--guard", "every=100")
+    changed = told(server, "streams", "set", "made", "--option", "eta.d_margin=0.4", "--yes")
+    ended = done(server, "streams", "delete", "made", "--yes")
+
+    assert created["options"] == {"eta": {"lr": 1e-4}, "seed": 7}
+    assert (guarded["mode"], guarded["guard"]["collapse"], guarded["guard"]["every"]) == ("frozen", "off", 100)
+    assert changed["options"] == {"eta": {"lr": 1e-4, "d_margin": 0.4}, "seed": 7}
+    assert "made has ended" in ended
+    assert httpx.get(f"{server.url}/v1/streams/made").status_code == 404
+
+
+def test_what_is_lost_is_said_and_nothing_done_without_a_terminal_or_a_yes(server):
+    snapshot = take(server)
+    before = httpx.get(f"{server.url}/v1/streams/camera-7").json()
+    refused = [
+        run(server, "streams", "reset", "camera-7"),
+        run(server, "streams", "delete", "camera-7"),
+        run(server, "streams", "set", "camera-7", "--adapter", "batch"),
+        run(server, "snapshots", "restore", "camera-7", snapshot),
+        run(server, "snapshots", "delete", snapshot),
+    ]
+
+    for ended in refused:
+        assert ended.returncode == 2
+        assert len(ended.stderr.splitlines()) == 1
+        assert "generation 4, 4 steps" in ended.stderr
+        assert "nothing was done; --yes" in ended.stderr
+    assert httpx.get(f"{server.url}/v1/streams/camera-7").json() == before
+    assert httpx.get(f"{server.url}/v1/snapshots/{snapshot}").status_code == 200
+
+
+def test_a_stream_that_moved_on_is_left_alone(server):
+    refused = run(server, "streams", "reset", "camera-7", "--yes", "--if-generation", "1")
+
+    assert refused.returncode == 2
+    assert "generation" in refused.stderr
+    assert told(server, "streams", "show", "camera-7")["generation"] == 4
+
+
+def test_a_snapshot_is_taken_shown_restored_and_removed(server):
+    told(server, "streams", "create", "twin")
+    snapshot = take(server)
+    listed = done(server, "snapshots", "list", "camera-7")
+    shown = done(server, "snapshots", "show", snapshot)
+    restored = done(server, "snapshots", "restore", "twin", snapshot, "--yes")
+    undone = done(server, "streams", "reset", "twin", "--yes")
+    removed = done(server, "snapshots", "delete", snapshot, "--yes")
+
+    assert snapshot in listed
+    assert "bit for bit" in shown
+    assert "4 steps" in restored
+    assert "twin is in the source state" in undone
+    assert "removed" in removed
+    assert snapshot not in [one["id"] for one in told(server, "snapshots", "list", "camera-7")]
+
+
+def test_a_snapshot_travels_as_a_file_that_is_not_overwritten_by_accident(server, tmp_path):
+    snapshot, file = take(server), tmp_path / "kept.safetensors"
+    written = done(server, "snapshots", "download", snapshot, str(file))
+    again = run(server, "snapshots", "download", snapshot, str(file))
+    done(server, "snapshots", "delete", snapshot, "--yes")
+    uploaded = told(server, "snapshots", "upload", str(file))
+
+    assert "wrote" in written
+    assert again.returncode == 2
+    assert "--force" in again.stderr
+    assert uploaded["id"] == snapshot
+
+
+def test_events_are_listed_and_the_word_list_may_be_left_out(server):
+    table = done(server, "events", "--last", "1000")
+    listed = told(server, "events", "list", "--stream", "camera-7")
+
+    assert "by its first request" in table
+    assert {event["stream"] for event in listed} == {"camera-7"}
+
+
+def test_an_event_is_told_as_it_happens(server):
+    newest = max(event["id"] for event in told(server, "events"))
+    follower = started(server, "events", "follow", "--since", str(newest), "--count", "1", "--json")
+    told(server, "streams", "create", "newcomer")
+    said, _ = follower.communicate(timeout=60)
+
+    assert (json.loads(said)["kind"], json.loads(said)["stream"]) == ("created", "newcomer")
+
+
+def test_watching_prints_a_line_and_its_json(server):
+    said = done(server, "streams", "watch", "camera-7", "--count", "1")
+    told_once = told(server, "streams", "watch", "camera-7", "--count", "1")
+
+    assert said.split()[0] == "time"
+    assert told_once["id"] == "camera-7"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["streams", "show", "nope"], "there is no stream 'nope'"),
+        (["streams", "create", "x", "--option", "lr"], "expected one such as tent.lr=1e-4"),
+        (["streams", "create", "x", "--mode", "sleep"], "'adapt', 'frozen' or 'shadow'"),
+        (["streams", "set", "camera-7"], "nothing is given to change"),
+        (["snapshots", "upload", "missing.safetensors"], "missing.safetensors cannot be read"),
+        (["streams", "list", "--json", "--url", "127.0.0.1:1"], "no server answers at http://127.0.0.1:1"),
+        (["streams", "list", "--key-file", "missing"], "the key file missing cannot be read"),
+    ],
+)
+def test_an_error_is_one_line_that_says_what_would_be_right(server, arguments, said):
+    ended = run(server, *arguments)
+
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert said in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def completions(server, *words):
+    asked = {
+        "_ACCLIMATE_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(["acclimate", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    return done(server, **asked).split()
+
+
+def test_the_shell_completes_ids_from_the_server_and_is_silent_without_one(server):
+    snapshot = take(server)
+
+    assert completions(server, "streams", "show", "came") == ["camera-7"]
+    assert completions(server, "snapshots", "restore", "camera-7", snapshot[:6]) == [snapshot]
+    assert completions(server, "events", "") == ["list", "follow"]
+    assert completions(server, "streams", "show", "--url", "127.0.0.1:1", "came") == []
+
+
+def test_a_batch_sent_twice_under_one_request_id_is_learned_from_once(server):
+    x = next(drifting(16, 16, 1)).images
+    with Client(server.url, retries=2) as client:
+        first, again = (client.infer("fashion", "input", x, "twice", request_id="r1") for _ in range(2))
+        named = client.infer("fashion", "input", x, "twice")
+        labelled = client.feedback("twice", {"r1": ["Coat"] * 16, "unheard-of": ["Coat"]})
+        history = client.history("twice")
+
+    assert first.id == again.id == "r1"
+    assert first.facts["tta_generation"] == again.facts["tta_generation"] == 1
+    assert len(named.id) == 32
+    assert (labelled.accepted, labelled.unknown) == (16, ["unheard-of"])
+    assert len(history.points) == 2
+
+
+def test_a_key_is_taken_from_a_file_or_the_environment(tmp_path):
+    made = subprocess.run(
+        [sys.executable, "-m", "service", "key"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    secret, line = (said.partition(":")[2].strip() for said in made)
+    keys, key = tmp_path / "keys", tmp_path / "key"
+    keys.write_text(f"{line}\n")
+    key.write_text(f"{secret}\n")
+    with serving(tmp_path, "--keys-file", str(keys)) as server:
+        wait_ready(server)
+        without = run(server, "streams", "list")
+
+        assert without.returncode == 2
+        assert "ACCLIMATE_KEY or --key-file" in without.stderr
+        assert told(server, "streams", "list", "--key-file", str(key)) == []
+        assert json.loads(done(server, "streams", "list", "--json", ACCLIMATE_KEY=secret)) == []
+        assert "holds more than a key" in run(server, "streams", "list", "--key-file", str(keys)).stderr
+
+
+COMMANDS = [
+    [group, name] for group, names in (("streams", HELD), ("snapshots", KEPT), ("events", TOLD)) for name in names
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids="-".join)
+def test_every_command_teaches_by_an_example(command):
+    helped = subprocess.run(
+        [sys.executable, "-m", "service", *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+    assert f"Example: acclimate {' '.join(command)}" in " ".join(helped.split())
+    assert "--key-file" in helped
+    assert "--key " not in helped
+
+
+def test_operators_do_not_wait_for_torch():
+    code = "import service.cli, sys; print(sorted({'torch', 'fastapi'} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert said.strip() == "[]"

@@ -1,0 +1,117 @@
+"""Tables and lines of the operator's commands, without a server."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from service.client import EventView, SnapshotView, StreamRow, StreamView
+from service.operating import inspecting, parsing, showing, watching
+from service.operating.errors import MistakeError
+from service.operating.reaching import read_key
+
+STREAM = {
+    "id": "camera-7",
+    "model": "fashion",
+    "adapter": "batch+eta",
+    "mode": "adapt",
+    "generation": 12,
+    "steps": 12,
+    "state_bytes": 14_913,
+    "created": 0.0,
+    "last_used": 60.0,
+    "signals": {"entropy": 0.26, "drift": 0.019, "source_agreement": 0.78},
+}
+
+
+def text(renderable, width=120):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_a_model_column_is_there_only_where_there_are_several_models():
+    one = StreamView(**STREAM)
+    other = StreamView(**STREAM | {"id": "camera-8", "model": "digits"})
+
+    assert "fashion" not in text(showing.streams([one], {}, 120))
+    assert "digits" in text(showing.streams([one, other], {}, 120))
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [({"durability": "sync", "resident": False}, "sync, on disk"), ({"resident": True}, "in memory")],
+)
+def test_how_a_state_is_kept_is_shown_where_the_server_says_so(told, shown):
+    stream = StreamView(**STREAM, **told)
+
+    assert shown in text(showing.streams([stream], {}, 160))
+    assert shown in text(inspecting.stream(stream, None))
+    assert "kept" not in text(showing.streams([StreamView(**STREAM)], {}, 160))
+
+
+def test_what_a_newer_server_adds_is_kept_and_printed_as_it_came():
+    stream = StreamView(**STREAM, mood="calm", shadow=None)
+
+    assert '"mood":"calm"' in stream.json_text()
+    assert '"durability"' not in stream.json_text()
+
+
+def test_the_state_word_is_the_badge_and_else_the_mode():
+    stream, row = StreamView(**STREAM), StreamRow(id="camera-7", badge="drifting", source_gap=0.125)
+
+    assert "drifting" in text(showing.streams([stream], {"camera-7": row}, 120))
+    assert "0.125" in text(showing.streams([stream], {"camera-7": row}, 120))
+    assert "adapt " in text(showing.streams([stream], {}, 120))
+
+
+def test_no_line_is_longer_than_the_terminal():
+    stream = StreamView(**STREAM | {"id": "site-north-loading-dock-camera-12" * 2})
+
+    for width in (60, 80, 120):
+        assert max(map(len, text(showing.streams([stream], {}, width), width).splitlines())) <= width
+
+
+def test_an_event_says_what_was_done_once():
+    event = {"id": 4, "time": 0.0, "stream": "s", "model": "m", "reason": "one class took over"}
+
+    assert showing.why(EventView(**event, kind="guard", action="rolled_back")) == "one class took over (rolled back)"
+    assert showing.why(EventView(**event, kind="reset", action="reset")) == "one class took over"
+    assert "one class took over" in text(showing.events([EventView(**event, kind="guard", action="")], 80), 80)
+
+
+def test_a_note_has_a_column_where_there_is_one():
+    snapshot = {
+        "id": "a1", "stream": "s", "name": "g4", "model": "m", "adapter": "ema",
+        "generation": 4, "steps": 4, "bytes": 2000, "created": 0.0,
+    }  # fmt: skip
+
+    assert "note" not in text(showing.snapshots([SnapshotView(**snapshot)], 120))
+    assert "good for months" in text(showing.snapshots([SnapshotView(**snapshot, note="good for months")], 120))
+
+
+def test_a_watched_line_stands_under_its_headings():
+    line = watching.line(StreamView(**STREAM), 0.0).plain
+
+    assert len(line) == len(watching.HEADINGS)
+    assert "0.26" in line
+
+
+def test_names_in_square_brackets_are_no_markup():
+    shown = text(showing.streams([StreamView(**STREAM | {"adapter": "[red]x[/red]"})], {}, 120))
+
+    assert "[red]x[/red]" in shown
+
+
+@pytest.mark.parametrize("typed", ["tent", "tent.lr", "tent.lr=", "lr=1", "=1"])
+def test_an_option_of_another_form_is_a_mistake_that_shows_the_right_one(typed):
+    with pytest.raises(MistakeError, match=r"expected one such as tent\.lr=1e-4"):
+        parsing.options([typed], {})
+
+
+def test_an_empty_key_file_is_a_mistake(tmp_path):
+    file = tmp_path / "key"
+    file.write_text("\n")
+
+    with pytest.raises(MistakeError, match="is empty"):
+        read_key(file)
