@@ -1,5 +1,6 @@
 """Clients under way while something happens to the server: what each was told, and what was cut off."""
 
+import random
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import httpx
 from tests.stores.requests import Answer, Request, answer_of, post
 
 SEEDS_PER_SENDER = 1_000_000
+LONGEST_PAUSE_SECONDS = 0.2
 
 
 class Player(Protocol):
@@ -33,10 +35,12 @@ class Sender:
         self._made = 0
 
     def play(self, client: httpx.Client, stop: threading.Event) -> None:
-        """Send until told to stop, or cut off; a refusal that is not tolerated is a failure."""
+        """Send until told to stop, or cut off; after a refusal, if it is tolerated, wait as a good client does."""
+        pauses = random.Random(self._number)
         while not stop.is_set():
             try:
-                self.send(client)
+                if self.send(client) is None:
+                    stop.wait(pauses.uniform(0, LONGEST_PAUSE_SECONDS))
             except httpx.TransportError:
                 return
 

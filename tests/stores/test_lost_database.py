@@ -11,20 +11,23 @@ pytestmark = pytest.mark.e2e
 SECONDS_TO_RETURN = 30
 
 
-@pytest.fixture
-def server(make_store, tmp_path):
+@pytest.fixture(scope="module")
+def server(make_store, tmp_path_factory):
     settings = {"ACCLIMATE_PERIOD_STEPS": "2", "ACCLIMATE_PERIOD_SECONDS": "1"}
-    with started(tmp_path / "server", make_store("postgres+s3"), **settings) as running:
+    with started(tmp_path_factory.mktemp("server"), make_store("postgres+s3"), **settings) as running:
         yield running
 
 
 @pytest.fixture
-def streams(server):
-    with server.client() as client:
-        for durability in ("sync", "periodic", "ephemeral"):
-            create(client, durability, durability)
-            infer(client, Request(durability, "first", seed=1))
-        yield client
+def client(server):
+    with server.client() as connected:
+        yield connected
+
+
+def learned(client, stream, durability):
+    """Create a stream and let it make its first step."""
+    create(client, stream, durability)
+    return infer(client, Request(stream, "first", seed=1))
 
 
 def returned(client, request):
@@ -41,15 +44,16 @@ def returned(client, request):
     return answer_of(request, answered[-1])
 
 
-def test_without_its_database_sync_streams_refuse_to_learn_and_go_on_when_it_is_back(postgres_cluster, streams):
+def test_without_its_database_sync_streams_refuse_to_learn_and_go_on_when_it_is_back(postgres_cluster, client):
+    learned(client, "sync", "sync")
     request = Request("sync", "second", seed=2)
     postgres_cluster.stop()
-    refused = [post(streams, request) for _ in range(3)]
-    during = view(streams, "sync")
+    refused = [post(client, request) for _ in range(3)]
+    during = view(client, "sync")
     postgres_cluster.start()
 
-    answer = returned(streams, request)
-    again = infer(streams, request)
+    answer = returned(client, request)
+    again = infer(client, request)
 
     for response in refused:
         assert response.status_code == 503, response.text
@@ -59,50 +63,53 @@ def test_without_its_database_sync_streams_refuse_to_learn_and_go_on_when_it_is_
     assert answer.steps == 2
     assert answer.generation == answer.durable_generation == 2
     assert again.same_as(answer)
-    assert view(streams, "sync")["steps"] == 2
+    assert view(client, "sync")["steps"] == 2
 
 
 @pytest.mark.parametrize("durability", ["periodic", "ephemeral"])
-def test_without_its_database_other_streams_go_on(postgres_cluster, streams, durability):
+def test_without_its_database_other_streams_go_on(postgres_cluster, client, durability):
+    learned(client, durability, durability)
     postgres_cluster.stop()
-    during = [infer(streams, Request(durability, f"during-{number}", seed=number)) for number in range(7)]
+    during = [infer(client, Request(durability, f"during-{number}", seed=number)) for number in range(7)]
     postgres_cluster.start()
-    after = infer(streams, Request(durability, "after", seed=20))
+    after = infer(client, Request(durability, "after", seed=20))
 
     assert [answer.steps for answer in during] == list(range(2, 9))
     assert after.steps == 9
 
 
-def test_what_a_periodic_stream_learned_without_its_database_is_kept_when_it_is_back(postgres_cluster, streams):
+def test_what_a_periodic_stream_learned_without_its_database_is_kept_when_it_is_back(postgres_cluster, client):
+    learned(client, "late", "periodic")
     postgres_cluster.stop()
-    last = [infer(streams, Request("periodic", f"during-{number}", seed=number)) for number in range(7)][-1]
+    last = [infer(client, Request("late", f"during-{number}", seed=number)) for number in range(7)][-1]
     assert last.durable_generation < last.generation
     postgres_cluster.start()
 
-    infer(streams, Request("periodic", "after", seed=20))
+    infer(client, Request("late", "after", seed=20))
 
     def is_durable():
-        return view(streams, "periodic")["durable_generation"] >= last.generation
+        return view(client, "late")["durable_generation"] >= last.generation
 
     wait_until(is_durable, "the steps are durable", SECONDS_TO_RETURN, every=0.2)
 
 
-def test_snapshots_are_refused_without_the_database_and_taken_again_with_it(postgres_cluster, streams):
-    before, _ = take(streams, "periodic")
+def test_snapshots_are_refused_without_the_database_and_taken_again_with_it(postgres_cluster, client):
+    learned(client, "snapped", "periodic")
+    before, _ = take(client, "snapped")
     postgres_cluster.stop()
-    refused = streams.post("/v1/streams/periodic/snapshots")
-    listed = streams.get("/v1/streams/periodic/snapshots")
-    created = streams.post("/v1/streams", json={"id": "new", "durability": "sync"})
+    refused = client.post("/v1/streams/snapped/snapshots")
+    listed = client.get("/v1/streams/snapped/snapshots")
+    created = client.post("/v1/streams", json={"id": "new", "durability": "sync"})
     postgres_cluster.start()
 
     def is_taken():
-        return streams.post("/v1/streams/periodic/snapshots").status_code == 201
+        return client.post("/v1/streams/snapped/snapshots").status_code == 201
 
     wait_until(is_taken, "a snapshot is taken", SECONDS_TO_RETURN, every=0.2)
     for response in (refused, listed, created):
         assert response.status_code in {503, 507}, response.text
         assert "Traceback" not in response.json()["error"]
-    found = verified_snapshots(streams, "periodic")
+    found = verified_snapshots(client, "snapped")
     assert before["id"] in found
     assert len(found) == 2
 
