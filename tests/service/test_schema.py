@@ -89,7 +89,7 @@ def follow_links(server, examples, steps):
                         client.delete(f"/v1/snapshots/{snapshot['id']}")
                     client.delete(f"/v1/streams/{stream['id']}")
 
-        def validate_response(self, response, case, additional_checks=None, **_settings):
+        def validate_response(self, response, case, **_settings):
             case.validate_response(response, checks=CHECKS)
             SEEN.add((case.method, case.operation.path, response.status_code < 400))
 
