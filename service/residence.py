@@ -121,6 +121,9 @@ class Residence:
 
     async def make_room(self) -> None:
         """Put to rest streams unused for long, and those used longest ago while there are too many bytes in memory."""
+        oldest = min(self.table, key=lambda stream: stream.last_used, default=None)
+        if oldest is None or not (self._unused(oldest) or self._bytes() > self.limits.resident_bytes):
+            return
         idle = sorted((stream for stream in self.table if not stream.waiting), key=lambda stream: stream.last_used)
         while idle and (self._unused(idle[0]) or self._bytes() > self.limits.resident_bytes):
             enough = self._bytes() - (1 - SLACK) * self.limits.resident_bytes
