@@ -156,9 +156,11 @@ class Residence:
     def _rest(self, stream_id: str, kept: Stream) -> None:
         """Let a stream go that was kept, unless it was used meanwhile."""
         stream = self.table.find(stream_id)
-        if stream is None or stream.claim is None or stream.waiting or stream.requests != kept.requests:
+        if stream is None or stream.claim is None:
             return
-        if stream.claim.mark == stream.mark:
+        if stream.waiting or stream.requests != kept.requests or stream.claim.mark != stream.mark:
+            self._keeper.stays(stream)
+        else:
             record = record_of(stream, stream.claim)
             self.table.rest(replace(record, ceiling=record.generation))
 

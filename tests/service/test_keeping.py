@@ -413,3 +413,30 @@ def test_a_write_that_fails_at_any_step_adapts_at_most_once(bundle, tmp_path, mo
     with application(tmp_path, bundle) as api:
         assert (api.stream("s")["generation"], api.stream("s")["steps"]) == (2, 2)
         assert api.infer(images(4, 1), "s", "again") == answer
+
+
+def test_a_frozen_stream_that_rested_before_it_learned_anything_still_knows_its_answers(api):
+    api.create(id="s", mode="frozen")
+    api.infer(images(2), "s", "first")
+    answer = api.infer(images(2, 1), "s", "second")
+    rest(api, "s")
+
+    assert api("POST", INFER, json=infer_body(images(2, 5), "s", "first")).status_code == 409
+    assert api.infer(images(2, 1), "s", "second") == answer
+
+
+def test_a_stream_that_is_used_while_it_is_put_to_rest_stays_and_may_go_on_beyond(api, tmp_path):
+    api.create(id="s")
+    api.infer(images(2), "s")
+    residence = api.app.state.residence
+    stream = residence.table.find("s")
+
+    async def interrupted():
+        (taken,) = await residence._keeper.keep([stream], final=True)
+        stream.requests += 1
+        residence._rest("s", taken.stream)
+
+    api._runner.run(interrupted())
+
+    assert residence.table.find("s") is stream
+    wait(api, lambda: catalogue(tmp_path, "SELECT ceiling FROM streams") == [(1 + HEADROOM,)])
