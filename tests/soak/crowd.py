@@ -74,7 +74,9 @@ class Crowd:
     def retry(self, stream_id, known):
         if known.last is not None:
             body, answer = known.last
-            assert self.call("POST", INFER, json=body) == answer
+            again = self.call("POST", INFER, json=body)
+            assert again["parameters"] == answer["parameters"], self.call("GET", f"/v1/streams/{stream_id}")
+            assert again["outputs"] == answer["outputs"]
             self.look(stream_id, known)
 
     def reset(self, stream_id, known):
