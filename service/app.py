@@ -26,6 +26,7 @@ from service.api import (
     streams,
 )
 from service.api import watching as watching_routes
+from service.api.audit import Audit
 from service.api.body import BodyBound
 from service.api.hardening import SecurityHeaders
 from service.api.limits import RateLimit
@@ -174,6 +175,7 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     app.add_middleware(access.Gate, keys=keys, sessions=sessions, trusts_loopback=settings.host in access.LOOPBACK)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(Audit, events=log_of_events)
     app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, metrics))
     app.include_router(models.router(dataplane, hosted, statistics))
     app.include_router(infer.router(dataplane, settings.max_body_bytes))

@@ -163,8 +163,9 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
         durability=record.durability, created=record.created, last_used=record.last_used,
         requests=figures["requests"], images=figures["images"], parent=figures["parent"],
     )  # fmt: skip
-    if loaded.file is not None and not anew:
-        _restore(stream, loaded.file)
+    if not anew:
+        if loaded.file is not None:
+            _restore(stream, loaded.file)
         for kept in loaded.answers:
             stream.retries.add(kept.digest, answers.unpacked(kept.content))
     stream.generation = max(loaded.before.ceiling, loaded.before.generation)

@@ -22,7 +22,7 @@ from service.snapshots.format import Manifest, pack, unpack
 from service.snapshots.store import SnapshotStore
 from service.snapshots.streams import file_of, state_for, warning_for
 from service.streams import Durability, Mode, Stream, StreamTable
-from service.telemetry import Telemetry, log
+from service.telemetry import Telemetry
 from service.types import Happening
 from service.worker import Worker
 
@@ -86,7 +86,7 @@ class Controlplane:
         except ServiceError:
             self.table.delete(chosen)
             raise
-        self._recorder.tell(stream, Happening("created", f"with {fitted.spec}, by the API"))
+        self._recorder.tell(stream, Happening("created", f"with {fitted.spec}"))
         return stream
 
     async def change(
@@ -154,7 +154,7 @@ class Controlplane:
 
         await self._in_turn(stream, job)
         self._telemetry.resets.labels(stream.model.name, "api").inc()
-        self._recorder.tell(stream, Happening("reset", "by the API", "reset"))
+        self._recorder.tell(stream, Happening("reset", "to the state before any batch", "reset"))
         return stream
 
     async def take(self, stream_id: str, name: str | None, note: str, *, drop_inputs: bool) -> tuple[Manifest, int]:
@@ -202,7 +202,10 @@ class Controlplane:
             self._telemetry.feedback.labels(stream.model.name, "wrong").inc(images - right)
             return stream.feedback, images, unknown
 
-        return await self._in_turn(stream, job)
+        feedback, images, unknown = await self._in_turn(stream, job)
+        if images:
+            self._recorder.tell(stream, Happening("labels", f"for {images} images", figures={"images": float(images)}))
+        return feedback, images, unknown
 
     async def upload(self, file: bytes) -> tuple[Manifest, int]:
         """Keep a snapshot file that was downloaded before, under the id it carries.
@@ -223,6 +226,7 @@ class Controlplane:
                 content = file
             self._check_id(manifest)
             self._store.put(manifest.id, content)
+            self._recorder.tell_of(manifest.stream, manifest.model, Happening("uploaded", f"snapshot {manifest.id}"))
             return manifest, len(content)
 
         return await self._worker.run(self._counted("upload", job))
@@ -247,8 +251,9 @@ class Controlplane:
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Remove one snapshot."""
+        manifest, _ = self._store.manifest(snapshot_id)
         self._store.delete(snapshot_id)
-        log.info("snapshot_deleted", snapshot=snapshot_id)
+        self._recorder.tell_of(manifest.stream, manifest.model, Happening("snapshot_deleted", snapshot_id))
 
     def _save(self, stream: Stream, name: str, note: str, *, drop_inputs: bool = False) -> tuple[Manifest, int]:
         manifest, file = file_of(stream, name, note, drop_inputs=drop_inputs)

@@ -12,9 +12,10 @@ from opentelemetry import trace
 from torch import Tensor
 
 from service import engine
+from service.buckets import Buckets
 from service.codec import decode_input, wanted_outputs
 from service.engine import Served
-from service.errors import ConflictError, MalformedError, ServiceError, UnfitError, UnknownError
+from service.errors import BusyError, ConflictError, MalformedError, ServiceError, UnfitError, UnknownError
 from service.guard import Action
 from service.hosting import HostedModel
 from service.keeping import Keeper
@@ -79,6 +80,7 @@ class Dataplane:
         self._keeper = keeper
         self._residence = residence
         self._end = end
+        self._pace = Buckets(settings.rate_per_stream, settings.rate_burst_seconds)
         self.limits = Limits(max_batch=settings.max_batch, max_pixels=settings.max_pixels)
 
     def model(self, name: str, version: str | None = None) -> HostedModel:
@@ -144,6 +146,7 @@ class Dataplane:
         self, stream: Stream, sequence: Sequence, request_id: str, digest: str, x: Tensor, wanted: tuple[str, ...]
     ) -> tuple[InferResponse, float] | None:
         """Answer in the stream's turn; None if the stream has ended meanwhile."""
+        self._check_pace(stream)
         answered = await self._scheduler.submit(
             stream, lambda: self._answer(stream, sequence, request_id, digest, x, wanted)
         )
@@ -153,6 +156,12 @@ class Dataplane:
             task = asyncio.ensure_future(self._scheduler.submit(stream, lambda: self._adapt_full_window(stream)))
             task.add_done_callback(_log_failure)
         return answered
+
+    def _check_pace(self, stream: Stream) -> None:
+        seconds = self._pace.take(stream.id) if self._settings.rate_per_stream else 0.0
+        if seconds:
+            allowed = f"{self._settings.rate_per_stream:g} requests a second"
+            raise BusyError(f"stream {stream.id!r} gets more than {allowed}, as many as are allowed", seconds)
 
     async def _stream(self, model: HostedModel, stream_id: str) -> Stream:
         """Return the stream a request belongs to, made by the model's defaults if it is new."""

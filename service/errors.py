@@ -63,7 +63,11 @@ class UnfitError(ServiceError):
 
 
 class BusyError(ServiceError):
-    """This stream or client sends more than it may."""
+    """This stream or client sends more than it may; after so many seconds it may send again."""
+
+    def __init__(self, said: str, seconds: float = 1.0) -> None:
+        super().__init__(said)
+        self.seconds = seconds
 
 
 class SaturatedError(ServiceError):

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from service.checkpoints import Checkpoints, Taken, record_of, take
 from service.errors import FencedError, ServiceError, UnfitError
@@ -84,11 +85,18 @@ class Keeper:
         """Plan to keep a stream; on the event loop, after a request or, `soon`, after an operator's call."""
         if self._table.find(stream.id) is not stream:
             return
-        if stream.claim is None or stream.claim.mark != stream.mark:
+        enrolled = stream.claim is not None and stream.durability == "ephemeral"
+        if not enrolled and (stream.claim is None or stream.claim.mark != stream.mark):
             self._changed[stream.id] = stream
             if soon or stream.generation - stream.durable_generation >= self._steps:
                 self._urgent.add(stream.id)
                 self._wake.set()
+
+    def stays(self, stream: Stream) -> None:
+        """Keep a stream anew that was kept for its rest and goes on: it may go beyond the generation kept."""
+        if stream.claim is not None:
+            stream.claim = replace(stream.claim, mark=())
+            self.note(stream, soon=True)
 
     def forget(self, stream: Stream) -> None:
         """Remove an ended stream from the store; on the worker, in its turn.
@@ -97,6 +105,7 @@ class Keeper:
             FencedError: If another process has taken it over; its state there stays.
         """
         self._changed.pop(stream.id, None)
+        self._urgent.discard(stream.id)
         if stream.claim is not None and not self.checkpoints.catalogue.remove(stream.id, stream.claim.epoch):
             self._lose(stream)
             raise FencedError(f"stream {stream.id!r} {FENCED}")

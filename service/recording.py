@@ -1,6 +1,7 @@
 """What is written down of an answered request: metrics, events, the stream's history, and what labels may come for."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
+from service.callers import CALLER
 from service.comparing import kept
 from service.engine import Served
 from service.events import Event, EventLog
@@ -23,6 +25,10 @@ TROUBLE = frozenset({"drift", "guard", "seen"})
 """Kinds of events that show in a stream's badge for a while."""
 TROUBLE_SECONDS = 600.0
 """How long."""
+CONTROL = frozenset({
+    "created", "changed", "deleted", "reset", "restored", "snapshot", "snapshot_deleted", "uploaded", "labels",
+})  # fmt: skip
+"""Kinds that somebody has called for, and that say who."""
 SETTLING = frozenset({"reset", "restored"})
 """Kinds of events after which a stream is no longer what the trouble was about."""
 
@@ -44,6 +50,8 @@ class Recorder:
     def tell_of(self, stream_id: str, model: str, happening: Happening) -> Event:
         """Log something that happened to a stream that is not in memory."""
         self._telemetry.events.labels(happening.kind).inc()
+        if happening.kind in CONTROL and CALLER.get():
+            happening = replace(happening, reason=f"{happening.reason}, by {CALLER.get()}")
         return self._events.add(happening, stream_id, model)
 
     def tell(self, stream: Stream, happening: Happening) -> None:

@@ -121,6 +121,9 @@ class Residence:
 
     async def make_room(self) -> None:
         """Put to rest streams unused for long, and those used longest ago while there are too many bytes in memory."""
+        oldest = min(self.table, key=lambda stream: stream.last_used, default=None)
+        if oldest is None or not (self._unused(oldest) or self._bytes() > self.limits.resident_bytes):
+            return
         idle = sorted((stream for stream in self.table if not stream.waiting), key=lambda stream: stream.last_used)
         while idle and (self._unused(idle[0]) or self._bytes() > self.limits.resident_bytes):
             enough = self._bytes() - (1 - SLACK) * self.limits.resident_bytes
@@ -153,9 +156,11 @@ class Residence:
     def _rest(self, stream_id: str, kept: Stream) -> None:
         """Let a stream go that was kept, unless it was used meanwhile."""
         stream = self.table.find(stream_id)
-        if stream is None or stream.claim is None or stream.waiting or stream.requests != kept.requests:
+        if stream is None or stream.claim is None:
             return
-        if stream.claim.mark == stream.mark:
+        if stream.waiting or stream.requests != kept.requests or stream.claim.mark != stream.mark:
+            self._keeper.stays(stream)
+        else:
             record = record_of(stream, stream.claim)
             self.table.rest(replace(record, ceiling=record.generation))
 

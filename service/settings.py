@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     """Most requests of one stream that wait or run at a time; beyond it 429."""
     rate_per_key: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Requests a second that one key, or without keys one client address, may send; beyond it 429. 0 for any."""
+    rate_per_stream: float = Field(default=0.0, ge=0)
+    """Inference requests a second that one stream may get; beyond it 429. 0 for no limit."""
     rate_burst_seconds: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """Seconds' worth of `rate_per_key` that may come at once after a pause."""
     deadline_seconds: float = Field(default=30.0, gt=0)

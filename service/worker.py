@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 import torch
@@ -25,7 +26,9 @@ class Worker:
 
     async def run(self, job: Callable[[], T]) -> T:
         """Run a job and return what it returns; cancelling the caller does not stop the job."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._executor, job))
+        context = copy_context()  # who calls is known on the worker too
+        running = asyncio.get_running_loop().run_in_executor(self._executor, lambda: context.run(job))
+        return await asyncio.shield(running)
 
     def close(self) -> None:
         """Finish what was handed in, then stop the thread."""

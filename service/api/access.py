@@ -15,6 +15,7 @@ from starlette.types import Scope as ASGIScope
 
 from service.api import problems
 from service.api.session import Sessions
+from service.callers import CALLER
 from service.errors import ForbiddenError, ServiceError, SettingsError, UnauthenticatedError, UnsupportedError
 
 Scope: TypeAlias = Literal["infer", "read", "admin"]
@@ -27,9 +28,10 @@ SHA256_HEX = 64
 
 @dataclass(frozen=True)
 class Keys:
-    """Scopes by the sha256 of a key; `admin` includes the others, `infer` and `read` stand alone."""
+    """Scopes and names by the sha256 of a key; `admin` includes the others, `infer` and `read` stand alone."""
 
     scopes: Mapping[str, frozenset[Scope]]
+    names: Mapping[str, str]
 
     def granted(self, key: str) -> frozenset[Scope]:
         """Return a key's scopes, without keys all of them; compares with every known key in constant time.
@@ -48,8 +50,13 @@ class Keys:
             raise UnauthenticatedError("the key is not known; send one as `Authorization: Bearer` or `X-API-Key`")
         return found
 
+    def name(self, key: str) -> str:
+        """Return what the keys file calls a known key, or how its digest begins; never the key."""
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        return f"key {self.names.get(digest) or digest[:8]}"
 
-NO_KEYS = Keys(MappingProxyType({}))
+
+NO_KEYS = Keys(MappingProxyType({}), MappingProxyType({}))
 
 
 def read_keys(file: Path | None) -> Keys:
@@ -66,10 +73,11 @@ def read_keys(file: Path | None) -> Keys:
         raise SettingsError(f"the keys file {file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"the keys file {file} is no text") from None
-    scopes = dict(_read_key(file, fields) for fields in lines if fields)
+    read = [(*_read_key(file, fields), " ".join(fields[2:])) for fields in lines if fields]
+    scopes = {digest: granted for digest, granted, _ in read}
     if not scopes:
         raise SettingsError(f"the keys file {file} holds no key; make one with `acclimate key`")
-    return Keys(scopes)
+    return Keys(scopes, {digest: name for digest, _, name in read})
 
 
 def _read_key(file: Path, fields: list[str]) -> tuple[str, frozenset[Scope]]:
@@ -148,6 +156,7 @@ class Gate:
         granted = self._keys.granted(key)
         if needed not in granted and "admin" not in granted:
             raise ForbiddenError(f"the key's scopes are {', '.join(sorted(granted))}; this call needs {needed}")
+        CALLER.set(self._keys.name(key))
 
 
 def given_key(request: Request, sessions: Sessions) -> str:

@@ -1,5 +1,6 @@
 """The one place that knows which refusal is which HTTP status; every error body is {"error": "..."}."""
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -54,7 +55,10 @@ def responses(*codes: int) -> dict[int | str, dict[str, object]]:
 
 def answer(error: errors.ServiceError) -> JSONResponse:
     """Return a refusal's HTTP answer."""
-    return _answer(STATUS[type(error)], str(error))
+    response = _answer(STATUS[type(error)], str(error))
+    if isinstance(error, errors.BusyError):
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.seconds)))
+    return response
 
 
 def install(app: FastAPI) -> None:

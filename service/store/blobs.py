@@ -23,8 +23,8 @@ class Blobs(Protocol):
     def delete(self, name: str) -> None:
         """Remove a blob, if it is there."""
 
-    def names(self, prefix: str = "") -> Iterator[str]:
-        """Yield the names that begin so."""
+    def names(self) -> Iterator[str]:
+        """Yield all names."""
 
 
 class FolderBlobs:
@@ -63,6 +63,6 @@ class FolderBlobs:
             return
         sync_folder(self._folder)
 
-    def names(self, prefix: str = "") -> Iterator[str]:
-        """Yield the names that begin so."""
-        return (path.name for path in self._folder.iterdir() if path.name.startswith(prefix))
+    def names(self) -> Iterator[str]:
+        """Yield all names."""
+        return (path.name for path in self._folder.iterdir())

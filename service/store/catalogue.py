@@ -121,7 +121,7 @@ class Catalogue:
             ceiling = before.ceiling if before.durability == "sync" else before.ceiling + HEADROOM
             after = replace(before, reserved=reserved, ceiling=ceiling)
             connection.execute(update(STREAMS).where(mine).values(reserved=reserved, ceiling=ceiling))
-            garbage.note(connection, [f"{CHECKPOINTS}/{before.reserved}*"])
+            garbage.note(connection, [f"{CHECKPOINTS}/{before.reserved}{garbage.ALL}"])
             rows = connection.execute(select(ANSWERS).where(ANSWERS.c.stream == stream_id).order_by(ANSWERS.c.place))
             answers = [Kept(row.request, row.digest, bytes(row.content)) for row in rows]
         return before, after, answers
@@ -149,7 +149,9 @@ class Catalogue:
             record = Record(**connection.execute(select(STREAMS).where(mine)).mappings().one())
             connection.execute(delete(STREAMS).where(mine))
             connection.execute(delete(ANSWERS).where(ANSWERS.c.stream == stream_id))
-            garbage.note(connection, [f"{CHECKPOINTS}/{name}" for name in (record.blob, f"{record.reserved}*") if name])
+            garbage.note(
+                connection, [f"{CHECKPOINTS}/{name}" for name in (record.blob, record.reserved + garbage.ALL) if name]
+            )
         return True
 
 

@@ -13,6 +13,8 @@ from service.store.blobs import Blobs
 from service.store.database import available
 from service.store.tables import GARBAGE, STREAMS
 
+ALL = "-*"
+"""Ends the name of all blobs that begin so."""
 GRACE_SECONDS = 600.0
 """How long a blob that nothing refers to is kept; longer than any write takes."""
 
@@ -31,24 +33,27 @@ def take_back(connection: Connection, blob: str) -> bool:
 
 
 def collect(engine: Engine, places: Mapping[str, Blobs], older_seconds: float = GRACE_SECONDS) -> int:
-    """Remove what was noted some time ago; a name that ends in `*` is a prefix. Return how many notes were done."""
+    """Remove what was noted some time ago; a name that ends in `-*` is a prefix. Return how many notes were done."""
     with available(), engine.connect() as connection:
         old = select(GARBAGE.c.blob).where(GARBAGE.c.time < time.time() - older_seconds)
         noted = list(connection.execute(old).scalars())
-    for blob in noted:
-        place, _, name = blob.partition("/")
-        if name.endswith("*"):
-            _collect_prefix(engine, places[place], name[:-1])
-        else:
-            places[place].delete(name)
-        with available(), engine.begin() as connection:
+    for place, blobs in places.items():
+        here = [blob.partition("/")[2] for blob in noted if blob.startswith(f"{place}/")]
+        for name in here:
+            if not name.endswith(ALL):
+                blobs.delete(name)
+        _collect_prefixes(engine, blobs, {name.removesuffix(ALL) for name in here if name.endswith(ALL)})
+    with available(), engine.begin() as connection:
+        for blob in noted:
             take_back(connection, blob)
     return len(noted)
 
 
-def _collect_prefix(engine: Engine, blobs: Blobs, prefix: str) -> None:
-    """Remove all that begins so, but for what a stream refers to."""
+def _collect_prefixes(engine: Engine, blobs: Blobs, prefixes: set[str]) -> None:
+    """Remove all whose names begin with one of these and a hyphen, but for what streams refer to; in one listing."""
+    if not prefixes:
+        return
     with available(), engine.connect() as connection:
-        kept = set(connection.execute(select(STREAMS.c.blob).where(STREAMS.c.blob.startswith(prefix))).scalars())
-    for name in [name for name in blobs.names(prefix) if name not in kept]:
+        kept = set(connection.execute(select(STREAMS.c.blob)).scalars())
+    for name in [name for name in blobs.names() if name.partition("-")[0] in prefixes and name not in kept]:
         blobs.delete(name)

@@ -64,13 +64,13 @@ class ObjectBlobs:
         except Exception as error:
             raise _down(error) from error
 
-    def names(self, prefix: str = "") -> Iterator[str]:
-        """Yield the names that begin so."""
+    def names(self) -> Iterator[str]:
+        """Yield all names."""
         import obstore
 
         try:
             for page in obstore.list(self._store):
-                yield from (entry["path"] for entry in page if entry["path"].startswith(prefix))
+                yield from (entry["path"] for entry in page)
         except Exception as error:
             raise _down(error) from error
 

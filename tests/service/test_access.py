@@ -222,7 +222,7 @@ def test_with_keys_the_host_may_be_any(keyed_app):
 
 @pytest.mark.parametrize("key", ["key-0", "key-3", "key-6", "key-unknown", ""])
 def test_every_known_key_is_compared_in_constant_time(monkeypatch, key):
-    keys = Keys({digest(f"key-{number}"): frozenset({"read"}) for number in range(7)})
+    keys = Keys({digest(f"key-{number}"): frozenset({"read"}) for number in range(7)}, {})
     compared, compare = [], hmac.compare_digest
 
     def counted(one, other):
@@ -374,6 +374,14 @@ def test_without_keys_a_foreign_page_may_not_write(open_app, method, path, origi
     assert_refused(response, 403, f"Origin is {origin!r}: a foreign page may not change streams")
 
 
+def test_without_keys_every_write_is_refused_to_a_foreign_page_and_a_foreign_host(open_app, calls):
+    writes = [(method, path) for method, path in calls if method in WRITES]
+    assert len(writes) > 10
+    for method, path in writes:
+        for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):
+            assert call(open_app, method, path, headers=headers).status_code == 403, (method, path)
+
+
 def test_a_foreign_page_may_send_what_changes_nothing_and_gets_no_leave_to_read_it(open_app):
     response = call(open_app, "GET", "/v1/streams", headers={"Origin": "https://evil.com"})
 
@@ -400,7 +408,7 @@ def test_an_insecure_server_beyond_loopback_serves_any_host(folder):
     assert call(app, "GET", "/v1/streams", headers={"Host": "example.org"}).status_code == 200
 
 
-SOME_KEYS = Keys({digest("k"): frozenset({"admin"})})
+SOME_KEYS = Keys({digest("k"): frozenset({"admin"})}, {})
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])

@@ -5,11 +5,13 @@ import json
 import os
 import sqlite3
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from service.store.catalogue import HEADROOM
+from service.errors import StoreDownError
+from service.store.catalogue import HEADROOM, Catalogue
 from tests.applications import INFER, application, assert_error
 from tests.bundles import torch_bundle
 from tests.serving import images, infer_body
@@ -361,3 +363,80 @@ def test_a_database_that_is_away_costs_no_blobs_and_what_waits_is_kept_when_it_i
         (tmp_path / "away.db").rename(moved)
         wait(api, lambda: api.stream("s")["durable_generation"] == 3)
         assert api.infer(images(2, 1), "sync")["parameters"]["tta_generation"] == 2
+
+
+def fails(*_arguments, **_settings):
+    raise OSError(5, os.strerror(5))
+
+
+def commits_and_fails(catalogue_class):
+    advance = catalogue_class.advance
+
+    def told_too_late(self, moves):
+        advance(self, moves)
+        raise StoreDownError("the database does not answer (the connection broke); nothing was changed")
+
+    return told_too_late
+
+
+def does_not_commit(self, moves):
+    raise StoreDownError("the database does not answer (the connection broke); nothing was changed")
+
+
+STEPS = {
+    "open": (os, "open", fails, 500),
+    "fsync": (os, "fsync", fails, 500),
+    "rename": (Path, "rename", fails, 500),
+    "commit": (Catalogue, "advance", does_not_commit, 503),
+    "answer of the commit": (Catalogue, "advance", commits_and_fails(Catalogue), 503),
+}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_a_write_that_fails_at_any_step_adapts_at_most_once(bundle, tmp_path, monkeypatch, step):
+    owner, name, failure, status = step
+    with application(tmp_path, bundle) as api:
+        api.create(id="s", durability="sync")
+        api.infer(images(4), "s", "first")
+        before = api.stream("s")
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, failure)
+            refused = api("POST", INFER, json=infer_body(images(4, 1), "s", "again"))
+        assert refused.status_code == status
+        assert api.stream("s") == before
+
+        tried = [api("POST", INFER, json=infer_body(images(4, 1), "s", "again")) for _ in range(2)]
+        answer = tried[-1].json()
+
+        assert (answer["parameters"]["tta_generation"], answer["parameters"]["tta_steps"]) == (2, 2)
+        assert api.stream("s")["steps"] == 2
+    with application(tmp_path, bundle) as api:
+        assert (api.stream("s")["generation"], api.stream("s")["steps"]) == (2, 2)
+        assert api.infer(images(4, 1), "s", "again") == answer
+
+
+def test_a_frozen_stream_that_rested_before_it_learned_anything_still_knows_its_answers(api):
+    api.create(id="s", mode="frozen")
+    api.infer(images(2), "s", "first")
+    answer = api.infer(images(2, 1), "s", "second")
+    rest(api, "s")
+
+    assert api("POST", INFER, json=infer_body(images(2, 5), "s", "first")).status_code == 409
+    assert api.infer(images(2, 1), "s", "second") == answer
+
+
+def test_a_stream_that_is_used_while_it_is_put_to_rest_stays_and_may_go_on_beyond(api, tmp_path):
+    api.create(id="s")
+    api.infer(images(2), "s")
+    residence = api.app.state.residence
+    stream = residence.table.find("s")
+
+    async def interrupted():
+        (taken,) = await residence._keeper.keep([stream], final=True)
+        stream.requests += 1
+        residence._rest("s", taken.stream)
+
+    api._runner.run(interrupted())
+
+    assert residence.table.find("s") is stream
+    wait(api, lambda: catalogue(tmp_path, "SELECT ceiling FROM streams") == [(1 + HEADROOM,)])

@@ -18,6 +18,7 @@ from tests.serving import images, infer_body, serving, wait_ready
 
 pytestmark = pytest.mark.e2e
 CALM = list(HealthCheck)
+SEEN = set()
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -73,6 +74,42 @@ def call_every_operation(server, examples):
 
 def test_every_operation_answers_as_documented_and_never_5xx(server):
     assert call_every_operation(server, examples=20) > 20
+
+
+def follow_links(server, examples, steps):
+    """Call operations one after the other, with what earlier ones answered: create, infer, snapshot, restore, end."""
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json").exclude(path_regex="/live$")
+
+    class Machine(schema.as_state_machine()):
+        def setup(self):
+            """Begin each run alike: without streams and snapshots."""
+            with server.client() as client:
+                for stream in client.get("/v1/streams?limit=1000").json()["items"]:
+                    for snapshot in client.get(f"/v1/streams/{stream['id']}/snapshots").json()["items"]:
+                        client.delete(f"/v1/snapshots/{snapshot['id']}")
+                    client.delete(f"/v1/streams/{stream['id']}")
+
+        def validate_response(self, response, case, **_settings):
+            case.validate_response(response, checks=CHECKS)
+            SEEN.add((case.method, case.operation.path, response.status_code < 400))
+
+    bounds = settings(
+        max_examples=examples, stateful_step_count=steps, deadline=None, derandomize=True, database=None,
+        suppress_health_check=CALM,
+    )  # fmt: skip
+    Machine.run(settings=bounds)
+
+
+def test_operations_that_follow_from_each_other_answer_as_documented(server):
+    follow_links(server, examples=80, steps=20)
+
+    assert ("POST", "/v1/streams/{stream_id}/reset", True) in SEEN
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_operations_that_follow_from_each_other_answer_as_documented_at_length(server):
+    follow_links(server, examples=300, steps=30)
 
 
 @pytest.mark.slow

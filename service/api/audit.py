@@ -1,0 +1,45 @@
+"""Who calls, for the event log; and what was refused to whom."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.buckets import Buckets
+from service.callers import CALLER
+from service.events import EventLog
+from service.types import Happening
+
+REFUSED = frozenset({401, 403})
+A_SECOND, BURST_SECONDS = 1.0, 10.0
+"""Refusals told per client address: a flood of them fills no log."""
+MAX_PATH = 200
+
+
+class Audit:
+    """Middleware that names the caller of each request, and tells refusals to the event log."""
+
+    def __init__(self, app: ASGIApp, events: EventLog) -> None:
+        self._app = app
+        self._events = events
+        self._buckets = Buckets(A_SECOND, BURST_SECONDS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on; until a key says more, its caller is the client's address."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        address = scope["client"][0] if scope.get("client") else "somebody"
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in REFUSED:
+                self._tell(scope, address, message["status"])
+            await send(message)
+
+        named = CALLER.set(address)
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            CALLER.reset(named)
+
+    def _tell(self, scope: Scope, address: str, status: int) -> None:
+        if not self._buckets.take(address):
+            said = f"{scope['method']} {scope['path'][:MAX_PATH]} by {address}: {status}"
+            self._events.add(Happening("refused", said, figures={"status": float(status)}))
