@@ -177,7 +177,7 @@ def test_digests_are_compared_at_equal_length_whatever_the_length_of_the_key(mon
         return compare(known, given)
 
     monkeypatch.setattr(hmac, "compare_digest", measured)
-    keys = Keys({digest("a"): frozenset({"read"}), digest("b" * 500): frozenset({"admin"})})
+    keys = Keys({digest("a"): frozenset({"read"}), digest("b" * 500): frozenset({"admin"})}, {})
 
     assert (keys.granted("a"), keys.granted("b" * 500)) == ({"read"}, {"admin"})
     assert set(lengths) == {(64, 64)}
