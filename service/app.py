@@ -42,7 +42,7 @@ from service.hosting import HostedModel, host
 from service.keeping import Keeper
 from service.probing import Prober
 from service.recording import Recorder
-from service.residence import Limits, Residence
+from service.residence import Residence, RestLimits
 from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.settings import Settings
@@ -201,9 +201,9 @@ def blobs_of(settings: Settings, place: str) -> Blobs:
     return FolderBlobs(settings.data / place)
 
 
-def limits_of(settings: Settings) -> Limits:
+def limits_of(settings: Settings) -> RestLimits:
     """Return when streams leave the memory, and when they end."""
-    return Limits(settings.resident_bytes, settings.rest_after_seconds, settings.end_after_days * DAY)
+    return RestLimits(settings.resident_bytes, settings.rest_after_seconds, settings.end_after_days * DAY)
 
 
 async def _cleaning(engine: Engine, places: Mapping[str, Blobs], events_log: EventLog, events_seconds: float) -> None:

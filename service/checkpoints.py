@@ -94,22 +94,24 @@ class Checkpoints:
     def _move(self, taken: Taken) -> tuple[Move, Claim]:
         stream = taken.stream
         claim = stream.claim or self.enrol(stream)
-        name = self._blob(stream, claim, final=taken.final)
+        in_memory_alone = stream.durability == "ephemeral" and not taken.final
+        name = claim.blob if in_memory_alone else self._blob(stream, claim)
         record = replace(record_of(stream, claim), blob=name)
         record = replace(record, ceiling=record.generation) if taken.final else record
         move = Move(
             record, claim.generation, claim.blob if claim.blob != name else "", [_kept(each) for each in taken.answered]
         )
-        return move, Claim(claim.epoch, stream.generation, name, claim.reserved, stream.mark)
+        mark = () if in_memory_alone else stream.mark
+        return move, Claim(claim.epoch, stream.generation, name, claim.reserved, mark)
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in filter(None, names):
             self.blobs.delete(name)
 
-    def _blob(self, stream: Stream, claim: Claim, *, final: bool) -> str:
-        """Write a stream's state, if it has one that is to be kept and is not there already; return its name."""
+    def _blob(self, stream: Stream, claim: Claim) -> str:
+        """Write a stream's state, unless it is there already or is the one before any batch; return its name."""
         begun = stream.generation or len(stream.state.window)
-        if claim.mark == stream.mark or not begun or (stream.durability == "ephemeral" and not final):
+        if claim.mark == stream.mark or not begun:
             return claim.blob
         name = f"{claim.reserved}-{secrets.token_hex(4)}"
         _, file = file_of(stream, name=f"g{stream.generation}", checkpoint=True)
@@ -148,14 +150,7 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
     """
     record = loaded.record
     settings: dict[str, Any] = json.loads(record.settings)
-    model = models.get(record.model)
-    if model is None:
-        raise UnfitError(f"stream {record.id!r} is unfit: its model {record.model!r} is not served here")
-    if model.bundle.fingerprint != record.fingerprint and not anew:
-        raise UnfitError(
-            f"stream {record.id!r} is unfit: it is of {record.model!r} as {record.fingerprint[:12]}, and served is "
-            f"{model.bundle.fingerprint[:12]}; reset it to begin anew, or serve the bundle it is of"
-        )
+    model = model_of(models, record, anew=anew)
     figures = json.loads(record.figures)
     stream = table.made(
         record.id, model, model.fit(record.adapter, settings["options"]), mode=settings["mode"],
@@ -174,6 +169,23 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
     if stream.generation == record.generation and not anew:
         stream.claim = replace(stream.claim, mark=stream.mark)
     return stream
+
+
+def model_of(models: Mapping[str, HostedModel], record: Record, *, anew: bool) -> HostedModel:
+    """Return the served model that a stream is of; where it begins anew, another bundle of the name does as well.
+
+    Raises:
+        UnfitError: If there is none.
+    """
+    model = models.get(record.model)
+    if model is None:
+        raise UnfitError(f"stream {record.id!r} is unfit: its model {record.model!r} is not served here")
+    if model.bundle.fingerprint != record.fingerprint and not anew:
+        raise UnfitError(
+            f"stream {record.id!r} is unfit: it is of {record.model!r} as {record.fingerprint[:12]}, and served is "
+            f"{model.bundle.fingerprint[:12]}; reset it to begin anew, or serve the bundle it is of"
+        )
+    return model
 
 
 def record_of(stream: Stream, claim: Claim) -> Record:

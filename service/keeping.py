@@ -68,9 +68,7 @@ class Keeper:
         wanted = stream.durability == "sync" or (always and stream.durability == "periodic")
         if not wanted or (stream.claim is not None and stream.claim.mark == stream.mark):
             return
-        under_way = self._writing.get(stream.id)
-        if under_way is not None:  # by another thread, which needs neither the worker nor this stream's turn
-            under_way.wait()
+        self._wait_for_write(stream)
         claims = self.checkpoints.write([take(stream, *new)])
         if stream.id not in claims:
             raise UnfitError(f"stream {stream.id!r} cannot be kept: its state holds NaN or infinity; reset it")
@@ -104,6 +102,7 @@ class Keeper:
         Raises:
             FencedError: If another process has taken it over; its state there stays.
         """
+        self._wait_for_write(stream)  # it may be the one that enrols the stream
         self._changed.pop(stream.id, None)
         self._urgent.discard(stream.id)
         if stream.claim is not None and not self.checkpoints.catalogue.remove(stream.id, stream.claim.epoch):
@@ -150,6 +149,12 @@ class Keeper:
                 self._writing.pop(each.stream.id).set()
         return taken
 
+    def _wait_for_write(self, stream: Stream) -> None:
+        """Wait for another thread's write of a stream; on the worker, which that write needs no more."""
+        under_way = self._writing.get(stream.id)
+        if under_way is not None:
+            under_way.wait()
+
     def _take(self, streams: Iterable[Stream], *, final: bool) -> list[Taken]:
         """Take streams that are there and that nobody else is writing; on the worker."""
         free = [
@@ -169,7 +174,7 @@ class Keeper:
             return
         self._checkpoints.labels("kept").inc()
         _settle(stream, claim, taken.stream.generation)
-        if stream.mark == claim.mark:
+        if stream.mark == claim.mark or stream.durability == "ephemeral":
             self._changed.pop(stream.id, None)
 
     async def close(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
-from service.checkpoints import Loaded, built, load, record_of
+from service.checkpoints import Loaded, built, load, model_of, record_of
 from service.errors import UnknownError
 from service.hosting import HostedModel
 from service.keeping import Keeper
@@ -27,7 +27,7 @@ SOME = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RestLimits:
     """When streams leave the memory, and when they end.
 
     Attributes:
@@ -62,7 +62,7 @@ class Residence:
         worker: Worker,
         recorder: Recorder,
         *,
-        limits: Limits,
+        limits: RestLimits,
         sharded: bool,
     ) -> None:
         self.table = table
@@ -168,11 +168,14 @@ class Residence:
         return sum(_bytes(stream) for stream in self.table)
 
     async def _brought(self, stream_id: str, *, anew: bool) -> Stream | None:
+        anew = anew or stream_id in self._forgotten
+        known = self.table.resting.get(stream_id)
+        if known is not None:
+            model_of(self._models, known, anew=anew)  # an unfit stream is not claimed
         loaded = await asyncio.to_thread(load, self._keeper.checkpoints, stream_id)
         if loaded is None:
             self.table.resting.pop(stream_id, None)
             return None
-        anew = anew or stream_id in self._forgotten
         stream = await self._worker.run(lambda: built(self.table, self._models, loaded, anew=anew))
         self._forgotten.discard(stream_id)
         stream.last_used = time.time()

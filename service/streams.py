@@ -34,7 +34,7 @@ FEEDBACK_IMAGES, FEEDBACK_SECONDS = 10_000, 7 * 86_400.0
 """Answers of a stream that late labels are taken for, where no setting says otherwise."""
 UNDONE = (
     "state", "generation", "retries", "signals", "monitored", "source_check", "mode", "good", "requests", "images",
-    "probe", "beginnings", "durable_generation", "fitted", "policy", "adapt_batch_size", "parent",
+    "probe", "beginnings", "fitted", "policy", "adapt_batch_size", "durability", "parent",
 )  # fmt: skip
 """What a request that fails leaves as it was."""
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -92,6 +92,8 @@ class SnapshotStore:
                 raise UnknownError(f"there is no snapshot {snapshot_id[:200]!r}")
             garbage.note(connection, [_blob(snapshot_id)])
         self._blobs.delete(f"{snapshot_id}{SUFFIX}")
+        with available(), self._engine.begin() as connection:
+            garbage.take_back(connection, _blob(snapshot_id))  # it may be uploaded again
 
     def adopt(self) -> int:
         """Take in snapshots that lie among the blobs and are in no catalogue, as those of an older version do.

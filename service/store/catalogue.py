@@ -143,11 +143,11 @@ class Catalogue:
         """Forget a stream; False if it is another process's now."""
         with available(), self._engine.begin() as connection:
             mine = (STREAMS.c.id == stream_id) & (STREAMS.c.epoch == epoch)
-            touched = connection.execute(update(STREAMS).where(mine).values(epoch=epoch)).rowcount
-            if not touched:
+            record = connection.execute(
+                delete(STREAMS).where(mine).returning(STREAMS.c.blob, STREAMS.c.reserved)
+            ).first()
+            if record is None:
                 return False
-            record = Record(**connection.execute(select(STREAMS).where(mine)).mappings().one())
-            connection.execute(delete(STREAMS).where(mine))
             connection.execute(delete(ANSWERS).where(ANSWERS.c.stream == stream_id))
             garbage.note(
                 connection, [f"{CHECKPOINTS}/{name}" for name in (record.blob, record.reserved + garbage.ALL) if name]

@@ -1,9 +1,10 @@
-"""What outlives a restart, a rest and a crash, by durability; and streams that are unfit, fenced, unused."""
+"""What outlives a restart and a crash, by durability; and streams that cannot be kept, or are another process's."""
 
 import asyncio
 import json
 import os
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -12,11 +13,10 @@ import pytest
 
 from service.errors import StoreDownError
 from service.store.catalogue import HEADROOM, Catalogue
-from tests.applications import INFER, application, assert_error
+from tests.applications import INFER, OCTETS, application, assert_error
 from tests.bundles import torch_bundle
 from tests.serving import images, infer_body
-
-PATIENCE = 10.0
+from tests.stored import catalogue, wait
 
 
 @pytest.fixture(scope="module")
@@ -28,73 +28,6 @@ def bundle(tmp_path_factory):
 def api(bundle, tmp_path):
     with application(tmp_path, bundle) as running:
         yield running
-
-
-def wait(api, until):
-    """Wait until something holds of the application, whose own tasks go on meanwhile."""
-    end = time.monotonic() + PATIENCE
-    while not until():
-        assert time.monotonic() < end
-        api._runner.run(asyncio.sleep(0.02))
-
-
-def rest(api, *ids):
-    """Put streams to rest."""
-    residence = api.app.state.residence
-    streams = [residence.table.find(stream_id) for stream_id in ids]
-
-    async def put():
-        for taken in await residence._keeper.keep(streams, final=True):
-            residence._rest(taken.stream.id, taken.stream)
-
-    api._runner.run(put())
-    assert all(residence.table.find(stream_id) is None for stream_id in ids)
-
-
-def catalogue(tmp_path, query):
-    connection = sqlite3.connect(tmp_path / "data" / "acclimate.db")
-    try:
-        return connection.execute(query).fetchall()
-    finally:
-        connection.close()
-
-
-@pytest.mark.parametrize("durability", ["periodic", "sync"])
-def test_a_stream_that_rested_answers_as_if_it_had_not(api, durability):
-    for name in ("rested", "awake"):
-        api.create(id=name, durability=durability if name == "rested" else "ephemeral", adapter="unmix_tns+eta")
-    for seed in range(3):
-        answers = [api.infer(images(4, seed), name) for name in ("rested", "awake")]
-    rest(api, "rested")
-
-    listed = {stream["id"]: stream for stream in api("GET", "/v1/streams").json()["items"]}
-    answers = [api.infer(images(4, 7), name) for name in ("rested", "awake")]
-
-    assert (listed["rested"]["resident"], listed["awake"]["resident"]) == (False, True)
-    assert (listed["rested"]["generation"], listed["rested"]["steps"]) == (3, 3)
-    assert answers[0]["outputs"] == answers[1]["outputs"]
-    assert [answer["parameters"]["tta_generation"] for answer in answers] == [4, 4]
-
-
-def test_an_ephemeral_stream_rests_too_and_comes_back_in_the_same_process(api):
-    api.create(id="s", durability="ephemeral")
-    api.infer(images(4), "s")
-    rest(api, "s")
-
-    assert api.stream("s")["steps"] == 1
-    assert api.infer(images(4, 1), "s")["parameters"]["tta_generation"] == 2
-
-
-def test_a_retry_after_a_rest_or_a_restart_adapts_no_second_time(bundle, tmp_path):
-    with application(tmp_path, bundle) as api:
-        first = api.infer(images(4), "s", "once")
-        rest(api, "s")
-        assert api.infer(images(4), "s", "once") == first
-    with application(tmp_path, bundle) as api:
-        assert api.infer(images(4), "s", "once") == first
-        assert api.stream("s")["generation"] == 1
-        other = api("POST", INFER, json=infer_body(images(4, 5), "s", "once"))
-        assert other.status_code == 409
 
 
 def test_sync_answers_are_durable_when_they_are_given(api, tmp_path):
@@ -246,59 +179,6 @@ def test_a_stream_whose_state_is_damaged_says_so_and_can_be_reset(bundle, tmp_pa
         assert api.infer(images(2), "s")["parameters"]["tta_generation"] > 1
 
 
-def test_a_stream_is_pinned_to_the_bundle_it_learned_on_and_may_be_reset_onto_another(bundle, tmp_path):
-    with application(tmp_path, bundle) as api:
-        api.infer(images(2), "s")
-    other = torch_bundle(tmp_path / "reference", name="reference")
-    toml = (other / "bundle.toml").read_text()
-    (other / "bundle.toml").write_text(
-        toml.replace("shape = [3, 16, 16]", "shape = [3, 16, 16]\nmean = [0.1, 0.1, 0.1]\nstd = [1, 1, 1]")
-    )
-    with application(tmp_path, other) as api:
-        assert_error(api("POST", INFER, json=infer_body(images(2), "s")), 422, "reset it to begin anew, or serve")
-        assert api("POST", "/v1/streams/s/reset").status_code == 200
-        assert api.infer(images(2), "s")["parameters"]["tta_steps"] == 1
-
-
-def test_streams_unused_for_long_rest_and_then_end(bundle, tmp_path):
-    with application(tmp_path, bundle, rest_after_seconds=0.05, end_after_days=1.0 / 86_400) as api:
-        api.infer(images(2), "s")
-        kept = api("POST", "/v1/streams/s/snapshots").json()["id"]
-        table = api.app.state.residence.table
-        wait(api, lambda: "s" in table.resting)
-        wait(api, lambda: not table.knows("s"))
-
-        assert api("GET", "/v1/streams/s").status_code == 404
-        assert api("GET", f"/v1/snapshots/{kept}").status_code == 200
-        assert api("GET", "/v1/events").json()["items"][-1]["kind"] == "ended"
-    assert catalogue(tmp_path, "SELECT count(*) FROM streams") == [(0,)]
-
-
-def test_streams_used_longest_ago_rest_when_the_memory_is_full(bundle, tmp_path):
-    with application(tmp_path, bundle, resident_bytes=3 * 40_000) as api:
-        for number in range(8):
-            api.infer(images(2, number), f"s{number}")
-        table = api.app.state.residence.table
-        wait(api, lambda: len(table) <= 3)
-
-        assert "s7" not in table.resting
-        assert len(api.ids()) == 8
-        rows = {row["id"]: row["badge"] for row in api("GET", "/v1/overview").json()["streams"]}
-        assert rows["s0"] == "resting"
-        answers = [api.infer(images(2, 50 + number), f"s{number}") for number in range(8)]
-        assert [answer["parameters"]["tta_generation"] for answer in answers] == [2] * 8
-
-
-def test_many_requests_at_once_bring_a_resting_stream_back_once(api):
-    api.infer(images(2), "s")
-    rest(api, "s")
-
-    answers = api.together(*[("POST", INFER, {"json": infer_body(images(2, seed), "s")}) for seed in range(6)])
-
-    assert [answer.status_code for answer in answers] == [200] * 6
-    assert sorted(answer.json()["parameters"]["tta_generation"] for answer in answers) == [2, 3, 4, 5, 6, 7]
-
-
 def test_durability_may_be_changed_and_is_told(api, tmp_path):
     api.create(id="s", durability="ephemeral")
     api.infer(images(2), "s")
@@ -308,20 +188,6 @@ def test_durability_may_be_changed_and_is_told(api, tmp_path):
     assert (changed["durability"], changed["durable_generation"], changed["generation"]) == ("sync", 1, 1)
     assert json.loads(catalogue(tmp_path, "SELECT figures FROM streams")[0][0])["steps"] == 1
     assert np.isclose(changed["state_bytes"], api.stream("s")["state_bytes"])
-
-
-def test_an_ephemeral_stream_begins_anew_after_a_restart_with_its_settings(bundle, tmp_path):
-    with application(tmp_path, bundle) as api:
-        api.create(id="s", durability="ephemeral", adapter="unmix_tns", mode="frozen")
-        api("PATCH", "/v1/streams/s", json={"mode": "adapt"})
-        given = [api.infer(images(2, seed), "s")["parameters"]["tta_generation"] for seed in range(3)]
-        rest(api, "s")
-        assert api.stream("s")["steps"] == 3
-        rest(api, "s")
-    with application(tmp_path, bundle) as api:
-        stream = api.stream("s")
-        assert (stream["adapter"], stream["steps"], stream["durability"]) == ("unmix_tns", 0, "ephemeral")
-        assert stream["generation"] >= max(given)
 
 
 def test_a_stop_waits_for_the_write_that_is_under_way(bundle, tmp_path, monkeypatch):
@@ -415,28 +281,39 @@ def test_a_write_that_fails_at_any_step_adapts_at_most_once(bundle, tmp_path, mo
         assert api.infer(images(4, 1), "s", "again") == answer
 
 
-def test_a_frozen_stream_that_rested_before_it_learned_anything_still_knows_its_answers(api):
-    api.create(id="s", mode="frozen")
-    api.infer(images(2), "s", "first")
-    answer = api.infer(images(2, 1), "s", "second")
-    rest(api, "s")
-
-    assert api("POST", INFER, json=infer_body(images(2, 5), "s", "first")).status_code == 409
-    assert api.infer(images(2, 1), "s", "second") == answer
-
-
-def test_a_stream_that_is_used_while_it_is_put_to_rest_stays_and_may_go_on_beyond(api, tmp_path):
-    api.create(id="s")
+def test_a_durability_that_the_store_cannot_keep_is_not_changed(api, monkeypatch):
+    api.create(id="s", durability="ephemeral")
     api.infer(images(2), "s")
-    residence = api.app.state.residence
-    stream = residence.table.find("s")
 
-    async def interrupted():
-        (taken,) = await residence._keeper.keep([stream], final=True)
-        stream.requests += 1
-        residence._rest("s", taken.stream)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fails)
+        assert api("PATCH", "/v1/streams/s", json={"durability": "sync"}).status_code == 500
 
-    api._runner.run(interrupted())
+    assert api.stream("s")["durability"] == "ephemeral"
 
-    assert residence.table.find("s") is stream
-    wait(api, lambda: catalogue(tmp_path, "SELECT ceiling FROM streams") == [(1 + HEADROOM,)])
+
+def test_a_stream_that_ends_while_it_is_first_kept_stays_ended(bundle, tmp_path, monkeypatch):
+    enrol, begun = Catalogue.enrol, threading.Event()
+
+    def slow(self, record):
+        begun.set()
+        time.sleep(0.2)
+        enrol(self, record)
+
+    monkeypatch.setattr(Catalogue, "enrol", slow)
+    with application(tmp_path, bundle, period_steps=1) as api:
+        api.infer(images(2), "s")
+        api._runner.run(asyncio.to_thread(begun.wait, 10))
+        assert api("DELETE", "/v1/streams/s").status_code == 204
+        assert api.ids() == []
+    assert catalogue(tmp_path, "SELECT count(*) FROM streams") == [(0,)]
+
+
+def test_a_snapshot_that_was_removed_may_be_uploaded_again(api, tmp_path):
+    api.create(id="s")
+    taken = api("POST", "/v1/streams/s/snapshots").json()["id"]
+    file = api("GET", f"/v1/snapshots/{taken}/download").content
+    api("DELETE", f"/v1/snapshots/{taken}")
+
+    assert catalogue(tmp_path, "SELECT blob FROM garbage WHERE blob LIKE 'snapshots/%'") == []
+    assert api("POST", "/v1/snapshots", content=file, headers=OCTETS).status_code == 201

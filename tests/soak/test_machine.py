@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from service.residence import Limits
+from service.residence import RestLimits
 from tests.applications import application
 from tests.bundles import torch_bundle
 from tests.serving import images
@@ -97,7 +97,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def evict(self):
         residence = self.tested.app.state.residence
-        usual, residence.limits = residence.limits, Limits(0)
+        usual, residence.limits = residence.limits, RestLimits(0)
         end = time.monotonic() + PATIENCE
         while list(residence.table):  # what the keeper is writing just then rests a little later
             assert time.monotonic() < end, "all of them rest"
@@ -106,8 +106,6 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def restart(self):
-        keeper = self.tested.app.state.residence._keeper
-        self.wait(lambda: not keeper._writing and not any(map(keeper._is_due, keeper._changed.values())))
         self.running.close()
         self.begin()
         for pair in self.there.values():

@@ -1,0 +1,174 @@
+"""Streams that leave the memory and come back: by bytes, by time, after a restart; and those that are unfit."""
+
+import sqlite3
+
+import pytest
+
+from service.store.catalogue import HEADROOM
+from tests.applications import INFER, application, assert_error
+from tests.bundles import torch_bundle
+from tests.serving import images, infer_body
+from tests.stored import catalogue, rest, wait
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return torch_bundle(tmp_path_factory.mktemp("bundles") / "reference")
+
+
+@pytest.fixture
+def api(bundle, tmp_path):
+    with application(tmp_path, bundle) as running:
+        yield running
+
+
+@pytest.mark.parametrize("durability", ["periodic", "sync"])
+def test_a_stream_that_rested_answers_as_if_it_had_not(api, durability):
+    for name in ("rested", "awake"):
+        api.create(id=name, durability=durability if name == "rested" else "ephemeral", adapter="unmix_tns+eta")
+    for seed in range(3):
+        answers = [api.infer(images(4, seed), name) for name in ("rested", "awake")]
+    rest(api, "rested")
+
+    listed = {stream["id"]: stream for stream in api("GET", "/v1/streams").json()["items"]}
+    answers = [api.infer(images(4, 7), name) for name in ("rested", "awake")]
+
+    assert (listed["rested"]["resident"], listed["awake"]["resident"]) == (False, True)
+    assert (listed["rested"]["generation"], listed["rested"]["steps"]) == (3, 3)
+    assert answers[0]["outputs"] == answers[1]["outputs"]
+    assert [answer["parameters"]["tta_generation"] for answer in answers] == [4, 4]
+
+
+def test_an_ephemeral_stream_rests_too_and_comes_back_in_the_same_process(api):
+    api.create(id="s", durability="ephemeral")
+    api.infer(images(4), "s")
+    rest(api, "s")
+
+    assert api.stream("s")["steps"] == 1
+    assert api.infer(images(4, 1), "s")["parameters"]["tta_generation"] == 2
+
+
+def test_a_retry_after_a_rest_or_a_restart_adapts_no_second_time(bundle, tmp_path):
+    with application(tmp_path, bundle) as api:
+        first = api.infer(images(4), "s", "once")
+        rest(api, "s")
+        assert api.infer(images(4), "s", "once") == first
+    with application(tmp_path, bundle) as api:
+        assert api.infer(images(4), "s", "once") == first
+        assert api.stream("s")["generation"] == 1
+        other = api("POST", INFER, json=infer_body(images(4, 5), "s", "once"))
+        assert other.status_code == 409
+
+
+def test_a_stream_is_pinned_to_the_bundle_it_learned_on_and_may_be_reset_onto_another(bundle, tmp_path):
+    with application(tmp_path, bundle) as api:
+        api.infer(images(2), "s")
+    other = torch_bundle(tmp_path / "reference", name="reference")
+    toml = (other / "bundle.toml").read_text()
+    (other / "bundle.toml").write_text(
+        toml.replace("shape = [3, 16, 16]", "shape = [3, 16, 16]\nmean = [0.1, 0.1, 0.1]\nstd = [1, 1, 1]")
+    )
+    with application(tmp_path, other) as api:
+        assert_error(api("POST", INFER, json=infer_body(images(2), "s")), 422, "reset it to begin anew, or serve")
+        assert api("POST", "/v1/streams/s/reset").status_code == 200
+        assert api.infer(images(2), "s")["parameters"]["tta_steps"] == 1
+
+
+def test_streams_unused_for_long_rest_and_then_end(bundle, tmp_path):
+    with application(tmp_path, bundle, rest_after_seconds=0.05, end_after_days=1.0 / 86_400) as api:
+        api.infer(images(2), "s")
+        kept = api("POST", "/v1/streams/s/snapshots").json()["id"]
+        table = api.app.state.residence.table
+        wait(api, lambda: "s" in table.resting)
+        wait(api, lambda: not table.knows("s"))
+
+        assert api("GET", "/v1/streams/s").status_code == 404
+        assert api("GET", f"/v1/snapshots/{kept}").status_code == 200
+        assert api("GET", "/v1/events").json()["items"][-1]["kind"] == "ended"
+    assert catalogue(tmp_path, "SELECT count(*) FROM streams") == [(0,)]
+
+
+def test_streams_used_longest_ago_rest_when_the_memory_is_full(bundle, tmp_path):
+    with application(tmp_path, bundle, resident_bytes=3 * 40_000) as api:
+        for number in range(8):
+            api.infer(images(2, number), f"s{number}")
+        table = api.app.state.residence.table
+        wait(api, lambda: len(table) <= 3)
+
+        assert "s7" not in table.resting
+        assert len(api.ids()) == 8
+        rows = {row["id"]: row["badge"] for row in api("GET", "/v1/overview").json()["streams"]}
+        assert rows["s0"] == "resting"
+        answers = [api.infer(images(2, 50 + number), f"s{number}") for number in range(8)]
+        assert [answer["parameters"]["tta_generation"] for answer in answers] == [2] * 8
+
+
+def test_many_requests_at_once_bring_a_resting_stream_back_once(api):
+    api.infer(images(2), "s")
+    rest(api, "s")
+
+    answers = api.together(*[("POST", INFER, {"json": infer_body(images(2, seed), "s")}) for seed in range(6)])
+
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert sorted(answer.json()["parameters"]["tta_generation"] for answer in answers) == [2, 3, 4, 5, 6, 7]
+
+
+def test_an_ephemeral_stream_begins_anew_after_a_restart_with_its_settings(bundle, tmp_path):
+    with application(tmp_path, bundle) as api:
+        api.create(id="s", durability="ephemeral", adapter="unmix_tns", mode="frozen")
+        api("PATCH", "/v1/streams/s", json={"mode": "adapt"})
+        given = [api.infer(images(2, seed), "s")["parameters"]["tta_generation"] for seed in range(3)]
+        rest(api, "s")
+        assert api.stream("s")["steps"] == 3
+        rest(api, "s")
+    with application(tmp_path, bundle) as api:
+        stream = api.stream("s")
+        assert (stream["adapter"], stream["steps"], stream["durability"]) == ("unmix_tns", 0, "ephemeral")
+        assert stream["generation"] >= max(given)
+
+
+def test_a_frozen_stream_that_rested_before_it_learned_anything_still_knows_its_answers(api):
+    api.create(id="s", mode="frozen")
+    api.infer(images(2), "s", "first")
+    answer = api.infer(images(2, 1), "s", "second")
+    rest(api, "s")
+
+    assert api("POST", INFER, json=infer_body(images(2, 5), "s", "first")).status_code == 409
+    assert api.infer(images(2, 1), "s", "second") == answer
+
+
+def test_a_stream_that_is_used_while_it_is_put_to_rest_stays_and_may_go_on_beyond(api, tmp_path):
+    api.create(id="s")
+    api.infer(images(2), "s")
+    residence = api.app.state.residence
+    stream = residence.table.find("s")
+
+    async def interrupted():
+        (taken,) = await residence._keeper.keep([stream], final=True)
+        stream.requests += 1
+        residence._rest("s", taken.stream)
+
+    api._runner.run(interrupted())
+
+    assert residence.table.find("s") is stream
+    wait(api, lambda: catalogue(tmp_path, "SELECT ceiling FROM streams") == [(1 + HEADROOM,)])
+
+
+def test_an_ephemeral_stream_of_a_first_request_keeps_its_state_over_a_rest(bundle, tmp_path):
+    with application(tmp_path, bundle, durability="ephemeral") as api:
+        api.infer(images(2), "s")
+        wait(api, lambda: api.app.state.residence.table.find("s").claim is not None)
+        rest(api, "s")
+        assert api.stream("s")["steps"] == 1
+
+
+def test_an_unfit_stream_that_is_asked_for_again_and_again_stays_as_it_is(bundle, tmp_path):
+    with application(tmp_path, bundle) as api:
+        api.infer(images(2), "s")
+    connection = sqlite3.connect(tmp_path / "data" / "acclimate.db", isolation_level=None)
+    connection.execute("UPDATE streams SET fingerprint = 'other'")
+    connection.close()
+    with application(tmp_path, bundle) as api:
+        before = catalogue(tmp_path, "SELECT epoch, ceiling FROM streams")
+        assert [api("GET", "/v1/streams/s").status_code for _ in range(3)] == [422] * 3
+        assert catalogue(tmp_path, "SELECT epoch, ceiling FROM streams") == before

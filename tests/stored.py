@@ -1,0 +1,36 @@
+"""What tests see of an application's store, and do to its streams."""
+
+import asyncio
+import sqlite3
+import time
+
+PATIENCE = 10.0
+
+
+def wait(api, until):
+    """Wait until something holds of the application, whose own tasks go on meanwhile."""
+    end = time.monotonic() + PATIENCE
+    while not until():
+        assert time.monotonic() < end
+        api._runner.run(asyncio.sleep(0.02))
+
+
+def rest(api, *ids):
+    """Put streams to rest."""
+    residence = api.app.state.residence
+    streams = [residence.table.find(stream_id) for stream_id in ids]
+
+    async def put():
+        for taken in await residence._keeper.keep(streams, final=True):
+            residence._rest(taken.stream.id, taken.stream)
+
+    api._runner.run(put())
+    assert all(residence.table.find(stream_id) is None for stream_id in ids)
+
+
+def catalogue(tmp_path, query):
+    connection = sqlite3.connect(tmp_path / "data" / "acclimate.db")
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
