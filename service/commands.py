@@ -36,7 +36,7 @@ def serve(
     ] = None,
     host_name: Annotated[str | None, typer.Option("--host", help="Address to listen on; else 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 8000 unless given, 0 takes a free one.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder for snapshots; ./acclimate-data unless given.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder for what is kept; ./acclimate-data unless given.")] = None,
     keys_file: Annotated[Path | None, typer.Option(help="File of API keys; see `acclimate key`.")] = None,
     first_key: Annotated[
         bool, typer.Option("--first-key", help="Make the keys file with one admin key if it is missing; show it once.")
