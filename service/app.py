@@ -38,6 +38,7 @@ from service.errors import SettingsError
 from service.events import EventLog
 from service.feedback import Feedback
 from service.good_states import GoodStates
+from service.graphs import Graphs
 from service.hosting import HostedModel, host
 from service.keeping import Keeper
 from service.probing import Prober
@@ -225,8 +226,10 @@ def load_models(settings: Settings) -> dict[str, HostedModel]:
         BundleError: If a bundle cannot be served.
     """
     loaded: dict[str, HostedModel] = {}
+    threads = settings.torch_threads
+    graphs = Graphs(settings.data / "graphs", threads, settings.compiled_specs) if settings.compiled else None
     for path in settings.bundles:
-        model = host(read_bundle(path), settings.allow_factories, settings.torch_threads)
+        model = host(read_bundle(path), settings.allow_factories, threads, graphs)
         if model.name in loaded:
             raise SettingsError(f"two bundles are named {model.name!r}: {loaded[model.name].bundle.path} and {path}")
         loaded[model.name] = model

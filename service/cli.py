@@ -15,7 +15,7 @@ from service.errors import ServiceError
 from service.operating import events, snapshots, streams
 from service.operating.errors import MistakeError
 
-LOADED_WHEN_NEEDED = ("serve", "demo", "compare", "tune", "calibrate", "bundle", "key")
+LOADED_WHEN_NEEDED = ("serve", "demo", "compare", "tune", "calibrate", "export", "bundle", "key")
 """The commands of `service.commands`, in the order of the help."""
 
 

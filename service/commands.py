@@ -1,4 +1,4 @@
-"""The commands that load torch: serve, demo, compare, tune, calibrate, bundle check, key."""
+"""The commands that load torch: serve, demo, compare, tune, calibrate, export, bundle check, key."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +15,7 @@ from service.calibration.command import calibrate
 from service.demo.tour import own_server, tour
 from service.errors import SettingsError
 from service.evaluation.command import compare, tune
+from service.exporting.command import export
 from service.hosting import HostedModel, host
 from service.operating.options import KeyFile
 from service.operating.reaching import address, read_key
@@ -27,6 +28,7 @@ app.add_typer(bundle_app, name="bundle")
 app.command()(compare)
 app.command()(tune)
 app.command()(calibrate)
+app.command()(export)
 
 
 @app.command()

@@ -275,7 +275,7 @@ def _facts(stream: Stream, served: Served, *, named: bool) -> dict[str, Paramete
         "tta_durable_generation": stream.promised_generation,
         "tta_steps": stream.steps,
         "tta_adapter": stream.fitted.spec,
-        "tta_backend": stream.model.backend,
+        "tta_backend": stream.fitted.backend,
         "tta_mode": stream.mode,
         "tta_action": served.action.value,
         **signals,

@@ -3,7 +3,7 @@
 import json
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,14 +12,22 @@ from torch import Tensor
 from adapters import Adapter, AdapterState, Prepared, SourceModel, create
 from adapters.base import StepOutput
 from adapters.errors import AdapterError
+from adapters.registry import parse
 from adapters.source import USUAL_BATCH
+from adapters.state import size_bytes
 from adapters.watch import Watch
 from service.backends import onnx, torch_module
+from service.backends.compiled import TRIED
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
+from service.graphs import Graph, Graphs, Wanted
 from service.reference import reference_of
+from service.telemetry import log
 
 FISHER = "fisher."
+COMPILED = "compiled"
+FROZEN = "source"
+"""The normalizer under which nothing is learned."""
 MAX_FITTED = 64
 """Most pipelines kept fitted per model; each shares the weights, and costs a module tree."""
 
@@ -29,12 +37,17 @@ class Fitted:
     """A pipeline fitted to a model: the functions a stream is served by.
 
     `fisher` is the model's Fisher diagonal for the pipeline's normalizer, by parameter; empty if there is none.
+    `backend` is what runs it: torch, onnx, or compiled, where `graph` takes the steps of enough images; where it has no
+    graph, `not_compiled` says why.
     """
 
     adapter: Adapter
     prepared: Prepared[Any]
     options: Mapping[str, Any]
     fisher: Mapping[str, Tensor]
+    backend: str
+    graph: Graph | None = None
+    not_compiled: str = ""
 
     @property
     def spec(self) -> str:
@@ -50,6 +63,11 @@ class Fitted:
         """Return in words why a stream is served as it is; "" where nothing is chosen."""
         return self.adapter.explain(self.prepared, state)
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of a state's tensors before any batch; most learners' states stay as large."""
+        return size_bytes(self.initial())
+
     def initial(self) -> AdapterState:
         """Return the state before any batch."""
         state: AdapterState = self.adapter.init(self.prepared)
@@ -57,10 +75,14 @@ class Fitted:
 
     def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
         """Answer x and learn from it."""
+        if self.graph is not None and len(x) >= self.graph.least_images:
+            return self.graph.step.step(state, x)
         return self.adapter.step(self.prepared, state, x)
 
     def predict(self, state: AdapterState, x: Tensor) -> StepOutput:
         """Answer x without learning."""
+        if self.graph is not None and self.adapter.spec.normalizer == FROZEN and len(x) >= self.graph.least_images:
+            return self.graph.step.step(state, x)[0]  # the frozen model answers the same either way
         return self.adapter.predict(self.prepared, state, x)
 
     def probe(self, state: AdapterState, x: Tensor) -> StepOutput:
@@ -71,14 +93,17 @@ class Fitted:
 class HostedModel:
     """Serves one bundle; fits pipelines to it on demand and keeps the latest ones."""
 
-    def __init__(self, bundle: Bundle, source: SourceModel) -> None:
+    def __init__(self, bundle: Bundle, source: SourceModel, graphs: Graphs | None = None) -> None:
         self.bundle = bundle
         self.source = source
+        self._graphs = graphs
         self._fitted: OrderedDict[str, Fitted] = OrderedDict()
         self._source = self.fit("source", {})
         self.watch = Watch(source, USUAL_BATCH)
         self.reference = reference_of(source, self.watch)
         self.default = self.fit(bundle.toml.adapter, {})
+        for spec in graphs.specs if graphs is not None else ():
+            self._fit_listed(spec)
 
     @property
     def name(self) -> str:
@@ -89,6 +114,11 @@ class HostedModel:
     def backend(self) -> str:
         """What runs the model: torch or onnx."""
         return self.bundle.toml.model.kind
+
+    @property
+    def fitted(self) -> list[Fitted]:
+        """The pipelines that are fitted, by spec and options."""
+        return sorted(self._fitted.values(), key=lambda each: (each.spec, str(each.options)))
 
     def fit(self, spec: str, options: Mapping[str, Any]) -> Fitted:
         """Return the pipeline of a spec and options, fitted to this model.
@@ -101,14 +131,34 @@ class HostedModel:
             adapter = create(spec, seed=seed, **parts)
             key = json.dumps([str(adapter.spec), options], sort_keys=True)
             if key not in self._fitted:
-                fisher = _fisher(self.source, str(adapter.spec).partition("+")[0])
-                self._fitted[key] = Fitted(adapter, adapter.prepare(self.source), dict(options), fisher)
+                fisher = _fisher(self.source, adapter.spec.normalizer)
+                fitted = Fitted(adapter, adapter.prepare(self.source), dict(options), fisher, self.backend)
+                self._fitted[key] = self._compiled(fitted)
         except AdapterError as error:
             raise UnfitError(str(error)) from None
         self._fitted.move_to_end(key)
         while len(self._fitted) > MAX_FITTED:
             self._fitted.popitem(last=False)
         return self._fitted[key]
+
+    def _compiled(self, fitted: Fitted) -> Fitted:
+        """Return a pipeline with its graph, where there is one or one is to be made."""
+        if self._graphs is None:
+            return replace(fitted, not_compiled="the server runs without graphs")
+        specs = (FROZEN, self.bundle.toml.adapter, *self._graphs.specs)
+        listed = not fitted.options and fitted.spec in {str(parse(spec)) for spec in specs}
+        wanted = Wanted(self.bundle, fitted.adapter, fitted.prepared, self.sample(max(TRIED)))
+        try:
+            return replace(fitted, backend=COMPILED, graph=self._graphs.get(wanted, make=listed))
+        except UnfitError as error:
+            return replace(fitted, not_compiled=str(error))
+
+    def _fit_listed(self, spec: str) -> None:
+        """Fit a pipeline before it is asked for, so that its graph is there; not every model takes it."""
+        try:
+            self.fit(spec, {})
+        except UnfitError as error:
+            log.warning("graph_not_made", model=self.name, adapter=spec, reason=str(error))
 
     def answer_as_source(self, x: Tensor) -> StepOutput:
         """Answer x (N, C, H, W) by the frozen source model."""
@@ -126,15 +176,15 @@ def _fisher(source: SourceModel, normalizer: str) -> dict[str, Tensor]:
     return {name.removeprefix(FISHER): tensor for name, tensor in fitting.items() if name.startswith(FISHER)}
 
 
-def host(bundle: Bundle, allow_factories: Collection[str], threads: int) -> HostedModel:
-    """Load a bundle's model and try it on a sample.
+def host(bundle: Bundle, allow_factories: Collection[str], threads: int, graphs: Graphs | None = None) -> HostedModel:
+    """Load a bundle's model and try it on a sample; with `graphs`, its pipelines run compiled where they can.
 
     Raises:
         BundleError: If the model cannot be loaded, cannot run, or answers other than bundle.toml says.
     """
     source = load_source(bundle, allow_factories, threads)
     try:
-        model = HostedModel(bundle, source)
+        model = HostedModel(bundle, source, graphs)
         logits = model.answer_as_source(model.sample()).logits
         model.default.step(
             model.default.initial(), model.sample()

@@ -52,6 +52,10 @@ class Settings(BaseSettings):
     """The model factories (`package.module:callable`) that bundles may name, as a JSON list; no others are run."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Threads of PyTorch and ONNX Runtime; 0 takes all cores that the process may use."""
+    compiled: bool = True
+    """Run pipelines that learn without gradients as ONNX graphs, made at the first start and kept in `data`."""
+    compiled_specs: tuple[str, ...] = ()
+    """Pipelines, as `unmix_tns+lame`, whose graphs are made at the start beside the bundle's own, as a JSON list."""
     create_streams: bool = True
     """Create a stream when a request names one not seen before; false answers 404."""
     max_streams: int = Field(default=100_000, ge=1)

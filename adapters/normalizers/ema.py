@@ -56,7 +56,7 @@ class EMAStatistics(Normalizer[Moments]):
         var = (inverse.square().reciprocal() - layer.eps).clamp_min(0)
         count = x.numel() // x.shape[1]
         unbiased = var * (count / (count - 1)) if count > 1 else layer.var
-        share = batch_share(self.options.momentum, len(x), self.options.full_batch)
+        share = batch_share(self.options.momentum, x.shape[0], self.options.full_batch)
         moved = Moments(state.mean.lerp(mean, share), state.var.lerp(unbiased, share))
         return Normalized(y, Moments(mean, var)), moved
 

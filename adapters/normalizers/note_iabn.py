@@ -64,7 +64,7 @@ class InstanceAwareBatchNorm(Normalizer[Moments]):
             return self.forward(layer, state, x), state
         seen = channel_moments(x)
         shared = Moments(seen.mean, seen.var * (count / (count - 1)))
-        share = batch_share(self.options.momentum, len(x), self.options.full_batch)
+        share = batch_share(self.options.momentum, x.shape[0], self.options.full_batch)
         moved = Moments(
             state.mean.lerp(shared.mean.detach(), share),
             state.var.lerp(shared.var.detach(), share),

@@ -50,7 +50,7 @@ class RobustBatchNorm(Normalizer[Moments]):
     def observe(self, layer: NormLayer, state: Moments, x: Tensor) -> tuple[Normalized, Moments]:
         """Normalise x (N, C, ...) by the statistics that it has moved."""
         seen = channel_moments(x)
-        share = batch_share(self.options.alpha, len(x), self.options.full_batch)
+        share = batch_share(self.options.alpha, x.shape[0], self.options.full_batch)
         mean, var = state.mean.lerp(seen.mean, share), state.var.lerp(seen.var, share)
         y = normalize(x, mean, var, layer.weight, layer.bias, layer.eps)
         batch = Moments(seen.mean.detach(), seen.var.detach())

@@ -6,9 +6,9 @@ from adapters.base import Part
 from adapters.options import json_schema
 from adapters.registry import FOLDERS, kind_of, parts
 from service.api.problems import responses
-from service.api.schemas import AdapterList, AdapterPart, ModelList, ModelView
+from service.api.schemas import AdapterList, AdapterPart, ModelList, ModelView, PipelineView
 from service.dataplane import ON_REQUEST, OUTPUTS, Dataplane
-from service.hosting import HostedModel
+from service.hosting import Fitted, HostedModel
 from service.statistics import Statistics
 
 PLATFORMS = {"torch": "pytorch_module", "onnx": "onnx_onnxv1"}
@@ -107,6 +107,18 @@ def _view(model: HostedModel) -> ModelView:
         classes=list(toml.classes.names),
         input=toml.input.model_dump(),
         artefacts=list(model.bundle.artefact_names),
+        pipelines=[_pipeline(fitted) for fitted in model.fitted],
+    )
+
+
+def _pipeline(fitted: Fitted) -> PipelineView:
+    return PipelineView(
+        adapter=fitted.spec,
+        options=dict(fitted.options),
+        backend=fitted.backend,
+        least_images=fitted.graph.least_images if fitted.graph else 0,
+        reason=fitted.not_compiled,
+        state_bytes=fitted.state_bytes,
     )
 
 

@@ -168,8 +168,22 @@ class AdapterList(Wire):
     next: str | None = None
 
 
+class PipelineView(Wire):
+    """A pipeline fitted to a model: what runs it, and why it has no graph where it is not compiled.
+
+    `least_images` is the fewest of a request that the graph takes; `state_bytes` what a stream of it keeps.
+    """
+
+    adapter: str
+    options: dict[str, Any]
+    backend: str
+    least_images: int
+    reason: str
+    state_bytes: int
+
+
 class ModelView(Wire):
-    """A served model."""
+    """A served model, and the pipelines that are fitted to it."""
 
     name: str
     version: str
@@ -181,6 +195,7 @@ class ModelView(Wire):
     classes: list[str]
     input: dict[str, Any]
     artefacts: list[str]
+    pipelines: list[PipelineView]
 
 
 class ModelList(Wire):

@@ -103,7 +103,7 @@ def warning_for(stream: Stream, manifest: Manifest) -> str:
 def replay_settings(stream: Stream) -> Replay:
     """Return the settings that bit-equal replay depends on."""
     return Replay(
-        backend=stream.model.backend,
+        backend=stream.fitted.backend,
         threads=torch.get_num_threads(),
         torch=version("torch"),
         onnxruntime=version("onnxruntime"),

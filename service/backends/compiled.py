@@ -1,0 +1,118 @@
+"""Runs a pipeline's graph in ONNX Runtime: the pipeline's own step, to rounding, at a fraction of its cost."""
+
+from collections.abc import Mapping
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from adapters.adapter import Adapter, AdapterState, Prepared
+from adapters.base import StepOutput
+from adapters.state import flatten, rebuild
+from service.backends.graph import SIGNAL, STATE
+from service.errors import BundleError
+
+TOLERANCE = 1e-3
+"""Of logits, beside the largest one: float32 sums in another order differ by some 1e-6 a layer."""
+TRIED = (40, 8, 7, 6, 5, 4, 3, 2, 1)
+"""Images in the batches by which a graph is compared with its pipeline: it may hold for more than a few alone."""
+
+
+class CompiledStep:
+    """One graph, open. Keeps no state between steps; `reads` are the names of the state tensors that it takes.
+
+    Args:
+        content: An ONNX file that `graph.make` has made.
+        threads: Of ONNX Runtime.
+
+    Raises:
+        BundleError: If the content is no such graph.
+    """
+
+    def __init__(self, content: bytes, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare exceptions of its own
+            raise BundleError(f"this is no graph that ONNX Runtime can run: {error}") from None
+        self.facts: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        inputs = [each.name for each in self._session.get_inputs()]
+        self._outputs = [each.name for each in self._session.get_outputs()]
+        self._input = next((name for name in inputs if not name.startswith(STATE)), "")
+        self.reads = [name for name in inputs if name.startswith(STATE)]
+        if not self._input or "logits" not in self._outputs:
+            raise BundleError(f"this graph takes {inputs[:3]} and gives {self._outputs[:3]}: it is no pipeline's")
+
+    def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
+        """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
+        before = flatten(state)
+        fed = {name: before[name.removeprefix(STATE)].contiguous().numpy() for name in self.reads}
+        found = self._session.run(self._outputs, {self._input: x.contiguous().numpy(), **fed})
+        named = {name: torch.as_tensor(value) for name, value in zip(self._outputs, found, strict=True)}
+        learned = {name: named.get(f"{STATE}{name}/after", tensor) for name, tensor in before.items()}
+        signals = {name.removeprefix(SIGNAL): value for name, value in named.items() if name.startswith(SIGNAL)}
+        return StepOutput(named["logits"], named["probabilities"], signals), rebuild(state, learned)
+
+
+def least_images(compiled: CompiledStep, adapter: Adapter, prepared: Prepared[AdapterState], sample: Tensor) -> int:
+    """Return the fewest images that a graph answers and learns from as its pipeline does, to rounding.
+
+    A part whose code treats a few images otherwise has a graph for more; the pipeline itself serves those few.
+
+    Args:
+        compiled: The graph.
+        adapter: The pipeline that it should be.
+        prepared: That, fitted to the model.
+        sample: Inputs (N, *input_shape), at least as many as are tried.
+
+    Raises:
+        BundleError: If the graph differs for all that are tried.
+    """
+    least, differing = 0, ""
+    for images in TRIED:
+        differing = _difference(compiled, adapter, prepared, sample[:images], sample[-images:])
+        if differing:
+            break
+        least = images
+    if not least:
+        raise BundleError(f"with {TRIED[0]} images {differing}")
+    return least
+
+
+def check(compiled: CompiledStep, adapter: Adapter, prepared: Prepared[AdapterState], x: Tensor) -> None:
+    """Take a step on x (N, *input_shape) by both.
+
+    Raises:
+        BundleError: If they differ by more than rounding.
+    """
+    differing = _difference(compiled, adapter, prepared, x)
+    if differing:
+        raise BundleError(f"with {len(x)} images {differing}")
+
+
+def _difference(compiled: CompiledStep, adapter: Adapter, prepared: Prepared[AdapterState], *batches: Tensor) -> str:
+    """Take steps by both, and tell where they differ by more than rounding; "" if nowhere."""
+    state = ours = adapter.init(prepared)
+    for x in batches:
+        wanted, state = adapter.step(prepared, state, x)
+        try:
+            given, ours = compiled.step(ours, x)
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare exceptions of its own
+            return f"the graph fails: {str(error)[:200]}"
+        scale = max(1.0, float(wanted.logits.abs().max()))
+        for name in ("logits", "probabilities"):
+            apart = float((getattr(given, name) - getattr(wanted, name)).abs().max())
+            if not apart <= TOLERANCE * scale:
+                return f"the graph's {name} are {apart:.2g} from the pipeline's"
+        for what, mine, other in (("state", flatten(ours), flatten(state)), ("signals", given.signals, wanted.signals)):
+            if not _alike(mine, other):
+                return f"the graph's {what} are not the pipeline's"
+    return ""
+
+
+def _alike(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    return given.keys() == wanted.keys() and all(
+        given[name].dtype == tensor.dtype and torch.allclose(given[name], tensor, rtol=TOLERANCE, atol=TOLERANCE)
+        for name, tensor in wanted.items()
+    )

@@ -1,0 +1,1 @@
+"""`acclimate export`: a self-contained adapting model for ONNX Runtime alone."""

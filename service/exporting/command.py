@@ -1,0 +1,56 @@
+"""`acclimate export`: writes a bundle's pipeline as one ONNX graph, for a device without Acclimate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from adapters.state import size_bytes
+from service.arguments import AllowFactory
+from service.backends.compiled import TRIED
+from service.bundles import read_bundle
+from service.errors import UnfitError
+from service.exporting.edge import files
+from service.files import AS_UMASK, write_whole
+from service.graphs import Wanted, made_anew
+from service.hosting import host
+from service.settings import Settings
+
+
+def export(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder.")],
+    output: Annotated[Path, typer.Option(help="The folder to write to; made if it is not there.")],
+    spec: Annotated[
+        str | None, typer.Option(help="The pipeline, as `unmix_tns+lame`; the bundle's default adapter unless given.")
+    ] = None,
+    allow_factory: AllowFactory = None,
+) -> None:
+    """Write a model and what adapts it as one ONNX graph, so that an edge device adapts with ONNX Runtime alone.
+
+    The graph takes a batch and the state, and returns answers and the next state. Beside it lie the state before any
+    batch and a README with the few lines that run both. Pipelines that learn by gradients have no graph.
+
+    Example: `acclimate export ./my-model --spec unmix_tns+lame --output ./edge`
+    """
+    settings, console = Settings(), Console()
+    torch.set_num_threads(settings.torch_threads)
+    model = host(read_bundle(bundle), (*settings.allow_factories, *(allow_factory or [])), settings.torch_threads)
+    fitted = model.fit(spec or model.bundle.toml.adapter, {})
+    wanted = Wanted(model.bundle, fitted.adapter, fitted.prepared, model.sample(max(TRIED)))
+    with console.status(f"exporting {escape(fitted.spec)}: some seconds to a minute"):
+        content, graph = made_anew(wanted, settings.torch_threads)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, written in files(wanted, content, graph).items():
+            write_whole(output / name, written, AS_UMASK, lambda _: None)
+            console.print(f"{escape(str(output / name))}  {len(written):,} bytes", highlight=False, soft_wrap=True)
+    except OSError as error:
+        raise UnfitError(f"cannot write to {output}: {error.strerror or error}") from None
+    console.print(
+        f"{escape(fitted.spec)}: {size_bytes(fitted.initial()):,} bytes of state, compared with the pipeline on "
+        f"batches of {min(TRIED)} to {max(TRIED)} images; for {graph.least_images} images or more",
+        soft_wrap=True,
+    )

@@ -1,0 +1,73 @@
+"""What lies beside an exported graph: the state before any batch, and how to run both."""
+
+import io
+from string import Template
+
+import numpy as np
+
+from adapters.state import flatten
+from service.backends.graph import STATE
+from service.graphs import Graph, Wanted
+
+GRAPH_FILE, STATE_FILE, README_FILE = "adapting.onnx", "state.npz", "README.md"
+README = Template("""\
+# $model $version, adapting by `$adapter`
+
+`$graph_file` is the model, and what adapts it, as one ONNX graph; `$state_file` is its state before any batch. ONNX
+Runtime and NumPy are all that it takes. Each run answers a batch and returns the state for the next one:
+
+```python
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("$graph_file", providers=["CPUExecutionProvider"])
+names = [output.name for output in session.get_outputs()]
+state = dict(np.load("$state_file"))
+
+def answer(images):  # $shape float32, values from $low to $high
+    global state
+    found = dict(zip(names, session.run(names, {"$input": images, **state})))
+    state = {name: found.get(f"{name}/after", value) for name, value in state.items()}
+    return found["probabilities"]  # (N, $classes)
+
+print(answer(np.full((8, $sides), $low, dtype=np.float32)).argmax(1))
+```
+
+- To start again, load `$state_file` anew; to keep what was learned, `np.savez("mine.npz", **state)`.
+- Feed at least $least images a batch: $why.
+- `logits` and `signal/...` (entropy, drift) are outputs too. Nothing guards this state: watch them.
+- Classes: $names.
+- Fingerprint of the model: `$fingerprint`; made by $made_by. Licence of the model: $licence.
+""")
+
+
+def files(wanted: Wanted, content: bytes, graph: Graph) -> dict[str, bytes]:
+    """Return the files of an export by name.
+
+    Args:
+        wanted: The pipeline.
+        content: Its ONNX file.
+        graph: The same, open.
+    """
+    return {GRAPH_FILE: content, STATE_FILE: _state(wanted, graph), README_FILE: _readme(wanted, graph).encode()}
+
+
+def _state(wanted: Wanted, graph: Graph) -> bytes:
+    """Return the tensors that the graph reads, before any batch, as an .npz file."""
+    initial = flatten(wanted.adapter.init(wanted.prepared))
+    file = io.BytesIO()
+    read = {name: initial[name.removeprefix(STATE)].numpy() for name in graph.step.reads}
+    np.savez(file, allow_pickle=False, **read)
+    return file.getvalue()
+
+
+def _readme(wanted: Wanted, graph: Graph) -> str:
+    bundle, spec = wanted.bundle, wanted.bundle.input
+    low, high = spec.value_range
+    why = "its normalizer or adjuster needs as many" if graph.least_images > 1 else "any number will do"
+    return README.substitute(
+        wanted.facts, graph_file=GRAPH_FILE, state_file=STATE_FILE, input=spec.name, low=low, high=high, why=why,
+        shape=f"(N, {', '.join(map(str, spec.shape))})", sides=", ".join(map(str, spec.shape)),
+        classes=len(bundle.classes), names=", ".join(bundle.classes), least=graph.least_images,
+        licence=bundle.toml.licence,
+    )  # fmt: skip

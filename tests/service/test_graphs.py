@@ -1,0 +1,233 @@
+"""Pipelines as ONNX graphs: exact, for any batch, kept, refused where they are not what they should be."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from adapters import create
+from adapters.state import flatten
+from service.backends import graph
+from service.backends.compiled import TRIED, CompiledStep
+from service.bundles import read_bundle
+from service.errors import BundleError, UnfitError
+from service.graphs import NOT_MADE, Graphs, Wanted, made_anew
+from service.hosting import host
+from tests.applications import application, facts
+from tests.bundles import FACTORY, onnx_bundle, torch_bundle
+from tests.models import bn1d_source, reference_source, vit_source
+from tests.serving import ROOT, images
+
+SOURCES = {"reference": reference_source, "bn1d": bn1d_source, "vit": vit_source}
+CELLS = [
+    ("source", "reference", 1), ("source", "vit", 1), ("batch", "reference", 1), ("ema", "reference", 1),
+    ("alpha", "reference", 1), ("unmix_tns", "reference", 1), ("note_iabn", "reference", 1),
+    ("rotta_bn", "reference", 1), ("source+lame", "reference", 2), ("ema", "bn1d", 2),
+]  # fmt: skip
+"""Pipeline, model, and the fewest images that the graph holds for: some parts treat one image apart."""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return read_bundle(torch_bundle(tmp_path_factory.mktemp("bundle") / "bundle", adapter="unmix_tns"))
+
+
+def wanted(bundle, spec, source=None):
+    source = source or reference_source()
+    adapter = create(spec, **({"lame": {"iterations": 5}} if "lame" in spec else {}))
+    sample = torch.rand(max(TRIED), *source.input_shape, generator=torch.Generator().manual_seed(0))
+    return Wanted(bundle, adapter, adapter.prepare(source), sample)
+
+
+@pytest.fixture(scope="module")
+def made(bundle):
+    """The embedded state of one pipeline's graph, made once: (wanted, file, graph)."""
+    asked = wanted(bundle, "unmix_tns")
+    return asked, *made_anew(asked, 1)
+
+
+@pytest.mark.parametrize(("spec", "model", "least"), CELLS)
+def test_a_graph_takes_the_pipelines_steps_for_any_batch(bundle, spec, model, least):
+    source = SOURCES[model]()
+    asked = wanted(bundle, spec, source)
+    _, made = made_anew(asked, 1)
+    assert made.least_images == least
+    state = ours = asked.adapter.init(asked.prepared)
+    generator = torch.Generator().manual_seed(1)
+    for count in (least, 3, 64, 17):
+        x = torch.rand(count, *source.input_shape, generator=generator)
+        (expected, state), (given, ours) = asked.adapter.step(asked.prepared, state, x), made.step.step(ours, x)
+        # float32 sums in another order; what one step rounds differently, the next ones carry on
+        torch.testing.assert_close(given.logits, expected.logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(given.probabilities, expected.probabilities, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(dict(given.signals), dict(expected.signals), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(flatten(ours), flatten(state), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.zeros(4, 3, 16, 16), torch.ones(1, 3, 16, 16), torch.rand(1, 3, 16, 16).expand(6, -1, -1, -1)],
+    ids=["constant", "one", "duplicates"],
+)
+def test_a_graph_is_exact_at_extremes(made, x):
+    asked, _, compiled = made
+    initial = asked.adapter.init(asked.prepared)
+    expected, after = asked.adapter.step(asked.prepared, initial, x)
+    given, ours = compiled.step.step(initial, x)
+    torch.testing.assert_close(given.probabilities, expected.probabilities, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(flatten(ours), flatten(after), rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_leaves_its_state_and_inputs_as_they_were(made):
+    asked, _, compiled = made
+    initial = asked.adapter.init(asked.prepared)
+    before, x = {name: tensor.clone() for name, tensor in flatten(initial).items()}, asked.sample[:4]
+    kept = x.clone()
+    compiled.step.step(initial, x)
+    assert torch.equal(x, kept)
+    assert all(torch.equal(before[name], tensor) for name, tensor in flatten(initial).items())
+
+
+def test_not_finite_images_give_answers_that_are_not_finite_so_that_guards_see_them(made):
+    asked, _, compiled = made
+    given, _ = compiled.step.step(asked.adapter.init(asked.prepared), torch.full((2, 3, 16, 16), torch.nan))
+    assert not torch.isfinite(given.probabilities).all()
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [("batch+tent", "tent learns by gradients"), ("auto", "auto chooses"), ("source+roid_prior", "cannot be exported")],
+)
+def test_what_has_no_graph_says_why(bundle, spec, reason):
+    with pytest.raises(UnfitError, match=reason):
+        made_anew(wanted(bundle, spec), 1)
+
+
+def test_a_graph_that_differs_from_its_pipeline_does_not_serve(bundle, monkeypatch):
+    other = create("unmix_tns", unmix_tns={"temperature": 1.0})
+    asked = wanted(bundle, "unmix_tns")
+    wrong = graph.make(other, other.prepare(reference_source()), asked.sample[:8], "images")
+    monkeypatch.setattr(graph, "make", lambda *_: wrong)
+    with pytest.raises(UnfitError, match="not exact"):
+        made_anew(asked, 1)
+
+
+def test_graphs_are_kept_and_found_again(bundle, tmp_path, monkeypatch):
+    graphs, asked = Graphs(tmp_path / "graphs", 1), wanted(bundle, "batch")
+    with pytest.raises(UnfitError, match=re.escape(NOT_MADE)):
+        graphs.get(asked, make=False)
+    first = graphs.get(asked, make=True)
+    monkeypatch.setattr(graph, "make", None)
+    assert graphs.get(asked, make=False).least_images == first.least_images
+    other = replace(asked, bundle=replace(bundle, fingerprint="0" * 64))
+    with pytest.raises(UnfitError, match=re.escape(NOT_MADE)):
+        graphs.get(other, make=False)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another's", "text"])
+def test_a_damaged_or_foreign_graph_on_disk_is_made_anew(bundle, tmp_path, made, damage):
+    folder, asked = tmp_path / "graphs", wanted(bundle, "batch")
+    graphs = Graphs(folder, 1)
+    graphs.get(asked, make=True)
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes({"truncated": whole[: len(whole) // 2], "another's": made[1], "text": b"no graph"}[damage])
+    with pytest.raises(UnfitError, match=re.escape(NOT_MADE)):
+        graphs.get(asked, make=False)
+    graphs.get(asked, make=True)
+    assert graphs.get(asked, make=False).least_images == 1
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_next_start(bundle, tmp_path):
+    (tmp_path / "graphs").write_text("a file in the folder's place")
+    assert Graphs(tmp_path / "graphs", 1).get(wanted(bundle, "batch"), make=True).least_images == 1
+
+
+def test_bytes_that_are_no_pipelines_graph_are_refused(tmp_path):
+    onnx_bundle(tmp_path / "bundle")
+    with pytest.raises(BundleError, match="no pipeline's"):
+        CompiledStep((tmp_path / "bundle" / "model.onnx").read_bytes().replace(b"logits", b"logitz"), 1)
+
+
+def test_an_onnx_bundle_has_none(tmp_path):
+    model = host(read_bundle(onnx_bundle(tmp_path / "bundle")), [], 1, Graphs(tmp_path / "graphs", 1))
+    assert (model.default.backend, model.default.not_compiled) == ("onnx", "the bundle is an ONNX graph already")
+
+
+def test_a_server_compiles_its_own_pipelines_and_those_listed_and_says_so(tmp_path):
+    bundle = torch_bundle(tmp_path / "bundle", adapter="unmix_tns")
+    settings = {"compiled": True, "compiled_specs": ("batch", "batch+tent"), "durability": "sync"}
+    for number in range(2):  # the second start finds the graphs
+        with application(tmp_path, bundle, **settings) as api:
+            told = api("GET", "/v1/models/reference").json()["pipelines"]
+            assert {each["adapter"]: (each["backend"], each["reason"]) for each in told} == {
+                "source": ("compiled", ""), "unmix_tns": ("compiled", ""), "batch": ("compiled", ""),
+                "batch+tent": ("torch", "tent learns by gradients"),
+            }  # fmt: skip
+            assert all(each["state_bytes"] > 0 for each in told)
+            assert len(list((tmp_path / "data" / "graphs").iterdir())) == 3
+            told = facts(api.infer(images(2, number), "camera", f"r{number}"))
+            assert (told["tta_backend"], told["tta_steps"]) == ("compiled", number + 1)
+
+
+def test_streams_of_few_images_are_served_by_the_pipeline_itself(tmp_path):
+    graphs = Graphs(tmp_path / "graphs", 1, ("source+lame",))
+    model = host(read_bundle(torch_bundle(tmp_path / "bundle")), [FACTORY], 1, graphs)
+    fitted = model.fit("source+lame", {})
+    assert (fitted.backend, fitted.graph.least_images) == ("compiled", 2)
+    output, after = fitted.step(fitted.initial(), model.sample(1))
+    expected = fitted.adapter.step(fitted.prepared, fitted.initial(), model.sample(1))[0]
+    assert torch.equal(output.probabilities, expected.probabilities)
+    assert int(after.steps) == 1
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("edge")
+    torch_bundle(folder / "bundle", adapter="unmix_tns")
+    command = [sys.executable, "-m", "service", "export", str(folder / "bundle"), "--output", str(folder / "edge")]
+    done = subprocess.run(
+        [*command, "--allow-factory", FACTORY], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "edge", done.stdout
+
+
+def test_the_exports_readme_runs_with_onnx_runtime_and_numpy_alone(exported):
+    folder, said = exported
+    assert "adapting.onnx" in said
+    (block,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+    guard = "import sys\nsys.modules['torch'] = sys.modules['adapters'] = sys.modules['service'] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", guard + block], capture_output=True, text=True, timeout=60, cwd=folder, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(np.fromstring(done.stdout.strip().strip("[]"), sep=" ")) == 8
+
+
+def test_an_export_adapts_as_the_server_does(exported, bundle):
+    folder, _ = exported
+    step = CompiledStep((folder / "adapting.onnx").read_bytes(), 1)
+    asked = wanted(bundle, "unmix_tns")
+    assert json.loads(step.facts["options"]) == json.loads(asked.facts["options"])
+    with np.load(folder / "state.npz", allow_pickle=False) as state:
+        first = {name.removeprefix("state/"): tensor for name, tensor in state.items()}
+    initial = flatten(asked.adapter.init(asked.prepared))
+    assert first.keys() <= initial.keys()
+    assert all(np.array_equal(tensor, initial[name].numpy()) for name, tensor in first.items())
+
+
+def test_exporting_what_learns_by_gradients_is_refused_in_one_line(tmp_path):
+    torch_bundle(tmp_path / "bundle")
+    command = [sys.executable, "-m", "service", "export", str(tmp_path / "bundle"), "--output", str(tmp_path / "edge")]
+    done = subprocess.run(
+        [*command, "--allow-factory", FACTORY], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
+    )
+    assert done.returncode == 2
+    assert "tent learns by gradients" in done.stderr
+    assert "Traceback" not in done.stderr
