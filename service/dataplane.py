@@ -175,6 +175,7 @@ class Dataplane:
             mode = "frozen" if chosen == default_id(model) else "adapt"
             settings = {"mode": mode, "durability": self._settings.durability}
             stream = self._table.create(chosen, model, model.default, **settings)
+            self._residence.note(stream)
             self._recorder.tell(stream, Happening("created", "by its first request"))
         if stream.model is not model:
             raise ConflictError(f"stream {chosen!r} belongs to model {stream.model.name!r}, not {model.name!r}")
