@@ -156,6 +156,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry.streams.set(len(all_streams))
         telemetry.resting.set(len(table.resting))
         telemetry.state_bytes.set(sum(stream.state_bytes for stream in all_streams))
+        telemetry.tasks.set(len(asyncio.all_tasks()))
         return telemetry.expose()
 
     app = FastAPI(

@@ -86,6 +86,7 @@ class Controlplane:
         except ServiceError:
             self.table.delete(chosen)
             raise
+        self.residence.note(stream)
         self._recorder.tell(stream, Happening("created", f"with {fitted.spec}"))
         return stream
 

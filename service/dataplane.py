@@ -16,7 +16,7 @@ from service.buckets import Buckets
 from service.codec import decode_input, wanted_outputs
 from service.engine import Served
 from service.errors import BusyError, ConflictError, MalformedError, ServiceError, UnfitError, UnknownError
-from service.guard import Action
+from service.guard import Action, Decision
 from service.hosting import HostedModel
 from service.keeping import Keeper
 from service.probing import Prober
@@ -175,6 +175,7 @@ class Dataplane:
             mode = "frozen" if chosen == default_id(model) else "adapt"
             settings = {"mode": mode, "durability": self._settings.durability}
             stream = self._table.create(chosen, model, model.default, **settings)
+            self._residence.note(stream)
             self._recorder.tell(stream, Happening("created", "by its first request"))
         if stream.model is not model:
             raise ConflictError(f"stream {chosen!r} belongs to model {stream.model.name!r}, not {model.name!r}")
@@ -220,16 +221,16 @@ class Dataplane:
     def _adapt_full_window(self, stream: Stream) -> None:
         if stream.window_full and stream.mode != "frozen":
             with stream.unchanged_on_failure():
-                action = engine.adapt_window(stream)
+                decision = engine.adapt_window(stream)
                 self._keeper.append(stream)
-            if action is not None:
-                self._count_window(stream, action)
+            if decision is not None:
+                self._count_window(stream, decision)
 
-    def _count_window(self, stream: Stream, action: Action) -> None:
+    def _count_window(self, stream: Stream, decision: Decision) -> None:
         """Count a step on images that had waited; one that was not kept shows nowhere else."""
-        self._telemetry.window_steps.labels(stream.model.name, stream.fitted.spec, action.value).inc()
-        if action is Action.SKIPPED:
-            log.warning("window_step_skipped", stream=stream.id, generation=stream.generation)
+        self._telemetry.window_steps.labels(stream.model.name, stream.fitted.spec, decision.action.value).inc()
+        if decision.action is Action.SKIPPED:
+            log.warning("window_step_skipped", stream=stream.id, generation=stream.generation, reason=decision.reason)
 
 
 def _sequence(request: InferRequest, header: str) -> Sequence:

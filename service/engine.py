@@ -40,7 +40,7 @@ class Served:
     """
 
     output: StepOutput
-    waited: Action | None
+    waited: Decision | None
     answered_generation: int
     signals: dict[str, float]
     source: Tensor | None
@@ -98,15 +98,16 @@ def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: 
     )
 
 
-def adapt_window(stream: Stream) -> Action | None:
-    """Learn from the images that wait, in one step; None if there are none."""
+def adapt_window(stream: Stream) -> Decision | None:
+    """Learn from the images that wait, in one step that is kept or skipped; None if there are none."""
     if not len(stream.state.window):
         return None
     spec = stream.model.bundle.input
     output, after = stream.fitted.step(stream.state.adapter, window.images(stream.state.window, spec))
-    sound = _finite(output) and is_finite(after)
-    stream.commit(replace(stream.state, adapter=after if sound else stream.state.adapter, window=window.empty(spec)))
-    return Action.KEPT if sound else Action.SKIPPED
+    decision = _decided_of_window(stream, output, after)
+    kept = after if decision.action is Action.KEPT else stream.state.adapter
+    stream.commit(replace(stream.state, adapter=kept, window=window.empty(spec)))
+    return decision
 
 
 def guarded(stream: Stream, decision: Decision) -> None:
@@ -124,6 +125,14 @@ def guarded(stream: Stream, decision: Decision) -> None:
         stream.mode = "frozen"
     stream.retries = stream.retries.emptied()
     stream.beginnings += 1
+
+
+def _decided_of_window(stream: Stream, output: StepOutput, after: AdapterState) -> Decision:
+    """Keep a step on images that had waited, or skip it; to go back is left to the request that comes next."""
+    verdicts = Verdicts(_finite(output), is_finite(after), distance=_distance(stream, after))
+    decision = decide(verdicts, stream.policy)
+    skipped = decision.rule == "non_finite" or decision.action is Action.SKIPPED
+    return replace(decision, action=Action.SKIPPED) if skipped else Decision(Action.KEPT)
 
 
 def _decided(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, findings: Findings) -> Decision:
@@ -159,8 +168,15 @@ def _verdicts(
         collapse=findings.collapse if helps else "",
         harm=findings.harm if helps else "",
         drift_ended=findings.drift_ended,
+        distance=_distance(stream, after or stream.state.adapter),
         steps=int((after or stream.state.adapter).steps) if stream.policy.every else 0,
     )
+
+
+def _distance(stream: Stream, state: AdapterState) -> float | None:
+    """Return how far a state's learned parameters are from where they began; None where none are, or no rule asks."""
+    now = learned(state) if stream.policy.distance != "off" else {}
+    return float(relative(now, learned(stream.fitted.initial()))) if now else None
 
 
 def _going_back_helps(stream: Stream, x: Tensor, output: StepOutput) -> bool:

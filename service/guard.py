@@ -48,6 +48,11 @@ class Policy(BaseModel):
     left alone."""
     non_finite: Literal["skip", "reset", "roll_back", "freeze"] = "skip"
     """Where an answer or a state holds NaN or infinity; such a state is never kept."""
+    distance: Response = "off"
+    """Where the learned parameters are further from the source's than allowed. To skip is to hold them within that."""
+    max_distance: Annotated[float, Field(gt=0, le=10)] = 0.5
+    """Allowed distance of the learned parameters from the source's, as a share of the length of these; streams at
+    usual rates stay below 0.15."""
     forgetting: Response = "off"
     """Where the probe set is answered worse than by the source model, by more than the budget. Off: a stream that
     follows another domain answers source images worse by its statistics alone, and rightly."""
@@ -77,6 +82,8 @@ class Verdicts:
         collapse: That one class took over.
         harm: That the answers must be worse than the source model's.
         drift_ended: That the inputs came back.
+        distance: Of the learned parameters from the source's, as a share of their length; None where none are learned,
+            or no rule asks.
         source_gap: Accuracy lost on the probe set against the source model; None where it was not measured just now.
         steps: Learning steps since the state before any batch.
     """
@@ -86,6 +93,7 @@ class Verdicts:
     collapse: str = ""
     harm: str = ""
     drift_ended: str = ""
+    distance: float | None = None
     source_gap: float | None = None
     steps: int = 0
 
@@ -125,6 +133,10 @@ def _found(verdicts: Verdicts, policy: Policy) -> list[tuple[str, Response, str]
         found.append(("collapse", policy.collapse, verdicts.collapse))
     if verdicts.harm:
         found.append(("harm", policy.harm, verdicts.harm))
+    distance = verdicts.distance
+    if distance is not None and distance > policy.max_distance:
+        moved = f"the learned parameters are {100 * distance:.3g} % from the source's"
+        found.append(("distance", policy.distance, f"{moved}, allowed are {100 * policy.max_distance:.3g} %"))
     gap = verdicts.source_gap
     if gap is not None and gap > policy.budget:
         lost = f"{100 * gap:.1f} points of accuracy lost on the probe set, allowed are {100 * policy.budget:.1f}"

@@ -102,8 +102,9 @@ def _happenings(stream: Stream, served: Served) -> list[Happening]:
         figures = {**stream.monitored, **served.signals}
         told.append(Happening("guard", decision.reason, decision.action.value, figures))
     told += [Happening("seen", text, figures=stream.monitored) for text in _unanswered(served.findings, served.action)]
-    if served.waited is Action.SKIPPED:
-        told.append(Happening("guard", "a step on images that had waited was not finite", Action.SKIPPED.value))
+    if served.waited is not None and served.waited.rule:
+        reason = f"on images that had waited: {served.waited.reason}"
+        told.append(Happening("guard", reason, served.waited.action.value))
     return told
 
 

@@ -47,6 +47,13 @@ export const RULES = [
     usual: "skip",
   },
   {
+    name: "distance",
+    title: "Distance",
+    words: "The learned parameters are further from the source's than allowed. To skip is to hold them within that.",
+    usual: "off",
+    off: "How far the parameters have moved is only shown. Slow poison may lead them anywhere, step by step.",
+  },
+  {
     name: "forgetting",
     title: "Forgetting",
     words: "The probe set is answered worse than by the source model, by more than the budget.",
@@ -84,6 +91,14 @@ export const LIMITS = [
     title: "Budget",
     words: "Accuracy on the probe set that a stream may lose against the source model.",
     usual: 0.1,
+  },
+  {
+    ...SHARE,
+    name: "max_distance",
+    title: "Allowed distance",
+    words: "How far the learned parameters may be from the source's, as a share of the length of these.",
+    usual: 0.5,
+    most: 10,
   },
   {
     ...SHARE,

@@ -153,10 +153,10 @@ def test_a_full_window_is_one_step_on_its_images_in_order(model, spec):
     assert stream.window_full
     assert stream.generation == 0
 
-    action = engine.adapt_window(stream)
+    decision = engine.adapt_window(stream)
 
     _, expected = stream.fitted.step(stream.fitted.initial(), rounded(torch.cat(parts)))
-    assert action is Action.KEPT
+    assert decision.action is Action.KEPT
     assert (stream.generation, stream.steps, len(stream.state.window)) == (1, 1, 0)
     assert_same_state(stream.state.adapter, expected)
 
@@ -369,9 +369,9 @@ def test_a_window_without_a_finite_step_is_emptied_and_nothing_is_learned(cliff)
     serve(stream, poison(3, seed=2))
     serve(stream, batch(2, seed=3))
 
-    action = engine.adapt_window(stream)
+    decision = engine.adapt_window(stream)
 
-    assert action is Action.SKIPPED
+    assert (decision.action, decision.rule) == (Action.SKIPPED, "non_finite")
     assert len(stream.state.window) == 0
     assert_same_state(stream.state.adapter, learned)
     assert serve(stream, batch(4, seed=4)).action is Action.KEPT

@@ -1,5 +1,6 @@
 """What a guard decides: every rule under every response, the gravest first."""
 
+import math
 from itertools import combinations
 
 import pytest
@@ -11,6 +12,7 @@ FOUND = {
     "non_finite": {"finite_state": False},
     "collapse": {"collapse": "one class"},
     "harm": {"harm": "worse than the source"},
+    "distance": {"distance": 0.6},
     "forgetting": {"source_gap": 0.2},
     "drift_ended": {"drift_ended": "inputs came back"},
 }
@@ -82,6 +84,26 @@ def test_forgetting_is_what_exceeds_the_budget(gap, rule):
     assert decide(Verdicts(source_gap=gap), Policy(forgetting="skip", budget=0.1)).rule == rule
 
 
+@pytest.mark.parametrize(
+    ("distance", "rule"),
+    [(None, ""), (0.0, ""), (0.3, ""), (0.30001, "distance"), (math.inf, "distance"), (math.nan, "")],
+)
+def test_distance_is_what_exceeds_the_allowed_one(distance, rule):
+    assert decide(Verdicts(distance=distance), Policy(distance="skip", max_distance=0.3)).rule == rule
+
+
+def test_a_state_that_is_not_finite_is_that_however_far_it_is():
+    verdicts = Verdicts(finite_state=False, distance=math.nan)
+
+    assert decide(verdicts, Policy(distance="reset")).rule == "non_finite"
+
+
+def test_the_reason_tells_the_distance_and_the_allowed_one():
+    decision = decide(Verdicts(distance=0.12345), Policy(distance="skip", max_distance=0.0005))
+
+    assert decision.reason == "the learned parameters are 12.3 % from the source's, allowed are 0.05 %"
+
+
 def test_by_default_collapse_and_harm_lead_back_and_drift_and_forgetting_are_told_alone():
     actions = {rule: decide(Verdicts(**seen), Policy()).action for rule, seen in FOUND.items()}
 
@@ -89,6 +111,7 @@ def test_by_default_collapse_and_harm_lead_back_and_drift_and_forgetting_are_tol
         "non_finite": Action.SKIPPED,
         "collapse": Action.ROLLED_BACK,
         "harm": Action.ROLLED_BACK,
+        "distance": Action.KEPT,
         "forgetting": Action.KEPT,
         "drift_ended": Action.KEPT,
     }
@@ -99,7 +122,18 @@ def test_nothing_found_is_kept_under_any_policy():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"non_finite": "off"}, {"collapse": "explode"}, {"budget": 0}, {"every": -1}, {"pause": -1}, {"more": 1}]
+    "wrong",
+    [
+        {"non_finite": "off"},
+        {"collapse": "explode"},
+        {"budget": 0},
+        {"every": -1},
+        {"pause": -1},
+        {"max_distance": 0},
+        {"max_distance": math.nan},
+        {"max_distance": 11},
+        {"more": 1},
+    ],
 )
 def test_a_policy_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValidationError):

@@ -283,6 +283,21 @@ def test_a_snapshot_may_leave_out_the_images_that_wait(api):
     assert waiting == [3, 0]
 
 
+def test_steps_that_lead_too_far_are_thrown_away_and_told_those_on_waiting_images_too(api):
+    api.create(id="s", adapt_batch_size=4, guard={"distance": "skip", "max_distance": 1e-6})
+    api.infer(images(2), "s")
+
+    answer = api.infer(images(4, 1), "s")
+
+    events = [event for event in api("GET", "/v1/events").json()["items"] if event["kind"] == "guard"]
+    stream = api.stream("s")
+    assert answer["parameters"]["tta_action"] == "skipped"
+    assert (stream["steps"], stream["waiting_images"]) == (0, 0)
+    assert [event["action"] for event in events] == ["skipped", "skipped"]
+    assert all("from the source's, allowed are 0.0001 %" in event["reason"] for event in events)
+    assert sum(event["reason"].startswith("on images that had waited: ") for event in events) == 1
+
+
 def test_a_restore_onto_another_spec_is_refused_and_under_other_options_warned_of(api):
     for stream, adapter, options in (
         ("s", "batch+tent", {}),

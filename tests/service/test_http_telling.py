@@ -126,6 +126,10 @@ def test_metrics_parse_are_named_by_the_contract_and_never_name_a_stream(api):
     assert "another-one" not in text
 
 
+JOBS = 4
+"""That run beside the requests: probing, keeping, resting, cleaning."""
+
+
 def test_metrics_count_what_happened(api):
     for seed in range(3):
         api.infer(images(4, seed), "s")
@@ -148,6 +152,7 @@ def test_metrics_count_what_happened(api):
     assert value(found, "acclimate_request_duration_seconds_count") == 4
     assert value(found, "acclimate_queue_depth_requests") == 0
     assert value(found, "acclimate_streams_active") == 2
+    assert value(found, "acclimate_tasks_active") >= JOBS
     states = api("GET", "/v1/streams").json()["items"]
     assert value(found, "acclimate_state_bytes") == sum(stream["state_bytes"] for stream in states)
 

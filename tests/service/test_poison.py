@@ -185,3 +185,65 @@ def test_a_stream_whose_small_requests_wait_for_a_step_is_guarded_too(model, dat
     assert acted
     assert {each.decision.rule for each in acted} <= {"collapse", "harm"}
     assert all(len(each.output.probabilities) == BATCH // 4 for each in acted)
+
+
+CLAMPED = Policy(collapse="off", harm="off", distance="skip", max_distance=0.01)
+FAST = {"tent": {"lr": 0.002}}
+"""A rate at which a learner is beyond that after some steps."""
+
+
+@pytest.mark.parametrize("together", [1, BATCH], ids=["steps", "windows"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_clamped_stream_never_leaves_the_allowed_distance_from_the_source(model, data, spec, together):
+    stream = begin(model, spec, FAST, CLAMPED)
+    stream.adapt_batch_size = together
+    distances, decisions = [], []
+    for x in (*(x for x, _ in clean(data, 5)), *poisoned(data, "noise")[:10]):
+        for part in torch.split(x, BATCH if together == 1 else BATCH // 2):
+            served = serve(stream, part)
+            distances.append(stream.monitored["parameter_distance"])
+            decisions += [decision for decision in (served.waited, served.decision) if decision is not None]
+
+    assert 0 < max(distances) <= CLAMPED.max_distance
+    assert {decision.rule for decision in decisions} == {"", "distance"}
+    assert stream.steps > 1
+    assert {decision.action for decision in decisions if decision.rule} == {Action.SKIPPED}
+
+
+def test_a_stream_that_is_not_clamped_goes_further(model, data):
+    stream = begin(model, "batch+tent", FAST, UNGUARDED)
+
+    for x in (*(x for x, _ in clean(data, 5)), *poisoned(data, "noise")[:10]):
+        serve(stream, x)
+
+    assert stream.monitored["parameter_distance"] > 2 * CLAMPED.max_distance
+
+
+def test_what_is_too_far_already_leads_back_where_the_policy_says_so(model, data):
+    stream = begin(model, "batch+tent", HARSH, UNGUARDED)
+    x, _ = clean(data, 1)[0]
+    for _ in range(3):
+        serve(stream, x)
+    stream.policy = Policy(collapse="off", harm="off", distance="reset", max_distance=0.01)
+
+    served = serve(stream, x)
+
+    assert (served.action, served.decision.rule) == (Action.RESET, "distance")
+    assert stream.monitored["parameter_distance"] == 0
+
+
+@pytest.mark.parametrize("spec", ["source", "batch", "ema+lame"])
+def test_where_no_parameters_are_learned_no_distance_is_too_far(model, data, spec):
+    stream = begin(model, spec, {}, CLAMPED.model_copy(update={"max_distance": 1e-9}))
+
+    actions = {serve(stream, x).action for x, _ in clean(data, 3)}
+
+    assert actions == {Action.KEPT}
+
+
+def test_a_clamped_stream_skips_what_is_not_finite_for_that_reason(model, data):
+    stream = begin(model, "ema+tent", {}, CLAMPED)
+
+    served = serve(stream, torch.full_like(clean(data, 1)[0][0], torch.nan))
+
+    assert (served.action, served.decision.rule) == (Action.SKIPPED, "non_finite")

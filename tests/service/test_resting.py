@@ -1,9 +1,13 @@
 """Streams that leave the memory and come back: by bytes, by time, after a restart; and those that are unfit."""
 
+import asyncio
 import sqlite3
+import time
+from itertools import pairwise
 
 import pytest
 
+from service import residence
 from service.store.catalogue import HEADROOM
 from tests.applications import INFER, application, assert_error
 from tests.bundles import torch_bundle
@@ -103,6 +107,39 @@ def test_streams_used_longest_ago_rest_when_the_memory_is_full(bundle, tmp_path)
         assert [answer["parameters"]["tta_generation"] for answer in answers] == [2] * 8
 
 
+def test_room_is_made_as_soon_as_one_stream_too_many_is_made_or_comes_back(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(residence, "LOOK_SECONDS", 3600.0)
+    with application(tmp_path, bundle, resident_bytes=3 * 40_000) as api:
+        table = api.app.state.residence.table
+        for number in range(3):
+            api.create(id=f"s{number}")
+        for name in ("s3", "s4", "s0", "s1", "s2"):  # made by a request, or brought back by one
+            api.infer(images(2), name)
+            wait(api, lambda: len(table) <= 3)
+            assert name not in table.resting
+        api.create(id="s5")
+        wait(api, lambda: len(table) <= 3)
+        assert "s5" not in table.resting
+
+
+def test_however_many_streams_come_there_is_a_break_between_two_looks(api, monkeypatch):
+    there, looks = api.app.state.residence, []
+    api.infer(images(2), "s")
+    monkeypatch.setattr(there, "make_room", lambda: asyncio.sleep(0, looks.append(time.monotonic())))
+    monkeypatch.setattr(there, "_free", 0.0)
+
+    async def come():
+        for _ in range(50):
+            there.note(there.table.find("s"))
+            await asyncio.sleep(residence.BREAK_SECONDS / 10)
+
+    api._runner.run(come())
+
+    assert len(looks) > 1
+    breaks = [after - before for before, after in pairwise(looks)]
+    assert min(breaks) >= 0.9 * residence.BREAK_SECONDS
+
+
 def test_many_requests_at_once_bring_a_resting_stream_back_once(api):
     api.infer(images(2), "s")
     rest(api, "s")
@@ -140,17 +177,17 @@ def test_a_frozen_stream_that_rested_before_it_learned_anything_still_knows_its_
 def test_a_stream_that_is_used_while_it_is_put_to_rest_stays_and_may_go_on_beyond(api, tmp_path):
     api.create(id="s")
     api.infer(images(2), "s")
-    residence = api.app.state.residence
-    stream = residence.table.find("s")
+    there = api.app.state.residence
+    stream = there.table.find("s")
 
     async def interrupted():
-        (taken,) = await residence._keeper.keep([stream], final=True)
+        (taken,) = await there._keeper.keep([stream], final=True)
         stream.requests += 1
-        residence._rest("s", taken.stream)
+        there._rest("s", taken.stream)
 
     api._runner.run(interrupted())
 
-    assert residence.table.find("s") is stream
+    assert there.table.find("s") is stream
     wait(api, lambda: catalogue(tmp_path, "SELECT ceiling FROM streams") == [(1 + HEADROOM,)])
 
 
