@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
 from torch.nn.functional import normalize as unit
 
 from adapters.base import Forward, OutputAdjuster, PartState
@@ -77,14 +78,23 @@ def assign(q: Tensor, w: Tensor, iterations: int) -> Tensor:
         tensor([0, 0])
     """
     log_q = torch.log(q + 1e-10)
-    z, pull = q, w @ q
-    energy = torch.full((), torch.inf, dtype=q.dtype, device=q.device)
-    done = torch.zeros((), dtype=torch.bool, device=q.device)
-    for iteration in range(iterations):
+    zero = torch.zeros((), dtype=torch.int64, device=q.device)
+    start = (q, w @ q, torch.full((), torch.inf, dtype=q.dtype, device=q.device), zero != 0, zero)
+
+    def moved(z: Tensor, pull: Tensor, energy: Tensor, done: Tensor, number: Tensor) -> tuple[Tensor, ...]:
         z = torch.where(done, z, (log_q + pull).softmax(1))
         pull = w @ z
-        moved = (z * (torch.log(z.clamp_min(1e-20)) - log_q - pull)).sum()
-        if iteration > 1:
-            done = done | ((moved - energy).abs() <= 1e-8 * energy.abs())
-        energy = moved
-    return z
+        now = (z * (torch.log(z.clamp_min(1e-20)) - log_q - pull)).sum()
+        done = done | ((number > 1) & ((now - energy).abs() <= 1e-8 * energy.abs()))
+        return z, pull, now, done, number + 1
+
+    def goes_on(_z: Tensor, _pull: Tensor, _energy: Tensor, done: Tensor, number: Tensor) -> Tensor:
+        return ~done & (number < iterations)
+
+    if torch.compiler.is_exporting():  # one loop in the graph, instead of a hundred copies of its body
+        looped: tuple[Tensor, ...] = while_loop(goes_on, moved, start)  # type: ignore[no-untyped-call]
+        return looped[0]
+    passed: tuple[Tensor, ...] = start
+    for _ in range(iterations):
+        passed = moved(*passed)
+    return passed[0]

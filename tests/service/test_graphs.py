@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -45,8 +46,16 @@ def wanted(bundle, spec, source=None):
 
 
 @pytest.fixture(scope="module")
+def onnx_folder(tmp_path_factory):
+    """An ONNX bundle; the exporter of PyTorch warns of its own deprecations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return onnx_bundle(tmp_path_factory.mktemp("onnx") / "bundle")
+
+
+@pytest.fixture(scope="module")
 def made(bundle):
-    """The embedded state of one pipeline's graph, made once: (wanted, file, graph)."""
+    """One pipeline's graph, made once: (wanted, file, graph)."""
     asked = wanted(bundle, "unmix_tns")
     return asked, *made_anew(asked, 1)
 
@@ -148,14 +157,13 @@ def test_a_folder_that_cannot_be_written_costs_only_the_next_start(bundle, tmp_p
     assert Graphs(tmp_path / "graphs", 1).get(wanted(bundle, "batch"), make=True).least_images == 1
 
 
-def test_bytes_that_are_no_pipelines_graph_are_refused(tmp_path):
-    onnx_bundle(tmp_path / "bundle")
+def test_bytes_that_are_no_pipelines_graph_are_refused(onnx_folder):
     with pytest.raises(BundleError, match="no pipeline's"):
-        CompiledStep((tmp_path / "bundle" / "model.onnx").read_bytes().replace(b"logits", b"logitz"), 1)
+        CompiledStep((onnx_folder / "model.onnx").read_bytes().replace(b"logits", b"logitz"), 1)
 
 
-def test_an_onnx_bundle_has_none(tmp_path):
-    model = host(read_bundle(onnx_bundle(tmp_path / "bundle")), [], 1, Graphs(tmp_path / "graphs", 1))
+def test_an_onnx_bundle_has_none(onnx_folder, tmp_path):
+    model = host(read_bundle(onnx_folder), [], 1, Graphs(tmp_path / "graphs", 1))
     assert (model.default.backend, model.default.not_compiled) == ("onnx", "the bundle is an ONNX graph already")
 
 
