@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from tests.e2e.pages import IN_CHROMIUM, looking, names, rows
 from tests.serving import serving, wait_ready
 
-pytestmark = IN_CHROMIUM
+pytestmark = [*IN_CHROMIUM, pytest.mark.alone]
 
 
 def timed(client, path, times=5):

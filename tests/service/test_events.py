@@ -169,6 +169,7 @@ def locked(file):
         connection.close()
 
 
+@pytest.mark.alone
 def test_while_the_database_is_locked_adding_and_reading_do_not_wait(tmp_path):
     with opened(tmp_path) as log:
         add(log, 1)

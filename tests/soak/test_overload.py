@@ -11,7 +11,7 @@ from tests.bundles import torch_bundle
 from tests.serving import serving, wait_ready
 from tests.soak.arrivals import capacity, client_of, content_of, open_loop, send
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 DEADLINE = 2.0
 STREAMS = {"e": "ephemeral", "p": "periodic", "s": "sync", "t": "sync"}
 LIMITS = {
