@@ -76,10 +76,14 @@ def hosted(weights: Path, artefacts: Mapping[str, Tensor]) -> HostedModel:
     """Return the network as the server hosts it."""
     source = replace(load_source_model(weights), artefacts=artefacts)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shutil.copy(weights, folder / "model.safetensors")
-        (folder / "bundle.toml").write_text(TOML)
-        return HostedModel(read_bundle(folder), source)
+        return HostedModel(read_bundle(write_bundle(Path(name), weights)), source)
+
+
+def write_bundle(folder: Path, weights: Path) -> Path:
+    """Write the network as a bundle into an empty folder; return the folder."""
+    shutil.copy(weights, folder / "model.safetensors")
+    (folder / "bundle.toml").write_text(TOML)
+    return folder
 
 
 def artefacts_of(data: Path) -> dict[str, Tensor]:

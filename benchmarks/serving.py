@@ -1,0 +1,193 @@
+"""What the server adds to its steps: `python -m benchmarks.serving --help`.
+
+A real server answers binary requests of one client over loopback, on the same cores; between two rounds of requests the
+same steps run in a bare loop in the client's process while the server waits. The round trip less the server's own time
+for the step holds everything else: client, loopback, HTTP, decoding, queue, encoding.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.monitoring import write_bundle
+from service.bundles import read_bundle
+from service.graphs import Graphs
+from service.hosting import Fitted, host
+
+FACTORY = "benchmarks.resnet20:ResNet20"
+SPECS = ("source", "unmix_tns", "batch+tent")
+MOST_OUTSIDE = 1.5
+"""Milliseconds that the server may take beside the step."""
+LEAST_SHARE = 0.85
+"""Of the bare loop's throughput that the server must reach, with `source`."""
+LENGTH = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True)
+class Round:
+    """Milliseconds a request: the round trip, the server's step, the client's processor time; and a bare step."""
+
+    trip: float
+    step: float
+    client: float
+    bare: float
+
+
+@dataclass(frozen=True)
+class Served:
+    """Medians over rounds."""
+
+    spec: str
+    backend: str
+    trip: float
+    step: float
+    client: float
+    bare: float
+
+    @property
+    def outside(self) -> float:
+        """Milliseconds of a round trip that are neither the step nor the client's work."""
+        return self.trip - self.step - self.client
+
+    @property
+    def share(self) -> float:
+        """Of the bare loop's throughput that the server reaches."""
+        return self.bare / self.trip
+
+
+@contextmanager
+def serving(bundle: Path, data: Path, threads: int) -> Iterator[str]:
+    """Run a server until the block ends; yield its URL."""
+    given = {"THREADS": threads, "ALLOW_FACTORIES": json.dumps([FACTORY]), "DURABILITY": "ephemeral", "DATA": data}
+    environment = {**os.environ, **{f"ACCLIMATE_{name}": str(value) for name, value in given.items()}}
+    environment["ACCLIMATE_COMPILED_SPECS"] = json.dumps([spec for spec in SPECS if spec != "batch+tent"])
+    command = [sys.executable, "-m", "service", "serve", "--bundle", str(bundle), "--port", "0"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        said = next((line for line in process.stdout or () if "listens on " in line), None)
+        if said is None:
+            raise RuntimeError("the server did not start")
+        yield said.split("listens on ")[1].strip()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def body_of(x: np.ndarray[Any, Any], stream: str) -> tuple[bytes, dict[str, str]]:
+    """Return a binary V2 request of x (N, C, H, W), and its headers."""
+    raw = np.ascontiguousarray(x, dtype=np.float32).tobytes()
+    tensor = {"name": "input", "shape": list(x.shape), "datatype": "FP32", "parameters": {"binary_data_size": len(raw)}}
+    parameters = {"sequence_id": stream, "binary_data_output": True}
+    header = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
+    return header + raw, {LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
+
+
+def stream_of(fitted: Fitted) -> str:
+    """Return the id of a pipeline's stream."""
+    return fitted.spec.replace("+", ".")
+
+
+def measure(client: httpx.Client, fitted: Fitted, images: Tensor, requests: int) -> Round:
+    """Send a batch again and again, then take the same steps in a bare loop."""
+    content, headers = body_of(images.numpy(), stream_of(fitted))
+    before, spent, trips = _step_seconds(client), process_time(), []
+    for _ in range(requests):
+        began = perf_counter()
+        client.post("/v2/models/resnet20/infer", content=content, headers=headers).raise_for_status()
+        trips.append(perf_counter() - began)
+    spent, stepped = process_time() - spent, _step_seconds(client) - before
+    state, bare = fitted.initial(), []
+    for _ in range(requests):
+        began = perf_counter()
+        _, state = fitted.step(state, images)
+        bare.append(perf_counter() - began)
+    return Round(1e3 * median(trips), 1e3 * stepped / requests, 1e3 * spent / requests, 1e3 * median(bare))
+
+
+def _step_seconds(client: httpx.Client) -> float:
+    statistics = client.get("/v2/models/resnet20/stats").json()["model_stats"][0]["inference_stats"]
+    return float(statistics["compute_infer"]["ns"]) / 1e9
+
+
+def main(
+    data: Annotated[
+        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
+    ],
+    spec: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
+    batch: Annotated[int, typer.Option(min=1, help="Images per request.")] = 64,
+    requests: Annotated[int, typer.Option(min=1, help="Requests, and bare steps, per round.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime.")] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+) -> None:
+    """Measure a request's way through the server beside a bare loop of the same steps, on the CIFAR ResNet-20."""
+    torch.set_num_threads(threads)
+    stored = torch.from_numpy(np.load(data / "brightness.npy")[:batch]).permute(0, 3, 1, 2)
+    images = (stored / 255).contiguous()
+    found: dict[str, list[Round]] = {each: [] for each in spec}
+    with tempfile.TemporaryDirectory() as name, Progress(console=Console(stderr=True)) as progress:
+        (folder := Path(name) / "bundle").mkdir()
+        bundle, kept = write_bundle(folder, data / "resnet20.safetensors"), Path(name) / "data"
+        task = progress.add_task("starting", total=len(spec) * (rounds + 1))
+        with serving(bundle, kept, threads) as url, httpx.Client(base_url=url, timeout=60) as client:
+            model = host(read_bundle(bundle), [FACTORY], threads, Graphs(kept / "graphs", threads))
+            pipelines = {each: model.fit(each, {}) for each in spec}
+            for each in spec:
+                made = {"id": stream_of(pipelines[each]), "model": "resnet20", "adapter": each}
+                client.post("/v1/streams", json=made).raise_for_status()
+            for number in range(rounds + 1):  # the first warms up
+                for each in spec:
+                    progress.update(task, description=each)
+                    measured = measure(client, pipelines[each], images, requests)
+                    found[each] += [measured] if number else []
+                    progress.advance(task)
+    results = [
+        Served(each, pipelines[each].backend, *(median(getattr(one, name) for one in found[each]) for name in
+               ("trip", "step", "client", "bare")))
+        for each in spec
+    ]  # fmt: skip
+    Console(width=110).print(as_table(results, batch, threads))
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+
+
+def as_table(results: list[Served], batch: int, threads: int) -> Table:
+    """Lay the figures out."""
+    table = Table(
+        title=f"Milliseconds a request of {batch} images, {threads} threads, client on the same cores",
+        box=box.SIMPLE_HEAD,
+    )
+    columns = ("spec", "backend", "round trip", "step and monitors", "client", "outside", "bare step", "of bare loop")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("spec", "backend") else "right")
+    for each in results:
+        figures = (each.trip, each.step, each.client, each.outside, each.bare)
+        table.add_row(each.spec, each.backend, *(f"{figure:.2f}" for figure in figures), f"{100 * each.share:.0f} %")
+    table.caption = (
+        f"asked: outside at most {MOST_OUTSIDE:g} ms; with source at least {100 * LEAST_SHARE:.0f} % of the bare loop"
+    )
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)
