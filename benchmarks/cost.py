@@ -178,9 +178,7 @@ def main(
     data: Annotated[
         Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
     ],
-    specs: Annotated[list[str], typer.Option(help="`SPEC[,PART.OPTION=VALUE]...`; repeat.", show_default=False)] = list(
-        SPECS
-    ),  # noqa: B006
+    specs: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
     corruption: Annotated[str, typer.Option(help="Corruption whose images are sent.")] = "gaussian_noise",
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
     share: Annotated[

@@ -58,6 +58,11 @@ class UnmixTNS(Normalizer[Components]):
     options_class = UnmixTNSOptions
     options: UnmixTNSOptions
 
+    @property
+    def independent(self) -> bool:
+        """Each image is normalised by itself and the components as they were before the batch."""
+        return True
+
     def init(self, layer: NormLayer, generator: torch.Generator) -> Components:
         """Draw components whose mixture has the source's mean and variance in expectation."""
         k = self.options.components
