@@ -66,6 +66,11 @@ class Forward:
 Run: TypeAlias = Callable[[Params, NormState, Tensor], Forward]
 """A way to run the network without writing statistics: `net.forward` or `net.held`."""
 
+Tensors: TypeAlias = Mapping[str, Tensor]
+"""Any tensors by name."""
+Differentiable: TypeAlias = Callable[[Params], tuple[Tensor, tuple[Tensors, ...]]]
+"""Maps parameters to a loss () and to what else came of it."""
+
 
 class NormLayer(Protocol):
     """A batch-norm layer as a normalizer sees it; statistics and affine parameters are (C,).
@@ -139,6 +144,19 @@ class Net(Protocol):
     def held(self, params: Params, norm: NormState, x: Tensor) -> Forward:
         """Answer x (N, ...) by remembered statistics alone."""
 
+    @property
+    def separable(self) -> bool:
+        """Whether images may be picked out of a batch by what it answers, and run again by themselves (`again`).
+
+        True where the normalizer keeps images independent and the step runs on the host, free to branch on data.
+        """
+
+    def again(self, params: Params, before: NormState, after: NormState, x: Tensor) -> Forward:
+        """Run a part x (n, ...) of the batch that moved the statistics from `before` to `after`, as it was answered."""
+
+    def gradient(self, of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:
+        """Differentiate a loss at params; return gradients by name and what else came of it, detached."""
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -202,6 +220,15 @@ class Normalizer(Part, Generic[S]):
 
     rereads: ClassVar[bool] = False
     """True if the answer comes from a second pass, which reads what the first one has written."""
+
+    @property
+    def independent(self) -> bool:
+        """Whether batch mates leave an image's answer and its gradient alone, given the statistics that are read.
+
+        Then a part of an observed batch may be run again by `forward`, from the statistics before the batch (or after
+        it, if `rereads`), and answers as it did.
+        """
+        return False
 
     def handles(self, layer: NormLayer) -> bool:
         """Whether this layer is normalised by the part; the others keep the source statistics."""

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from adapters.base import Forward, Net, NormState, Params, PartState
+from adapters.base import Forward, Net, NormState, Params, PartState, Tensors
 from adapters.functional import optim
 from adapters.state import flatten, rebuild, where
 
@@ -59,15 +58,16 @@ def observe_gradient(
         value, other = loss(forward)
         return Passed(value, forward, observed, other)
 
-    return joint_gradient(params, norm, run)
+    return joint_gradient(net, params, norm, run)
 
 
 def joint_gradient(
-    params: Params, norm: NormState, run: Callable[[Params], Passed]
+    net: Net, params: Params, norm: NormState, run: Callable[[Params], Passed]
 ) -> tuple[Params, Mapping[str, Tensor], Forward, NormState]:
     """Differentiate a loss of several passes, of which one observes.
 
     Args:
+        net: The network.
         params: Where to differentiate.
         norm: The statistics before this batch.
         run: Runs the passes with parameters and tells what came of them.
@@ -76,12 +76,12 @@ def joint_gradient(
         Gradients by name, the loss's other tensors, the pass that observed, and the new statistics.
     """
 
-    def of_params(learned: dict[str, Tensor]) -> tuple[Tensor, tuple[dict[str, Tensor], ...]]:
+    def of_params(learned: Params) -> tuple[Tensor, tuple[Tensors, ...]]:
         passed = run(learned)
         return passed.loss, (dict(passed.other), flatten(passed.norm), _tensors(passed.forward))
 
-    grads, (other, observed, forward) = torch.func.grad(of_params, has_aux=True)(dict(params))
-    return grads, other, Forward(**{"drift": None, **forward}), rebuild(norm, observed)
+    grads, (other, observed, forward) = net.gradient(of_params, params)
+    return grads, other, Forward(forward["logits"], forward["features"], forward.get("drift")), rebuild(norm, observed)
 
 
 def forward_gradient(
@@ -93,11 +93,11 @@ def forward_gradient(
 ) -> tuple[Params, Mapping[str, Tensor]]:
     """Differentiate a loss of a pass that reads statistics and writes none; return gradients and the other tensors."""
 
-    def of_params(learned: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def of_params(learned: Params) -> tuple[Tensor, tuple[Tensors, ...]]:
         value, other = loss(net.forward(learned, norm, x))
-        return value, dict(other)
+        return value, (dict(other),)
 
-    grads, other = torch.func.grad(of_params, has_aux=True)(dict(params))
+    grads, (other,) = net.gradient(of_params, params)
     return grads, other
 
 

@@ -12,6 +12,7 @@ from adapters.base import (
     CopyStates,
     Forward,
     Learner,
+    Net,
     Noise,
     Normalizer,
     OutputAdjuster,
@@ -116,7 +117,7 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
             part.check(having)
         net = self._fit(source.fitted_to(self.normalizer.name))
         with torch.no_grad():
-            return self.learner.calibrate(net, data, batch, advance)
+            return self.learner.calibrate(net.pure, data, batch, advance)
 
     def without_inputs(self, prepared: Fit, state: PipelineState) -> PipelineState:  # noqa: ARG002 - the contract's form
         """Return a state without the images that its learner holds."""
@@ -125,12 +126,18 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
     def step(self, prepared: Fit, state: PipelineState, x: Tensor) -> tuple[StepOutput, PipelineState]:
         """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
         noise = self.learner.draw(int(state.seed), int(state.steps), x.shape)
-        return self.kernel(prepared, state, x, noise)
+        return self._step(prepared.net, state, x, noise)
+
+    def kernel(self, prepared: Fit, state: PipelineState, x: Tensor, noise: Noise) -> tuple[StepOutput, PipelineState]:
+        """Answer and learn, with all random numbers given: deterministic, and for pure_graph parts free of branches.
+
+        Equal to `step` to rounding, which may take what is cheaper on plain tensors: other kernels, a part of a batch.
+        """
+        return self._step(prepared.net.pure, state, x, noise)
 
     @torch.no_grad()
-    def kernel(self, prepared: Fit, state: PipelineState, x: Tensor, noise: Noise) -> tuple[StepOutput, PipelineState]:
-        """Answer and learn, with all random numbers given: deterministic, and for pure_graph parts free of branches."""
-        learned = self.learner.step(prepared.net, state.learner, state.norm, x, noise)
+    def _step(self, net: Net, state: PipelineState, x: Tensor, noise: Noise) -> tuple[StepOutput, PipelineState]:
+        learned = self.learner.step(net, state.learner, state.norm, x, noise)
         probabilities, output = self.output.adjust(state.output, learned.forward)
         after = PipelineState(state.steps + 1, state.seed, learned.norm, learned.state, output)
         return _answer(learned.forward, probabilities, learned.signals), after

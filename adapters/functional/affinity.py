@@ -4,18 +4,22 @@ import torch
 from torch import Tensor
 
 SIGMA_FLOOR = 1e-6
-"""Least kernel width: unit vectors lie within 2 of each other, and float32 resolves distances to about 3e-4."""
+"""Least kernel width: unit vectors lie within 2 of each other; those of duplicates are apart by rounding alone."""
 
 
 def distances(features: Tensor) -> Tensor:
     """Return Euclidean distances (N, N) between unit vectors features (N, d); the diagonal is exactly 0.
+
+    By products of what is left of them without their mean, so that those of near vectors keep their digits.
 
     Example:
         >>> distances(torch.eye(2))
         tensor([[0.0000, 1.4142],
                 [1.4142, 0.0000]])
     """
-    squared = (2 - 2 * features @ features.mT).clamp_min(0)
+    centred = features - features.mean(0)
+    lengths = centred.square().sum(1)
+    squared = (lengths[:, None] + lengths - 2 * centred @ centred.mT).clamp_min(0)
     return squared.masked_fill(_self(features), 0).sqrt()
 
 

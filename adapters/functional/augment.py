@@ -5,7 +5,7 @@ slight noise. One draw serves the whole batch; only the noise is drawn per eleme
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,7 +92,9 @@ def mild_view(x: Tensor, generator: torch.Generator, value_range: tuple[float, f
 def augment(x: Tensor, drawn: Draw, generator: torch.Generator) -> Tensor:
     """Return augmented images (N, C, H, W) within [0, 1]; `generator` draws the noise."""
     padded = _padded(colour(x.clamp(0, 1), drawn), "replicate")
-    x = _flipped(_centre(blur(affine(padded, drawn), drawn.sigma), x.shape), drawn)
+    top, left = (min(BLUR_TAPS // 2, side // 2) for side in x.shape[-2:])
+    seen = _sampled(padded, _places(padded, drawn), x.shape, (top, left))  # the centre, with a rim for the blur
+    x = _flipped(blur(seen, drawn.sigma)[..., top : top + x.shape[-2], left : left + x.shape[-1]], drawn)
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     return (x + NOISE * noise).clamp(0, 1)
 
@@ -100,7 +102,7 @@ def augment(x: Tensor, drawn: Draw, generator: torch.Generator) -> Tensor:
 def augment_sharp(x: Tensor, drawn: Draw) -> Tensor:
     """Return ROID's augmented images (N, C, H, W) within [0, 1]: mirrored at the border, no blur, no noise."""
     padded = _padded(colour(x.clamp(0, 1), drawn), "reflect")
-    return _flipped(_centre(affine(padded, drawn), x.shape), drawn).clamp(0, 1)
+    return _flipped(_sampled(padded, _places(padded, drawn), x.shape, (0, 0)), drawn).clamp(0, 1)
 
 
 def colour(x: Tensor, drawn: Draw) -> Tensor:
@@ -144,6 +146,21 @@ def hue(x: Tensor, turns: float) -> Tensor:
 
 def affine(x: Tensor, drawn: Draw) -> Tensor:
     """Rotate, scale and shift x (N, C, H, W) about its centre, bilinearly; what comes from outside is 0."""
+    places = _places(x, drawn).expand(len(x), -1, -1, -1)
+    return functional.grid_sample(x, places, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def blur(x: Tensor, sigma: float) -> Tensor:
+    """Blur x (N, C, H, W) by a Gaussian over 5 x 5 pixels, mirrored at the border."""
+    half = BLUR_TAPS // 2
+    weights = [math.exp(-((tap - half) ** 2) / (2 * sigma**2)) for tap in range(BLUR_TAPS)]
+    taps = [weight / sum(weights) for weight in weights]
+    x = functional.pad(x, (half, half, half, half), mode="reflect")
+    return _weighted(_weighted(x, taps, -1), taps, -2)
+
+
+def _places(x: Tensor, drawn: Draw) -> Tensor:
+    """Return where each pixel of any image of x (N, C, H, W) comes from: (1, H, W, 2), from -1 to 1 within it."""
     height, width = x.shape[-2:]
     angle = math.radians(drawn.degrees)
     cos, sin = math.cos(angle) / drawn.scale, math.sin(angle) / drawn.scale
@@ -152,19 +169,20 @@ def affine(x: Tensor, drawn: Draw) -> Tensor:
     matrix = [[cos, sin * skew, 0.0], [-sin / skew, cos, 0.0]]
     for row in matrix:
         row[2] = -row[0] * dx - row[1] * dy
-    theta = torch.tensor(matrix, dtype=x.dtype).expand(len(x), 2, 3)
-    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
-    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return functional.affine_grid(torch.tensor([matrix], dtype=x.dtype), [1, *x.shape[1:]], align_corners=False)
 
 
-def blur(x: Tensor, sigma: float) -> Tensor:
-    """Blur x (N, C, H, W) by a Gaussian over 5 x 5 pixels, mirrored at the border."""
-    channels, half = x.shape[1], BLUR_TAPS // 2
-    taps = torch.exp(-(torch.arange(-half, half + 1, dtype=x.dtype).square()) / (2 * sigma**2))
-    taps = taps / taps.sum()
-    x = functional.pad(x, (half, half, half, half), mode="reflect")
-    x = functional.conv2d(x, taps.expand(channels, 1, 1, BLUR_TAPS), groups=channels)
-    return functional.conv2d(x, taps[:, None].expand(channels, 1, BLUR_TAPS, 1), groups=channels)
+def _sampled(padded: Tensor, places: Tensor, shape: torch.Size, rim: tuple[int, int]) -> Tensor:
+    """Sample the centre of padded images, of a shape (N, C, H, W) with a rim of so many rows and columns beyond it.
+
+    The rest of the padded images is never looked at.
+    """
+    height, width = shape[-2:]
+    top, left = height // 2 - rim[0], width // 2 - rim[1]
+    centre = places[:, top : top + height + 2 * rim[0], left : left + width + 2 * rim[1]].expand(
+        len(padded), -1, -1, -1
+    )
+    return functional.grid_sample(padded, centre, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _within(value_range: tuple[float, float], x: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
@@ -172,16 +190,19 @@ def _within(value_range: tuple[float, float], x: Tensor, view: Callable[[Tensor]
     return low + view((x - low) / (high - low)) * (high - low)
 
 
+def _weighted(x: Tensor, taps: Sequence[float], dim: int) -> Tensor:
+    """Return the weighted sum of neighbours along a dimension: a convolution of so few channels costs ten times it."""
+    kept = x.shape[dim] - len(taps) + 1
+    total = taps[0] * x.narrow(dim, 0, kept)
+    for number, tap in enumerate(taps[1:], 1):
+        total = total.add_(x.narrow(dim, number, kept), alpha=tap)
+    return total
+
+
 def _padded(x: Tensor, mode: str) -> Tensor:
     """Pad x (N, C, H, W) by half its side, the most that mirroring can do at every size."""
     top, left = x.shape[-2] // 2, x.shape[-1] // 2
     return functional.pad(x, (left, left, top, top), mode=mode)
-
-
-def _centre(x: Tensor, shape: torch.Size) -> Tensor:
-    height, width = shape[-2:]
-    top, left = height // 2, width // 2
-    return x[..., top : top + height, left : left + width]
 
 
 def _flipped(x: Tensor, drawn: Draw) -> Tensor:

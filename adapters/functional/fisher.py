@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from adapters.base import Net, Params
+from adapters.base import Net, Params, Tensors
 
 
 def diagonal(net: Net, batches: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -44,9 +44,8 @@ def pull(params: Params, anchor: Params, fisher: Params, strength: float) -> dic
 
 
 def _gradient(net: Net, x: Tensor) -> Params:
-    def loss(params: dict[str, Tensor]) -> Tensor:
+    def loss(params: Params) -> tuple[Tensor, tuple[Tensors, ...]]:
         logits = net.forward(params, net.initial_norm, x).logits
-        return torch.nn.functional.cross_entropy(logits, logits.detach().argmax(1))
+        return torch.nn.functional.cross_entropy(logits, logits.detach().argmax(1)), ()
 
-    gradient: Params = torch.func.grad(loss)(dict(net.affine))
-    return gradient
+    return net.gradient(loss, net.affine)[0]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from adapters.base import Moments, NormLayer
+from adapters.functional.affine import instance_powers, scaled
 
 
 def channel_moments(x: Tensor) -> Moments:
@@ -19,7 +20,7 @@ def channel_moments(x: Tensor) -> Moments:
     if x.dim() == 2:
         mean, square = x.mean(0), x.square().mean(0)
     else:
-        means, squares = _instance_powers(x)
+        means, squares = instance_powers(x)
         mean, square = means.mean(0), squares.mean(0)
     return Moments(mean, (square - mean.square()).clamp_min(0))
 
@@ -31,7 +32,7 @@ def instance_moments(x: Tensor) -> Moments:
         >>> instance_moments(torch.tensor([[[1.0, 3.0]]]))
         Moments(mean=tensor([[2.]]), var=tensor([[1.]]))
     """
-    mean, square = _instance_powers(x)
+    mean, square = instance_powers(x)
     return Moments(mean, (square - mean.square()).clamp_min(0))
 
 
@@ -68,16 +69,9 @@ def normalize(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias:
     """
     scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    batch = scale.shape[:-1] if scale.dim() == 2 else (1,)
-    shape = (*batch, scale.shape[-1], *[1] * (x.dim() - 2))
-    return x * scale.reshape(shape) + shift.reshape(shape)
+    return scaled(x, scale, shift)
 
 
 def source_normalize(layer: NormLayer, x: Tensor) -> Tensor:
     """Normalise x (N, C, ...) by a layer's source statistics."""
     return normalize(x, layer.mean, layer.var, layer.weight, layer.bias, layer.eps)
-
-
-def _instance_powers(x: Tensor) -> tuple[Tensor, Tensor]:
-    flat = x.flatten(2)
-    return flat.mean(2), flat.square().mean(2)

@@ -27,6 +27,19 @@ class Selection:
     seen: Tensor
 
 
+def weighted_entropy(logits: Tensor, e_margin: float) -> Tensor:
+    """Return the weighted mean entropy () of images that are selected, all of them, from their logits (n, C).
+
+    What `select` returns as the loss of a batch, if these are its selected images.
+
+    Example:
+        >>> weighted_entropy(torch.zeros(1, 2), math.log(2))
+        tensor(0.6931)
+    """
+    entropy = entropy_of_logits(logits)
+    return (torch.exp(e_margin - entropy.detach()) * entropy).mean()
+
+
 def default_d_margin(classes: int) -> float:
     """Return EATA's redundancy threshold for any number of classes, a little above cos(one-hot, uniform) = 1/sqrt(C).
 

@@ -164,7 +164,7 @@ class RMT(Learner[RMTState]):
             return Passed(loss, forward, observed, {"contrastive_loss": contrast})
 
         named = {f"{PROJECTOR}{name}": p for name, p in state.projector.params.items()}
-        grads, losses, forward, observed = joint_gradient({**state.student.params, **named}, before, run)
+        grads, losses, forward, observed = joint_gradient(net, {**state.student.params, **named}, before, run)
         of_student, of_projector = _parted(grads)
         student = descend(state.student, of_student, self.options)
         projector = descend(state.projector, of_projector, self.options)

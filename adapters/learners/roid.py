@@ -107,7 +107,7 @@ class ROID(Learner[ROIDState]):
             other = {"kept": weighting.kept, "mean_probabilities": weighting.mean_probabilities}
             return Passed(loss / (self.options.batch_size or len(x)), forward, observed, other)
 
-        grads, weighed, forward, observed = joint_gradient(state.learning.params, before, run)
+        grads, weighed, forward, observed = joint_gradient(net, state.learning.params, before, run)
         learning = self._drawn_back(net, descend(state.learning, grads, self.options))
         moved = ROIDState(learning, weighed["mean_probabilities"])
         ratio = {"selected_ratio": weighed["kept"].to(x.dtype).mean()}

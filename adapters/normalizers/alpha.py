@@ -46,6 +46,11 @@ class AlphaStatistics(Normalizer[PartState]):
     options_class = AlphaOptions
     options: AlphaOptions
 
+    @property
+    def independent(self) -> bool:
+        """Each image by itself, if that is whose statistics are mixed in."""
+        return self.options.of == "image"
+
     def init(self, layer: NormLayer, generator: torch.Generator) -> PartState:
         """Return the empty state."""
         return PartState()

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer
+from adapters.functional.affine import batch_normalized
 from adapters.functional.moments import normalize
 
 
@@ -39,10 +40,8 @@ class BatchStatistics(Normalizer[Moments]):
 
     def forward(self, layer: NormLayer, state: Moments, x: Tensor) -> Normalized:
         """Normalise x (N, C, ...) by its own statistics."""
-        # The native kernel returns 1 / sqrt(var + eps), from which the variance is recovered for free.
-        y, mean, inverse = torch.native_batch_norm(x, layer.weight, layer.bias, None, None, True, 0.0, layer.eps)
-        var = (inverse.detach().square().reciprocal() - layer.eps).clamp_min(0)
-        return Normalized(y, Moments(mean.detach(), var))
+        y, mean, var = batch_normalized(x, layer.weight, layer.bias, layer.eps)
+        return Normalized(y, Moments(mean, var))
 
     def held(self, layer: NormLayer, state: Moments, x: Tensor) -> Normalized:
         """Normalise x (N, C, ...) by the last observed batch's statistics."""

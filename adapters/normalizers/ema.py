@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer
+from adapters.functional.affine import batch_normalized
 from adapters.functional.moments import batch_share, normalize
 from adapters.options import Options, option
 
@@ -46,14 +47,18 @@ class EMAStatistics(Normalizer[Moments]):
     options_class = EMAOptions
     options: EMAOptions
 
+    @property
+    def independent(self) -> bool:
+        """The second pass reads the moved statistics alone."""
+        return True
+
     def init(self, layer: NormLayer, generator: torch.Generator) -> Moments:
         """Return the source statistics."""
         return Moments(layer.mean, layer.var)
 
     def observe(self, layer: NormLayer, state: Moments, x: Tensor) -> tuple[Normalized, Moments]:
         """Normalise x (N, C, ...) by its own statistics and move the running ones towards them."""
-        y, mean, inverse = torch.native_batch_norm(x, layer.weight, layer.bias, None, None, True, 0.0, layer.eps)
-        var = (inverse.square().reciprocal() - layer.eps).clamp_min(0)
+        y, mean, var = batch_normalized(x, layer.weight, layer.bias, layer.eps)
         count = x.numel() // x.shape[1]
         unbiased = var * (count / (count - 1)) if count > 1 else layer.var
         share = batch_share(self.options.momentum, x.shape[0], self.options.full_batch)

@@ -53,6 +53,11 @@ class InstanceAwareBatchNorm(Normalizer[Moments]):
     options_class = IABNOptions
     options: IABNOptions
 
+    @property
+    def independent(self) -> bool:
+        """Each image is corrected from the running statistics, if these are the shared ones."""
+        return self.options.shared == "running"
+
     def init(self, layer: NormLayer, generator: torch.Generator) -> Moments:
         """Return the source statistics."""
         return Moments(layer.mean, layer.var)

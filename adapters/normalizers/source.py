@@ -24,6 +24,11 @@ class SourceStatistics(Normalizer[PartState]):
     paper = "Ioffe, Szegedy: Batch Normalization, ICML 2015"
     remembers = "nothing"
 
+    @property
+    def independent(self) -> bool:
+        """Source statistics are the same for all."""
+        return True
+
     def handles(self, layer: NormLayer) -> bool:
         """Leave every layer with its source statistics."""
         return False

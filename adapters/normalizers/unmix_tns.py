@@ -58,6 +58,11 @@ class UnmixTNS(Normalizer[Components]):
     options_class = UnmixTNSOptions
     options: UnmixTNSOptions
 
+    @property
+    def independent(self) -> bool:
+        """Each image is normalised by itself and the components as they were before the batch."""
+        return True
+
     def init(self, layer: NormLayer, generator: torch.Generator) -> Components:
         """Draw components whose mixture has the source's mean and variance in expectation."""
         k = self.options.components
@@ -100,20 +105,12 @@ class UnmixTNS(Normalizer[Components]):
 
 def _mixture(state: Components, own: Moments, p: Tensor) -> Moments:
     """Return mean and variance (N, C) of the equal mixture of ((1 - p_k) component_k + p_k image), by matmuls."""
-    k = state.means.shape[0]
-    total, p2 = p.sum(1, keepdim=True), p.square()
-    p_means, p2_means = p @ state.means, p2 @ state.means
-    mean = state.means.mean(0) + (total * own.mean - p_means) / k
-    var = state.vars.mean(0) + (total * own.var - p @ state.vars) / k
-    squares = state.means.square()
-    mean_square = (
-        squares.mean(0)
-        + (
-            2 * (own.mean * p_means - p @ squares)
-            + p2.sum(1, keepdim=True) * own.mean.square()
-            - 2 * own.mean * p2_means
-            + p2 @ squares
-        )
-        / k
-    )
-    return Moments(mean, (var + mean_square - mean.square()).clamp_min(0))
+    k, p2, squares = state.means.shape[0], p.square(), state.means.square()
+    total, total2 = p.sum(1, keepdim=True) / k, p2.sum(1, keepdim=True) / k
+    of_means, of_vars, of_squares = (p @ torch.cat([state.means, state.vars, squares], 1) / k).chunk(3, 1)
+    twice_means, twice_squares = (p2 @ torch.cat([state.means, squares], 1) / k).chunk(2, 1)
+    # What does not hang on the image's own moments comes first: no gradient flows through it.
+    rest = (state.vars + squares).mean(0) - of_vars - 2 * of_squares + twice_squares
+    mean = (state.means.mean(0) - of_means) + total * own.mean
+    square = rest + total * own.var + own.mean * (2 * (of_means - twice_means) + total2 * own.mean)
+    return Moments(mean, (square - mean.square()).clamp_min(0))

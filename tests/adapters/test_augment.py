@@ -117,3 +117,17 @@ def test_views_stay_within_the_value_range_of_the_model():
             seen = view(x, generator(seed), (low, high))
             assert low <= seen.min() <= seen.max() <= high
             assert seen.std() > 0.5
+
+
+def test_sampling_the_centre_alone_leaves_out_what_the_crop_would():
+    for height, width in ((16, 16), (17, 9), (2, 3)):
+        x = torch.rand(3, 3, height, width, generator=generator(1))
+        drawn = draw(generator(height), height, width)
+        top, left = height // 2, width // 2
+        padded = torch.nn.functional.pad(augmentation.colour(x, drawn), (left, left, top, top), mode="replicate")
+        whole = augmentation.blur(augmentation.affine(padded, drawn), drawn.sigma)
+        whole = whole[..., top : top + height, left : left + width]
+        whole = whole.flip(-1) if drawn.flip else whole
+        noise = augmentation.NOISE * torch.randn(x.shape, generator=generator(2))
+
+        torch.testing.assert_close(augment(x, drawn, generator(2)), (whole + noise).clamp(0, 1), atol=1e-6, rtol=0)

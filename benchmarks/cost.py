@@ -1,0 +1,224 @@
+"""What a step costs, in frozen forward passes: `python -m benchmarks.cost --help`.
+
+Every spec steps again and again from one state on one batch, so that each of its rounds does the same work. The rounds
+of all specs and of the plain PyTorch forward pass follow each other turn by turn within one run; medians are shown, and
+their ratios to the frozen forward's.
+
+What depends on the images is made to happen, and stated: of a learner that filters images, the entropy margin lets a
+given share of the batch pass and nothing counts as redundant; CoTTA augments.
+"""
+
+import json
+import math
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from types import MappingProxyType
+from typing import Annotated, TypeAlias
+
+import numpy as np
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from adapters import SourceImages, SourceModel
+from adapters.filtered import FilterOptions
+from adapters.functional.entropy import entropy_of_probabilities
+from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
+from service.evaluation.pipelines import read_pipeline, with_options
+
+EAGER = "eager"
+FROZEN = "frozen forward"
+MOST: Mapping[tuple[str, str], float] = MappingProxyType(
+    {
+        ("ema", EAGER): 2.0,
+        ("batch+tent", EAGER): 2.9,
+        ("batch+eata", EAGER): 2.9,
+        ("unmix_tns+eata", EAGER): 2.0,
+        ("batch+cotta", EAGER): 32.0,
+    }
+)
+"""Frozen forward passes that a step may cost, by spec and backend; the specs not named are for comparison."""
+SPECS = ("source", "batch", "ema", "unmix_tns", "batch+tent", "batch+eata", "unmix_tns+eata", "batch+cotta")
+
+Call: TypeAlias = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to be timed: a spec on a backend, and how it was brought to do its usual work.
+
+    Attributes:
+        spec: As it was asked for.
+        backend: What runs it.
+        selected: Share of the batch that the learner learns from; None where it does not choose.
+        options: What was set beyond the spec, as `PART.OPTION` to value.
+        run: Takes one step.
+    """
+
+    spec: str
+    backend: str
+    selected: float | None
+    options: Mapping[str, str]
+    run: Call
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Median milliseconds of a step, and how many frozen forward passes that is."""
+
+    spec: str
+    backend: str
+    milliseconds: float
+    ratio: float
+    selected: float | None
+    options: Mapping[str, str]
+
+    @property
+    def most(self) -> float | None:
+        """What the ratio may be at most; None if nothing is asked."""
+        return MOST.get((self.spec, self.backend))
+
+    @property
+    def verdict(self) -> str:
+        """`passes`, `above` or, where nothing is asked, `-`."""
+        if self.most is None:
+            return "-"
+        return "passes" if self.ratio <= self.most else f"above {self.most:g}"
+
+
+def frozen(source: SourceModel, x: Tensor) -> Subject:
+    """Return the plain PyTorch forward pass of x (N, C, H, W), which must be in [0, 1] as the specs' inputs."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (source.mean, source.std))
+    network = source.network.eval()
+
+    def run() -> object:
+        with torch.no_grad():
+            return network((x - mean) / std)
+
+    return Subject(FROZEN, EAGER, None, {}, run)
+
+
+def eager(spec: str, source: SourceModel, images: SourceImages | None, x: Tensor, share: float) -> Subject:
+    """Return the step of a spec on x (N, C, H, W), made to learn from a share of it and to augment."""
+    adapter = read_pipeline(spec)
+    if images is not None:
+        source = with_artefacts(source, adapter, images)
+    options = _usual(spec, source, x, share)
+    adapter = read_pipeline(with_options(spec, options))
+    prepared = adapter.prepare(source)
+    output, state = adapter.step(prepared, adapter.init(prepared), x)  # makes PyTorch's first allocations
+    selected = output.signals.get("selected_ratio")
+    if selected is not None:  # learned from the same images again and again, as the step that is timed
+        state = adapter.init(prepared)
+    return Subject(
+        spec, EAGER, None if selected is None else float(selected), options, lambda: adapter.step(prepared, state, x)
+    )
+
+
+def measure(subjects: list[Subject], repetitions: int, advance: Call) -> list[Cost]:
+    """Time subjects turn by turn; the first is what the others are compared with."""
+    times: list[list[float]] = [[] for _ in subjects]
+    for _ in range(repetitions):
+        for subject, mine in zip(subjects, times, strict=True):
+            began = perf_counter()
+            subject.run()
+            mine.append(1000 * (perf_counter() - began))
+            advance()
+    base = median(times[0])
+    return [
+        Cost(each.spec, each.backend, median(mine), median(mine) / base, each.selected, each.options)
+        for each, mine in zip(subjects, times, strict=True)
+    ]
+
+
+def machine(threads: int) -> dict[str, str]:
+    """Return what the figures hold for."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "threads": str(threads),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+    }
+
+
+def as_table(costs: list[Cost], about: Mapping[str, str]) -> Table:
+    """Lay the costs out."""
+    caption = "\n".join([f"{name} {value}" for name, value in about.items()])
+    table = Table(title="A step in frozen forward passes", caption=caption, box=box.SIMPLE_HEAD)
+    for name in ("spec", "backend", "ms", "ratio", "at most", "verdict", "selected", "set for this"):
+        table.add_column(name, justify="right" if name in {"ms", "ratio", "at most", "selected"} else "left")
+    for cost in costs:
+        row = (
+            cost.spec,
+            cost.backend,
+            f"{cost.milliseconds:.1f}",
+            f"{cost.ratio:.2f}",
+            "" if cost.most is None else f"{cost.most:g}",
+            cost.verdict,
+            "" if cost.selected is None else f"{100 * cost.selected:.0f} %",
+            " ".join(f"{name}={value}" for name, value in cost.options.items()),
+        )
+        table.add_row(*row, style="red" if cost.verdict.startswith("above") else "")
+    return table
+
+
+def main(
+    data: Annotated[
+        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
+    ],
+    specs: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
+    corruption: Annotated[str, typer.Option(help="Corruption whose images are sent.")] = "gaussian_noise",
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the images that filtering learners learn from.")
+    ] = 0.3,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 15,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+) -> None:
+    """Measure what steps cost beside the frozen forward pass, on the CIFAR ResNet-20."""
+    torch.set_num_threads(threads)
+    source = load_source_model(data / "resnet20.safetensors")
+    images = read_source_images(data)
+    stored = torch.from_numpy(np.load(data / f"{corruption}.npy")[:batch]).permute(0, 3, 1, 2)
+    x = (stored / 255).contiguous()
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("steps", total=(repetitions + 1) * (len(specs) + 1))
+        subjects = [frozen(source, x), *(eager(spec, source, images, x, share) for spec in specs)]
+        measure(subjects, 1, lambda: progress.advance(task))
+        costs = measure(subjects, repetitions, lambda: progress.advance(task))
+    about = {"images per step": str(len(x)), "repetitions": str(repetitions), **machine(threads)}
+    Console(width=120).print(as_table(costs, about))
+    if json_file is not None:
+        rows = [{**asdict(cost), "most": cost.most, "verdict": cost.verdict} for cost in costs]
+        json_file.write_text(json.dumps({**about, "costs": rows}, indent=1) + "\n")
+
+
+def _usual(spec: str, source: SourceModel, x: Tensor, share: float) -> dict[str, str]:
+    """Return the options by which a share of x passes a learner's filters, and by which CoTTA augments."""
+    adapter = read_pipeline(spec)
+    learner = adapter.spec.learner
+    if learner == "cotta":
+        return {"cotta.threshold": "1.0"}
+    if not isinstance(adapter.options.get(learner), FilterOptions):
+        return {}
+    prepared = adapter.prepare(source)
+    entropies = entropy_of_probabilities(adapter.step(prepared, adapter.init(prepared), x)[0].logits.softmax(1))
+    margin = float(entropies.quantile(share)) / math.log(source.classes)
+    return {f"{learner}.e_margin": f"{margin:.4f}", f"{learner}.d_margin": "1.0"}
+
+
+if __name__ == "__main__":
+    typer.run(main)
