@@ -272,6 +272,9 @@ class Learner(Part, Generic[S]):
     copies: ClassVar[tuple[str, ...]] = ("student",)
     """The network copies; within a step each observes the raw batch exactly once, or its memory at each update."""
 
+    answers_first: ClassVar[bool] = False
+    """True if the answer comes from a pass without a gradient, where images may be picked out of their batch."""
+
     artefact: ClassVar[str] = ""
     """The source artefact that `calibrate` makes; "" for none."""
     holds_inputs: ClassVar[bool] = False

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,10 @@ class Pass:
     features: list[Tensor] = field(default_factory=list)
 
 
+Observer: TypeAlias = Callable[[Params, NormState, Tensor], tuple[Forward, NormState]]
+"""Observes a batch in the network's place."""
+
+
 @dataclass
 class Underway:
     """The pass under way, if any: what all views of a network share."""
@@ -122,6 +126,7 @@ class ModuleNet:
         self._differentiate = by_autograd
         self._on_host = True
         self._underway = Underway()
+        self._observer: Observer | None = None
         for module in network.modules():
             if isinstance(module, Recomputed):
                 module.entering = self._entering
@@ -136,6 +141,13 @@ class ModuleNet:
         """The same network without branches on data, for `torch.func` transforms and export."""
         view = copy.copy(self)
         view._differentiate, view._on_host, view._memory_format = by_transform, False, torch.preserve_format
+        view._observer = None
+        return view
+
+    def observed_by(self, observer: Observer) -> "ModuleNet":
+        """Return the same network, whose batches an observer runs where no gradient is wanted."""
+        view = copy.copy(self)
+        view._observer = observer
         return view
 
     @property
@@ -161,6 +173,8 @@ class ModuleNet:
 
     def observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
         """Run x (N, ...) as the stream's next batch; return the pass and the new statistics."""
+        if self._observer is not None and not any(p.requires_grad for p in params.values()):
+            return self._observer(params, norm, x)
         if not self._normalizer.rereads:
             forward, written = self._run("observe", params, norm, x)
             return forward, {**norm, **written}

@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from adapters.adapter import Adapter, Prepared
+from adapters.pipeline import Fit, Pipeline
 from service.backends import graph
-from service.backends.compiled import CompiledStep, check, least_images
+from service.backends.compiled import Compiled, CompiledPass, CompiledStep, Session, check, least_images
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
 from service.files import AS_UMASK, write_whole
@@ -27,7 +28,7 @@ NOT_MADE = "no graph was made of it: list it in the setting `compiled_specs` to 
 class Graph:
     """A pipeline's graph, open; requests of fewer images than `least_images` are the pipeline's own."""
 
-    step: CompiledStep
+    step: Compiled
     least_images: int
 
 
@@ -41,6 +42,11 @@ class Wanted:
     sample: Tensor
 
     @property
+    def answers_first(self) -> bool:
+        """Whether the graph is of the pass that answers alone."""
+        return graph.answers_first(self.adapter, self.prepared)
+
+    @property
     def facts(self) -> dict[str, str]:
         """What the graph is of, as it is kept with it."""
         options = {name: asdict(options) for name, options in self.adapter.options.items()}
@@ -50,6 +56,7 @@ class Wanted:
             "fingerprint": self.bundle.fingerprint,
             "adapter": str(self.adapter.spec),
             "options": json.dumps({"seed": self.adapter.seed, **options}, sort_keys=True),
+            "part": "pass" if self.answers_first else "step",
             "made_by": ", ".join(f"{name} {version(name)}" for name in MAKERS),
         }
 
@@ -97,10 +104,11 @@ class Graphs:
         if not file.is_file():
             return None
         try:
-            step = CompiledStep(file.read_bytes(), self._threads)
-            least = int(step.facts.get("least_images", "0"))
-            if least < 1 or {name: step.facts.get(name) for name in wanted.facts} != wanted.facts:
+            session = Session(file.read_bytes(), self._threads)
+            least = int(session.facts.get("least_images", "0"))
+            if least < 1 or {name: session.facts.get(name) for name in wanted.facts} != wanted.facts:
                 raise BundleError("it is of something else")
+            step = _compiled(session, wanted)
             check(step, wanted.adapter, wanted.prepared, wanted.sample[: max(least, 2)])
         except (BundleError, ValueError, OSError) as error:
             log.warning("graph_refused", file=str(file), reason=str(error))
@@ -117,9 +125,10 @@ def made_anew(wanted: Wanted, threads: int) -> tuple[bytes, Graph]:
     reason = why_not(wanted)
     if reason:
         raise UnfitError(reason)
-    content = graph.make(wanted.adapter, wanted.prepared, wanted.sample, wanted.bundle.input.name)
+    make = graph.make_pass if wanted.answers_first else graph.make_step
+    content = make(wanted.adapter, wanted.prepared, wanted.sample, wanted.bundle.input.name)
     try:
-        step = CompiledStep(content, threads)
+        step = _compiled(Session(content, threads), wanted)
         least = least_images(step, wanted.adapter, wanted.prepared, wanted.sample)
     except BundleError as error:
         raise UnfitError(f"the graph of {wanted.adapter.spec} is not exact: {error}") from None
@@ -130,7 +139,14 @@ def why_not(wanted: Wanted) -> str:
     """Tell why a pipeline has no graph; "" if it has one."""
     if wanted.bundle.toml.model.kind == "onnx":
         return "the bundle is an ONNX graph already"
-    return graph.why_not(wanted.adapter)
+    return "" if wanted.answers_first else graph.why_not(wanted.adapter)
+
+
+def _compiled(session: Session, wanted: Wanted) -> Compiled:
+    adapter, fit = wanted.adapter, wanted.prepared
+    if wanted.answers_first and isinstance(adapter, Pipeline) and isinstance(fit, Fit):
+        return CompiledPass(session, adapter, fit)
+    return CompiledStep(session)
 
 
 def _name(facts: Mapping[str, str]) -> str:

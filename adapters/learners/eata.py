@@ -45,6 +45,7 @@ class EATA(Learner[ReturningState]):
     remembers = "weight and bias of the norm layers, with optimizer moments; the mean output; a count"
     needs = Needs(affine=True, gradient=True)
     artefact = "fisher"
+    answers_first = True
     options_class = EATAOptions
     options: EATAOptions
 

@@ -30,6 +30,7 @@ class ETA(Learner[FilteredState]):
     paper = "Niu et al.: Efficient Test-Time Model Adaptation without Forgetting, ICML 2022"
     remembers = "weight and bias of the norm layers, with optimizer moments; the mean output"
     needs = Needs(affine=True, gradient=True)
+    answers_first = True
     options_class = FilterOptions
     options: FilterOptions
 

@@ -39,6 +39,7 @@ class RDumb(Learner[ReturningState]):
     paper = "Press et al.: RDumb: A simple approach that questions our progress in continual TTA, NeurIPS 2023"
     remembers = "weight and bias of the norm layers, with optimizer moments; the mean output; a count"
     needs = Needs(affine=True, gradient=True)
+    answers_first = True
     options_class = RDumbOptions
     options: RDumbOptions
 

@@ -1,15 +1,18 @@
 """Runs a pipeline's graph in ONNX Runtime: the pipeline's own step, to rounding, at a fraction of its cost."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import onnxruntime
 import torch
 from torch import Tensor
 
 from adapters.adapter import Adapter, AdapterState, Prepared
-from adapters.base import StepOutput
+from adapters.base import Forward, NormState, Params, StepOutput
+from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild
-from service.backends.graph import SIGNAL, STATE
+from service.backends.graph import AFTER, NORM, SIGNAL, STATE, passed_in
 from service.errors import BundleError
 
 TOLERANCE = 1e-3
@@ -18,11 +21,15 @@ TRIED = (40, 8, 7, 6, 5, 4, 3, 2, 1)
 """Images in the batches by which a graph is compared with its pipeline: it may hold for more than a few alone."""
 
 
-class CompiledStep:
-    """One graph, open. Keeps no state between steps; `reads` are the names of the state tensors that it takes.
+class Session:
+    """One graph, open. Keeps no state between runs.
+
+    Attributes:
+        facts: What the graph tells of itself.
+        reads: The names of the tensors that it takes beside its inputs.
 
     Args:
-        content: An ONNX file that `graph.make` has made.
+        content: An ONNX file that `graph` has made.
         threads: Of ONNX Runtime.
 
     Raises:
@@ -44,18 +51,60 @@ class CompiledStep:
         if not self._input or "logits" not in self._outputs:
             raise BundleError(f"this graph takes {inputs[:3]} and gives {self._outputs[:3]}: it is no pipeline's")
 
-    def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
-        """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
-        before = flatten(state)
+    def run(self, x: Tensor, before: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Run it on x (N, *input_shape) and named tensors; return its outputs, and these tensors after it."""
         fed = {name: before[name.removeprefix(STATE)].contiguous().numpy() for name in self.reads}
         found = self._session.run(self._outputs, {self._input: x.contiguous().numpy(), **fed})
         named = {name: torch.as_tensor(value) for name, value in zip(self._outputs, found, strict=True)}
-        learned = {name: named.get(f"{STATE}{name}/after", tensor) for name, tensor in before.items()}
+        return named, {name: named.get(f"{STATE}{name}{AFTER}", tensor) for name, tensor in before.items()}
+
+
+class Compiled(Protocol):
+    """Takes a pipeline's steps, by a graph."""
+
+    @property
+    def session(self) -> Session:
+        """The graph."""
+
+    def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
+        """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledStep:
+    """A pipeline whose whole step is a graph."""
+
+    session: Session
+
+    def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
+        """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
+        named, after = self.session.run(x, flatten(state))
         signals = {name.removeprefix(SIGNAL): value for name, value in named.items() if name.startswith(SIGNAL)}
-        return StepOutput(named["logits"], named["probabilities"], signals), rebuild(state, learned)
+        return StepOutput(named["logits"], named["probabilities"], signals), rebuild(state, after)
 
 
-def least_images(compiled: CompiledStep, adapter: Adapter, prepared: Prepared[AdapterState], sample: Tensor) -> int:
+class CompiledPass:
+    """A pipeline that answers by a graph, and learns by PyTorch from the images that it chooses."""
+
+    def __init__(self, session: Session, pipeline: Pipeline, fit: Fit) -> None:
+        self.session = session
+        self._pipeline = pipeline
+        self._fit = replace(fit, net=fit.net.observed_by(self._observe))
+
+    def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
+        """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
+        if not isinstance(state, PipelineState):
+            raise TypeError(f"the state is a {type(state).__name__}, expected a pipeline's")
+        return self._pipeline.step(self._fit, state, x)
+
+    def _observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
+        named, after = self.session.run(x, passed_in(params, norm))
+        seen = Forward(named["logits"], named["features"], named.get(f"{SIGNAL}drift"))
+        kept = {name.removeprefix(NORM): tensor for name, tensor in after.items() if name.startswith(NORM)}
+        return seen, rebuild(norm, kept)
+
+
+def least_images(compiled: Compiled, adapter: Adapter, prepared: Prepared[AdapterState], sample: Tensor) -> int:
     """Return the fewest images that a graph answers and learns from as its pipeline does, to rounding.
 
     A part whose code treats a few images otherwise has a graph for more; the pipeline itself serves those few.
@@ -80,7 +129,7 @@ def least_images(compiled: CompiledStep, adapter: Adapter, prepared: Prepared[Ad
     return least
 
 
-def check(compiled: CompiledStep, adapter: Adapter, prepared: Prepared[AdapterState], x: Tensor) -> None:
+def check(compiled: Compiled, adapter: Adapter, prepared: Prepared[AdapterState], x: Tensor) -> None:
     """Take a step on x (N, *input_shape) by both.
 
     Raises:
@@ -91,7 +140,7 @@ def check(compiled: CompiledStep, adapter: Adapter, prepared: Prepared[AdapterSt
         raise BundleError(f"with {len(x)} images {differing}")
 
 
-def _difference(compiled: CompiledStep, adapter: Adapter, prepared: Prepared[AdapterState], *batches: Tensor) -> str:
+def _difference(compiled: Compiled, adapter: Adapter, prepared: Prepared[AdapterState], *batches: Tensor) -> str:
     """Take steps by both, and tell where they differ by more than rounding; "" if nowhere."""
     state = ours = adapter.init(prepared)
     for x in batches:

@@ -1,7 +1,9 @@
 """A pipeline without a gradient as one ONNX graph: model, normalizer and output adjuster, the state in and out.
 
 The names of the graph's inputs and outputs: the inputs by the bundle's name for them, `state/<tensor>` for what the
-pipeline remembers, `logits`, `probabilities`, `signal/<name>`.
+pipeline remembers, and with `/after` behind it for what it will; `logits`, `probabilities`, `signal/<name>`.
+
+Learners that answer first, and learn from some of the images then, have a graph of the pass that answers.
 """
 
 import logging
@@ -16,18 +18,28 @@ from torch import Tensor, nn
 
 from adapters import Pipeline
 from adapters.adapter import Adapter, Prepared
+from adapters.base import NormState, Params
+from adapters.net import ModuleNet
 from adapters.pipeline import Fit
 from adapters.state import flatten, rebuild
 from service.errors import UnfitError
 
-STATE, SIGNAL = "state/", "signal/"
+STATE, SIGNAL, AFTER = "state/", "signal/", "/after"
+PARAMS, NORM = "params/", "norm/"
 FORMAT = "1"
 EXAMPLES = 8
 """Images in the batch that is traced; any number above one would do."""
 
 
+def answers_first(adapter: Adapter, fit: Prepared[Any]) -> bool:
+    """Whether an adapter answers by a pass without a gradient, which has a graph though the step has none."""
+    return (
+        isinstance(adapter, Pipeline) and isinstance(fit, Fit) and adapter.learner.answers_first and fit.net.separable
+    )
+
+
 def why_not(adapter: Adapter) -> str:
-    """Tell why an adapter has no graph; "" if it has one."""
+    """Tell why an adapter's step has no graph; "" if it has one."""
     if not isinstance(adapter, Pipeline):
         return f"{adapter.spec} chooses among pipelines as it runs"
     if adapter.learner.needs.gradient:
@@ -53,8 +65,33 @@ class Step(nn.Module):
         return output.logits, output.probabilities, *output.signals.values(), *flatten(after).values()
 
 
-def make(pipeline: Adapter, fit: Prepared[Any], sample: Tensor, input_name: str) -> bytes:
-    """Export a pipeline that was fitted to a model.
+class Pass(nn.Module):
+    """A network's pass over the stream's next batch, the learned parameters given, as a function of tensors alone."""
+
+    def __init__(self, net: ModuleNet) -> None:
+        super().__init__()
+        self._net = net.pure
+        self._learned = list(net.affine)
+        self.names = list(passed_in(net.affine, net.initial_norm))
+
+    def forward(self, x: Tensor, given: list[Tensor]) -> tuple[Tensor, ...]:
+        """Return logits, features, the drift if it is told, and the statistics after x (N, *input_shape)."""
+        named = dict(zip(self.names, given, strict=True))
+        params = {name: named[f"{PARAMS}{name}"] for name in self._learned}
+        norm = rebuild(self._net.initial_norm, _under(NORM, named))
+        with torch.no_grad():
+            seen, after = self._net.observe(params, norm, x)
+        drift = () if seen.drift is None else (seen.drift,)
+        return seen.logits, seen.features, *drift, *flatten(after).values()
+
+
+def passed_in(params: Params, norm: NormState) -> dict[str, Tensor]:
+    """Name what a pass reads: the learned parameters and the statistics."""
+    return flatten({"params": params, "norm": norm})
+
+
+def make_step(pipeline: Adapter, fit: Prepared[Any], sample: Tensor, input_name: str) -> bytes:
+    """Export a pipeline's step on the model that it was fitted to.
 
     Args:
         pipeline: It must have no `why_not`.
@@ -63,32 +100,55 @@ def make(pipeline: Adapter, fit: Prepared[Any], sample: Tensor, input_name: str)
         input_name: The graph's name for its inputs.
 
     Returns:
-        An ONNX file. Unlike the pipeline's own tensors it takes any N, one included.
+        An ONNX file, for any N that the pipeline treats as it does those traced.
 
     Raises:
         UnfitError: If the model or a part cannot be exported; the message says why.
     """
     if not isinstance(pipeline, Pipeline) or not isinstance(fit, Fit):
         raise UnfitError(why_not(pipeline))
-    step, sample = Step(pipeline, fit), sample[:EXAMPLES]
+    step = Step(pipeline, fit)
     initial = pipeline.init(fit)
-    tensors = [tensor.clone() for tensor in flatten(initial).values()]
-    signals = pipeline.step(fit, initial, sample)[0].signals
-    states = [f"{STATE}{name}" for name in step.names]
-    outputs = [
-        "logits",
-        "probabilities",
-        *(f"{SIGNAL}{name}" for name in signals),
-        *(f"{name}/after" for name in states),
-    ]
+    signals = pipeline.step(fit, initial, sample[:EXAMPLES])[0].signals
+    outputs = ["logits", "probabilities", *(f"{SIGNAL}{name}" for name in signals)]
+    written = [f"{STATE}{name}" for name in step.names]
+    return _exported(pipeline, step, sample, input_name, (flatten(initial), outputs, written))
+
+
+def make_pass(pipeline: Adapter, fit: Prepared[Any], sample: Tensor, input_name: str) -> bytes:
+    """Export the pass by which a pipeline of an `answers_first` learner answers; as `make_step` in all else."""
+    if not isinstance(fit, Fit):
+        raise UnfitError(why_not(pipeline))
+    observing, net = Pass(fit.net), fit.net
+    drift = net.observe(net.affine, net.initial_norm, sample[:EXAMPLES])[0].drift
+    outputs = ["logits", "features", *(() if drift is None else (f"{SIGNAL}drift",))]
+    written = [f"{STATE}{name}" for name in flatten(net.initial_norm)]
+    written = [name.replace(STATE, f"{STATE}{NORM}", 1) for name in written]
+    return _exported(
+        pipeline, observing, sample, input_name, (passed_in(net.affine, net.initial_norm), outputs, written)
+    )
+
+
+def _exported(
+    pipeline: Adapter, function: nn.Module, sample: Tensor, input_name: str,
+    named: tuple[dict[str, Tensor], list[str], list[str]],
+) -> bytes:  # fmt: skip
+    """Export a function of (x, tensors); `named` are these tensors, its first outputs, and its last, by name."""
+    given, outputs, written = named
+    tensors = [tensor.detach().clone() for tensor in given.values()]
+    names = [input_name, *(f"{STATE}{name}" for name in given)]
     any_batch = {0: torch.export.Dim.DYNAMIC}
     try:
         with _quiet():
             traced = torch.export.export(
-                step, (sample, tensors), dynamic_shapes=(any_batch, [None] * len(tensors)), strict=False
+                function, (sample[:EXAMPLES], tensors), dynamic_shapes=(any_batch, [None] * len(tensors)), strict=False
             )
             program = torch.onnx.export(
-                traced, dynamo=True, verbose=False, input_names=[input_name, *states], output_names=outputs
+                traced,
+                dynamo=True,
+                verbose=False,
+                input_names=names,
+                output_names=[*outputs, *(f"{name}{AFTER}" for name in written)],
             )
     except Exception as error:
         raise UnfitError(f"{pipeline.spec} cannot be exported with this model: {_reason(error)}") from error
@@ -111,6 +171,10 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 @contextmanager

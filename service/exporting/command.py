@@ -11,6 +11,7 @@ from rich.markup import escape
 from adapters.state import size_bytes
 from service.arguments import AllowFactory
 from service.backends.compiled import TRIED
+from service.backends.graph import why_not
 from service.bundles import read_bundle
 from service.errors import UnfitError
 from service.exporting.edge import files
@@ -39,6 +40,9 @@ def export(
     torch.set_num_threads(settings.torch_threads)
     model = host(read_bundle(bundle), (*settings.allow_factories, *(allow_factory or [])), settings.torch_threads)
     fitted = model.fit(spec or model.bundle.toml.adapter, {})
+    reason = why_not(fitted.adapter)
+    if reason:
+        raise UnfitError(f"{reason}: its step is no graph; leave the learner out, as in `unmix_tns+lame`")
     wanted = Wanted(model.bundle, fitted.adapter, fitted.prepared, model.sample(max(TRIED)))
     with console.status(f"exporting {escape(fitted.spec)}: some seconds to a minute"):
         content, graph = made_anew(wanted, settings.torch_threads)

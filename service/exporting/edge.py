@@ -56,7 +56,7 @@ def _state(wanted: Wanted, graph: Graph) -> bytes:
     """Return the tensors that the graph reads, before any batch, as an .npz file."""
     initial = flatten(wanted.adapter.init(wanted.prepared))
     file = io.BytesIO()
-    read = {name: initial[name.removeprefix(STATE)].numpy() for name in graph.step.reads}
+    read = {name: initial[name.removeprefix(STATE)].numpy() for name in graph.step.session.reads}
     np.savez(file, allow_pickle=False, **read)
     return file.getvalue()
 

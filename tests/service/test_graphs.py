@@ -14,7 +14,7 @@ import torch
 from adapters import create
 from adapters.state import flatten
 from service.backends import graph
-from service.backends.compiled import TRIED, CompiledStep
+from service.backends.compiled import TRIED, CompiledStep, Session
 from service.bundles import read_bundle
 from service.errors import BundleError, UnfitError
 from service.graphs import NOT_MADE, Graphs, Wanted, made_anew
@@ -38,9 +38,9 @@ def bundle(tmp_path_factory):
     return read_bundle(torch_bundle(tmp_path_factory.mktemp("bundle") / "bundle", adapter="unmix_tns"))
 
 
-def wanted(bundle, spec, source=None):
+def wanted(bundle, spec, source=None, **options):
     source = source or reference_source()
-    adapter = create(spec, **({"lame": {"iterations": 5}} if "lame" in spec else {}))
+    adapter = create(spec, **options)
     sample = torch.rand(max(TRIED), *source.input_shape, generator=torch.Generator().manual_seed(0))
     return Wanted(bundle, adapter, adapter.prepare(source), sample)
 
@@ -76,6 +76,28 @@ def test_a_graph_takes_the_pipelines_steps_for_any_batch(bundle, spec, model, le
         torch.testing.assert_close(given.probabilities, expected.probabilities, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(dict(given.signals), dict(expected.signals), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(flatten(ours), flatten(state), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("learner", ["eta", "rdumb"])
+def test_a_learner_that_answers_first_answers_by_a_graph_and_learns_the_same(bundle, learner):
+    half = {learner: {"e_margin": 0.9, "d_margin": 1.0, "lr": 0.01}}
+    asked = wanted(bundle, f"unmix_tns+{learner}", **half)
+    _, made = made_anew(asked, 1)
+    assert made.least_images == 1
+    state = ours = asked.adapter.init(asked.prepared)
+    generator = torch.Generator().manual_seed(1)
+    shares = []
+    for count in (1, 3, 64, 17):
+        x = torch.rand(count, 3, 16, 16, generator=generator)
+        (expected, state), (given, ours) = asked.adapter.step(asked.prepared, state, x), made.step.step(ours, x)
+        torch.testing.assert_close(given.probabilities, expected.probabilities, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(flatten(ours), flatten(state), rtol=1e-3, atol=1e-4)
+        shares.append(float(given.signals["selected_ratio"]))
+    assert max(shares) > 0.3  # it did learn
+
+
+def test_only_whole_steps_are_exported(bundle):
+    assert graph.why_not(create("unmix_tns+eta")) == "eta learns by gradients"
 
 
 @pytest.mark.parametrize(
@@ -120,8 +142,8 @@ def test_what_has_no_graph_says_why(bundle, spec, reason):
 def test_a_graph_that_differs_from_its_pipeline_does_not_serve(bundle, monkeypatch):
     other = create("unmix_tns", unmix_tns={"temperature": 1.0})
     asked = wanted(bundle, "unmix_tns")
-    wrong = graph.make(other, other.prepare(reference_source()), asked.sample[:8], "images")
-    monkeypatch.setattr(graph, "make", lambda *_: wrong)
+    wrong = graph.make_step(other, other.prepare(reference_source()), asked.sample[:8], "images")
+    monkeypatch.setattr(graph, "make_step", lambda *_: wrong)
     with pytest.raises(UnfitError, match="not exact"):
         made_anew(asked, 1)
 
@@ -131,7 +153,7 @@ def test_graphs_are_kept_and_found_again(bundle, tmp_path, monkeypatch):
     with pytest.raises(UnfitError, match=re.escape(NOT_MADE)):
         graphs.get(asked, make=False)
     first = graphs.get(asked, make=True)
-    monkeypatch.setattr(graph, "make", None)
+    monkeypatch.setattr(graph, "make_step", None)
     assert graphs.get(asked, make=False).least_images == first.least_images
     other = replace(asked, bundle=replace(bundle, fingerprint="0" * 64))
     with pytest.raises(UnfitError, match=re.escape(NOT_MADE)):
@@ -159,7 +181,7 @@ def test_a_folder_that_cannot_be_written_costs_only_the_next_start(bundle, tmp_p
 
 def test_bytes_that_are_no_pipelines_graph_are_refused(onnx_folder):
     with pytest.raises(BundleError, match="no pipeline's"):
-        CompiledStep((onnx_folder / "model.onnx").read_bytes().replace(b"logits", b"logitz"), 1)
+        CompiledStep(Session((onnx_folder / "model.onnx").read_bytes().replace(b"logits", b"logitz"), 1))
 
 
 def test_an_onnx_bundle_has_none(onnx_folder, tmp_path):
@@ -220,9 +242,9 @@ def test_the_exports_readme_runs_with_onnx_runtime_and_numpy_alone(exported):
 
 def test_an_export_adapts_as_the_server_does(exported, bundle):
     folder, _ = exported
-    step = CompiledStep((folder / "adapting.onnx").read_bytes(), 1)
+    step = CompiledStep(Session((folder / "adapting.onnx").read_bytes(), 1))
     asked = wanted(bundle, "unmix_tns")
-    assert json.loads(step.facts["options"]) == json.loads(asked.facts["options"])
+    assert json.loads(step.session.facts["options"]) == json.loads(asked.facts["options"])
     with np.load(folder / "state.npz", allow_pickle=False) as state:
         first = {name.removeprefix("state/"): tensor for name, tensor in state.items()}
     initial = flatten(asked.adapter.init(asked.prepared))
