@@ -11,6 +11,7 @@ given share of the batch pass and nothing counts as redundant; CoTTA augments.
 import json
 import math
 import platform
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from types import MappingProxyType
 from typing import Annotated, TypeAlias
 
 import numpy as np
+import onnxruntime
 import torch
 import typer
 from rich import box
@@ -31,22 +33,34 @@ from torch import Tensor
 from adapters import SourceImages, SourceModel
 from adapters.filtered import FilterOptions
 from adapters.functional.entropy import entropy_of_probabilities
+from benchmarks.monitoring import write_bundle
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
+from service.backends.compiled import TRIED
+from service.bundles import Bundle, read_bundle
 from service.evaluation.pipelines import read_pipeline, with_options
+from service.graphs import Wanted, made_anew, why_not
 
-EAGER = "eager"
+EAGER, COMPILED = "eager", "compiled"
 FROZEN = "frozen forward"
 MOST: Mapping[tuple[str, str], float] = MappingProxyType(
     {
-        ("ema", EAGER): 2.0,
+        ("source", COMPILED): 0.75,
+        ("source+lame", COMPILED): 0.8,
+        ("batch", COMPILED): 1.1,
+        ("ema", COMPILED): 2.0,
+        ("unmix_tns", COMPILED): 1.15,
+        ("unmix_tns+lame", COMPILED): 1.25,
         ("batch+tent", EAGER): 2.9,
         ("batch+eata", EAGER): 2.9,
-        ("unmix_tns+eata", EAGER): 2.0,
+        ("unmix_tns+eata", COMPILED): 2.0,
         ("batch+cotta", EAGER): 32.0,
     }
 )
 """Frozen forward passes that a step may cost, by spec and backend; the specs not named are for comparison."""
-SPECS = ("source", "batch", "ema", "unmix_tns", "batch+tent", "batch+eata", "unmix_tns+eata", "batch+cotta")
+SPECS = (
+    "source", "source+lame", "batch", "ema", "unmix_tns", "unmix_tns+lame", "batch+tent", "batch+eata",
+    "unmix_tns+eata", "batch+cotta",
+)  # fmt: skip
 
 Call: TypeAlias = Callable[[], object]
 
@@ -106,8 +120,13 @@ def frozen(source: SourceModel, x: Tensor) -> Subject:
     return Subject(FROZEN, EAGER, None, {}, run)
 
 
-def eager(spec: str, source: SourceModel, images: SourceImages | None, x: Tensor, share: float) -> Subject:
-    """Return the step of a spec on x (N, C, H, W), made to learn from a share of it and to augment."""
+def subjects_of(
+    spec: str, source: SourceModel, images: SourceImages | None, x: Tensor, share: float, bundle: Bundle, threads: int
+) -> list[Subject]:
+    """Return the step of a spec on x (N, C, H, W), made to learn from a share of it and to augment.
+
+    In PyTorch, and where the pipeline has a graph also as that runs in ONNX Runtime.
+    """
     adapter = read_pipeline(spec)
     if images is not None:
         source = with_artefacts(source, adapter, images)
@@ -118,9 +137,13 @@ def eager(spec: str, source: SourceModel, images: SourceImages | None, x: Tensor
     selected = output.signals.get("selected_ratio")
     if selected is not None:  # learned from the same images again and again, as the step that is timed
         state = adapter.init(prepared)
-    return Subject(
-        spec, EAGER, None if selected is None else float(selected), options, lambda: adapter.step(prepared, state, x)
-    )
+    learned_from = None if selected is None else float(selected)
+    subjects = [Subject(spec, EAGER, learned_from, options, lambda: adapter.step(prepared, state, x))]
+    wanted = Wanted(bundle, adapter, prepared, torch.rand(max(TRIED), *source.input_shape))
+    if not why_not(wanted):
+        graph = made_anew(wanted, threads)[1]
+        subjects.append(Subject(spec, COMPILED, learned_from, options, lambda: graph.step.step(state, x)))
+    return subjects
 
 
 def measure(subjects: list[Subject], repetitions: int, advance: Call) -> list[Cost]:
@@ -148,6 +171,7 @@ def machine(threads: int) -> dict[str, str]:
         "processor": models[0] if models else platform.processor(),
         "threads": str(threads),
         "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
         "python": platform.python_version(),
         "system": platform.platform(terse=True),
     }
@@ -194,9 +218,15 @@ def main(
     images = read_source_images(data)
     stored = torch.from_numpy(np.load(data / f"{corruption}.npy")[:batch]).permute(0, 3, 1, 2)
     x = (stored / 255).contiguous()
+    with tempfile.TemporaryDirectory() as name:
+        bundle = read_bundle(write_bundle(Path(name), data / "resnet20.safetensors"))
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("steps", total=(repetitions + 1) * (len(specs) + 1))
-        subjects = [frozen(source, x), *(eager(spec, source, images, x, share) for spec in specs)]
+        making = progress.add_task("preparing", total=len(specs))
+        subjects = [frozen(source, x)]
+        for spec in specs:
+            subjects += subjects_of(spec, source, images, x, share, bundle, threads)
+            progress.advance(making)
+        task = progress.add_task("steps", total=(repetitions + 1) * len(subjects))
         measure(subjects, 1, lambda: progress.advance(task))
         costs = measure(subjects, repetitions, lambda: progress.advance(task))
     about = {"images per step": str(len(x)), "repetitions": str(repetitions), **machine(threads)}

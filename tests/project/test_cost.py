@@ -10,7 +10,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from benchmarks import cost
-from benchmarks.cost import EAGER, Cost, Subject, as_table, measure
+from benchmarks.cost import COMPILED, EAGER, Cost, Subject, as_table, measure
 from benchmarks.resnet20 import ResNet20
 
 
@@ -28,7 +28,7 @@ def data(tmp_path):
 
 
 def test_a_ratio_above_what_is_asked_is_told():
-    costs = [Cost("ema", EAGER, 40.0, ratio, None, {}) for ratio in (2.0, 2.01)]
+    costs = [Cost("ema", COMPILED, 40.0, ratio, None, {}) for ratio in (2.0, 2.01)]
     costs.append(Cost("source", EAGER, 40.0, 9.0, None, {}))
 
     assert list(as_table(costs, {}).columns[5].cells) == ["passes", "above 2", "-"]
@@ -59,7 +59,9 @@ def test_the_command_makes_learners_select_the_share_asked_for_and_says_how(data
     assert result.exit_code == 0, result.output
     kept = json.loads(written.read_text())
     assert kept["torch"] == torch.__version__
-    frozen, eata, batch = kept["costs"]
+    frozen, eata, compiled, batch, _ = kept["costs"]
+    assert [cost["backend"] for cost in kept["costs"]] == [EAGER, EAGER, COMPILED, EAGER, COMPILED]
+    assert compiled["selected"] == eata["selected"]
     assert frozen["ratio"] == 1
     assert eata["selected"] == pytest.approx(0.3, abs=0.051)
     assert set(eata["options"]) == {"eata.e_margin", "eata.d_margin"}
