@@ -13,6 +13,7 @@ from torch import Tensor
 from adapters.adapter import Adapter, Prepared
 from service.backends import graph
 from service.backends.compiled import CompiledStep, check, least_images
+from service.backends.onnx import runs_as_shipped
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
 from service.files import AS_UMASK, write_whole
@@ -128,7 +129,7 @@ def made_anew(wanted: Wanted, threads: int) -> tuple[bytes, Graph]:
 
 def why_not(wanted: Wanted) -> str:
     """Tell why a pipeline has no graph; "" if it has one."""
-    if wanted.bundle.toml.model.kind == "onnx":
+    if wanted.bundle.toml.model.kind == "onnx" and runs_as_shipped(wanted.adapter.spec):
         return "the bundle is an ONNX graph already"
     return graph.why_not(wanted.adapter)
 
