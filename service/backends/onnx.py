@@ -17,8 +17,8 @@ from service.errors import BundleError, UnfitError
 OPAQUE = "this bundle is an ONNX graph, which runs `source` with any output adjuster"
 TOLERANCE = 1e-3
 """Of logits and features, beside the largest one."""
-TRIED = 3
-"""Images by which a rebuilt network is compared with its graph."""
+TRIED = (3, 1)
+"""Images in the batches by which a rebuilt network is compared with its graph."""
 
 
 class OnnxNetwork(nn.Module):
@@ -91,25 +91,31 @@ def opened(bundle: Bundle, shipped: SourceModel) -> SourceModel:
     outputs = (model.logits, model.features or model.logits)
     try:
         network = rebuild(read(bundle.model_file, outputs), outputs, bundle.input.shape)
-        _compare(network, shipped)
+        for images in TRIED:
+            _compare(network, cast("OnnxNetwork", shipped.network), _sample(shipped)[:images])
     except UnfitError as error:
         return replace(shipped, opaque=f"{OPAQUE}; it cannot be adapted inside, since {error}")
     return replace(shipped, network=network.eval(), opaque="")
 
 
+def _sample(shipped: SourceModel) -> Tensor:
+    """Return made standardised inputs (N, ...), always the same."""
+    low, high = shipped.value_range
+    generator = torch.Generator().manual_seed(0)
+    x = low + (high - low) * torch.rand(max(TRIED), *shipped.input_shape, generator=generator)
+    if not shipped.mean:
+        return x
+    mean, std = (torch.tensor(each).reshape(-1, *[1] * (x.dim() - 2)) for each in (shipped.mean, shipped.std))
+    return (x - mean) / std
+
+
 @torch.no_grad()
-def _compare(network: RebuiltNetwork, shipped: SourceModel) -> None:
-    """Answer a made sample by a rebuilt network and by its graph.
+def _compare(network: RebuiltNetwork, graph: OnnxNetwork, x: Tensor) -> None:
+    """Answer x (N, ...) by a rebuilt network and by its graph.
 
     Raises:
         UnfitError: If they differ by more than rounding.
     """
-    low, high = shipped.value_range
-    x = low + (high - low) * torch.rand(TRIED, *shipped.input_shape, generator=torch.Generator().manual_seed(0))
-    if shipped.mean:
-        per_channel = (-1, *[1] * (len(shipped.input_shape) - 1))
-        x = (x - torch.tensor(shipped.mean).reshape(per_channel)) / torch.tensor(shipped.std).reshape(per_channel)
-    graph = cast("OnnxNetwork", shipped.network)
     try:
         answers = zip(("logits", "features"), network.answers(x), graph.answers(x), strict=True)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare exceptions of its own

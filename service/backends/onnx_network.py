@@ -161,7 +161,7 @@ class _Builder:
 
     def _value(self, at: Site, layer: nn.Module, given: Sequence[Operand], shapes: tuple[Tensor, Tensor]) -> Operand:
         """Compute a value that does not depend on the images."""
-        self._computed += sum(shape.numel() for shape in shapes)
+        self._computed += shapes[1].numel()
         if self._computed > MAX_ELEMENTS:
             raise at.refusal(f"and those before it compute constants of more than {MAX_ELEMENTS} elements")
         first = layer(*(operand.each[0] for operand in given))

@@ -161,6 +161,9 @@ def _reshaped(at: Site, shapes: list[list[int]]) -> nn.Module:
 
 def _squeeze(at: Site) -> nn.Module:
     axes = at.listed(1, "axes")
+    data = at.operand(0)
+    if axes is None and data is not None and data.live:
+        raise at.refusal("would take one image's own dimension away")
     if axes is None:
         axes = tuple(i for i, size in enumerate(at.shapes()[0]) if size == 1)
     return Apply(partial(torch.squeeze, dim=axes))

@@ -120,5 +120,5 @@ def _tensor(tensor: Any) -> Tensor:
         raise UnfitError(f"its tensor {tensor.name!r} is of the type {kind}")
     try:
         return torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
-    except (ValueError, OverflowError, MemoryError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as error:
         raise UnfitError(f"its tensor {tensor.name!r} cannot be read: {error}") from None
