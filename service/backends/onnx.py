@@ -14,7 +14,7 @@ from service.backends.onnx_reading import read
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
 
-OPAQUE = "this bundle is an ONNX graph, which runs `source` with any output adjuster"
+OPAQUE = "this ONNX graph runs `source` with any output adjuster alone"
 TOLERANCE = 1e-3
 """Of logits and features, beside the largest one."""
 TRIED = (3, 1)
@@ -94,7 +94,7 @@ def opened(bundle: Bundle, shipped: SourceModel) -> SourceModel:
         for images in TRIED:
             _compare(network, cast("OnnxNetwork", shipped.network), _sample(shipped)[:images])
     except UnfitError as error:
-        return replace(shipped, opaque=f"{OPAQUE}; it cannot be adapted inside, since {error}")
+        return replace(shipped, opaque=f"{OPAQUE}, since {error}")
     return replace(shipped, network=network.eval(), opaque="")
 
 

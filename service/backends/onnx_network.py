@@ -16,10 +16,7 @@ from service.errors import UnfitError
 
 MAX_ELEMENTS = 2**28
 """Of any one value of a graph for the probes, and of all its constants that are computed, together."""
-FOLDED = (
-    "it has no BatchNormalization node; exporters fold these into convolutions, unless they are told not to "
-    "(`torch.onnx.export(..., optimize=False)`)"
-)
+FOLDED = "it has no BatchNormalization (folded? PyTorch keeps it with `optimize=False`)"
 
 
 @dataclass(frozen=True)

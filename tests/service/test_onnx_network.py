@@ -225,7 +225,7 @@ def test_artefacts_of_an_onnx_bundle_are_made_and_used(folder, tmp_path):
     bundle = copied(folder, tmp_path / "copy", onnx.save)
     pixels = np.random.default_rng(0).integers(0, 256, (60, 3, 16, 16), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", images=pixels, labels=np.arange(60) % 10)
-    assert "fisher" in host(read_bundle(bundle), [], 1).fit("batch+eata", {}).degraded
+    assert "no Fisher information" in host(read_bundle(bundle), [], 1).fit("batch+eata", {}).degraded
 
     command = ["calibrate", str(bundle), "--data", str(tmp_path / "data.npz"), "--learner", "eata", "--probe", "20"]
     done = CliRunner(env={"ACCLIMATE_THREADS": "1"}).invoke(app, command)
@@ -234,9 +234,8 @@ def test_artefacts_of_an_onnx_bundle_are_made_and_used(folder, tmp_path):
     model = host(read_bundle(bundle), [], 1)
     fitted = model.fit("batch+eata", {})
     assert fitted.degraded == ""
-    assert sorted(fitted.fisher) == sorted(
-        f"network_{layer}.{kind}" for layer in (1, 4, 7) for kind in ("weight", "bias")
-    )
+    norms = {f"network_{layer}.{kind}" for layer in (1, 4, 7) for kind in ("weight", "bias")}
+    assert {name for name in fitted.fisher if "." in name} == norms
     assert float(fitted.step(fitted.initial(), batch(8))[0].signals["drift"]) > 0
     assert float(model.answer_as_source(batch(8)).signals["drift"]) > 0
 
@@ -256,7 +255,7 @@ def test_a_graph_whose_norm_layers_are_folded_says_so_and_how_to_keep_them(tmp_p
         warnings.simplefilter("ignore")
         folder = onnx_bundle(tmp_path / "bundle")
     said = closed(folder)
-    assert "it has no BatchNormalization node" in said
+    assert "it has no BatchNormalization (folded?" in said
     assert "optimize=False" in said
 
 
