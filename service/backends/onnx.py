@@ -14,7 +14,7 @@ from service.backends.onnx_reading import read
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
 
-OPAQUE = "this ONNX graph runs `source` with any output adjuster alone"
+OPAQUE = "this ONNX graph takes output adjusters alone"
 TOLERANCE = 1e-3
 """Of logits and features, beside the largest one."""
 TRIED = (3, 1)
