@@ -1,9 +1,9 @@
 """An ONNX graph as a network of PyTorch, whose norm layers can be reached."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class RebuiltNetwork(nn.Module):
         self._input, self._outputs, self._steps = graph_input, outputs, tuple(steps)
         for name, layer in layers.items():
             self.add_module(name, layer)
-        self._constants = {name: f"constant_{number}" for number, name in enumerate(constants)}
+        self._constants = {name: f"constant_{number}_" for number, name in enumerate(constants)}  # no layer ends in "_"
         for name, tensor in constants.items():
             self.register_buffer(self._constants[name], tensor)
 
@@ -105,6 +105,8 @@ class _Builder:
         self._known[graph.input] = Operand((first, second), live=True)
         self._layers: dict[str, nn.Module] = {}
         self._runs: list[tuple[str, tuple[str, ...], str]] = []
+        self._taken = {*dir(nn.Module()), "features"}
+        self._repeated: Counter[str] = Counter()
         self._computed = 0
 
     def take(self, node: Node) -> None:
@@ -169,9 +171,11 @@ class _Builder:
         """Return a layer's name: the path of its weight in the network that was exported, or the node's name."""
         path = node.inputs[1].rpartition(".")[0] if len(node.inputs) > 1 else ""
         plain = re.sub(r"\W+", "_", path or node.name).strip("_") or node.op
-        taken = {*self._layers, *dir(nn.Module()), "features"}
-        numbered = (plain if number == 1 else f"{plain}_{number}" for number in count(1))
-        return next(name for name in numbered if name not in taken and not name.startswith("constant_"))
+        while plain in self._taken:
+            self._repeated[plain] += 1
+            plain = f"{plain}_{self._repeated[plain]}"
+        self._taken.add(plain)
+        return plain
 
     def _steps(self, outputs: tuple[str, str]) -> list[Step]:
         last = {name: number for number, (_, inputs, output) in enumerate(self._runs) for name in (output, *inputs)}

@@ -132,6 +132,15 @@ def test_what_is_not_known_or_beyond_bounds_is_refused_by_name_and_not_run(tmp_p
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["constant_0", "constant_0_", "features", "forward", "a.b/c", "norm", "", "_", "__"])
+def test_any_name_of_a_node_will_do(tmp_path, name):
+    middle = [helper.make_node("Mul", [taken, "two"], [made], name=name) for taken, made in (("h", "a"), ("a", "b"))]
+    file = by_hand(tmp_path / "model.onnx", [*middle, node("Relu", "b")], [real("two", [])])
+    network = rebuilt(file)
+    assert sorted(network.state_dict()) == sorted(rebuilt(file).state_dict())
+    assert network(batch(2)).shape == (2, 3, 16, 16)
+
+
 def test_a_graph_of_a_million_nodes_is_refused_before_it_is_built(tmp_path):
     file = by_hand(tmp_path / "model.onnx", [node("Relu", "h")])
     model = onnx.load(file)
