@@ -14,6 +14,7 @@ from adapters.adapter import Adapter, Prepared
 from adapters.pipeline import Fit, Pipeline
 from service.backends import graph
 from service.backends.compiled import Compiled, CompiledPass, CompiledStep, Session, check, least_images
+from service.backends.onnx import runs_as_shipped
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
 from service.files import AS_UMASK, write_whole
@@ -137,7 +138,7 @@ def made_anew(wanted: Wanted, threads: int) -> tuple[bytes, Graph]:
 
 def why_not(wanted: Wanted) -> str:
     """Tell why a pipeline has no graph; "" if it has one."""
-    if wanted.bundle.toml.model.kind == "onnx":
+    if wanted.bundle.toml.model.kind == "onnx" and runs_as_shipped(wanted.adapter.spec):
         return "the bundle is an ONNX graph already"
     return "" if wanted.answers_first else graph.why_not(wanted.adapter)
 

@@ -91,11 +91,15 @@ class Fitted:
 
 
 class HostedModel:
-    """Serves one bundle; fits pipelines to it on demand and keeps the latest ones."""
+    """Serves one bundle; fits pipelines to it on demand and keeps the latest ones.
 
-    def __init__(self, bundle: Bundle, source: SourceModel, graphs: Graphs | None = None) -> None:
+    `source` is the model that pipelines reach into; those that take its answers as they are run the model as shipped.
+    """
+
+    def __init__(self, bundle: Bundle, shipped: SourceModel, graphs: Graphs | None = None) -> None:
         self.bundle = bundle
-        self.source = source
+        self.source = source = _opened(bundle, shipped)
+        self._shipped = shipped
         self._graphs = graphs
         self._fitted: OrderedDict[str, Fitted] = OrderedDict()
         self._source = self.fit("source", {})
@@ -131,15 +135,19 @@ class HostedModel:
             adapter = create(spec, seed=seed, **parts)
             key = json.dumps([str(adapter.spec), options], sort_keys=True)
             if key not in self._fitted:
-                fisher = _fisher(self.source, adapter.spec.normalizer)
-                fitted = Fitted(adapter, adapter.prepare(self.source), dict(options), fisher, self.backend)
-                self._fitted[key] = self._compiled(fitted)
+                self._fitted[key] = self._compiled(self._fit_anew(adapter, options))
         except AdapterError as error:
             raise UnfitError(str(error)) from None
         self._fitted.move_to_end(key)
         while len(self._fitted) > MAX_FITTED:
             self._fitted.popitem(last=False)
         return self._fitted[key]
+
+    def _fit_anew(self, adapter: Adapter, options: Mapping[str, Any]) -> Fitted:
+        as_shipped = onnx.runs_as_shipped(adapter.spec)
+        prepared = adapter.prepare(self._shipped if as_shipped else self.source)
+        fisher = _fisher(self.source, adapter.spec.normalizer)
+        return Fitted(adapter, prepared, dict(options), fisher, self.backend if as_shipped else "torch")
 
     def _compiled(self, fitted: Fitted) -> Fitted:
         """Return a pipeline with its graph, where there is one or one is to be made."""
@@ -182,9 +190,9 @@ def host(bundle: Bundle, allow_factories: Collection[str], threads: int, graphs:
     Raises:
         BundleError: If the model cannot be loaded, cannot run, or answers other than bundle.toml says.
     """
-    source = load_source(bundle, allow_factories, threads)
+    shipped = _shipped(bundle, allow_factories, threads)
     try:
-        model = HostedModel(bundle, source, graphs)
+        model = HostedModel(bundle, shipped, graphs)
         logits = model.answer_as_source(model.sample()).logits
         model.default.step(
             model.default.initial(), model.sample()
@@ -202,11 +210,19 @@ def host(bundle: Bundle, allow_factories: Collection[str], threads: int, graphs:
 
 
 def load_source(bundle: Bundle, allow_factories: Collection[str], threads: int) -> SourceModel:
-    """Load a bundle's source model.
+    """Load a bundle's source model, its inside open where it can be.
 
     Raises:
         BundleError: If it cannot be loaded.
     """
+    return _opened(bundle, _shipped(bundle, allow_factories, threads))
+
+
+def _opened(bundle: Bundle, shipped: SourceModel) -> SourceModel:
+    return onnx.opened(bundle, shipped) if bundle.toml.model.kind == "onnx" else shipped
+
+
+def _shipped(bundle: Bundle, allow_factories: Collection[str], threads: int) -> SourceModel:
     if bundle.toml.model.kind == "torch":
         return torch_module.load(bundle, allow_factories)
     return onnx.load(bundle, threads)

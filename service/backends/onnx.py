@@ -1,14 +1,24 @@
-"""ONNX models, run by ONNX Runtime behind a module: frozen graphs, adapted at their outputs."""
+"""ONNX models: run by ONNX Runtime as shipped, and rebuilt in PyTorch where pipelines reach inside."""
+
+from dataclasses import replace
+from typing import cast
 
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from adapters.adapter import Spec
 from adapters.source import SourceModel
+from service.backends.onnx_network import RebuiltNetwork, rebuild
+from service.backends.onnx_reading import read
 from service.bundles import Bundle
-from service.errors import BundleError
+from service.errors import BundleError, UnfitError
 
-OPAQUE = "this bundle is an ONNX graph, which runs `source` with any output adjuster"
+OPAQUE = "this ONNX graph takes output adjusters alone"
+TOLERANCE = 1e-3
+"""Of logits and features, beside the largest one."""
+TRIED = (3, 1)
+"""Images in the batches by which a rebuilt network is compared with its graph."""
 
 
 class OnnxNetwork(nn.Module):
@@ -27,14 +37,23 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map standardised x (N, ...) to logits (N, classes)."""
-        logits, *rest = self._session.run(self._outputs, {self._input: x.contiguous().numpy()})
-        result = torch.from_numpy(logits)
-        self.features(torch.from_numpy(rest[0]) if rest else result)
-        return result
+        logits, features = self.answers(x)
+        self.features(features)
+        return logits
+
+    def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map standardised x (N, ...) to logits (N, classes) and features (N, ...)."""
+        found = self._session.run(self._outputs, {self._input: x.contiguous().numpy()})
+        return torch.from_numpy(found[0]), torch.from_numpy(found[-1])
+
+
+def runs_as_shipped(spec: Spec) -> bool:
+    """Tell whether a pipeline takes a model's answers as they are, so that a graph need not be rebuilt for it."""
+    return (spec.normalizer, spec.learner) == ("source", "none")
 
 
 def load(bundle: Bundle, threads: int) -> SourceModel:
-    """Open the graph of an `onnx` bundle.
+    """Open the graph of an `onnx` bundle as it was shipped, its inside closed.
 
     Raises:
         BundleError: If the file is no graph, or its inputs and outputs are not those of bundle.toml.
@@ -64,3 +83,44 @@ def load(bundle: Bundle, threads: int) -> SourceModel:
         value_range=bundle.input.value_range,
         opaque=OPAQUE,
     )
+
+
+def opened(bundle: Bundle, shipped: SourceModel) -> SourceModel:
+    """Return a graph's model rebuilt in PyTorch, or the model as shipped, which tells why it cannot be."""
+    model = bundle.toml.model
+    outputs = (model.logits, model.features or model.logits)
+    try:
+        network = rebuild(read(bundle.model_file, outputs), outputs, bundle.input.shape)
+        for images in TRIED:
+            _compare(network, cast("OnnxNetwork", shipped.network), _sample(shipped)[:images])
+    except UnfitError as error:
+        return replace(shipped, opaque=f"{OPAQUE}, since {error}")
+    return replace(shipped, network=network.eval(), opaque="")
+
+
+def _sample(shipped: SourceModel) -> Tensor:
+    """Return made standardised inputs (N, ...), always the same."""
+    low, high = shipped.value_range
+    generator = torch.Generator().manual_seed(0)
+    x = low + (high - low) * torch.rand(max(TRIED), *shipped.input_shape, generator=generator)
+    if not shipped.mean:
+        return x
+    mean, std = (torch.tensor(each).reshape(-1, *[1] * (x.dim() - 2)) for each in (shipped.mean, shipped.std))
+    return (x - mean) / std
+
+
+@torch.no_grad()
+def _compare(network: RebuiltNetwork, graph: OnnxNetwork, x: Tensor) -> None:
+    """Answer x (N, ...) by a rebuilt network and by its graph.
+
+    Raises:
+        UnfitError: If they differ by more than rounding.
+    """
+    try:
+        answers = zip(("logits", "features"), network.answers(x), graph.answers(x), strict=True)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare exceptions of its own
+        raise UnfitError(f"it fails on a made sample: {error}") from None
+    for name, given, wanted in answers:
+        apart = float((given - wanted).abs().max()) if given.shape == wanted.shape else float("inf")
+        if not apart <= TOLERANCE * max(1.0, float(wanted.abs().max())):
+            raise UnfitError(f"PyTorch's {name} are {apart:.2g} from ONNX Runtime's")

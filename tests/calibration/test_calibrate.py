@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from service.errors import BundleError, UnfitError
 from service.hosting import host, load_source
 from service.settings import EMBEDDED
 from tests.applications import application
-from tests.bundles import FACTORY, torch_bundle
+from tests.bundles import FACTORY, onnx_bundle, torch_bundle
 from tests.models import reference_source
 from tests.serving import images
 
@@ -224,12 +225,12 @@ def test_unlabelled_images_make_all_that_needs_no_labels(bundle, unlabelled):
         calibrate(bundle, unlabelled, "--probe", "20")
 
 
-def test_of_an_onnx_graph_what_needs_no_inside_is_made_and_drift_is_told(tmp_path):
-    bundle = tmp_path / "bundle"
-    shutil.copytree(EMBEDDED.parent / "bundle_onnx", bundle)
-    grey = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
-    np.savez(tmp_path / "data.npz", images=grey, labels=LABELS[:60])
-    x = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+def test_of_a_folded_onnx_graph_what_needs_no_inside_is_made_and_drift_is_told(tmp_path):
+    with warnings.catch_warnings():  # the exporter of PyTorch warns of its own deprecations
+        warnings.simplefilter("ignore")
+        bundle = onnx_bundle(tmp_path / "bundle")
+    np.savez(tmp_path / "data.npz", images=LABELLED[:60], labels=LABELS[:60])
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert "drift" not in host(read_bundle(bundle), [], 1).answer_as_source(x).signals
 
     said = outcomes(calibrate(bundle, tmp_path / "data.npz"))
@@ -238,6 +239,19 @@ def test_of_an_onnx_graph_what_needs_no_inside_is_made_and_drift_is_told(tmp_pat
     assert {"fisher@batch@64", "fisher@source@64", "cotta@source@64"} <= set(said)
     assert all("ONNX graph" in what for what in said.values() if what != "made")
     assert float(host(read_bundle(bundle), [], 1).answer_as_source(x).signals["drift"]) > 0
+
+
+def test_of_an_onnx_graph_whose_norm_layers_are_there_what_learners_need_is_made(tmp_path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(EMBEDDED.parent / "bundle_onnx", bundle)
+    grey = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=grey, labels=LABELS[:60])
+
+    said = outcomes(calibrate(bundle, tmp_path / "data.npz"))
+
+    assert {"fisher@batch@64", "cotta@batch@64", "features", "entropy", "probe"} <= set(said)
+    assert set(said.values()) == {"made"}
+    assert host(read_bundle(bundle), [], 1).fit("batch+eata", {}).degraded == ""
 
 
 def test_a_probe_set_made_by_hand_is_kept_and_none_of_its_images_used(bundle, data):

@@ -1,0 +1,193 @@
+"""An ONNX graph as a network of PyTorch, whose norm layers can be reached."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from service.backends.onnx_ops import operation
+from service.backends.onnx_reading import Graph, Node
+from service.backends.onnx_site import PROBES, Operand, Site
+from service.errors import UnfitError
+
+MAX_ELEMENTS = 2**28
+"""Of any one value of a graph for the probes, and of all its constants that are computed, together."""
+FOLDED = "it has no BatchNormalization (folded? PyTorch keeps it with `optimize=False`)"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer with the names of the values it takes and makes, and of those that nothing takes after it."""
+
+    layer: str
+    inputs: tuple[str, ...]
+    output: str
+    done: tuple[str, ...]
+
+
+class RebuiltNetwork(nn.Module):
+    """Runs the layers of a graph one after another; its features pass through `features`, so that they can be tapped.
+
+    Args:
+        graph: The graph's name for its input.
+        outputs: Its names for logits and features.
+        layers: The layers by name.
+        steps: The layers in the order they run.
+        constants: Values that no layer makes.
+    """
+
+    def __init__(
+        self,
+        graph_input: str,
+        outputs: tuple[str, str],
+        layers: Mapping[str, nn.Module],
+        steps: Sequence[Step],
+        constants: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__()
+        self.features = nn.Identity()
+        self._input, self._outputs, self._steps = graph_input, outputs, tuple(steps)
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self._constants = {name: f"constant_{number}_" for number, name in enumerate(constants)}  # no layer ends in "_"
+        for name, tensor in constants.items():
+            self.register_buffer(self._constants[name], tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map standardised x (N, ...) to logits (N, classes)."""
+        return self.answers(x)[0]
+
+    def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map standardised x (N, ...) to logits (N, classes) and features (N, ...)."""
+        values = {self._input: x}
+        logits, features = self._outputs
+        for step in self._steps:
+            made = self.get_submodule(step.layer)(*(self._value(values, name) for name in step.inputs))
+            values[step.output] = self.features(made) if step.output == features else made
+            for name in step.done:
+                del values[name]
+        return values[logits], values[features]
+
+    def _value(self, values: Mapping[str, Tensor], name: str) -> Tensor:
+        return values[name] if name in values else self.get_buffer(self._constants[name])
+
+
+def rebuild(graph: Graph, outputs: tuple[str, str], shape: tuple[int, ...]) -> RebuiltNetwork:
+    """Build the network that a graph describes. Nothing is computed on images: their shapes alone are followed.
+
+    Args:
+        graph: The graph.
+        outputs: Its names for logits and features.
+        shape: One input's shape, without the batch dimension.
+
+    Raises:
+        UnfitError: If something of the graph is not known, or goes beyond the bounds.
+    """
+    if not any(node.op == "BatchNormalization" for node in graph.nodes):
+        raise UnfitError(FOLDED)
+    builder = _Builder(graph, shape)
+    for node in graph.nodes:
+        builder.take(node)
+    return builder.network(outputs)
+
+
+class _Builder:
+    """What of a graph is built, node by node."""
+
+    def __init__(self, graph: Graph, shape: tuple[int, ...]) -> None:
+        first, second = (torch.empty(images, *shape, device="meta") for images in PROBES)
+        self._input, self._opset = graph.input, graph.opset
+        self._known = {name: Operand((tensor, tensor)) for name, tensor in graph.constants.items()}
+        self._known[graph.input] = Operand((first, second), live=True)
+        self._layers: dict[str, nn.Module] = {}
+        self._runs: list[tuple[str, tuple[str, ...], str]] = []
+        self._taken = {*dir(nn.Module()), "features"}
+        self._repeated: Counter[str] = Counter()
+        self._computed = 0
+
+    def take(self, node: Node) -> None:
+        """Build a node's layer, or compute its value where it does not depend on the images."""
+        at = Site(node, [self._operand(node, name) for name in node.inputs], self._opset)
+        try:
+            with torch.no_grad():
+                self._known[node.output] = _shape(at) if node.op == "Shape" else self._built(at)
+        except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+            raise at.refusal(f"cannot be built: {str(error).partition(chr(10))[0][:200]}") from None
+
+    def network(self, outputs: tuple[str, str]) -> RebuiltNetwork:
+        """Return the network, once all nodes are taken."""
+        made = {output for _, _, output in self._runs}
+        missing = [name for name in outputs if name not in made]
+        if missing:
+            raise UnfitError(f"its output {missing[0]!r} does not depend on the images")
+        read = {name for _, inputs, _ in self._runs for name in inputs}
+        constants = {name: known.each[0] for name, known in self._known.items() if name in read and not known.live}
+        return RebuiltNetwork(self._input, outputs, self._layers, self._steps(outputs), constants)
+
+    def _operand(self, node: Node, name: str) -> Operand | None:
+        if name and name not in self._known:
+            raise UnfitError(f"its node {node.name!r} ({node.op}) takes {name!r}, which is not known")
+        return self._known[name] if name else None
+
+    def _built(self, at: Site) -> Operand:
+        known = operation(at)
+        layer, given = known.make(at), [each for each in at.operands[: known.inputs] if each is not None]
+        shapes = self._followed(at, layer, given)
+        if not any(operand.live for operand in given):
+            return self._value(at, layer, given, shapes)
+        if not all(operand.live or operand.settled for operand in given):
+            raise at.refusal("joins images with their number")
+        name = self._name(at.node)
+        self._layers[name] = layer
+        self._runs.append((name, tuple(each for each in at.node.inputs[: known.inputs] if each), at.node.output))
+        return Operand(shapes, live=True)
+
+    def _followed(self, at: Site, layer: nn.Module, given: Sequence[Operand]) -> tuple[Tensor, Tensor]:
+        """Return what a layer makes for both probes, on the device `meta`."""
+        weights = {name: tensor.to("meta") for name, tensor in layer.state_dict().items()}
+        with torch.device("meta"):
+            first, second = (
+                functional_call(layer, weights, tuple(operand.each[probe].to("meta") for operand in given))
+                for probe in range(len(PROBES))
+            )
+        if max(first.numel(), second.numel()) > MAX_ELEMENTS:
+            raise at.refusal(f"makes a value of the shape {tuple(second.shape)}, beyond {MAX_ELEMENTS} elements")
+        return first, second
+
+    def _value(self, at: Site, layer: nn.Module, given: Sequence[Operand], shapes: tuple[Tensor, Tensor]) -> Operand:
+        """Compute a value that does not depend on the images."""
+        self._computed += shapes[1].numel()
+        if self._computed > MAX_ELEMENTS:
+            raise at.refusal(f"and those before it compute constants of more than {MAX_ELEMENTS} elements")
+        first = layer(*(operand.each[0] for operand in given))
+        same = all(operand.each[0] is operand.each[1] for operand in given)
+        return Operand((first, first if same else layer(*(operand.each[1] for operand in given))))
+
+    def _name(self, node: Node) -> str:
+        """Return a layer's name: the path of its weight in the network that was exported, or the node's name."""
+        path = node.inputs[1].rpartition(".")[0] if len(node.inputs) > 1 else ""
+        plain = re.sub(r"\W+", "_", path or node.name).strip("_") or node.op
+        while plain in self._taken:
+            self._repeated[plain] += 1
+            plain = f"{plain}_{self._repeated[plain]}"
+        self._taken.add(plain)
+        return plain
+
+    def _steps(self, outputs: tuple[str, str]) -> list[Step]:
+        last = {name: number for number, (_, inputs, output) in enumerate(self._runs) for name in (output, *inputs)}
+        kept = {*outputs, *(name for name, operand in self._known.items() if not operand.live)}
+        return [
+            Step(layer, inputs, output, tuple({n for n in (output, *inputs) if last[n] == number and n not in kept}))
+            for number, (layer, inputs, output) in enumerate(self._runs)
+        ]
+
+
+def _shape(at: Site) -> Operand:
+    """Return the shape of a value, for both probes."""
+    first, second = (torch.tensor(tuple(shape)) for shape in at.shapes())
+    start, end = at.integer("start", 0), at.integer("end", at.rank)
+    return Operand((first[start:end], second[start:end]))

@@ -1,0 +1,117 @@
+"""A node where it stands in its graph: its attributes, its settled arguments, the shapes that reach it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from service.backends.onnx_reading import Node
+from service.errors import UnfitError
+
+PROBES = (2, 3)
+"""Images in the batches whose shapes are followed through a graph: what differs between them is the batch's."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A value of a graph for each of the probes: on the device `meta` if it depends on the images, else the value."""
+
+    each: tuple[Tensor, Tensor]
+    live: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is the same for every batch."""
+        first, second = self.each
+        return not self.live and (first is second or torch.equal(first, second))
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node with its operands; None for an input that is left out."""
+
+    node: Node
+    operands: Sequence[Operand | None]
+    opset: int
+
+    def refusal(self, why: str) -> UnfitError:
+        """Return the error that says why this node is not taken."""
+        return UnfitError(f"its node {self.node.name!r} ({self.node.op}) {why}")
+
+    def integer(self, name: str, default: int) -> int:
+        """Return an attribute that is an integer."""
+        value = self.node.attributes.get(name, default)
+        if not isinstance(value, int):
+            raise self.refusal(f"has {name} = {value!r}, expected an integer")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """Return an attribute that is a number."""
+        value = self.node.attributes.get(name, default)
+        if not isinstance(value, int | float):
+            raise self.refusal(f"has {name} = {value!r}, expected a number")
+        return float(value)
+
+    def text(self, name: str, default: str) -> str:
+        """Return an attribute that is a text."""
+        return str(self.node.attributes.get(name, default))
+
+    def integers(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """Return an attribute that is a list of integers."""
+        value = self.node.attributes.get(name, default)
+        if not isinstance(value, tuple) or (default and len(value) != len(default)):
+            raise self.refusal(f"has {name} = {value!r}, expected {len(default) or 'some'} integers")
+        return tuple(int(each) for each in value)
+
+    def operand(self, position: int) -> Operand | None:
+        """Return an input, or None if it is left out."""
+        return self.operands[position] if position < len(self.operands) else None
+
+    def tensor(self, position: int) -> Tensor | None:
+        """Return an input that is the same for every batch, or None if it is left out."""
+        operand = self.operand(position)
+        if operand is None:
+            return None
+        if not operand.settled:
+            raise self.refusal(f"takes its input {position} from the images")
+        return operand.each[0]
+
+    def needed(self, position: int) -> Tensor:
+        """Return an input that is the same for every batch."""
+        tensor = self.tensor(position)
+        if tensor is None:
+            raise self.refusal(f"lacks its input {position}")
+        return tensor
+
+    def listed(self, position: int, name: str) -> tuple[int, ...] | None:
+        """Return integers that are an input or, in earlier opsets, an attribute; None if they are neither."""
+        tensor = self.tensor(position)
+        if tensor is not None:
+            return tuple(int(value) for value in tensor.flatten().tolist())
+        return self.integers(name, ()) if name in self.node.attributes else None
+
+    def shapes(self, position: int = 0) -> tuple[torch.Size, torch.Size]:
+        """Return the shapes of an input for the two probes."""
+        operand = self.operand(position)
+        if operand is None:
+            raise self.refusal(f"lacks its input {position}")
+        first, second = operand.each
+        return first.shape, second.shape
+
+    @property
+    def rank(self) -> int:
+        """How many dimensions the first input has."""
+        return len(self.shapes()[0])
+
+
+class Apply(nn.Module):
+    """A function of tensors as a layer."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Call the function."""
+        return self._function(*inputs)
