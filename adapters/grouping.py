@@ -69,4 +69,5 @@ def _stacked(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def _apart(stacked: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
     """Split tensors (S, ...) into copies, which do not keep the whole alive."""
-    return [{name: tensor[index].clone() for name, tensor in stacked.items()} for index in range(count)]
+    copies = {name: [each.clone() for each in tensor.unbind()] for name, tensor in stacked.items()}
+    return [{name: each[index] for name, each in copies.items()} for index in range(count)]
