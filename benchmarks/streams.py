@@ -155,6 +155,7 @@ def main(
     streams: Annotated[int, typer.Option(min=1, help="Streams that send at the same time.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 9,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime.")] = 2,
+    compiled: Annotated[bool, typer.Option(help="Serve by compiled graphs, where there are.")] = True,
     graphs: Annotated[Path | None, typer.Option(help="Folder to keep the compiled graphs in; else made anew.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
@@ -165,7 +166,7 @@ def main(
     found = []
     with Progress(console=Console(stderr=True)) as progress, tempfile.TemporaryDirectory() as temporary:
         task = progress.add_task("specs", total=len(spec) * (repetitions + 1))
-        model = load(data, Graphs(graphs or Path(temporary), threads, spec))
+        model = load(data, Graphs(graphs or Path(temporary), threads, spec) if compiled else None)
         for each in spec:
             found += [measure(model, each, images, repetitions, lambda: progress.advance(task))]
     about = machine(threads)
