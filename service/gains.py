@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from adapters import AdapterState
@@ -95,16 +96,16 @@ def _none(reason: str) -> Gain:
 
 
 def _difference(steps: Steps, xs: Sequence[Tensor]) -> float:
-    """Return how far probabilities are apart after two steps both ways."""
+    """Return how far probabilities are apart after two steps both ways; NaN is no small difference."""
     together = alone = [steps.initial() for _ in xs]
-    apart = 0.0
+    apart = torch.zeros(())
     for _ in range(2):
         given = steps.step_together(together, xs)
         wanted = [steps.step(state, x) for state, x in zip(alone, xs, strict=True)]
-        pairs = zip(given, wanted, strict=True)
-        apart = max(apart, *(float((a.probabilities - b.probabilities).abs().max()) for (a, _), (b, _) in pairs))
+        for (a, _), (b, _) in zip(given, wanted, strict=True):
+            apart = torch.maximum(apart, (a.probabilities - b.probabilities).abs().max())
         together, alone = [state for _, state in given], [state for _, state in wanted]
-    return apart
+    return float(apart)
 
 
 def _timed(steps: Steps, xs: Sequence[Tensor]) -> Timed:

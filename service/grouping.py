@@ -83,7 +83,7 @@ class Groups:
 
     def room(self, shared: Shared) -> int:
         """Return how many others a request's group takes."""
-        return min(self._most, MOST_IMAGES // len(shared.x)) - 1
+        return min(self._most, MOST_IMAGES // max(len(shared.x), 1)) - 1
 
     def take(self, requests: Sequence[Shared]) -> None:
         """Take the steps of requests of one kind as one if that pays; on the worker, in the streams' turns.

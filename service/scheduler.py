@@ -123,8 +123,9 @@ class Scheduler:
 
     async def _run(self, ticket: Ticket[T]) -> None:
         """Run a job, with those that share its step, on the worker that it has got."""
-        tickets = [ticket, *self._others(ticket)]
+        tickets = [ticket]
         try:
+            tickets += self._others(ticket)
             await self._worker.run(lambda: self._run_all(tickets))
         except Exception as error:
             for each in tickets:
@@ -144,9 +145,10 @@ class Scheduler:
         """Take along, in the order in which they came, those that wait for the worker and may share a job's step."""
         if ticket.shared is None or not self._sharing:
             return []
-        kind, room = self._groups.kind(ticket.shared), self._groups.room(ticket.shared)
+        kind = self._groups.kind(ticket.shared)
         there = [] if kind is None else self._sharing.get(kind, [])
-        others = [each for each in there if each.waiting is not None and not each.waiting.done()][:room]
+        waiting = [each for each in there if each.waiting is not None and not each.waiting.done()]
+        others = waiting[: self._groups.room(ticket.shared)]
         for each in others:
             each.take_along()
         return others

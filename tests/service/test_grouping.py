@@ -342,15 +342,33 @@ def test_a_deadline_that_comes_before_the_group_changes_nothing_and_frees_the_st
             late = await asyncio.gather(*(run.ask(stream, batch(1)) for stream in streams), return_exceptions=True)
             run.released.set()
             await held
-            assert [stream.steps for stream in streams] == [0, 0, 0]
-            after = await asyncio.gather(*(run.ask(stream, batch(1)) for stream in streams))
-            return late, after, [(stream.steps, stream.waiting) for stream in streams]
+            return late, [(stream.steps, stream.waiting, stream.turn.locked()) for stream in streams]
 
-    late, after, streams = asyncio.run(scenario())
+    late, streams = asyncio.run(scenario())
 
     assert all(isinstance(error, DeadlineError) for error in late)
-    assert len(after) == 3
-    assert streams == [(1, 0)] * 3
+    assert streams == [(0, 0, False)] * 3
+
+
+def test_deadlines_that_come_while_groups_are_taken_leave_no_stream_half_served(model):
+    streams = [begin(model, f"s{number}") for number in range(12)]
+
+    async def scenario():
+        async with running(deadline_seconds=0.01) as run:
+            held = await run.hold(begin(model, "holds"))
+            tasks = [run.ask(stream, batch(1)) for stream in streams]
+            asyncio.get_running_loop().call_later(0.01, run.released.set)
+            answers = await asyncio.gather(held, *tasks, return_exceptions=True)
+            assert await run.scheduler.drain(10)
+            return answers[1:]
+
+    for _ in range(15):
+        before = [stream.steps for stream in streams]
+        answers = asyncio.run(scenario())
+        assert all(isinstance(answer, DeadlineError | engine.Served) for answer in answers)
+        stepped = [stream.steps - steps for stream, steps in zip(streams, before, strict=True)]
+        assert stepped == [int(isinstance(answer, engine.Served)) for answer in answers]
+        assert not any(stream.turn.locked() or stream.waiting for stream in streams)
 
 
 def test_a_gain_is_judged_from_the_size_on_from_which_every_group_pays():
