@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from adapters import create
+from adapters import SourceImages, create
 from adapters.grouping import Stepped
 from benchmarks.monitoring import hosted
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
@@ -42,6 +42,8 @@ LEAST = 4.0
 """Times the throughput of PyTorch one by one that the server should reach."""
 LEAST_OF_BACKEND = 0.95
 """And of its own backend one by one: no less, but for the noise of the measurement."""
+ARTEFACT_IMAGES = 512
+"""Source images for the artefacts: what they are worth does not matter here."""
 VERSIONS = ("torch", "onnxruntime", "numpy")
 
 Turn: TypeAlias = Callable[[list[Shared]], list[Stepped]]
@@ -85,12 +87,15 @@ class Throughput:
         return self.times_eager >= LEAST and self.times_alone >= LEAST_OF_BACKEND
 
 
-def load(data: Path, graphs: Graphs | None) -> HostedModel:
-    """Return the network as the server hosts it, with EATA's Fisher information where there are source images."""
+def load(data: Path, specs: Sequence[str], graphs: Graphs | None) -> HostedModel:
+    """Return the network as the server hosts it, with the source artefacts of some specs where there are images."""
     weights, images = data / "resnet20.safetensors", read_source_images(data)
     source = load_source_model(weights)
-    artefacts = {} if images is None else with_artefacts(source, create("unmix_tns+eata"), images).artefacts
-    return hosted(weights, artefacts, graphs)
+    if images is not None:
+        few = SourceImages(images.images[:ARTEFACT_IMAGES], images.labels[:ARTEFACT_IMAGES])
+        for spec in specs:
+            source = with_artefacts(source, create(spec), few)
+    return hosted(weights, source.artefacts, graphs)
 
 
 def measure(
@@ -166,7 +171,7 @@ def main(
     found = []
     with Progress(console=Console(stderr=True)) as progress, tempfile.TemporaryDirectory() as temporary:
         task = progress.add_task("specs", total=len(spec) * (repetitions + 1))
-        model = load(data, Graphs(graphs or Path(temporary), threads, spec) if compiled else None)
+        model = load(data, spec, Graphs(graphs or Path(temporary), threads, spec) if compiled else None)
         for each in spec:
             found += [measure(model, each, images, repetitions, lambda: progress.advance(task))]
     about = machine(threads)
