@@ -199,7 +199,7 @@ def as_table(found: list[Throughput], streams: int, about: Mapping[str, str]) ->
     caption = ", ".join(f"{name} {value}" for name, value in about.items())
     title = f"Images a second of {streams} streams that send one image each, at the same time"
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
-    for name in ("spec", "backend", "PyTorch", "backend", "served", "/ PyTorch", "/ backend", "together", "verdict"):
+    for name in ("spec", "runs on", "PyTorch", "backend", "served", "/ PyTorch", "/ backend", "together", "verdict"):
         table.add_column(name, justify="left" if name in ("spec", "verdict") else "right")
     for each in found:
         figures = (f"{each.eager:.0f}", f"{each.alone:.0f}", f"{each.served:.0f}")
