@@ -29,6 +29,7 @@ from benchmarks.resnet20 import CLASSES, MEAN, STD, load_source_model, read_sour
 from service import engine
 from service.bundles import read_bundle
 from service.calibration.measures import entropy
+from service.graphs import Graphs
 from service.hosting import Fitted, HostedModel
 from service.retries import RetryLog
 from service.streams import Stream, initial_state
@@ -72,11 +73,11 @@ class Cost:
         return self.overhead <= MOST
 
 
-def hosted(weights: Path, artefacts: Mapping[str, Tensor]) -> HostedModel:
-    """Return the network as the server hosts it."""
+def hosted(weights: Path, artefacts: Mapping[str, Tensor], graphs: Graphs | None = None) -> HostedModel:
+    """Return the network as the server hosts it; with `graphs`, pipelines run compiled where they can."""
     source = replace(load_source_model(weights), artefacts=artefacts)
     with tempfile.TemporaryDirectory() as name:
-        return HostedModel(read_bundle(write_bundle(Path(name), weights)), source)
+        return HostedModel(read_bundle(write_bundle(Path(name), weights)), source, graphs)
 
 
 def write_bundle(folder: Path, weights: Path) -> Path:

@@ -39,6 +39,7 @@ from service.events import EventLog
 from service.feedback import Feedback
 from service.good_states import GoodStates
 from service.graphs import Graphs
+from service.grouping import Groups
 from service.hosting import HostedModel, host
 from service.keeping import Keeper
 from service.probing import Prober
@@ -96,6 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
     scheduler = Scheduler(
         worker,
         telemetry,
+        Groups(settings.group_streams, telemetry),
         max_queue=settings.max_queue,
         max_queue_per_stream=settings.max_queue_per_stream,
         deadline_seconds=settings.deadline_seconds,

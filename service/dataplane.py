@@ -16,6 +16,7 @@ from service.buckets import Buckets
 from service.codec import decode_input, wanted_outputs
 from service.engine import Served
 from service.errors import BusyError, ConflictError, MalformedError, ServiceError, UnfitError, UnknownError
+from service.grouping import Shared
 from service.guard import Action, Decision
 from service.hosting import HostedModel
 from service.keeping import Keeper
@@ -147,8 +148,9 @@ class Dataplane:
     ) -> tuple[InferResponse, float] | None:
         """Answer in the stream's turn; None if the stream has ended meanwhile."""
         self._check_pace(stream)
+        shared = Shared(stream, x)
         answered = await self._scheduler.submit(
-            stream, lambda: self._answer(stream, sequence, request_id, digest, x, wanted)
+            stream, lambda: self._answer(shared, sequence, request_id, digest, wanted), shared
         )
         self._prober.note(stream)
         self._keeper.note(stream)
@@ -182,9 +184,10 @@ class Dataplane:
         return stream
 
     def _answer(
-        self, stream: Stream, sequence: Sequence, request_id: str, digest: str, x: Tensor, wanted: tuple[str, ...]
+        self, shared: Shared, sequence: Sequence, request_id: str, digest: str, wanted: tuple[str, ...]
     ) -> tuple[InferResponse, float] | None:
         """Serve one request; runs on the worker, in the stream's turn. None if the stream has ended."""
+        stream, x = shared.stream, shared.x
         if self._table.find(stream.id) is not stream:
             return None
         answered = stream.retries.find(request_id, digest)
@@ -199,8 +202,9 @@ class Dataplane:
                 x,
                 wants_source="source_probabilities" in wanted,
                 source_check_every=self._settings.source_check_every,
+                step=shared.step,
             )
-            seconds = perf_counter() - began
+            seconds = perf_counter() - began + shared.seconds
             response = InferResponse(
                 model=stream.model.name,
                 version=stream.model.bundle.toml.version,

@@ -1,7 +1,9 @@
 """The whole of adaptation: one request in one stream, read from top to bottom."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from adapters import AdapterState
 from adapters.base import StepOutput
 from adapters.functional.entropy import entropy_of_probabilities
+from adapters.grouping import Stepped
 from adapters.monitors.parameter_distance import fisher_weighted, learned, relative
 from adapters.state import is_finite
 from service import monitoring, window
@@ -16,6 +19,7 @@ from service.guard import Action, Decision, Verdicts, decide
 from service.monitoring import Findings, Seeing
 from service.streams import SourceCheck, Stream, StreamState
 
+Step: TypeAlias = Callable[[AdapterState, Tensor], Stepped]
 OWN_ANSWERS = 4
 LOOKED_AT = 32
 """Images of a request that the source model looks at unasked; a larger one is like these."""
@@ -55,15 +59,21 @@ class Served:
         return self.decision.action
 
 
-def serve(stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: int) -> Served:
-    """Answer x (N, C, H, W) and adapt the stream; within `stream.unchanged_on_failure` it happens or does not."""
+def serve(
+    stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: int, step: Step | None = None
+) -> Served:
+    """Answer x (N, C, H, W) and adapt the stream; within `stream.unchanged_on_failure` it happens or does not.
+
+    `step` stands for the stream's own step where it may have been taken with other streams' already.
+    """
+    step = step or stream.fitted.step
     waited = None
     open_to_learn = stream.mode != "frozen" and not int(stream.state.monitors.pause)
     if open_to_learn and (stream.window_full or len(x) >= stream.adapt_batch_size):
         waited = adapt_window(stream)
     answered_generation = stream.generation
     learns = open_to_learn and len(x) >= stream.adapt_batch_size
-    output, after = stream.fitted.step(stream.state.adapter, x) if learns else (_predict(stream, x), None)
+    output, after = step(stream.state.adapter, x) if learns else (_predict(stream, x), None)
     answered = output if _finite(output) else _predict(stream, x)
     seeing = _seeing(stream, x, answered, after, wants_source=wants_source)
     policy = stream.policy

@@ -2,8 +2,8 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from adapters import Adapter, AdapterState, Prepared, SourceModel, create
 from adapters.base import StepOutput
 from adapters.errors import AdapterError
+from adapters.grouping import Stepped, step_together, why_not
 from adapters.registry import parse
 from adapters.source import USUAL_BATCH
 from adapters.state import size_bytes
@@ -20,12 +21,14 @@ from service.backends import onnx, torch_module
 from service.backends.compiled import TRIED
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
+from service.gains import Gain
 from service.graphs import Graph, Graphs, Wanted
 from service.reference import reference_of
 from service.telemetry import log
 
 FISHER = "fisher."
 COMPILED = "compiled"
+ONNX = "onnx"
 FROZEN = "source"
 """The normalizer under which nothing is learned."""
 MAX_FITTED = 64
@@ -38,7 +41,8 @@ class Fitted:
 
     `fisher` is the model's Fisher diagonal for the pipeline's normalizer, by parameter; empty if there is none.
     `backend` is what runs it: torch, onnx, or compiled, where `graph` takes the steps of enough images; where it has no
-    graph, `not_compiled` says why.
+    graph, `not_compiled` says why. `gains` tells by images per request what it brings to take several streams' steps as
+    one, as far as it was measured.
     """
 
     adapter: Adapter
@@ -48,6 +52,7 @@ class Fitted:
     backend: str
     graph: Graph | None = None
     not_compiled: str = ""
+    gains: dict[int, Gain] = field(default_factory=dict, compare=False)
 
     @property
     def spec(self) -> str:
@@ -58,6 +63,11 @@ class Fitted:
     def degraded(self) -> str:
         """What the pipeline does without on this model; "" if nothing."""
         return self.prepared.degraded
+
+    @property
+    def not_grouped(self) -> str:
+        """Why steps of several streams are never taken as one; "" where it is a matter of what that brings."""
+        return "the model is an ONNX graph" if self.backend == ONNX else why_not(self.adapter)
 
     def explain(self, state: AdapterState) -> str:
         """Return in words why a stream is served as it is; "" where nothing is chosen."""
@@ -73,11 +83,15 @@ class Fitted:
         state: AdapterState = self.adapter.init(self.prepared)
         return state
 
-    def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
+    def step(self, state: AdapterState, x: Tensor) -> Stepped:
         """Answer x and learn from it."""
         if self.graph is not None and len(x) >= self.graph.least_images:
             return self.graph.step.step(state, x)
         return self.adapter.step(self.prepared, state, x)
+
+    def step_together(self, states: Sequence[AdapterState], xs: Sequence[Tensor]) -> list[Stepped]:
+        """Take the steps of several streams as one, to rounding what each would be by itself."""
+        return step_together(self.adapter, self.prepared, states, xs)
 
     def predict(self, state: AdapterState, x: Tensor) -> StepOutput:
         """Answer x without learning."""

@@ -1,25 +1,32 @@
-"""Per-stream order and queue bounds: the only place that refuses for load."""
+"""Per-stream order, queue bounds and groups of streams: the only place that refuses for load."""
 
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from service.errors import BusyError, DeadlineError, FailedError, SaturatedError, ServiceError
+from service.grouping import Groups, Kind, Shared
 from service.streams import Stream
 from service.telemetry import Telemetry, log
+from service.tickets import Ticket
 from service.worker import Worker
 
 T = TypeVar("T")
 
 
 class Scheduler:
-    """Lets each stream's jobs run one after the other, in the order in which they came."""
+    """Lets each stream's jobs run one after the other, in the order in which they came.
+
+    A job that gets the worker takes along those of other streams that wait for it and may share its step: nobody waits
+    for a group to fill, and a job passed over by one waits for one step more.
+    """
 
     def __init__(
         self,
         worker: Worker,
         telemetry: Telemetry,
+        groups: Groups,
         *,
         max_queue: int,
         max_queue_per_stream: int,
@@ -27,6 +34,8 @@ class Scheduler:
     ) -> None:
         self._worker = worker
         self._telemetry = telemetry
+        self._groups = groups
+        self._sharing: dict[Kind, list[Ticket[Any]]] = {}
         self._max_queue = max_queue
         self._max_queue_per_stream = max_queue_per_stream
         self._deadline_seconds = deadline_seconds
@@ -35,8 +44,13 @@ class Scheduler:
         self._idle.set()
         self.draining = False
 
-    async def submit(self, stream: Stream, job: Callable[[], T]) -> T:
+    async def submit(self, stream: Stream, job: Callable[[], T], shared: Shared | None = None) -> T:
         """Run a job of a stream on the worker, after the stream's earlier ones.
+
+        Args:
+            stream: Whose job it is.
+            job: What runs.
+            shared: The step that the job will take, where other streams' may be taken with it.
 
         Raises:
             SaturatedError: If too many requests wait or the server is stopping.
@@ -45,7 +59,7 @@ class Scheduler:
         """
         self._admit(stream)
         try:
-            return await asyncio.shield(asyncio.ensure_future(self._in_turn(stream, job)))
+            return await asyncio.shield(asyncio.ensure_future(self._in_turn(Ticket(stream, job, shared))))
         except TimeoutError:
             raise DeadlineError(
                 f"stream {stream.id!r} is busy: no turn within {self._deadline_seconds:g} s; nothing was changed"
@@ -86,13 +100,16 @@ class Scheduler:
             raise BusyError(f"{stream.waiting} requests of stream {stream.id!r} wait, as many as allowed")
         self._move_depth(stream, 1)
 
-    async def _in_turn(self, stream: Stream, job: Callable[[], T]) -> T:
+    async def _in_turn(self, ticket: Ticket[T]) -> T:
         """Wait and run; shielded, so that a job whose client has gone keeps its place until it is done."""
+        stream = ticket.stream
         try:
             with self._telemetry.queued():
-                await self._take_turn(stream)
+                has_worker = await self._take_turn(ticket)
             try:
-                return await self._worker.run(job)
+                if has_worker:
+                    await self._run(ticket)
+                return await ticket.result()
             except ServiceError:
                 raise
             except Exception as error:
@@ -100,20 +117,75 @@ class Scheduler:
                 said = f"stream {stream.id!r} could not be served: {type(error).__name__}; the stream is as it was"
                 raise FailedError(said) from error
             finally:
-                self._worker.slot.release()
                 stream.turn.release()
         finally:
             self._move_depth(stream, -1)
 
-    async def _take_turn(self, stream: Stream) -> None:
-        """Wait for the stream's turn and for the worker, no longer than the deadline in all."""
+    async def _run(self, ticket: Ticket[T]) -> None:
+        """Run a job, with those that share its step, on the worker that it has got."""
+        tickets = [ticket]
+        try:
+            tickets += self._others(ticket)
+            await self._worker.run(lambda: self._run_all(tickets))
+        except Exception as error:
+            for each in tickets:
+                each.fail(error)
+            raise
+        finally:
+            self._worker.slot.release()
+
+    def _run_all(self, tickets: list[Ticket[Any]]) -> None:
+        """Take the steps as one, then finish each stream's job by itself; on the worker."""
+        if len(tickets) > 1:
+            self._groups.take([each.shared for each in tickets if each.shared is not None])
+        for each in tickets:
+            each.run()
+
+    def _others(self, ticket: Ticket[Any]) -> list[Ticket[Any]]:
+        """Take along, in the order in which they came, those that wait for the worker and may share a job's step."""
+        if ticket.shared is None or not self._sharing:
+            return []
+        kind = self._groups.kind(ticket.shared)
+        there = [] if kind is None else self._sharing.get(kind, [])
+        waiting = [each for each in there if each.waiting is not None and not each.waiting.done()]
+        others = waiting[: self._groups.room(ticket.shared)]
+        for each in others:
+            each.take_along()
+        return others
+
+    async def _take_turn(self, ticket: Ticket[Any]) -> bool:
+        """Wait for the stream's turn and for the worker, no longer than the deadline in all.
+
+        Returns whether the job has got the worker; if not, a job that has it took this one along.
+        """
         async with asyncio.timeout(self._deadline_seconds):
-            await stream.turn.acquire()
+            await ticket.stream.turn.acquire()
             try:
-                await self._worker.slot.acquire()
+                return await self._take_worker(ticket)
             except BaseException:
-                stream.turn.release()
+                ticket.stream.turn.release()
                 raise
+
+    async def _take_worker(self, ticket: Ticket[Any]) -> bool:
+        slot = self._worker.slot
+        kind = self._groups.kind(ticket.shared) if ticket.shared is not None and slot.locked() else None
+        if kind is None:
+            return await slot.acquire()
+        waiting = ticket.waiting = asyncio.ensure_future(slot.acquire())
+        there = self._sharing.setdefault(kind, [])
+        there.append(ticket)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if ticket.taken:  # even if the deadline has come at the same moment
+                return False
+            if not waiting.cancelled():  # it came too late, but it came
+                slot.release()
+            raise
+        finally:
+            there.remove(ticket)
+            if not there:
+                self._sharing.pop(kind, None)
 
     def _move_depth(self, stream: Stream, by: int) -> None:
         stream.waiting += by

@@ -60,6 +60,9 @@ class Telemetry:
             "step_duration_seconds", "Time on the worker.", SECONDS, ("model", "adapter")
         )
         self.batch_samples = self._histogram("batch_size_samples", "Images per request.", SAMPLES, ("model",))
+        self.group_streams = self._histogram(
+            "group_size_streams", "Streams whose steps were taken as one.", SAMPLES[1:-2], ("model", "adapter")
+        )
         self.entropy = self._histogram(
             "prediction_entropy_nats", "Mean entropy of a request's answers.", NATS, ("model",)
         )

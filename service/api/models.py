@@ -6,7 +6,7 @@ from adapters.base import Part
 from adapters.options import json_schema
 from adapters.registry import FOLDERS, kind_of, parts
 from service.api.problems import responses
-from service.api.schemas import AdapterList, AdapterPart, ModelList, ModelView, PipelineView
+from service.api.schemas import AdapterList, AdapterPart, GroupView, ModelList, ModelView, PipelineView
 from service.dataplane import ON_REQUEST, OUTPUTS, Dataplane
 from service.hosting import Fitted, HostedModel
 from service.statistics import Statistics
@@ -119,6 +119,11 @@ def _pipeline(fitted: Fitted) -> PipelineView:
         least_images=fitted.graph.least_images if fitted.graph else 0,
         reason=fitted.not_compiled,
         state_bytes=fitted.state_bytes,
+        groups=[
+            GroupView(images=images, least_streams=gain.least, gain=gain.times, reason=gain.reason)
+            for images, gain in sorted(fitted.gains.copy().items())
+        ],
+        not_grouped=fitted.not_grouped,
     )
 
 

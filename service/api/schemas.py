@@ -168,10 +168,24 @@ class AdapterList(Wire):
     next: str | None = None
 
 
+class GroupView(Wire):
+    """What it brings to take several streams' steps as one, for requests of so many images.
+
+    `least_streams` is the fewest that go together, 0 where it does not pay; `gain` how many times faster than one by
+    one the largest group tried is.
+    """
+
+    images: int
+    least_streams: int
+    gain: float
+    reason: str
+
+
 class PipelineView(Wire):
     """A pipeline fitted to a model: what runs it, and why it has no graph where it is not compiled.
 
-    `least_images` is the fewest of a request that the graph takes; `state_bytes` what a stream of it keeps.
+    `least_images` is the fewest of a request that the graph takes; `state_bytes` what a stream of it keeps; `groups`
+    what was measured of taking steps of several streams as one, unless `not_grouped` says why they never are.
     """
 
     adapter: str
@@ -180,6 +194,8 @@ class PipelineView(Wire):
     least_images: int
     reason: str
     state_bytes: int
+    groups: list[GroupView]
+    not_grouped: str
 
 
 class ModelView(Wire):

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from service.bundles import read_bundle
 from service.errors import BusyError, ConflictError, DeadlineError, FailedError, SaturatedError, UnfitError
+from service.grouping import Groups
 from service.hosting import host
 from service.retries import RetryLog
 from service.scheduler import Scheduler
@@ -84,7 +85,8 @@ class Running:
 async def running(*, max_queue=100, max_queue_per_stream=50, deadline_seconds=30.0):
     worker, telemetry = Worker(1), Telemetry()
     bounds = {"max_queue": max_queue, "max_queue_per_stream": max_queue_per_stream}
-    made = Running(Scheduler(worker, telemetry, **bounds, deadline_seconds=deadline_seconds), worker, telemetry)
+    scheduler = Scheduler(worker, telemetry, Groups(64, telemetry), **bounds, deadline_seconds=deadline_seconds)
+    made = Running(scheduler, worker, telemetry)
     try:
         yield made
     finally:

@@ -1,0 +1,73 @@
+"""Steps of several streams as one, over the weights that they share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from adapters.adapter import Adapter, AdapterState, Prepared
+from adapters.base import Noise, StepOutput
+from adapters.pipeline import Fit, Pipeline, PipelineState
+from adapters.state import flatten, rebuild
+
+Stepped: TypeAlias = tuple[StepOutput, AdapterState]
+
+
+def why_not(adapter: Adapter) -> str:
+    """Tell why an adapter's steps cannot be taken together; "" if they can."""
+    if not isinstance(adapter, Pipeline):
+        return f"{adapter.spec} chooses among pipelines as it runs"
+    return "" if adapter.pure_graph else f"{adapter.spec} branches on data"
+
+
+def step_together(
+    adapter: Adapter, prepared: Prepared[Any], states: Sequence[AdapterState], xs: Sequence[Tensor]
+) -> list[Stepped]:
+    """Take the step of each of several streams, all in one pass over the network.
+
+    Streams share nothing but the weights: each is answered, and learns, as by its own step, to rounding. What NaN one
+    of them sends stays its own.
+
+    Args:
+        adapter: The pipeline of all of them; it must have no `why_not`.
+        prepared: That, fitted to the model.
+        states: Each stream's state, left as it was.
+        xs: Each stream's batch (N, *input_shape), all of one shape.
+
+    Returns:
+        Answer and new state of each stream. Tensors own their memory, and those that a step does not change are the
+        stream's own as before, so that one stream's state never keeps another's alive.
+    """
+    if not isinstance(adapter, Pipeline) or not isinstance(prepared, Fit):
+        raise TypeError(why_not(adapter))
+    befores = [flatten(state) for state in states]
+
+    def kernel(tensors: Mapping[str, Tensor], x: Tensor, noise: Noise) -> tuple[dict[str, Tensor], ...]:
+        before: PipelineState = rebuild(prepared.initial, tensors)
+        output, after = adapter.kernel(prepared, before, x, noise)
+        changed = {name: tensor for name, tensor in flatten(after).items() if tensor is not tensors[name]}
+        return {"logits": output.logits, "probabilities": output.probabilities}, dict(output.signals), changed
+
+    together = torch.vmap(kernel)(_stacked(befores), torch.stack(list(xs)), _stacked(_noises(adapter, states, xs)))
+    answers, signals, changes = (_apart(tensors, len(xs)) for tensors in together)
+    return [
+        (StepOutput(answer["logits"], answer["probabilities"], signal), rebuild(state, {**before, **changed}))
+        for state, before, answer, signal, changed in zip(states, befores, answers, signals, changes, strict=True)
+    ]
+
+
+def _noises(pipeline: Pipeline, states: Sequence[AdapterState], xs: Sequence[Tensor]) -> list[Noise]:
+    """Draw for each stream what it would draw alone."""
+    draw = pipeline.learner.draw
+    return [draw(int(state.seed), int(state.steps), x.shape) for state, x in zip(states, xs, strict=True)]
+
+
+def _stacked(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([tensors[name] for tensors in each]) for name in each[0]}
+
+
+def _apart(stacked: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+    """Split tensors (S, ...) into copies, which do not keep the whole alive."""
+    copies = {name: [each.clone() for each in tensor.unbind()] for name, tensor in stacked.items()}
+    return [{name: each[index] for name, each in copies.items()} for index in range(count)]
