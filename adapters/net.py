@@ -27,6 +27,7 @@ from adapters.errors import UnfitModelError
 from adapters.functional.gradients import by_autograd, by_transform
 from adapters.functional.moments import channel_moments, source_normalize
 from adapters.monitors.norm_distance import distance
+from adapters.precision import FLOAT32, computing
 from adapters.recompute import Recomputed, Resume
 from adapters.source import AFFINE_NORMS, SourceModel
 
@@ -108,6 +109,7 @@ class ModuleNet:
         seed: int,
         added: Mapping[str, nn.Module] = MappingProxyType({}),
         added_normalizer: Normalizer[Any] | None = None,
+        precision: str = FLOAT32,
     ) -> None:
         self.source = source
         self.classes = source.classes
@@ -127,6 +129,7 @@ class ModuleNet:
         self._on_host = True
         self._underway = Underway()
         self._observer: Observer | None = None
+        self._precision = precision
         for module in network.modules():
             if isinstance(module, Recomputed):
                 module.entering = self._entering
@@ -216,8 +219,10 @@ class ModuleNet:
 
     def _run(self, mode: Mode, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, dict[str, PartState]]:
         self._underway.current = current = Pass(mode, norm)
+        inputs = self._standardize(self._laid_out(x, params))
         try:
-            logits = functional_call(self._network, dict(params), (self._standardize(self._laid_out(x, params)),))
+            with computing(self._precision):
+                logits = functional_call(self._network, dict(params), (inputs,)).to(self.dtype)
         finally:
             self._underway.current = None
         features = current.features[-1] if current.features else logits
@@ -231,7 +236,8 @@ class ModuleNet:
         def resume() -> Iterator[None]:
             outer, self._underway.current = self._underway.current, here and Pass(here.mode, here.read)
             try:
-                yield
+                with computing(self._precision):
+                    yield
             finally:
                 self._underway.current = outer
 
@@ -248,17 +254,21 @@ class ModuleNet:
         return (x - self._mean) / self._std if self.source.mean else x
 
     def _normalize(self, layer: NormSlot, x: Tensor) -> Tensor:
+        """Normalise x (N, C, ...) in the precision of the statistics; what comes of it has that of x."""
         current = self._underway.current
         if current is None:
             return source_normalize(layer, x)
-        normalized = self._normalized(current, layer, x)
-        if layer.added:  # there are no source statistics to be far from
-            return normalized.y
-        if normalized.moments is not None:
-            current.moments[layer.name] = normalized.moments
+        whole = x.to(layer.mean.dtype)
+        normalized = self._normalized(current, layer, whole)
+        if not layer.added:  # a layer that was added has no source statistics to be far from
+            self._see(current, layer, whole, normalized.moments)
+        return normalized.y.to(x.dtype)
+
+    def _see(self, current: Pass, layer: NormSlot, x: Tensor, moments: Moments | None) -> None:
+        if moments is not None:
+            current.moments[layer.name] = moments
         elif current.mode != "forward" and layer.name in self._measured:
             current.moments[layer.name] = channel_moments(x.detach())
-        return normalized.y
 
     def _normalized(self, current: Pass, layer: NormSlot, x: Tensor) -> Normalized:
         if layer.name not in current.read:
@@ -273,7 +283,7 @@ class ModuleNet:
 
     def _tap_features(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self._underway.current is not None:
-            self._underway.current.features.append(inputs[0].flatten(1))
+            self._underway.current.features.append(inputs[0].flatten(1).to(self.dtype))
 
     def _drift(self, moments: Mapping[str, Moments], features: Tensor) -> Tensor | None:
         if moments:

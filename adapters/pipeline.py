@@ -24,6 +24,7 @@ from adapters.base import (
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.net import ModuleNet
 from adapters.options import Options
+from adapters.precision import BFLOAT16, FLOAT32, check_bfloat16
 from adapters.source import SourceImages, SourceModel
 
 
@@ -59,6 +60,7 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
     output: OutputAdjuster[Any]
     added: Normalizer[Any]
     seed: int = 0
+    precision: str = FLOAT32
 
     @property
     def pure_graph(self) -> bool:
@@ -94,6 +96,8 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
         fitting = source.fitted_to(self.normalizer.name)
         for part in self.parts:
             part.check(fitting)
+        if self.precision == BFLOAT16:
+            check_bfloat16(source.opaque)
         net = self._fit(fitting)
         degraded = "; ".join(filter(None, (part.degraded(fitting) for part in self.parts)))
         return Fit(self._initial(net), degraded, net)
@@ -166,7 +170,7 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
         own = set(network.modules())
         self.learner.extend(network, source)
         added = {name: module for name, module in network.named_modules() if module not in own}
-        return ModuleNet(source, network, self.normalizer, self.seed, added, self.added)
+        return ModuleNet(source, network, self.normalizer, self.seed, added, self.added, self.precision)
 
     def _forward(self, run: Run, state: PipelineState, x: Tensor) -> Forward:
         return self.learner.answer(run, state.learner, state.norm, x)

@@ -17,6 +17,7 @@ from adapters.choosing import Choosing, Selector
 from adapters.errors import OptionError, SpecError
 from adapters.options import build_options
 from adapters.pipeline import Pipeline
+from adapters.precision import FLOAT32, PRECISIONS
 from adapters.presets import combined
 
 Kind: TypeAlias = Literal["normalizer", "learner", "output", "selector"]
@@ -71,12 +72,14 @@ def parse(text: str) -> Spec:
     return Spec(chosen.get("normalizer", learner.normalizer), learner.name, chosen.get("output", learner.output))
 
 
-def create(spec: str, /, *, seed: int = 0, **options: Mapping[str, object]) -> Adapter:
+def create(spec: str, /, *, seed: int = 0, precision: str = FLOAT32, **options: Mapping[str, object]) -> Adapter:
     """Make an adapter from a spec and its parts' options, by part name.
 
     Args:
         spec: Names joined by `+`, as `unmix_tns+eta+lame`; or a selector, as `auto`.
         seed: What all random draws follow from.
+        precision: What convolutions and matrix products compute in, `float32` or `bfloat16`; norm layers, states and
+            answers are float32 either way.
         **options: For each part a mapping of its options.
 
     Raises:
@@ -90,14 +93,14 @@ def create(spec: str, /, *, seed: int = 0, **options: Mapping[str, object]) -> A
     """
     name = spec.strip()
     if name not in parts("selector"):
-        return pipeline(spec, seed=seed, **options)
+        return pipeline(spec, seed=seed, precision=precision, **options)
     _check_seed(seed)
     _check_strangers(options, [name], name)
     selector = cast("Selector", _make("selector", name, options))
-    return selector.adapter(lambda chosen, given: pipeline(chosen, seed=seed, **given), seed)
+    return selector.adapter(lambda chosen, given: pipeline(chosen, seed=seed, precision=precision, **given), seed)
 
 
-def pipeline(spec: str, /, *, seed: int = 0, **options: Mapping[str, object]) -> Pipeline:
+def pipeline(spec: str, /, *, seed: int = 0, precision: str = FLOAT32, **options: Mapping[str, object]) -> Pipeline:
     """Make a pipeline of a normalizer, a learner and an output adjuster; as `create`, but for selectors.
 
     Raises:
@@ -109,6 +112,8 @@ def pipeline(spec: str, /, *, seed: int = 0, **options: Mapping[str, object]) ->
         'source'
     """
     _check_seed(seed)
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     parsed = parse(spec)
     names = [parsed.normalizer, parsed.learner, parsed.output]
     _check_strangers(options, names, str(parsed))
@@ -120,6 +125,7 @@ def pipeline(spec: str, /, *, seed: int = 0, **options: Mapping[str, object]) ->
         output=cast("OutputAdjuster[Any]", _make("output", parsed.output, options, preset)),
         added=cast("Normalizer[Any]", _make("normalizer", "batch", {})),
         seed=seed,
+        precision=precision,
     )
 
 

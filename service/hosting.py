@@ -145,8 +145,7 @@ class HostedModel:
             UnfitError: If the spec or an option is wrong, or the model lacks what a part needs.
         """
         try:
-            seed, parts = options.get("seed", 0), {name: value for name, value in options.items() if name != "seed"}
-            adapter = create(spec, seed=seed, **parts)
+            adapter = create(spec, **options)
             key = json.dumps([str(adapter.spec), options], sort_keys=True)
             if key not in self._fitted:
                 self._fitted[key] = self._compiled(self._fit_anew(adapter, options))

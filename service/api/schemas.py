@@ -31,7 +31,8 @@ class StreamCreate(Wire):
     adapter: str | None = Field(default=None, min_length=1, max_length=MAX_SPEC)
     """The spec, as `unmix_tns+eta+lame`."""
     options: Options = {}
-    """Options by part name, and `seed`: {"tent": {"lr": 1e-4}, "seed": 7}."""
+    """Options by part name, `seed`, and `precision` (float32, or bfloat16 where the processor computes in it):
+    {"tent": {"lr": 1e-4}, "seed": 7}."""
     guard: Policy = Policy()
     """What its guard does about what its monitors find."""
     mode: Mode = "adapt"

@@ -21,6 +21,7 @@ from adapters.adapter import Adapter, Prepared
 from adapters.base import NormState, Params
 from adapters.net import ModuleNet
 from adapters.pipeline import Fit
+from adapters.precision import FLOAT32
 from adapters.state import flatten, rebuild
 from service.errors import UnfitError
 
@@ -34,7 +35,11 @@ EXAMPLES = 8
 def answers_first(adapter: Adapter, fit: Prepared[Any]) -> bool:
     """Whether an adapter answers by a pass without a gradient, which has a graph though the step has none."""
     return (
-        isinstance(adapter, Pipeline) and isinstance(fit, Fit) and adapter.learner.answers_first and fit.net.separable
+        isinstance(adapter, Pipeline)
+        and isinstance(fit, Fit)
+        and adapter.learner.answers_first
+        and fit.net.separable
+        and adapter.precision == FLOAT32
     )
 
 
@@ -42,6 +47,8 @@ def why_not(adapter: Adapter) -> str:
     """Tell why an adapter's step has no graph; "" if it has one."""
     if not isinstance(adapter, Pipeline):
         return f"{adapter.spec} chooses among pipelines as it runs"
+    if adapter.precision != FLOAT32:
+        return f"it computes in {adapter.precision}, graphs in {FLOAT32}"
     if adapter.learner.needs.gradient:
         return f"{adapter.learner.name} learns by gradients"
     if not adapter.pure_graph or adapter.draws:

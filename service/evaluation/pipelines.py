@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -21,11 +22,11 @@ def read_pipeline(text: str, seed: int = 0) -> Adapter:
         0.001
     """
     spec, *assignments = text.split(",")
-    options: dict[str, dict[str, object]] = {}
+    options: dict[str, Any] = {}
     for assignment in assignments:
         name, _, value = assignment.strip().partition("=")
         part, _, option = name.partition(".")
-        if not (part and option and value) or part == "seed":
+        if not (part and option and value) or part in ("seed", "precision"):
             raise OptionError(f"{assignment!r} in {text!r} is no option, expected PART.OPTION=VALUE")
         options.setdefault(part, {})[option] = _value(value)
     return create(spec, seed=seed, **options)
