@@ -10,7 +10,6 @@ given share of the batch pass and nothing counts as redundant; CoTTA augments.
 
 import json
 import math
-import platform
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +20,6 @@ from types import MappingProxyType
 from typing import Annotated, TypeAlias
 
 import numpy as np
-import onnxruntime
 import torch
 import typer
 from rich import box
@@ -33,6 +31,7 @@ from torch import Tensor
 from adapters import SourceImages, SourceModel
 from adapters.filtered import FilterOptions
 from adapters.functional.entropy import entropy_of_probabilities
+from benchmarks.machine import machine
 from benchmarks.monitoring import write_bundle
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
 from service.backends.compiled import TRIED
@@ -160,21 +159,6 @@ def measure(subjects: list[Subject], repetitions: int, advance: Call) -> list[Co
         Cost(each.spec, each.backend, median(mine), median(mine) / base, each.selected, each.options)
         for each, mine in zip(subjects, times, strict=True)
     ]
-
-
-def machine(threads: int) -> dict[str, str]:
-    """Return what the figures hold for."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": models[0] if models else platform.processor(),
-        "threads": str(threads),
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(terse=True),
-    }
 
 
 def as_table(costs: list[Cost], about: Mapping[str, str]) -> Table:

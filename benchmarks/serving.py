@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.machine import machine
 from benchmarks.monitoring import write_bundle
 from service.bundles import read_bundle
 from service.graphs import Graphs
@@ -166,26 +167,26 @@ def main(
                ("trip", "step", "client", "bare")))
         for each in spec
     ]  # fmt: skip
-    Console(width=110).print(as_table(results, batch, threads))
+    about = {"images per request": str(batch), "rounds": str(rounds), **machine(threads)}
+    Console(width=110).print(as_table(results, about))
     if json_file is not None:
-        json_file.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+        rows = [asdict(result) for result in results]
+        json_file.write_text(json.dumps({**about, "served": rows}, indent=1) + "\n")
 
 
-def as_table(results: list[Served], batch: int, threads: int) -> Table:
+def as_table(results: list[Served], about: Mapping[str, str]) -> Table:
     """Lay the figures out."""
-    table = Table(
-        title=f"Milliseconds a request of {batch} images, {threads} threads, client on the same cores",
-        box=box.SIMPLE_HEAD,
-    )
+    table = Table(title="Milliseconds a request, the client on the same cores", box=box.SIMPLE_HEAD)
     columns = ("spec", "backend", "round trip", "step and monitors", "client", "outside", "bare step", "of bare loop")
     for name in columns:
         table.add_column(name, justify="left" if name in ("spec", "backend") else "right")
     for each in results:
         figures = (each.trip, each.step, each.client, each.outside, each.bare)
         table.add_row(each.spec, each.backend, *(f"{figure:.2f}" for figure in figures), f"{100 * each.share:.0f} %")
-    table.caption = (
+    asked = (
         f"asked: outside at most {MOST_OUTSIDE:g} ms; with source at least {100 * LEAST_SHARE:.0f} % of the bare loop"
     )
+    table.caption = "\n".join([asked, *(f"{name} {value}" for name, value in about.items())])
     return table
 
 

@@ -6,12 +6,9 @@ three follow each other turn by turn within one run; medians over the rounds are
 """
 
 import json
-import os
-import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -28,6 +25,7 @@ from torch import Tensor
 
 from adapters import SourceImages, create
 from adapters.grouping import Stepped
+from benchmarks.machine import machine
 from benchmarks.monitoring import hosted
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
 from service.graphs import Graphs
@@ -44,7 +42,6 @@ LEAST_OF_BACKEND = 0.95
 """And of its own backend one by one: no less, but for the noise of the measurement."""
 ARTEFACT_IMAGES = 512
 """Source images for the artefacts: what they are worth does not matter here."""
-VERSIONS = ("torch", "onnxruntime", "numpy")
 
 Turn: TypeAlias = Callable[[list[Shared]], list[Stepped]]
 
@@ -179,19 +176,6 @@ def main(
     if json_file is not None:
         figures = [{**asdict(each), "times_eager": each.times_eager, "times_alone": each.times_alone} for each in found]
         json_file.write_text(json.dumps({"machine": about, "streams": streams, "figures": figures}, indent=1) + "\n")
-
-
-def machine(threads: int) -> dict[str, str]:
-    """Return what the figures hold for."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": models[0] if models else platform.processor(),
-        "cores": str(os.cpu_count()),
-        "threads": str(threads),
-        **{name: version(name) for name in VERSIONS},
-    }
 
 
 def as_table(found: list[Throughput], streams: int, about: Mapping[str, str]) -> Table:
