@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 from types import MappingProxyType
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from adapters import SourceImages, SourceModel
 from adapters.filtered import FilterOptions
 from adapters.functional.entropy import entropy_of_probabilities
 from benchmarks.machine import machine
+from benchmarks.mobilenet import made_images, mobilenet_source
 from benchmarks.monitoring import write_bundle
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
 from service.backends.compiled import TRIED
@@ -40,6 +41,8 @@ from service.evaluation.pipelines import read_pipeline, with_options
 from service.graphs import Wanted, made_anew, why_not
 
 EAGER, COMPILED = "eager", "compiled"
+MADE_IMAGES = 128
+"""Source images of the MobileNet, which artefacts are made from."""
 FROZEN = "frozen forward"
 MOST: Mapping[tuple[str, str], float] = MappingProxyType(
     {
@@ -187,7 +190,10 @@ def main(
         Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
     ],
     specs: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
-    corruption: Annotated[str, typer.Option(help="Corruption whose images are sent.")] = "gaussian_noise",
+    network: Annotated[
+        Literal["resnet20", "mobilenet"], typer.Option(help="The CIFAR ResNet-20, or an untrained MobileNet at 224.")
+    ] = "resnet20",
+    corruption: Annotated[str, typer.Option(help="Corruption whose images are sent to the ResNet.")] = "gaussian_noise",
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
     share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the images that filtering learners learn from.")
@@ -196,12 +202,16 @@ def main(
     repetitions: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 15,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure what steps cost beside the frozen forward pass, on the CIFAR ResNet-20."""
+    """Measure what steps cost beside the frozen forward pass, on the CIFAR ResNet-20 or a MobileNet."""
     torch.set_num_threads(threads)
-    source = load_source_model(data / "resnet20.safetensors")
-    images = read_source_images(data)
-    stored = torch.from_numpy(np.load(data / f"{corruption}.npy")[:batch]).permute(0, 3, 1, 2)
-    x = (stored / 255).contiguous()
+    images: SourceImages | None
+    if network == "mobilenet":
+        source, images = mobilenet_source(), made_images(max(batch, MADE_IMAGES))
+        x = made_images(batch).images / 255
+    else:
+        source, images = load_source_model(data / "resnet20.safetensors"), read_source_images(data)
+        stored = torch.from_numpy(np.load(data / f"{corruption}.npy")[:batch]).permute(0, 3, 1, 2)
+        x = (stored / 255).contiguous()
     with tempfile.TemporaryDirectory() as name:
         bundle = read_bundle(write_bundle(Path(name), data / "resnet20.safetensors"))
     with Progress(console=Console(stderr=True)) as progress:
@@ -213,7 +223,7 @@ def main(
         task = progress.add_task("steps", total=(repetitions + 1) * len(subjects))
         measure(subjects, 1, lambda: progress.advance(task))
         costs = measure(subjects, repetitions, lambda: progress.advance(task))
-    about = {"images per step": str(len(x)), "repetitions": str(repetitions), **machine(threads)}
+    about = {"network": network, "images per step": str(len(x)), "repetitions": str(repetitions), **machine(threads)}
     Console(width=120).print(as_table(costs, about))
     if json_file is not None:
         rows = [{**asdict(cost), "most": cost.most, "verdict": cost.verdict} for cost in costs]

@@ -67,11 +67,12 @@ class Figures:
 
 
 @contextmanager
-def serving(folder: Path, resident_bytes: int, threads: int) -> Iterator[tuple[int, str]]:
+def serving(folder: Path, resident_bytes: int, threads: int, spec: str) -> Iterator[tuple[int, str]]:
     """Run a server until the block ends; yield its process id and URL."""
     settings = {
         "ACCLIMATE_RESIDENT_BYTES": str(resident_bytes),
         "ACCLIMATE_THREADS": str(threads),
+        "ACCLIMATE_COMPILED_SPECS": json.dumps([spec]),
         "ACCLIMATE_DATA": str(folder),
     }
     command = [sys.executable, "-m", "service", "serve", "--port", "0"]
@@ -166,7 +167,7 @@ def main(
     """Measure throughput, memory and latency of a server with more streams than it may hold in memory."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(Path(folder), resident_mib * 2**20, threads) as (pid, url),
+        serving(Path(folder), resident_mib * 2**20, threads, spec) as (pid, url),
         Client(url) as client,
         Progress(console=Console(stderr=True)) as progress,
     ):
