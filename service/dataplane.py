@@ -117,6 +117,14 @@ class Dataplane:
         self._telemetry.request_seconds.labels(model.name).observe(seconds)
         return response
 
+    def check_open(self) -> None:
+        """Refuse a request before anything is done for it.
+
+        Raises:
+            SaturatedError: If the server is full or stopping.
+        """
+        self._scheduler.check_open()
+
     def count(self, model: HostedModel, code: int) -> None:
         """Count an inference request by its status."""
         self._telemetry.requests.labels(model.name, str(code)).inc()

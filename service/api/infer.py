@@ -96,6 +96,7 @@ def router(dataplane: Dataplane, max_body_bytes: int) -> APIRouter:
         return response
 
     async def answer(request: Request, hosted: HostedModel, stream_id: str, header_length: int | None) -> Response:
+        dataplane.check_open()  # before the body is read: a full server has better to do
         parsed = await _parse(request, dataplane, hosted.bundle.input.name, max_body_bytes, header_length)
         answered = await dataplane.infer(hosted, parsed, stream_id)
         body, length = encode_response(answered, parsed)
