@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import onnxruntime
 import torch
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from adapters.base import Forward, NormState, Params, StepOutput
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild
 from service.backends.graph import AFTER, NORM, SIGNAL, STATE, passed_in
+from service.backends.runtime import session_of
 from service.errors import BundleError
 
 TOLERANCE = 1e-3
@@ -37,10 +37,8 @@ class Session:
     """
 
     def __init__(self, content: bytes, threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
         try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = session_of(content, threads)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare exceptions of its own
             raise BundleError(f"this is no graph that ONNX Runtime can run: {error}") from None
         self.facts: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map

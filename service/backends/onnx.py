@@ -11,6 +11,7 @@ from adapters.adapter import Spec
 from adapters.source import SourceModel
 from service.backends.onnx_network import RebuiltNetwork, rebuild
 from service.backends.onnx_reading import read
+from service.backends.runtime import session_of
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
 
@@ -58,10 +59,8 @@ def load(bundle: Bundle, threads: int) -> SourceModel:
     Raises:
         BundleError: If the file is no graph, or its inputs and outputs are not those of bundle.toml.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(bundle.model_file, options, providers=["CPUExecutionProvider"])
+        session = session_of(str(bundle.model_file), threads)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare exceptions of its own
         raise BundleError(f"{bundle.model_file} is no graph that ONNX Runtime can run: {error}") from None
     wanted = [name for name in (bundle.toml.model.logits, bundle.toml.model.features) if name]
