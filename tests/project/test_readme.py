@@ -38,7 +38,7 @@ def test_the_bash_blocks_run_against_a_server_and_answer_as_shown(tmp_path):
         "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
     }
     said = []
-    with serving(tmp_path) as server:
+    with serving(tmp_path, environment={"ACCLIMATE_COMPILED": "true"}) as server:
         wait_ready(server)
         for block in blocks("bash"):
             script = block.replace("localhost:8000", server.address).replace("curl -s", "curl -sS --fail-with-body")
@@ -50,6 +50,7 @@ def test_the_bash_blocks_run_against_a_server_and_answer_as_shown(tmp_path):
 
     shown, answered = json.loads(blocks("json")[0]), json.loads(said[0])
     assert shown["parameters"].keys() == answered["parameters"].keys()
+    assert shown["parameters"]["tta_backend"] == answered["parameters"]["tta_backend"]
     assert [output["name"] for output in shown["outputs"]] == [output["name"] for output in answered["outputs"]]
     assert shown["outputs"][2] == answered["outputs"][2]
     assert '"items":[{"id":' in said[1]
