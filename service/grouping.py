@@ -78,6 +78,7 @@ class Groups:
         )
         if self._most < 2 or images > MOST_OF_A_REQUEST or not plain or stream.fitted.not_grouped:
             return None
+        self._sizes.labels(stream.model.name, stream.fitted.spec)  # counted from its first request on, at 0
         known = stream.fitted.gains.get(images)
         return None if known is not None and not known.least else (id(stream.fitted), shared.x.shape)
 
