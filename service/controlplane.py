@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -81,11 +82,15 @@ class Controlplane:
         if self.table.knows(chosen):
             raise ConflictError(f"there is a stream {chosen!r} already; choose another id, or reset it")
         stream = self.table.create(chosen, hosted, fitted, **settings)
+        stream.waiting += 1  # it is not put to rest, or ended, before it is there
         try:
             stream.claim = await asyncio.to_thread(self._keeper.checkpoints.enrol, stream)
         except ServiceError:
             self.table.delete(chosen)
             raise
+        finally:
+            stream.waiting -= 1
+        stream.last_used = time.time()
         self.residence.note(stream)
         self._recorder.tell(stream, Happening("created", f"with {fitted.spec}"))
         return stream

@@ -6,7 +6,9 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
+from service import residence
 from service.api.access import read_keys
+from service.checkpoints import Checkpoints
 from service.settings import Settings
 from tests.applications import INFER, application
 from tests.bundles import torch_bundle
@@ -75,6 +77,22 @@ def test_what_the_server_does_by_itself_names_nobody(bundle, tmp_path, keys):
             api._runner.run(api.app.state.residence.make_room())
             api._runner.run(api.app.state.residence.end_unused())
         assert told(api)[-1] == ("ended", "unused for as long as is allowed")
+
+
+def test_a_stream_whose_creation_takes_long_is_not_ended_before_it_is_there(bundle, tmp_path, keys, monkeypatch):
+    enrol, calls = Checkpoints.enrol, []
+
+    def slowly(*arguments):
+        calls.append(arguments)
+        claim = enrol(*arguments)
+        time.sleep(0.5 if len(calls) == 1 else 0)
+        return claim
+
+    monkeypatch.setattr(Checkpoints, "enrol", slowly)
+    monkeypatch.setattr(residence, "LOOK_SECONDS", 0.01)
+    with application(tmp_path, bundle, keys_file=keys, end_after_days=1e-6, rest_after_seconds=0.01) as api:
+        assert api("POST", "/v1/streams", json={"id": "s"}, **as_(ADMIN)).status_code == 201
+        assert told(api)[0] == ("created", "with batch+tent, by key night-shift")
 
 
 def test_refusals_are_told_and_a_flood_of_them_is_not(bundle, tmp_path, keys):
