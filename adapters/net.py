@@ -218,8 +218,8 @@ class ModuleNet:
         return self._added_normalizer if layer.added else self._normalizer
 
     def _run(self, mode: Mode, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, dict[str, PartState]]:
-        self._underway.current = current = Pass(mode, norm)
         inputs = self._standardize(self._laid_out(x, params))
+        self._underway.current = current = Pass(mode, norm)
         try:
             with computing(self._precision):
                 logits = functional_call(self._network, dict(params), (inputs,)).to(self.dtype)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from torch import Tensor
@@ -91,8 +92,10 @@ class Graphs:
             return kept
         if not make:
             raise UnfitError(NOT_MADE)
-        log.info("graph_made", model=wanted.bundle.name, adapter=str(wanted.adapter.spec), file=str(file))
+        began = perf_counter()
         content, made = made_anew(wanted, self._threads)
+        facts = {"model": wanted.bundle.name, "adapter": str(wanted.adapter.spec), "file": str(file)}
+        log.info("graph_made", **facts, seconds=round(perf_counter() - began, 1))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(file, content, AS_UMASK, lambda _: None)

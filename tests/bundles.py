@@ -1,6 +1,7 @@
 """Bundles made by the tests, from the reference network."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 import torch
@@ -58,15 +59,17 @@ class WithFeatures(torch.nn.Module):
 
 def onnx_bundle(folder: Path, name="reference-onnx", adapter="source") -> Path:
     folder.mkdir(parents=True)
-    program = torch.onnx.export(
-        WithFeatures().eval(),
-        (torch.rand(2, 3, 16, 16),),
-        input_names=["images"],
-        output_names=["logits", "features"],
-        dynamic_shapes=({0: torch.export.Dim("n")},),
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():  # the exporter of PyTorch warns of its own deprecations
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            WithFeatures().eval(),
+            (torch.rand(2, 3, 16, 16),),
+            input_names=["images"],
+            output_names=["logits", "features"],
+            dynamic_shapes=({0: torch.export.Dim("n")},),
+            dynamo=True,
+            verbose=False,
+        )
     program.save(folder / "model.onnx")
     (folder / "bundle.toml").write_text(TOML.format(name=name, adapter=adapter, model=ONNX))
     return folder

@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import stat
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -226,9 +225,7 @@ def test_unlabelled_images_make_all_that_needs_no_labels(bundle, unlabelled):
 
 
 def test_of_a_folded_onnx_graph_what_needs_no_inside_is_made_and_drift_is_told(tmp_path):
-    with warnings.catch_warnings():  # the exporter of PyTorch warns of its own deprecations
-        warnings.simplefilter("ignore")
-        bundle = onnx_bundle(tmp_path / "bundle")
+    bundle = onnx_bundle(tmp_path / "bundle")
     np.savez(tmp_path / "data.npz", images=LABELLED[:60], labels=LABELS[:60])
     x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert "drift" not in host(read_bundle(bundle), [], 1).answer_as_source(x).signals

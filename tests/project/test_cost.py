@@ -2,29 +2,20 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from typer import Typer
 from typer.testing import CliRunner
 
 from benchmarks import cost
 from benchmarks.cost import COMPILED, EAGER, Cost, Subject, as_table, measure
-from benchmarks.resnet20 import ResNet20
+from tests.resnet20_data import write_data
 
 
 @pytest.fixture
 def data(tmp_path):
     """A folder of random images and an untrained network's weights."""
-    rng = np.random.default_rng(0)
-    for name, count in (("gaussian_noise", 20), ("source_images", 32)):
-        np.save(tmp_path / f"{name}.npy", rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
-    np.save(tmp_path / "source_labels.npy", np.arange(32) % 10)
-    torch.manual_seed(0)
-    weights = {name: value for name, value in ResNet20().state_dict().items() if "num_batches" not in name}
-    save_file(weights, tmp_path / "resnet20.safetensors")
-    return tmp_path
+    return write_data(tmp_path, "gaussian_noise", 20, 32)
 
 
 def test_a_ratio_above_what_is_asked_is_told():

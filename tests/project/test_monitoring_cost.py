@@ -2,14 +2,12 @@
 
 import json
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from benchmarks import monitoring
 from benchmarks.monitoring import Cost, as_table
-from benchmarks.resnet20 import ResNet20
+from tests.resnet20_data import write_data
 
 
 def test_a_cost_above_five_per_cent_of_a_step_is_told():
@@ -19,13 +17,7 @@ def test_a_cost_above_five_per_cent_of_a_step_is_told():
 
 
 def test_the_command_measures_specs_with_a_calibrated_model(tmp_path):
-    rng = np.random.default_rng(0)
-    for name, count in (("brightness", 8), ("source_images", 16)):
-        np.save(tmp_path / f"{name}.npy", rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
-    np.save(tmp_path / "source_labels.npy", np.arange(16) % 10)
-    torch.manual_seed(0)
-    weights = {name: value for name, value in ResNet20().state_dict().items() if "num_batches" not in name}
-    save_file(weights, tmp_path / "resnet20.safetensors")
+    write_data(tmp_path, "brightness", 8, 16)
     app, written = monitoring.typer.Typer(), tmp_path / "costs.json"
     app.command()(monitoring.main)
     threads = torch.get_num_threads()

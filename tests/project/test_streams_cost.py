@@ -2,14 +2,12 @@
 
 import json
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from benchmarks import streams
-from benchmarks.resnet20 import ResNet20
 from benchmarks.streams import Throughput, as_table
+from tests.resnet20_data import write_data
 
 
 def found(**figures):
@@ -27,11 +25,7 @@ def test_what_gets_less_than_four_times_pytorchs_throughput_or_less_than_its_own
 
 
 def test_the_command_serves_streams_in_three_ways_with_equal_answers(tmp_path):
-    rng = np.random.default_rng(0)
-    np.save(tmp_path / "brightness.npy", rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8))
-    torch.manual_seed(0)
-    weights = {name: value for name, value in ResNet20().state_dict().items() if "num_batches" not in name}
-    save_file(weights, tmp_path / "resnet20.safetensors")
+    write_data(tmp_path, "brightness", 8)
     app, written = streams.typer.Typer(), tmp_path / "streams.json"
     app.command()(streams.main)
     threads = torch.get_num_threads()

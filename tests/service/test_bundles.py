@@ -2,7 +2,6 @@
 
 import re
 import sys
-import warnings
 
 import onnx
 import pytest
@@ -323,10 +322,7 @@ def test_a_torch_bundle_answers_as_the_network_itself(tmp_path):
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
-    """An ONNX bundle; the exporter of PyTorch warns of its own deprecations."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return onnx_bundle(tmp_path_factory.mktemp("graph") / "bundle")
+    return onnx_bundle(tmp_path_factory.mktemp("graph") / "bundle")
 
 
 @pytest.fixture(scope="module")

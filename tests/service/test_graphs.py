@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -47,10 +46,7 @@ def wanted(bundle, spec, source=None, **options):
 
 @pytest.fixture(scope="module")
 def onnx_folder(tmp_path_factory):
-    """An ONNX bundle; the exporter of PyTorch warns of its own deprecations."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return onnx_bundle(tmp_path_factory.mktemp("onnx") / "bundle")
+    return onnx_bundle(tmp_path_factory.mktemp("onnx") / "bundle")
 
 
 @pytest.fixture(scope="module")

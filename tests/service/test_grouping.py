@@ -13,7 +13,7 @@ from adapters.state import flatten
 from service import engine
 from service.bundles import read_bundle
 from service.errors import DeadlineError, FailedError
-from service.gains import SIZES, Gain, Timed, judged, measured
+from service.gains import SIZES, Gain
 from service.grouping import Groups, Shared
 from service.guard import Action
 from service.hosting import host
@@ -369,33 +369,6 @@ def test_deadlines_that_come_while_groups_are_taken_leave_no_stream_half_served(
         stepped = [stream.steps - steps for stream, steps in zip(streams, before, strict=True)]
         assert stepped == [int(isinstance(answer, engine.Served)) for answer in answers]
         assert not any(stream.turn.locked() or stream.waiting for stream in streams)
-
-
-def test_a_gain_is_judged_from_the_size_on_from_which_every_group_pays():
-    assert judged(Timed(1.0, {2: 1.0, 4: 5.0, 8: 4.0, 16: 4.0})) == Gain(8, 4.0, "")
-    assert judged(Timed(1.0, {2: 1.0, 4: 2.0, 8: 4.0, 16: 4.0})).least == 2
-    assert judged(Timed(1.0, {16: 16.0})) == Gain(0, 1.0, "16 steps as one take 1.0 times as long as one by one")
-
-
-class Off:
-    """A pipeline whose steps taken together are not those taken alone."""
-
-    def __init__(self, fitted):
-        self.initial, self.step = fitted.initial, fitted.step
-
-    def step_together(self, states, xs):
-        return [self.step(state, x + 0.5) for state, x in zip(states, xs, strict=True)]
-
-
-def test_steps_that_differ_when_taken_together_or_cannot_be_are_never_taken_so(model, tmp_path):
-    xs = [batch(seed) for seed in range(max(SIZES))]
-    branching = loaded(tripwire_bundle(tmp_path / "tripwire"), "tests.models:Tripwire")
-
-    off, failing = measured(Off(model.fit("unmix_tns", {})), xs), measured(branching.fit("unmix_tns", {}), xs)
-
-    assert (off.least, failing.least) == (0, 0)
-    assert off.reason.startswith("as one they are ")
-    assert failing.reason == "the model's steps cannot be taken as one (RuntimeError)"
 
 
 def test_a_pipeline_is_measured_once_for_each_number_of_images(model):

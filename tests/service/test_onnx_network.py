@@ -251,10 +251,7 @@ def closed(folder):
 
 
 def test_a_graph_whose_norm_layers_are_folded_says_so_and_how_to_keep_them(tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        folder = onnx_bundle(tmp_path / "bundle")
-    said = closed(folder)
+    said = closed(onnx_bundle(tmp_path / "bundle"))
     assert "it has no BatchNormalization (folded?" in said
     assert "optimize=False" in said
 
