@@ -1,8 +1,6 @@
 """Streams whose requests wait at the same time: their steps taken as one, and each served as alone."""
 
 import asyncio
-import threading
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -17,22 +15,14 @@ from service.gains import SIZES, Gain
 from service.grouping import Groups, Shared
 from service.guard import Action
 from service.hosting import host
-from service.retries import RetryLog
-from service.scheduler import Scheduler
 from service.settings import EMBEDDED
-from service.streams import Stream, initial_state
 from service.telemetry import Telemetry
-from service.worker import Worker
 from tests.applications import INFER, application
 from tests.bundles import FACTORY, torch_bundle, tripwire_bundle
+from tests.holding import SPEC, begin, pays, running, serve, together
 from tests.serving import images, infer_body, outputs
 
 TOLERANCE = 1e-4
-SPEC = "unmix_tns+eata"
-
-
-def pays(fitted, xs):
-    return Gain(2, 4.0, "")
 
 
 def does_not_pay(fitted, xs):
@@ -52,11 +42,6 @@ def model(tmp_path):
     return loaded(torch_bundle(tmp_path / "bundle"))
 
 
-def begin(model, stream_id="s", spec=SPEC, **settings):
-    fitted = model.fit(spec, {})
-    return Stream(stream_id, model, fitted, initial_state(model, fitted), RetryLog(0, 0), **settings)
-
-
 def batch(seed, count=1):
     return torch.from_numpy(images(count, seed))
 
@@ -67,84 +52,11 @@ def alone(model, requests, spec=SPEC):
     return [serve(streams[name], x) for name, x in requests], streams
 
 
-def serve(stream, x, step=None):
-    return engine.serve(stream, x, wants_source=False, source_check_every=20, step=step)
-
-
 def assert_same_to_rounding(one, other):
     one, other = flatten(one), flatten(other)
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, other[name], atol=TOLERANCE, rtol=TOLERANCE)
-
-
-class Running:
-    """A scheduler whose worker is held until all that is to wait does."""
-
-    def __init__(self, scheduler, telemetry):
-        self.scheduler, self.telemetry = scheduler, telemetry
-        self.began, self.released = threading.Event(), threading.Event()
-        self.order = []
-
-    async def hold(self, stream):
-        def held():
-            self.began.set()
-            assert self.released.wait(10)
-
-        task = asyncio.ensure_future(self.scheduler.submit(stream, held))
-        assert await asyncio.to_thread(self.began.wait, 10)
-        return task
-
-    def ask(self, stream, x):
-        shared = Shared(stream, x)
-
-        def answer():
-            self.order.append(stream.id)
-            with stream.unchanged_on_failure():
-                return serve(stream, x, shared.step)
-
-        return asyncio.ensure_future(self.scheduler.submit(stream, answer, shared))
-
-    def groups_of(self, model, spec=SPEC):
-        """How many groups there were, and of how many streams in all."""
-        labels = {"model": model.name, "adapter": spec}
-        told = (self.telemetry.registry.get_sample_value(f"acclimate_group_size_streams_{kind}", labels)
-                for kind in ("count", "sum"))  # fmt: skip
-        return tuple(int(value or 0) for value in told)
-
-
-@asynccontextmanager
-async def running(*, measure=pays, most=64, deadline_seconds=30.0):
-    worker, telemetry = Worker(1), Telemetry()
-    groups = Groups(most, telemetry, measure)
-    bounds = {"max_queue": 1000, "max_queue_per_stream": 50, "deadline_seconds": deadline_seconds}
-    made = Running(Scheduler(worker, telemetry, groups, **bounds), telemetry)
-    try:
-        yield made
-    finally:
-        made.released.set()
-        assert await made.scheduler.drain(10)
-        worker.close()
-
-
-async def asked_together(run, model, requests):
-    """Answers to requests that all wait while the worker is held."""
-    held = await run.hold(begin(model, "holds"))
-    tasks = [run.ask(stream, x) for stream, x in requests]
-    for _ in range(3):
-        await asyncio.sleep(0)
-    run.released.set()
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
-    await held
-    return answers
-
-
-def together(model, requests, **settings):
-    async def scenario():
-        async with running(**settings) as run:
-            return await asked_together(run, model, requests), run
-
-    return asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("spec", ["source", "batch+tent", "unmix_tns+lame", SPEC])
