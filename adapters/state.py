@@ -1,7 +1,8 @@
 """A state as a flat dict of named tensors and back; its size; whether it is finite."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +24,9 @@ def flatten(state: object) -> dict[str, Tensor]:
         >>> flatten({"sgd": Velocity(v={"bn.weight": torch.zeros(2)})})
         {'sgd/v/bn.weight': tensor([0., 0.])}
     """
-    return dict(_leaves(state, ""))
+    named: dict[str, Tensor] = {}
+    _name_leaves(state, "", named)
+    return named
 
 
 def unflatten(template: T, tensors: Mapping[str, Tensor]) -> T:
@@ -58,37 +61,49 @@ def size_bytes(state: object) -> int:
 
 def is_finite(state: object) -> bool:
     """Tell whether no tensor of a state holds NaN or infinity."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in flatten(state).values() if tensor.is_floating_point())
+    tensors = [tensor for tensor in flatten(state).values() if tensor.is_floating_point()]
+    if not tensors:
+        return True
+    # Norms are a third of the work: what is not finite shows in them. Great values may have none that is finite.
+    norms = torch.stack(list(torch._foreach_norm(tensors)))
+    return bool(torch.isfinite(norms).all()) or all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
-def _children(value: object) -> Iterator[tuple[str, Any]] | None:
+def children(value: object, path: str = "") -> Iterable[tuple[str, Any]]:
+    """Return what a state holds by name, one level down.
+
+    Raises:
+        StateError: If the value is neither a mapping nor a dataclass; the message names its path.
+    """
     if isinstance(value, Mapping):
-        return iter(value.items())
-    if dataclasses.is_dataclass(value):
-        return ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-    return None
+        return value.items()
+    kind = type(value)
+    if dataclasses.is_dataclass(kind):
+        return [(name, getattr(value, name)) for name in _fields(kind)]
+    raise StateError(f"{path or 'the state'} is a {type(value).__name__}, expected tensors, mappings or dataclasses")
 
 
-def _leaves(value: object, path: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield path, value
-        return
-    children = _children(value)
-    if children is None:
-        raise StateError(
-            f"{path or 'the state'} is a {type(value).__name__}, expected tensors, mappings or dataclasses"
-        )
-    for name, child in children:
-        yield from _leaves(child, f"{path}/{name}" if path else name)
+def _name_leaves(value: object, path: str, named: dict[str, Tensor]) -> None:
+    for name, child in children(value, path):
+        below = f"{path}/{name}" if path else name
+        if isinstance(child, Tensor):
+            named[below] = child
+        else:
+            _name_leaves(child, below, named)
+
+
+@lru_cache(maxsize=256)
+def _fields(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def _rebuild(template: Any, tensors: Mapping[str, Tensor], path: str) -> Any:
     if isinstance(template, Tensor):
         return tensors[path]
-    children = {
-        name: _rebuild(child, tensors, f"{path}/{name}" if path else name) for name, child in _children(template) or ()
+    rebuilt = {
+        name: _rebuild(child, tensors, f"{path}/{name}" if path else name) for name, child in children(template, path)
     }
-    return children if isinstance(template, Mapping) else dataclasses.replace(template, **children)
+    return rebuilt if isinstance(template, Mapping) else dataclasses.replace(template, **rebuilt)
 
 
 def _check_names(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

@@ -5,25 +5,27 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from adapters.state import flatten
+from adapters.state import children
 
 PARAMS = "params"
 """The field under which every learner keeps the parameters of a network copy."""
-LEARNER = "learner"
 LEAST_NORM = 1e-12
 
 
-def learned(state: object) -> dict[str, Tensor]:
+def learned(state: object) -> Mapping[str, Tensor]:
     """Return the parameters that a pipeline's state has learned, by name; of several copies the first one's.
 
     Empty where nothing is learned by gradient.
     """
-    found: dict[str, dict[str, Tensor]] = {}
-    for path, tensor in flatten(state).items():
-        holder, inside, name = path.partition(f"/{PARAMS}/")
-        if inside and holder.partition("/")[0] == LEARNER:
-            found.setdefault(holder, {})[name] = tensor
-    return next(iter(found.values()), {})
+    return _params_in(getattr(state, "learner", {}))
+
+
+def _params_in(value: object) -> Mapping[str, Tensor]:
+    if isinstance(value, Tensor):
+        return {}
+    held = dict(children(value))
+    found: Mapping[str, Tensor] = held[PARAMS] if PARAMS in held else {}
+    return found or next(filter(None, map(_params_in, held.values())), {})
 
 
 def relative(now: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor:

@@ -1,0 +1,105 @@
+"""What half the digits cost and save: `python -m benchmarks.precision --help`.
+
+The same stream of corrupted images goes through each spec in float32 and in bfloat16, batch by batch in turn, each with
+its own state. Shown are the medians of the processor time of a step, both errors, and how often the answers differ.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import process_time
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from adapters import SourceModel, create
+from adapters.precision import PRECISIONS
+from benchmarks.machine import machine
+from benchmarks.resnet20 import load_source_model
+
+SPECS = ("source", "batch", "ema", "unmix_tns", "batch+tent", "unmix_tns+eta")
+
+
+@dataclass(frozen=True)
+class Halved:
+    """A spec in both precisions: milliseconds of a step, errors in per cent, and the share of equal labels."""
+
+    spec: str
+    milliseconds: float
+    half_milliseconds: float
+    error: float
+    half_error: float
+    equal: float
+
+
+def measure(spec: str, source: SourceModel, images: Tensor, labels: Tensor, batch: int) -> Halved:
+    """Run a spec over images (N, C, H, W) in both precisions."""
+    adapters = [create(spec, precision=precision) for precision in PRECISIONS]
+    fits = [adapter.prepare(source) for adapter in adapters]
+    states = [adapter.init(fit) for adapter, fit in zip(adapters, fits, strict=True)]
+    seconds: list[list[float]] = [[] for _ in PRECISIONS]
+    answers: list[list[Tensor]] = [[] for _ in PRECISIONS]
+    for x in torch.split(images, batch):
+        for number, (adapter, fit) in enumerate(zip(adapters, fits, strict=True)):
+            began = process_time()
+            output, states[number] = adapter.step(fit, states[number], x)
+            seconds[number].append(process_time() - began)
+            answers[number].append(output.probabilities.argmax(1))
+    times = [1000 * median(each) for each in seconds]
+    given = [torch.cat(each) for each in answers]
+    errors = [100 * float((each != labels).float().mean()) for each in given]
+    return Halved(spec, times[0], times[1], errors[0], errors[1], 100 * float((given[0] == given[1]).float().mean()))
+
+
+def main(
+    data: Annotated[
+        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
+    ],
+    specs: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
+    corruption: Annotated[str, typer.Option(help="Corruption whose images are sent.")] = "gaussian_noise",
+    images: Annotated[int, typer.Option(min=1, help="Images sent.")] = 2000,
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+) -> None:
+    """Measure bfloat16 beside float32 on the CIFAR ResNet-20: time, and error on corrupted images."""
+    torch.set_num_threads(threads)
+    source = load_source_model(data / "resnet20.safetensors")
+    stored = torch.from_numpy(np.load(data / f"{corruption}.npy")[:images]).permute(0, 3, 1, 2)
+    labels = torch.from_numpy(np.load(data / "labels.npy")[:images]).long()
+    found = []
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("specs", total=len(specs))
+        for spec in specs:
+            found.append(measure(spec, source, (stored / 255).contiguous(), labels, batch))
+            progress.advance(task)
+    about = {"images": str(len(stored)), "corruption": corruption, "batch": str(batch), **machine(threads)}
+    Console(width=100).print(as_table(found, about))
+    if json_file is not None:
+        json_file.write_text(json.dumps({**about, "halved": [asdict(each) for each in found]}, indent=1) + "\n")
+
+
+def as_table(found: list[Halved], about: dict[str, str]) -> Table:
+    """Lay the figures out."""
+    caption = "\n".join(f"{name} {value}" for name, value in about.items())
+    table = Table(
+        title="float32 and bfloat16: processor ms of a step, error in %", caption=caption, box=box.SIMPLE_HEAD
+    )
+    for name in ("spec", "float32 ms", "bfloat16 ms", "float32 error", "bfloat16 error", "equal labels"):
+        table.add_column(name, justify="left" if name == "spec" else "right")
+    for each in found:
+        times = (f"{each.milliseconds:.1f}", f"{each.half_milliseconds:.1f}")
+        table.add_row(each.spec, *times, f"{each.error:.2f}", f"{each.half_error:.2f}", f"{each.equal:.1f} %")
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)
