@@ -5,7 +5,7 @@ that its functions take and return, so that reset, snapshot, replay and isolatio
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
@@ -61,6 +61,14 @@ class Forward:
     logits: Tensor
     features: Tensor
     drift: Tensor | None
+
+    def by_stream(self) -> "list[Forward]":
+        """Take apart a pass over several streams, stacked (S, ...), into tensors that own their memory."""
+        kept = {
+            name: [part.clone() for part in value.unbind()] for name, value in vars(self).items() if value is not None
+        }
+        drifts = kept.get("drift") or [None] * len(self.logits)
+        return [Forward(*each) for each in zip(kept["logits"], kept["features"], drifts, strict=True)]
 
 
 Run: TypeAlias = Callable[[Params, NormState, Tensor], Forward]
@@ -156,6 +164,42 @@ class Net(Protocol):
 
     def gradient(self, of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:
         """Differentiate a loss at params; return gradients by name and what else came of it, detached."""
+
+
+class StreamsNet(Protocol):
+    """The network as a learner sees it that serves S streams at once, by one pass over the N images of each.
+
+    Parameters of norm layers and statistics are each stream's own, stacked (S, ...).
+    """
+
+    @property
+    def classes(self) -> int:
+        """How many logits."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights and inputs."""
+
+    @property
+    def affine(self) -> Mapping[str, Tensor]:
+        """Weight and bias (C,) of all norm layers by name, as every stream starts from them."""
+
+    @property
+    def artefacts(self) -> Mapping[str, Tensor]:
+        """The source artefacts by plain name, those that fit the normalizer."""
+
+    @property
+    def initial_norm(self) -> NormState:
+        """The statistics of one stream before any batch."""
+
+    def observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
+        """Run x (S, N, ...) as each stream's next batch; return the pass and the new statistics, stacked."""
+
+    def again(self, params: Params, before: NormState, after: NormState, x: Tensor) -> Forward:
+        """Run some streams' part x (s, N, ...) of the batch that was observed, as it was answered; see `Net.again`."""
+
+    def gradient(self, of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:
+        """Differentiate a loss at params, as `Net.gradient`: streams that meet in a sum alone keep theirs apart."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +319,8 @@ class Learner(Part, Generic[S]):
     answers_first: ClassVar[bool] = False
     """True if the answer comes from a pass without a gradient, where images may be picked out of their batch."""
 
+    together: ClassVar[bool] = False
+    """Whether there is `step_together`."""
     artefact: ClassVar[str] = ""
     """The source artefact that `calibrate` makes; "" for none."""
     holds_inputs: ClassVar[bool] = False
@@ -318,6 +364,15 @@ class Learner(Part, Generic[S]):
     @abstractmethod
     def answer(self, run: Run, state: S, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) through `run` without learning."""
+
+    def step_together(
+        self, net: StreamsNet, states: Sequence[S], norms: Sequence[CopyStates], x: Tensor
+    ) -> list[Learned[S]]:
+        """Take the steps of S streams at once, each as `step` would by itself: x is (S, N, ...), each stream's batch.
+
+        Of a learner that says so (`together`), and draws no random numbers.
+        """
+        raise NotImplementedError(f"{self.name} has no step for several streams at once")
 
 
 class OutputAdjuster(Part, Generic[S]):

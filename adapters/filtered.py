@@ -1,18 +1,19 @@
 """Entropy learning on filtered images: the steps that ETA, EATA and RDumb share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, Learned, Net, NormState, Params, PartState
+from adapters.base import CopyStates, Forward, Learned, Net, NormState, Params, PartState, StreamsNet
 from adapters.descent import Learning, descend, descend_where, observe_gradient, start
 from adapters.functional.optim import OptimOptions
-from adapters.functional.selection import Selection, default_d_margin, select, weighted_entropy
+from adapters.functional.selection import Selection, default_d_margin, masked_entropy, select, weighted_entropy
 from adapters.options import option
-from adapters.state import flatten, where
+from adapters.state import flatten, mapped, part, stacked, unstacked, where
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def init_returning(net: Net, options: FilterOptions) -> ReturningState:
     return ReturningState(init(net, options), torch.zeros((), dtype=torch.int64))
 
 
-def init(net: Net, options: FilterOptions) -> FilteredState:
+def init(net: Net | StreamsNet, options: FilterOptions) -> FilteredState:
     """Return the source's norm parameters, zero moments and no mean output yet."""
     return FilteredState(
         start(net.affine, options), torch.zeros(net.classes, dtype=net.dtype), torch.zeros((), dtype=torch.bool)
@@ -66,8 +67,7 @@ def step(
     """
     way = _gathered if net.separable else _masked
     forward, observed, selection, learning = way(net, state, norm["student"], x, options, pull)
-    moved = FilteredState(learning, selection.mean_probabilities, selection.seen)
-    return Learned(forward, moved, {"student": observed}, {"selected_ratio": selection.mask.float().mean()})
+    return _learned(forward, learning, selection, observed)
 
 
 def returning_step(
@@ -77,9 +77,56 @@ def returning_step(
     due = state.count % every == 0
     fresh = where(due, init(net, options), state.filtered)
     norms = {"student": where(due, net.initial_norm, norm["student"])}
-    learned = step(net, fresh, norms, x, options, pull={})
-    after = ReturningState(learned.state, state.count + 1)
-    return Learned(learned.forward, after, learned.norm, learned.signals)
+    return counted(step(net, fresh, norms, x, options, pull={}), state)
+
+
+def counted(learned: Learned[FilteredState], before: ReturningState) -> Learned[ReturningState]:
+    """Return a step with the number of steps that it comes after, and itself, kept beside what it has learned."""
+    return Learned(learned.forward, ReturningState(learned.state, before.count + 1), learned.norm, learned.signals)
+
+
+def step_together(
+    net: StreamsNet, states: Sequence[FilteredState], norms: Sequence[CopyStates], x: Tensor, options: FilterOptions,
+    pull: Callable[[Params], Params] = lambda _: {},
+) -> list[Learned[FilteredState]]:  # fmt: skip
+    """Take the steps of S streams at once, each as `step` would: x is (S, N, ...), each stream's batch.
+
+    One pass answers all of them; a second one, over the streams with a selected image, is for the gradient. `pull` maps
+    learned parameters (s, ...) to the gradient of a penalty on them.
+    """
+    norm = stacked([each["student"] for each in norms])
+    forward, observed = net.observe(stacked([state.learning.params for state in states]), norm, x)
+    selections = _selections(net, states, forward, options)
+    chosen = [index for index, selection in enumerate(selections) if bool(selection.mask.any())]
+    learnings = [state.learning for state in states]
+    if chosen:
+        some = stacked([learnings[index] for index in chosen])
+        masks = torch.stack([selections[index].mask for index in chosen])
+        e_margin = _e_margin(net, options)
+
+        def entropy(learned: Params) -> tuple[Tensor, tuple[()]]:
+            again = net.again(learned, part(norm, chosen), part(observed, chosen), x[chosen])
+            return torch.vmap(partial(masked_entropy, e_margin=e_margin))(again.logits, masks).sum(), ()
+
+        grads, _ = net.gradient(entropy, some.params)
+        moved = mapped(lambda state, grads: descend(state, grads, options), some, _pulled(grads, pull(some.params)))
+        for index, learning in zip(chosen, unstacked(moved, len(chosen)), strict=True):
+            learnings[index] = learning
+    parts = zip(forward.by_stream(), learnings, selections, unstacked(observed, len(x)), strict=True)
+    return [_learned(own, learning, selection, norm) for own, learning, selection, norm in parts]
+
+
+def returning_step_together(
+    net: StreamsNet, states: Sequence[ReturningState], norms: Sequence[CopyStates], x: Tensor, options: FilterOptions,
+    every: int,
+) -> list[Learned[ReturningState]]:  # fmt: skip
+    """Take `returning_step` of S streams at once: x is (S, N, ...), each stream's batch."""
+    fresh = init(net, options)
+    due = [int(state.count) % every == 0 for state in states]
+    begun = [fresh if again else state.filtered for again, state in zip(due, states, strict=True)]
+    read = [{"student": net.initial_norm} if again else norm for again, norm in zip(due, norms, strict=True)]
+    learned = step_together(net, begun, read, x, options)
+    return [counted(each, state) for each, state in zip(learned, states, strict=True)]
 
 
 def _masked(
@@ -115,12 +162,32 @@ def _gathered(
     return forward, observed, selection, descend(state.learning, _pulled(grads, pull), options)
 
 
+def _learned(forward: Forward, learning: Learning, selection: Selection, observed: NormState) -> Learned[FilteredState]:
+    moved = FilteredState(learning, selection.mean_probabilities, selection.seen)
+    return Learned(forward, moved, {"student": observed}, {"selected_ratio": selection.mask.float().mean()})
+
+
 def _selection(net: Net, state: FilteredState, forward: Forward, options: FilterOptions) -> Selection:
+    return select(forward.logits, state.mean_probabilities, state.seen, *_margins(net, options))
+
+
+def _selections(
+    net: StreamsNet, states: Sequence[FilteredState], forward: Forward, options: FilterOptions
+) -> list[Selection]:
+    """Filter each stream's images by what it remembers; `forward` holds all of them (S, N, ...)."""
+    means = torch.stack([state.mean_probabilities for state in states])
+    seen = torch.stack([state.seen for state in states])
+    e_margin, d_margin = _margins(net, options)
+    selecting = partial(select, e_margin=e_margin, d_margin=d_margin)
+    return unstacked(mapped(selecting, forward.logits, means, seen), len(states))
+
+
+def _margins(net: Net | StreamsNet, options: FilterOptions) -> tuple[float, float]:
     d_margin = default_d_margin(net.classes) if options.d_margin is None else options.d_margin
-    return select(forward.logits, state.mean_probabilities, state.seen, _e_margin(net, options), d_margin)
+    return _e_margin(net, options), d_margin
 
 
-def _e_margin(net: Net, options: FilterOptions) -> float:
+def _e_margin(net: Net | StreamsNet, options: FilterOptions) -> float:
     return options.e_margin * math.log(net.classes)
 
 

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from adapters.adapter import Adapter, AdapterState, Prepared
 from adapters.base import Noise, StepOutput
+from adapters.net import ModuleNet
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild
+from adapters.together import Together
 
 Stepped: TypeAlias = tuple[StepOutput, AdapterState]
 
@@ -21,8 +23,21 @@ def why_not(adapter: Adapter) -> str:
     return "" if adapter.pure_graph else f"{adapter.spec} branches on data"
 
 
+def in_one_pass(adapter: Adapter, prepared: Prepared[Any]) -> bool:
+    """Whether a pass of several streams is one of the network itself (`of_streams`), and the rest is done around it."""
+    if not isinstance(adapter, Pipeline) or not isinstance(prepared, Fit) or not adapter.learner.together:
+        return False
+    if not adapter.learner.needs.gradient:
+        return True
+    return prepared.net.separable and prepared.net.learns_by_stream
+
+
 def step_together(
-    adapter: Adapter, prepared: Prepared[Any], states: Sequence[AdapterState], xs: Sequence[Tensor]
+    adapter: Adapter,
+    prepared: Prepared[Any],
+    states: Sequence[AdapterState],
+    xs: Sequence[Tensor],
+    net: ModuleNet | None = None,
 ) -> list[Stepped]:
     """Take the step of each of several streams, all in one pass over the network.
 
@@ -34,6 +49,7 @@ def step_together(
         prepared: That, fitted to the model.
         states: Each stream's state, left as it was.
         xs: Each stream's batch (N, *input_shape), all of one shape.
+        net: The network of such streams, where another one stands for the fitted one's (`in_one_pass`).
 
     Returns:
         Answer and new state of each stream. Tensors own their memory, and those that a step does not change are the
@@ -41,26 +57,41 @@ def step_together(
     """
     if not isinstance(adapter, Pipeline) or not isinstance(prepared, Fit):
         raise TypeError(why_not(adapter))
+    x = torch.stack(list(xs))
+    if in_one_pass(adapter, prepared):
+        return _around_one_pass(adapter, net or prepared.net.of_streams(x.shape[1]), states, x)
+    return _by_vmap(adapter, prepared, states, x)
+
+
+@torch.no_grad()
+def _around_one_pass(pipeline: Pipeline, net: ModuleNet, states: Sequence[AdapterState], x: Tensor) -> list[Stepped]:
+    """Let the learner take the steps on x (S, N, ...) together, and adjust the outputs by themselves."""
+    own = [state for state in states if isinstance(state, PipelineState)]
+    learners, norms = [state.learner for state in own], [state.norm for state in own]
+    learned = pipeline.learner.step_together(Together(net, x.shape[1]), learners, norms, x)
+    return [pipeline.finished(state, each) for state, each in zip(own, learned, strict=True)]
+
+
+def _by_vmap(pipeline: Pipeline, prepared: Fit, states: Sequence[AdapterState], x: Tensor) -> list[Stepped]:
     befores = [flatten(state) for state in states]
 
     def kernel(tensors: Mapping[str, Tensor], x: Tensor, noise: Noise) -> tuple[dict[str, Tensor], ...]:
         before: PipelineState = rebuild(prepared.initial, tensors)
-        output, after = adapter.kernel(prepared, before, x, noise)
+        output, after = pipeline.kernel(prepared, before, x, noise)
         changed = {name: tensor for name, tensor in flatten(after).items() if tensor is not tensors[name]}
         return {"logits": output.logits, "probabilities": output.probabilities}, dict(output.signals), changed
 
-    together = torch.vmap(kernel)(_stacked(befores), torch.stack(list(xs)), _stacked(_noises(adapter, states, xs)))
-    answers, signals, changes = (_apart(tensors, len(xs)) for tensors in together)
+    together = torch.vmap(kernel)(_stacked(befores), x, _stacked(_noises(pipeline, states, x.shape[1:])))
+    answers, signals, changes = (_apart(tensors, len(x)) for tensors in together)
     return [
         (StepOutput(answer["logits"], answer["probabilities"], signal), rebuild(state, {**before, **changed}))
         for state, before, answer, signal, changed in zip(states, befores, answers, signals, changes, strict=True)
     ]
 
 
-def _noises(pipeline: Pipeline, states: Sequence[AdapterState], xs: Sequence[Tensor]) -> list[Noise]:
-    """Draw for each stream what it would draw alone."""
-    draw = pipeline.learner.draw
-    return [draw(int(state.seed), int(state.steps), x.shape) for state, x in zip(states, xs, strict=True)]
+def _noises(pipeline: Pipeline, states: Sequence[AdapterState], shape: torch.Size) -> list[Noise]:
+    """Draw for each stream what it would draw alone for a batch of a shape."""
+    return [pipeline.learner.draw(int(state.seed), int(state.steps), shape) for state in states]
 
 
 def _stacked(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

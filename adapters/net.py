@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +19,7 @@ from adapters.base import (
     Moments,
     Normalized,
     Normalizer,
+    NormLayer,
     NormState,
     Params,
     PartState,
@@ -30,6 +32,7 @@ from adapters.monitors.norm_distance import distance
 from adapters.precision import FLOAT32, computing
 from adapters.recompute import Recomputed, Resume
 from adapters.source import AFFINE_NORMS, SourceModel
+from adapters.streams import normalized_by_stream
 
 Mode = Literal["observe", "forward", "held"]
 FIRST_LAYERS = 2
@@ -72,10 +75,14 @@ class NormSlot(nn.Module):
 
 @dataclass
 class Pass:
-    """The ledger of one pass over the network: statistics read and written, moments seen, features met."""
+    """The ledger of one pass over the network: statistics read and written, moments seen, features met.
+
+    `images` are each stream's where the pass holds several streams'; 0 where it holds one's.
+    """
 
     mode: Mode
     read: NormState
+    images: int = 0
     written: dict[str, PartState] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
     features: list[Tensor] = field(default_factory=list)
@@ -129,6 +136,7 @@ class ModuleNet:
         self._on_host = True
         self._underway = Underway()
         self._observer: Observer | None = None
+        self._images_each = 0
         self._precision = precision
         for module in network.modules():
             if isinstance(module, Recomputed):
@@ -147,6 +155,15 @@ class ModuleNet:
         view._observer = None
         return view
 
+    def of_streams(self, images: int) -> "ModuleNet":
+        """Return the same network for passes over so many images of each of several streams, one after the other.
+
+        Statistics, and learned parameters of batch-norm layers, are then stacked (S, ...), and so is the drift.
+        """
+        view = copy.copy(self)
+        view._images_each, view._observer = images, None
+        return view
+
     def observed_by(self, observer: Observer) -> "ModuleNet":
         """Return the same network, whose batches an observer runs where no gradient is wanted."""
         view = copy.copy(self)
@@ -157,6 +174,11 @@ class ModuleNet:
     def separable(self) -> bool:
         """Whether images may be picked out of a batch by what it answers, and run again by themselves (`again`)."""
         return self._on_host and self._normalizer.independent
+
+    @property
+    def learns_by_stream(self) -> bool:
+        """Whether all parameters of norm layers can be each stream's own in one pass (`of_streams`)."""
+        return all(name.rpartition(".")[0] in self.layers for name in self.affine)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -219,14 +241,14 @@ class ModuleNet:
 
     def _run(self, mode: Mode, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, dict[str, PartState]]:
         inputs = self._standardize(self._laid_out(x, params))
-        self._underway.current = current = Pass(mode, norm)
+        self._underway.current = current = Pass(mode, norm, self._images_each)
         try:
             with computing(self._precision):
                 logits = functional_call(self._network, dict(params), (inputs,)).to(self.dtype)
         finally:
             self._underway.current = None
         features = current.features[-1] if current.features else logits
-        return Forward(logits, features, self._drift(current.moments, features)), current.written
+        return Forward(logits, features, self._drift(current, features)), current.written
 
     def _entering(self) -> Resume:
         """Return what brings the pass under way back, but for its ledger, so that a part of it can be run again."""
@@ -234,7 +256,7 @@ class ModuleNet:
 
         @contextmanager
         def resume() -> Iterator[None]:
-            outer, self._underway.current = self._underway.current, here and Pass(here.mode, here.read)
+            outer, self._underway.current = self._underway.current, here and Pass(here.mode, here.read, here.images)
             try:
                 with computing(self._precision):
                     yield
@@ -268,32 +290,54 @@ class ModuleNet:
         if moments is not None:
             current.moments[layer.name] = moments
         elif current.mode != "forward" and layer.name in self._measured:
-            current.moments[layer.name] = channel_moments(x.detach())
+            current.moments[layer.name] = _moments(current, x.detach())
 
     def _normalized(self, current: Pass, layer: NormSlot, x: Tensor) -> Normalized:
-        if layer.name not in current.read:
-            return Normalized(source_normalize(layer, x), None)
-        state = current.read[layer.name]
-        normalizer = self._normalizer_of(layer)
-        if current.mode == "observe":
-            normalized, current.written[layer.name] = normalizer.observe(layer, state, x)
-            return normalized
-        run = normalizer.forward if current.mode == "forward" else normalizer.held
-        return run(layer, state, x)
+        state = current.read.get(layer.name)
+        if current.images:
+            run = partial(self._normalized_alone, current.mode)
+            normalized, after = normalized_by_stream(run, layer, state, x, current.images)
+        else:
+            normalized, after = self._normalized_alone(current.mode, layer, state, x)
+        if after is not None:
+            current.written[layer.name] = after
+        return normalized
+
+    def _normalized_alone(
+        self, mode: Mode, layer: NormLayer, state: PartState | None, x: Tensor
+    ) -> tuple[Normalized, PartState | None]:
+        if state is None:
+            return Normalized(source_normalize(layer, x), None), None
+        normalizer = self._normalizer_of(self.layers[layer.name])
+        if mode == "observe":
+            return normalizer.observe(layer, state, x)
+        run = normalizer.forward if mode == "forward" else normalizer.held
+        return run(layer, state, x), None
 
     def _tap_features(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self._underway.current is not None:
             self._underway.current.features.append(inputs[0].flatten(1).to(self.dtype))
 
-    def _drift(self, moments: Mapping[str, Moments], features: Tensor) -> Tensor | None:
-        if moments:
-            return self.distance(moments)
+    def _drift(self, current: Pass, features: Tensor) -> Tensor | None:
+        if current.moments:
+            return self.distance(current.moments)
         artefacts = self.source.artefacts
         if "features.mean" not in artefacts:
             return None
-        return distance(
-            channel_moments(features.detach()), Moments(artefacts["features.mean"], artefacts["features.var"])
-        )
+        usual = Moments(artefacts["features.mean"], artefacts["features.var"])
+        return distance(_moments(current, features.detach()), usual)
+
+
+def _moments(current: Pass, x: Tensor) -> Moments:
+    """Return the moments (C,) of x (N, C, ...), or of each stream's part of it, stacked (S, C)."""
+    if not current.images:
+        return channel_moments(x)
+    mean, var = torch.vmap(lambda own: _pair(channel_moments(own)))(x.reshape(-1, current.images, *x.shape[1:]))
+    return Moments(mean, var)
+
+
+def _pair(moments: Moments) -> tuple[Tensor, Tensor]:
+    return moments.mean, moments.var
 
 
 def _memory_format(network: nn.Module, source: SourceModel, dtype: torch.dtype) -> torch.memory_format:

@@ -11,6 +11,7 @@ from adapters.adapter import AdapterOf, AdapterState, Prepared, Spec
 from adapters.base import (
     CopyStates,
     Forward,
+    Learned,
     Learner,
     Net,
     Noise,
@@ -141,7 +142,10 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
 
     @torch.no_grad()
     def _step(self, net: Net, state: PipelineState, x: Tensor, noise: Noise) -> tuple[StepOutput, PipelineState]:
-        learned = self.learner.step(net, state.learner, state.norm, x, noise)
+        return self.finished(state, self.learner.step(net, state.learner, state.norm, x, noise))
+
+    def finished(self, state: PipelineState, learned: Learned[Any]) -> tuple[StepOutput, PipelineState]:
+        """Answer by what a learning step has come to; return the new state."""
         probabilities, output = self.output.adjust(state.output, learned.forward)
         after = PipelineState(state.steps + 1, state.seed, learned.norm, learned.state, output)
         return _answer(learned.forward, probabilities, learned.signals), after

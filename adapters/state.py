@@ -1,7 +1,7 @@
 """A state as a flat dict of named tensors and back; its size; whether it is finite."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -11,6 +11,9 @@ from torch import Tensor
 from adapters.errors import StateError
 
 T = TypeVar("T")
+R = TypeVar("R")
+ALONE = "tensor"
+"""The name of a tensor that is no part of a state."""
 
 
 def flatten(state: object) -> dict[str, Tensor]:
@@ -52,6 +55,50 @@ def where(condition: Tensor, new: T, old: T) -> T:
     """Choose one of two states by a boolean scalar tensor, without a Python branch."""
     olds = flatten(old)
     return rebuild(new, {name: torch.where(condition, tensor, olds[name]) for name, tensor in flatten(new).items()})
+
+
+def stacked(states: Sequence[T]) -> T:
+    """Return states of one form as one of that form, whose tensors are (S, ...).
+
+    Example:
+        >>> stacked([{"w": torch.zeros(2)}] * 3)["w"].shape
+        torch.Size([3, 2])
+    """
+    each = [flatten(state) for state in states]
+    return rebuild(states[0], {name: torch.stack([tensors[name] for tensors in each]) for name in each[0]})
+
+
+def unstacked(state: T, count: int) -> list[T]:
+    """Take apart the states that `stacked` has put together: tensors own their memory, and keep no other alive."""
+    each = {name: [part.clone() for part in tensor.unbind()] for name, tensor in flatten(state).items()}
+    return [rebuild(state, {name: parts[index] for name, parts in each.items()}) for index in range(count)]
+
+
+def part(state: T, indices: list[int]) -> T:
+    """Return some of the states that `stacked` has put together, still together."""
+    return rebuild(state, {name: tensor[indices] for name, tensor in flatten(state).items()})
+
+
+def mapped(function: Callable[..., R], *states: object) -> R:
+    """Return what a function of states makes of each of several that are put together, put together.
+
+    Args:
+        function: From states or tensors to a state; without a Python branch on data.
+        states: Stacked tensors, or states of them.
+    """
+    results: list[R] = []
+
+    def of_tensors(given: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        own = [
+            tensors[ALONE] if isinstance(state, Tensor) else rebuild(state, tensors)
+            for state, tensors in zip(states, given, strict=True)
+        ]
+        results.append(function(*own))
+        return flatten(results[0])
+
+    given = [{ALONE: state} if isinstance(state, Tensor) else flatten(state) for state in states]
+    tensors = torch.vmap(of_tensors)(given)
+    return rebuild(results[0], tensors)
 
 
 def size_bytes(state: object) -> int:

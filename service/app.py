@@ -230,7 +230,7 @@ def load_models(settings: Settings) -> dict[str, HostedModel]:
     """
     loaded: dict[str, HostedModel] = {}
     threads = settings.torch_threads
-    graphs = Graphs(settings.data / "graphs", threads, settings.compiled_specs) if settings.compiled else None
+    graphs = _graphs(settings) if settings.compiled else None
     for path in settings.bundles:
         model = host(read_bundle(path), settings.allow_factories, threads, graphs)
         if model.name in loaded:
@@ -239,3 +239,8 @@ def load_models(settings: Settings) -> dict[str, HostedModel]:
     if not loaded:
         raise SettingsError("no bundle is given; expected one at least")
     return loaded
+
+
+def _graphs(settings: Settings) -> Graphs:
+    grouping = settings.group_streams > 1
+    return Graphs(settings.data / "graphs", settings.torch_threads, settings.compiled_specs, grouping=grouping)

@@ -2,25 +2,38 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from adapters.adapter import Adapter, Prepared
+from adapters.grouping import in_one_pass
+from adapters.net import ModuleNet
 from adapters.pipeline import Fit, Pipeline
+from adapters.precision import FLOAT32
 from service.backends import graph
-from service.backends.compiled import Compiled, CompiledPass, CompiledStep, Session, check, least_images
+from service.backends.compiled import (
+    Compiled,
+    CompiledPass,
+    CompiledStep,
+    Session,
+    check,
+    checked_streams,
+    least_images,
+)
 from service.backends.onnx import runs_as_shipped
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
 from service.files import AS_UMASK, write_whole
 from service.telemetry import log
 
+G = TypeVar("G")
 MAKERS = ("torch", "onnx", "onnxscript")
 """What has a say in the graph that is made."""
 NOT_MADE = "no graph was made of it: list it in the setting `compiled_specs` to have it made at the next start"
@@ -49,16 +62,35 @@ class Wanted:
         return graph.answers_first(self.adapter, self.prepared)
 
     @property
+    def runs_as_shipped(self) -> bool:
+        """Whether the bundle is an ONNX graph that serves the pipeline as it is."""
+        return self.bundle.toml.model.kind == "onnx" and runs_as_shipped(self.adapter.spec)
+
+    @property
     def facts(self) -> dict[str, str]:
         """What the graph is of, as it is kept with it."""
         options = {name: asdict(options) for name, options in self.adapter.options.items()}
         return {
-            "model": self.bundle.name,
-            "version": self.bundle.toml.version,
-            "fingerprint": self.bundle.fingerprint,
+            **self._model,
             "adapter": str(self.adapter.spec),
             "options": json.dumps({"seed": self.adapter.seed, **options}, sort_keys=True),
             "part": "pass" if self.answers_first else "step",
+        }
+
+    @property
+    def facts_of_streams(self) -> dict[str, str]:
+        """The same of a pass over several streams, which pipelines with one normalizer share."""
+        name = self.adapter.spec.normalizer
+        learned = "norm layers" if graph.learned_by_stream(self.adapter, self.prepared) else "nothing"
+        options = json.dumps(asdict(self.adapter.options[name]), sort_keys=True)
+        return {**self._model, "adapter": name, "options": options, "part": "streams", "learned": learned}
+
+    @property
+    def _model(self) -> dict[str, str]:
+        return {
+            "model": self.bundle.name,
+            "version": self.bundle.toml.version,
+            "fingerprint": self.bundle.fingerprint,
             "made_by": ", ".join(f"{name} {version(name)}" for name in MAKERS),
         }
 
@@ -70,12 +102,14 @@ class Graphs:
         folder: Made when the first one is written.
         threads: Of ONNX Runtime.
         specs: The pipelines, by canonical spec, whose graph is made where there is none.
+        grouping: Whether graphs of several streams are wanted at all.
     """
 
-    def __init__(self, folder: Path, threads: int, specs: Collection[str] = ()) -> None:
+    def __init__(self, folder: Path, threads: int, specs: Collection[str] = (), *, grouping: bool = True) -> None:
         self.specs = tuple(specs)
         self._folder = folder
         self._threads = threads
+        self._grouping = grouping
 
     def get(self, wanted: Wanted, *, make: bool) -> Graph:
         """Return a pipeline's graph: the one that is kept, or a new one where that is allowed.
@@ -86,16 +120,50 @@ class Graphs:
         reason = why_not(wanted)
         if reason:
             raise UnfitError(reason)
-        file = self._folder / f"{_name(wanted.facts)}.onnx"
-        kept = self._kept(file, wanted)
+        return self._get(
+            wanted.facts, lambda session: _reopened(session, wanted),
+            partial(made_anew, wanted, self._threads) if make else None,
+        )  # fmt: skip
+
+    def of_streams(self, wanted: Wanted, *, make: bool) -> ModuleNet | None:
+        """Return the network of several streams, of one image each, whose pass is a graph; None if there is none.
+
+        As `get`: the one that is kept, or a new one where that is allowed.
+        """
+        adapter, fit = wanted.adapter, wanted.prepared
+        plain = isinstance(adapter, Pipeline) and adapter.precision == FLOAT32 and not wanted.runs_as_shipped
+        if not self._grouping or not plain or not isinstance(fit, Fit) or not in_one_pass(adapter, fit):
+            return None
+        learned = graph.learned_by_stream(adapter, fit)
+
+        def opened(session: Session) -> ModuleNet:
+            return checked_streams(session, fit.net, learned, wanted.sample)
+
+        def made() -> tuple[bytes, ModuleNet]:
+            content = graph.make_streams(fit.net, learned, wanted.sample, wanted.bundle.input.name)
+            return graph.with_facts(content, wanted.facts_of_streams), opened(Session(content, self._threads))
+
+        try:
+            return self._get(wanted.facts_of_streams, opened, made if make else None)
+        except (UnfitError, BundleError) as error:
+            if make:
+                log.warning("streams_graph_not_made", adapter=wanted.facts_of_streams["adapter"], reason=str(error))
+            return None
+
+    def _get(
+        self, facts: Mapping[str, str], opened: Callable[[Session], G], make: Callable[[], tuple[bytes, G]] | None
+    ) -> G:
+        """Return what a kept graph with these facts is opened as; or what `make` returns, and keep it."""
+        file = self._folder / f"{_name(facts)}.onnx"
+        kept = self._kept(file, facts, opened)
         if kept is not None:
             return kept
-        if not make:
+        if make is None:
             raise UnfitError(NOT_MADE)
         began = perf_counter()
-        content, made = made_anew(wanted, self._threads)
-        facts = {"model": wanted.bundle.name, "adapter": str(wanted.adapter.spec), "file": str(file)}
-        log.info("graph_made", **facts, seconds=round(perf_counter() - began, 1))
+        content, made = make()
+        told = {name: facts[name] for name in ("model", "adapter", "part")}
+        log.info("graph_made", **told, file=str(file), seconds=round(perf_counter() - began, 1))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(file, content, AS_UMASK, lambda _: None)
@@ -103,21 +171,18 @@ class Graphs:
             log.warning("graph_not_kept", file=str(file), reason=str(error))
         return made
 
-    def _kept(self, file: Path, wanted: Wanted) -> Graph | None:
+    def _kept(self, file: Path, facts: Mapping[str, str], opened: Callable[[Session], G]) -> G | None:
         """Return the graph in a file, or None if there is none, or it is not what it should be."""
         if not file.is_file():
             return None
         try:
             session = Session(file.read_bytes(), self._threads)
-            least = int(session.facts.get("least_images", "0"))
-            if least < 1 or {name: session.facts.get(name) for name in wanted.facts} != wanted.facts:
+            if {name: session.facts.get(name) for name in facts} != facts:
                 raise BundleError("it is of something else")
-            step = _compiled(session, wanted)
-            check(step, wanted.adapter, wanted.prepared, wanted.sample[: max(least, 2)])
+            return opened(session)
         except (BundleError, ValueError, OSError) as error:
             log.warning("graph_refused", file=str(file), reason=str(error))
             return None
-        return Graph(step, least)
 
 
 def made_anew(wanted: Wanted, threads: int) -> tuple[bytes, Graph]:
@@ -139,9 +204,19 @@ def made_anew(wanted: Wanted, threads: int) -> tuple[bytes, Graph]:
     return graph.with_facts(content, {**wanted.facts, "least_images": str(least)}), Graph(step, least)
 
 
+def _reopened(session: Session, wanted: Wanted) -> Graph:
+    """Return a graph that was kept, once it has taken a step as the pipeline does."""
+    least = int(session.facts.get("least_images", "0"))
+    if least < 1:
+        raise BundleError("it holds for no number of images")
+    step = _compiled(session, wanted)
+    check(step, wanted.adapter, wanted.prepared, wanted.sample[: max(least, 2)])
+    return Graph(step, least)
+
+
 def why_not(wanted: Wanted) -> str:
     """Tell why a pipeline has no graph; "" if it has one."""
-    if wanted.bundle.toml.model.kind == "onnx" and runs_as_shipped(wanted.adapter.spec):
+    if wanted.runs_as_shipped:
         return "the bundle is an ONNX graph already"
     return "" if wanted.answers_first else graph.why_not(wanted.adapter)
 

@@ -13,6 +13,7 @@ from adapters import Adapter, AdapterState, Prepared, SourceModel, create
 from adapters.base import StepOutput
 from adapters.errors import AdapterError
 from adapters.grouping import Stepped, step_together, why_not
+from adapters.net import ModuleNet
 from adapters.registry import parse
 from adapters.source import USUAL_BATCH
 from adapters.state import size_bytes
@@ -42,7 +43,7 @@ class Fitted:
     `fisher` is the model's Fisher diagonal for the pipeline's normalizer, by parameter; empty if there is none.
     `backend` is what runs it: torch, onnx, or compiled, where `graph` takes the steps of enough images; where it has no
     graph, `not_compiled` says why. `gains` tells by images per request what it brings to take several streams' steps as
-    one, as far as it was measured.
+    one, as far as it was measured; `streams` is the network whose pass over those that send one image each is a graph.
     """
 
     adapter: Adapter
@@ -52,6 +53,7 @@ class Fitted:
     backend: str
     graph: Graph | None = None
     not_compiled: str = ""
+    streams: ModuleNet | None = None
     gains: dict[int, Gain] = field(default_factory=dict, compare=False)
 
     @property
@@ -91,7 +93,8 @@ class Fitted:
 
     def step_together(self, states: Sequence[AdapterState], xs: Sequence[Tensor]) -> list[Stepped]:
         """Take the steps of several streams as one, to rounding what each would be by itself."""
-        return step_together(self.adapter, self.prepared, states, xs)
+        net = self.streams if len(xs) > 1 and len(xs[0]) == 1 else None
+        return step_together(self.adapter, self.prepared, states, xs, net)
 
     def predict(self, state: AdapterState, x: Tensor) -> StepOutput:
         """Answer x without learning."""
@@ -169,6 +172,7 @@ class HostedModel:
         specs = (FROZEN, self.bundle.toml.adapter, *self._graphs.specs)
         listed = not fitted.options and fitted.spec in {str(parse(spec)) for spec in specs}
         wanted = Wanted(self.bundle, fitted.adapter, fitted.prepared, self.sample(max(TRIED)))
+        fitted = replace(fitted, streams=self._graphs.of_streams(wanted, make=listed))
         try:
             return replace(fitted, backend=COMPILED, graph=self._graphs.get(wanted, make=listed))
         except UnfitError as error:

@@ -32,6 +32,11 @@ def diagonal(net: Net, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     return {name: square / count for name, square in total.items()}
 
 
+def known(artefacts: Tensors, params: Params) -> dict[str, Tensor]:
+    """Return the Fisher diagonal of parameters, by name, as far as a model's source artefacts have it."""
+    return {name: artefacts[key] for name in params if (key := f"fisher.{name}") in artefacts}
+
+
 def pull(params: Params, anchor: Params, fisher: Params, strength: float) -> dict[str, Tensor]:
     """Return the gradient of strength * sum_j F_j (theta_j - anchor_j)^2 (EATA, eq. 8).
 

@@ -40,6 +40,18 @@ def weighted_entropy(logits: Tensor, e_margin: float) -> Tensor:
     return (torch.exp(e_margin - entropy.detach()) * entropy).mean()
 
 
+def masked_entropy(logits: Tensor, mask: Tensor, e_margin: float) -> Tensor:
+    """Return the weighted mean entropy () of the images (N, C) that a mask (N,) selects; 0 if it selects none.
+
+    Example:
+        >>> masked_entropy(torch.zeros(2, 2), torch.tensor([True, False]), math.log(2))
+        tensor(0.6931)
+    """
+    entropy = entropy_of_logits(logits)
+    weight = torch.where(mask, torch.exp(e_margin - entropy.detach()), 0.0)
+    return (weight * entropy).sum() / mask.sum().clamp_min(1)
+
+
 def default_d_margin(classes: int) -> float:
     """Return EATA's redundancy threshold for any number of classes, a little above cos(one-hot, uniform) = 1/sqrt(C).
 
@@ -63,16 +75,14 @@ def select(logits: Tensor, mean_probabilities: Tensor, seen: Tensor, e_margin: f
         e_margin: Reliability threshold in nats.
         d_margin: Redundancy threshold, a cosine.
     """
-    entropy = entropy_of_logits(logits)
+    entropy = entropy_of_logits(logits.detach())
     probabilities = logits.detach().softmax(1)
     similarity = cosine_similarity(mean_probabilities[None], probabilities, dim=1).abs()
-    mask = (entropy.detach() < e_margin) & (~seen | (similarity < d_margin))
-    weight = torch.where(mask, torch.exp(e_margin - entropy.detach()), 0.0)
-    count = mask.sum().clamp_min(1)
-    mean = torch.where(mask[:, None], probabilities, 0.0).sum(0) / count
+    mask = (entropy < e_margin) & (~seen | (similarity < d_margin))
+    mean = torch.where(mask[:, None], probabilities, 0.0).sum(0) / mask.sum().clamp_min(1)
     moved = torch.where(seen, 0.9 * mean_probabilities + 0.1 * mean, mean)
     return Selection(
-        loss=(weight * entropy).sum() / count,
+        loss=masked_entropy(logits, mask, e_margin),
         mask=mask,
         mean_probabilities=torch.where(mask.any(), moved, mean_probabilities),
         seen=seen | mask.any(),

@@ -1,13 +1,14 @@
 """EATA: ETA held to the source model where the source data say that a parameter matters."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from adapters import filtered
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run
+from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run, StreamsNet
 from adapters.filtered import FilterOptions, ReturningState
 from adapters.functional import fisher
 from adapters.options import option
@@ -46,6 +47,7 @@ class EATA(Learner[ReturningState]):
     needs = Needs(affine=True, gradient=True)
     artefact = "fisher"
     answers_first = True
+    together = True
     options_class = EATAOptions
     options: EATAOptions
 
@@ -83,12 +85,24 @@ class EATA(Learner[ReturningState]):
     ) -> Learned[ReturningState]:
         """Learn from the selected images of x (N, ...), held by the Fisher information."""
         params = state.filtered.learning.params
-        information = {name: net.artefacts[key] for name in params if (key := f"fisher.{name}") in net.artefacts}
+        information = fisher.known(net.artefacts, params)
         if not information:
             return filtered.returning_step(net, state, norm, x, self.options, RETURN_EVERY)
         pull = fisher.pull(params, net.affine, information, self.options.fisher_alpha)
         learned = filtered.step(net, state.filtered, norm, x, self.options, pull)
-        return Learned(learned.forward, ReturningState(learned.state, state.count + 1), learned.norm, learned.signals)
+        return filtered.counted(learned, state)
+
+    def step_together(
+        self, net: StreamsNet, states: Sequence[ReturningState], norms: Sequence[CopyStates], x: Tensor
+    ) -> list[Learned[ReturningState]]:
+        """Learn from the selected images of S streams' batches x (S, N, ...)."""
+        anchor = net.affine
+        information = fisher.known(net.artefacts, anchor)
+        if not information:
+            return filtered.returning_step_together(net, states, norms, x, self.options, RETURN_EVERY)
+        pull = partial(fisher.pull, anchor=anchor, fisher=information, strength=self.options.fisher_alpha)
+        learned = filtered.step_together(net, [state.filtered for state in states], norms, x, self.options, pull)
+        return [filtered.counted(each, state) for each, state in zip(learned, states, strict=True)]
 
     def answer(self, run: Run, state: ReturningState, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) by the learned parameters."""

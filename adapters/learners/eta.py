@@ -1,10 +1,12 @@
 """ETA: entropy minimisation on reliable, non-redundant images."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from adapters import filtered
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run
+from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run, StreamsNet
 from adapters.filtered import FilteredState, FilterOptions
 
 
@@ -31,6 +33,7 @@ class ETA(Learner[FilteredState]):
     remembers = "weight and bias of the norm layers, with optimizer moments; the mean output"
     needs = Needs(affine=True, gradient=True)
     answers_first = True
+    together = True
     options_class = FilterOptions
     options: FilterOptions
 
@@ -48,6 +51,12 @@ class ETA(Learner[FilteredState]):
     ) -> Learned[FilteredState]:
         """Learn from the selected images of x (N, ...)."""
         return filtered.step(net, state, norm, x, self.options, pull={})
+
+    def step_together(
+        self, net: StreamsNet, states: Sequence[FilteredState], norms: Sequence[CopyStates], x: Tensor
+    ) -> list[Learned[FilteredState]]:
+        """Learn from the selected images of S streams' batches x (S, N, ...)."""
+        return filtered.step_together(net, states, norms, x, self.options)
 
     def answer(self, run: Run, state: FilteredState, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) by the learned parameters."""

@@ -1,9 +1,12 @@
 """No learning: parameters stay; only the normalizer's statistics move."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, Learned, Learner, Net, Noise, PartState, Run
+from adapters.base import CopyStates, Forward, Learned, Learner, Net, Noise, PartState, Run, StreamsNet
+from adapters.state import stacked, unstacked
 
 
 class NoLearning(Learner[PartState]):
@@ -22,6 +25,7 @@ class NoLearning(Learner[PartState]):
     paper = ""
     remembers = "nothing"
     normalizer = "source"
+    together = True
 
     def init(self, net: Net, generator: torch.Generator) -> PartState:
         """Return the empty state."""
@@ -31,6 +35,14 @@ class NoLearning(Learner[PartState]):
         """Observe x (N, ...) and return that pass."""
         forward, observed = net.observe({}, norm["student"], x)
         return Learned(forward, state, {"student": observed})
+
+    def step_together(
+        self, net: StreamsNet, states: Sequence[PartState], norms: Sequence[CopyStates], x: Tensor
+    ) -> list[Learned[PartState]]:
+        """Observe the batches x (S, N, ...) of S streams by one pass."""
+        forward, observed = net.observe({}, stacked([norm["student"] for norm in norms]), x)
+        passes = zip(forward.by_stream(), unstacked(observed, len(x)), states, strict=True)
+        return [Learned(own, state, {"student": norm}) for own, norm, state in passes]
 
     def answer(self, run: Run, state: PartState, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...)."""

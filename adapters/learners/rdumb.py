@@ -1,12 +1,13 @@
 """RDumb: ETA that returns to the source model at fixed intervals."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from adapters import filtered
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run
+from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run, StreamsNet
 from adapters.filtered import FilterOptions, ReturningState
 from adapters.options import option
 
@@ -40,6 +41,7 @@ class RDumb(Learner[ReturningState]):
     remembers = "weight and bias of the norm layers, with optimizer moments; the mean output; a count"
     needs = Needs(affine=True, gradient=True)
     answers_first = True
+    together = True
     options_class = RDumbOptions
     options: RDumbOptions
 
@@ -57,6 +59,12 @@ class RDumb(Learner[ReturningState]):
     ) -> Learned[ReturningState]:
         """Start again if it is time, then learn from x (N, ...) as ETA."""
         return filtered.returning_step(net, state, norm, x, self.options, self.options.reset_every)
+
+    def step_together(
+        self, net: StreamsNet, states: Sequence[ReturningState], norms: Sequence[CopyStates], x: Tensor
+    ) -> list[Learned[ReturningState]]:
+        """Learn from the selected images of S streams' batches x (S, N, ...)."""
+        return filtered.returning_step_together(net, states, norms, x, self.options, self.options.reset_every)
 
     def answer(self, run: Run, state: ReturningState, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) by the learned parameters."""

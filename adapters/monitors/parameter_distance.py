@@ -24,7 +24,7 @@ def _params_in(value: object) -> Mapping[str, Tensor]:
     if isinstance(value, Tensor):
         return {}
     held = dict(children(value))
-    found: Mapping[str, Tensor] = held[PARAMS] if PARAMS in held else {}
+    found: Mapping[str, Tensor] = held.get(PARAMS, {})
     return found or next(filter(None, map(_params_in, held.values())), {})
 
 

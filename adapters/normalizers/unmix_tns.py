@@ -105,10 +105,11 @@ class UnmixTNS(Normalizer[Components]):
 
 def _mixture(state: Components, own: Moments, p: Tensor) -> Moments:
     """Return mean and variance (N, C) of the equal mixture of ((1 - p_k) component_k + p_k image), by matmuls."""
-    k, p2, squares = state.means.shape[0], p.square(), state.means.square()
-    total, total2 = p.sum(1, keepdim=True) / k, p2.sum(1, keepdim=True) / k
-    of_means, of_vars, of_squares = (p @ torch.cat([state.means, state.vars, squares], 1) / k).chunk(3, 1)
-    twice_means, twice_squares = (p2 @ torch.cat([state.means, squares], 1) / k).chunk(2, 1)
+    squares = state.means.square()
+    share, share2 = p / len(state.means), p.square() / len(state.means)
+    total, total2 = share.sum(1, keepdim=True), share2.sum(1, keepdim=True)
+    of_means, of_vars, of_squares = share @ state.means, share @ state.vars, share @ squares
+    twice_means, twice_squares = share2 @ state.means, share2 @ squares
     # What does not hang on the image's own moments comes first: no gradient flows through it.
     rest = (state.vars + squares).mean(0) - of_vars - 2 * of_squares + twice_squares
     mean = (state.means.mean(0) - of_means) + total * own.mean

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -9,14 +10,17 @@ from torch import Tensor
 
 from adapters.adapter import Adapter, AdapterState, Prepared
 from adapters.base import Forward, NormState, Params, StepOutput
+from adapters.net import ModuleNet
 from adapters.pipeline import Fit, Pipeline, PipelineState
-from adapters.state import flatten, rebuild
+from adapters.state import flatten, rebuild, stacked
 from service.backends.graph import AFTER, NORM, SIGNAL, STATE, passed_in
 from service.backends.runtime import session_of
 from service.errors import BundleError
 
 TOLERANCE = 1e-3
 """Of logits, beside the largest one: float32 sums in another order differ by some 1e-6 a layer."""
+TRIED_STREAMS = (2, 7, 40)
+"""Streams in the passes by which a graph of several is compared with the network."""
 TRIED = (40, 8, 7, 6, 5, 4, 3, 2, 1)
 """Images in the batches by which a graph is compared with its pipeline: it may hold for more than a few alone."""
 
@@ -87,7 +91,7 @@ class CompiledPass:
     def __init__(self, session: Session, pipeline: Pipeline, fit: Fit) -> None:
         self.session = session
         self._pipeline = pipeline
-        self._fit = replace(fit, net=fit.net.observed_by(self._observe))
+        self._fit = replace(fit, net=fit.net.observed_by(partial(_observe, session)))
 
     def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
         """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
@@ -95,11 +99,43 @@ class CompiledPass:
             raise TypeError(f"the state is a {type(state).__name__}, expected a pipeline's")
         return self._pipeline.step(self._fit, state, x)
 
-    def _observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
-        named, after = self.session.run(x, passed_in(params, norm))
-        seen = Forward(named["logits"], named["features"], named.get(f"{SIGNAL}drift"))
-        kept = {name.removeprefix(NORM): tensor for name, tensor in after.items() if name.startswith(NORM)}
-        return seen, rebuild(norm, kept)
+
+def _observe(session: Session, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
+    """Run x (N, *input_shape) as the next batch by a pass's graph."""
+    named, after = session.run(x, passed_in(params, norm))
+    seen = Forward(named["logits"], named["features"], named.get(f"{SIGNAL}drift"))
+    kept = {name.removeprefix(NORM): tensor for name, tensor in after.items() if name.startswith(NORM)}
+    return seen, rebuild(norm, kept)
+
+
+def checked_streams(session: Session, net: ModuleNet, learned: Params, sample: Tensor) -> ModuleNet:
+    """Return the network of several streams of one image each, whose pass is a graph, once it has passed as that does.
+
+    Args:
+        session: The graph.
+        net: The network of one stream.
+        learned: The parameters that each stream has of its own, as they begin.
+        sample: Inputs (N, *input_shape), as many as the most that are tried.
+
+    Raises:
+        BundleError: If it does not pass as the network, to rounding.
+    """
+    together = net.of_streams(1)
+    for streams in TRIED_STREAMS:
+        states = [net.observe(learned, net.initial_norm, image[None])[1] for image in sample[-streams:]]
+        norm, params = stacked(states), stacked([learned] * streams)
+        wanted, after = together.observe(params, norm, sample[:streams])
+        try:
+            given, ours = _observe(session, params, norm, sample[:streams])
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare exceptions of its own
+            raise BundleError(f"the graph fails for {streams} streams: {str(error)[:200]}") from None
+        if not (_alike(_fields(given), _fields(wanted)) and _alike(flatten(ours), flatten(after))):
+            raise BundleError(f"the graph of {streams} streams passes otherwise than the network")
+    return together.observed_by(partial(_observe, session))
+
+
+def _fields(forward: Forward) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(forward).items() if value is not None}
 
 
 def least_images(compiled: Compiled, adapter: Adapter, prepared: Prepared[AdapterState], sample: Tensor) -> int:

@@ -29,7 +29,9 @@ STATE, SIGNAL, AFTER = "state/", "signal/", "/after"
 PARAMS, NORM = "params/", "norm/"
 FORMAT = "1"
 EXAMPLES = 8
-"""Images in the batch that is traced; any number above one would do."""
+"""Images in the batch that is traced, or streams; any number above one would do."""
+MOST_STREAMS = 4096
+"""In one pass."""
 
 
 def answers_first(adapter: Adapter, fit: Prepared[Any]) -> bool:
@@ -73,13 +75,13 @@ class Step(nn.Module):
 
 
 class Pass(nn.Module):
-    """A network's pass over the stream's next batch, the learned parameters given, as a function of tensors alone."""
+    """A pass over the next batch of one stream, or of several, as a function of tensors, learned parameters too."""
 
-    def __init__(self, net: ModuleNet) -> None:
+    def __init__(self, net: ModuleNet, learned: Params) -> None:
         super().__init__()
-        self._net = net.pure
-        self._learned = list(net.affine)
-        self.names = list(passed_in(net.affine, net.initial_norm))
+        self._net = net
+        self._learned = list(learned)
+        self.names = list(passed_in(learned, net.initial_norm))
 
     def forward(self, x: Tensor, given: list[Tensor]) -> tuple[Tensor, ...]:
         """Return logits, features, the drift if it is told, and the statistics after x (N, *input_shape)."""
@@ -119,36 +121,71 @@ def make_step(pipeline: Adapter, fit: Prepared[Any], sample: Tensor, input_name:
     signals = pipeline.step(fit, initial, sample[:EXAMPLES])[0].signals
     outputs = ["logits", "probabilities", *(f"{SIGNAL}{name}" for name in signals)]
     written = [f"{STATE}{name}" for name in step.names]
-    return _exported(pipeline, step, sample, input_name, (flatten(initial), outputs, written))
+    return _exported(str(pipeline.spec), step, sample, input_name, (flatten(initial), outputs, written))
 
 
 def make_pass(pipeline: Adapter, fit: Prepared[Any], sample: Tensor, input_name: str) -> bytes:
     """Export the pass by which a pipeline of an `answers_first` learner answers; as `make_step` in all else."""
     if not isinstance(fit, Fit):
         raise UnfitError(why_not(pipeline))
-    observing, net = Pass(fit.net), fit.net
-    drift = net.observe(net.affine, net.initial_norm, sample[:EXAMPLES])[0].drift
-    outputs = ["logits", "features", *(() if drift is None else (f"{SIGNAL}drift",))]
-    written = [f"{STATE}{name}" for name in flatten(net.initial_norm)]
-    written = [name.replace(STATE, f"{STATE}{NORM}", 1) for name in written]
+    net = fit.net
+    given = passed_in(net.affine, net.initial_norm)
     return _exported(
-        pipeline, observing, sample, input_name, (passed_in(net.affine, net.initial_norm), outputs, written)
+        str(pipeline.spec), Pass(net.pure, net.affine), sample, input_name, (given, *_told_by_a_pass(net, sample))
     )
 
 
+def learned_by_stream(pipeline: Adapter, fit: Prepared[Any]) -> Params:
+    """Return the parameters of a network that a pipeline's streams have each of their own, as they begin."""
+    learns = isinstance(pipeline, Pipeline) and pipeline.learner.needs.gradient
+    return fit.net.affine if learns and isinstance(fit, Fit) else {}
+
+
+def make_streams(net: ModuleNet, learned: Params, sample: Tensor, input_name: str) -> bytes:
+    """Export a network's pass over several streams of one image each, for any number of them but one.
+
+    Statistics, and the learned parameters if there are any, are stacked (S, ...), and so is the drift.
+
+    Args:
+        net: The network of one stream.
+        learned: The parameters that each stream has of its own, as they begin.
+        sample: Inputs (N, *input_shape), of which the first few are traced.
+        input_name: The graph's name for its inputs.
+
+    Raises:
+        UnfitError: If it cannot be exported; the message says why.
+    """
+    given = {
+        name: torch.stack([tensor.detach()] * EXAMPLES) for name, tensor in passed_in(learned, net.initial_norm).items()
+    }
+    function = Pass(net.pure.of_streams(1), learned)
+    return _exported(
+        "a pass over several streams", function, sample, input_name, (given, *_told_by_a_pass(net, sample)),
+        by_stream=True,
+    )  # fmt: skip
+
+
+def _told_by_a_pass(net: ModuleNet, sample: Tensor) -> tuple[list[str], list[str]]:
+    """Name a pass's first outputs, and the statistics that it writes."""
+    drift = net.observe(net.affine, net.initial_norm, sample[:EXAMPLES])[0].drift
+    outputs = ["logits", "features", *(() if drift is None else (f"{SIGNAL}drift",))]
+    return outputs, [f"{STATE}{NORM}{name}" for name in flatten(net.initial_norm)]
+
+
 def _exported(
-    pipeline: Adapter, function: nn.Module, sample: Tensor, input_name: str,
-    named: tuple[dict[str, Tensor], list[str], list[str]],
+    what: str, function: nn.Module, sample: Tensor, input_name: str,
+    named: tuple[dict[str, Tensor], list[str], list[str]], *, by_stream: bool = False,
 ) -> bytes:  # fmt: skip
     """Export a function of (x, tensors); `named` are these tensors, its first outputs, and its last, by name."""
     given, outputs, written = named
     tensors = [tensor.detach().clone() for tensor in given.values()]
     names = [input_name, *(f"{STATE}{name}" for name in given)]
-    any_batch = {0: torch.export.Dim.DYNAMIC}
+    any_number = {0: torch.export.Dim("streams", min=2, max=MOST_STREAMS) if by_stream else torch.export.Dim.DYNAMIC}
+    of_tensors = [any_number if by_stream else None] * len(tensors)
     try:
         with _quiet():
             traced = torch.export.export(
-                function, (sample[:EXAMPLES], tensors), dynamic_shapes=(any_batch, [None] * len(tensors)), strict=False
+                function, (sample[:EXAMPLES], tensors), dynamic_shapes=(any_number, of_tensors), strict=False
             )
             program = torch.onnx.export(
                 traced,
@@ -158,9 +195,9 @@ def _exported(
                 output_names=[*outputs, *(f"{name}{AFTER}" for name in written)],
             )
     except Exception as error:
-        raise UnfitError(f"{pipeline.spec} cannot be exported with this model: {_reason(error)}") from error
+        raise UnfitError(f"{what} cannot be exported with this model: {_reason(error)}") from error
     if program is None:
-        raise UnfitError(f"{pipeline.spec} cannot be exported with this model")
+        raise UnfitError(f"{what} cannot be exported with this model")
     file: bytes = program.model_proto.SerializeToString()
     return file
 
@@ -168,6 +205,8 @@ def _exported(
 def with_facts(content: bytes, facts: Mapping[str, str]) -> bytes:
     """Return an ONNX file that tells facts about itself in its metadata."""
     model = onnx.load_model_from_string(content)
+    for node in model.graph.node:
+        node.ClearField("metadata_props")  # the lines of code that each came from, half of the file
     onnx.helper.set_model_props(model, {"format": FORMAT, **facts})
     told: bytes = model.SerializeToString()
     return told

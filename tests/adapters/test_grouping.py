@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from adapters import create
-from adapters.grouping import step_together, why_not
+from adapters.grouping import in_one_pass, step_together, why_not
 from adapters.registry import parts
 from adapters.state import flatten
 from tests import models
 
-SPECS = ["source", "batch", "ema", "alpha", "unmix_tns", "unmix_tns+lame", "unmix_tns+eata", "batch+eata", "source+sar"]
+SPECS = [
+    "source", "batch", "ema", "alpha", "unmix_tns", "unmix_tns+lame", "unmix_tns+eata", "source+eta", "unmix_tns+rdumb",
+    "batch+eata", "source+sar",
+]  # fmt: skip
 TOLERANCE = 1e-4
 PIPELINES = {}
 
@@ -109,6 +112,51 @@ def test_states_that_come_of_one_step_share_no_memory_and_keep_what_does_not_cha
         assert after.seed is state.seed
         for tensor in (output.logits, output.probabilities, *flatten(after).values()):
             assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+def test_streams_return_to_the_source_each_in_its_own_time():
+    adapter = create("unmix_tns+rdumb", rdumb={"reset_every": 3, "e_margin": 1.0})
+    prepared = adapter.prepare(models.reference_source())
+    together = alone = begun(adapter, prepared, 4)  # after 0, 1, 2 and 0 steps
+    returned = 0
+
+    for step in range(4):
+        xs = [batch(2, 10 * step + stream) for stream in range(4)]
+        given, wanted = step_together(adapter, prepared, together, xs), one_by_one(adapter, prepared, alone, xs)
+        assert_close(given, wanted)
+        returned += sum(int(state.learner.count) % 3 == 0 for state in alone)
+        together, alone = [state for _, state in given], [state for _, state in wanted]
+
+    assert returned > 4
+
+
+def test_only_streams_with_a_selected_image_learn():
+    """The second pass is over these streams alone, and moves neither parameters nor moments of the others."""
+    adapter = create("unmix_tns+eta", eta={"e_margin": 1.0, "d_margin": 1.0})
+    prepared = adapter.prepare(models.reference_source())
+    states = begun(adapter, prepared, 3)
+    uncertain = torch.full((1, 3, 16, 16), torch.nan)  # of which no entropy is below the margin
+
+    given = step_together(adapter, prepared, states, [batch(1, 0), uncertain, batch(1, 2)])
+
+    selected = [float(output.signals["selected_ratio"]) for output, _ in given]
+    assert selected == [1.0, 0.0, 1.0]
+    moved = [int(after.learner.learning.optimizer.count - state.learner.learning.optimizer.count)
+             for state, (_, after) in zip(states, given, strict=True)]  # fmt: skip
+    assert moved == [1, 0, 1]
+
+
+def test_what_streams_learn_apart_in_one_pass_are_parameters_of_batch_norm_layers():
+    told = {}
+    for spec in ("source", "source+eta", "batch+eta", "batch+tent"):
+        for name, source in {"reference": models.reference_source, "vit": models.vit_source}.items():
+            if name == "reference" or "batch" not in spec:
+                adapter = create(spec)
+                told[spec, name] = in_one_pass(adapter, adapter.prepare(source()))
+    assert told == {
+        ("source", "reference"): True, ("source", "vit"): True, ("source+eta", "reference"): True,
+        ("source+eta", "vit"): False, ("batch+eta", "reference"): False, ("batch+tent", "reference"): False,
+    }  # fmt: skip
 
 
 def test_every_pipeline_that_branches_says_so():

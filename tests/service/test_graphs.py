@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from adapters import create
+from adapters.grouping import step_together
 from adapters.state import flatten
 from service.backends import graph
 from service.backends.compiled import TRIED, CompiledStep, Session
@@ -156,6 +157,50 @@ def test_graphs_are_kept_and_found_again(bundle, tmp_path, monkeypatch):
         graphs.get(other, make=False)
 
 
+STREAMED = [("source", "reference"), ("source", "vit"), ("batch", "reference"), ("unmix_tns+eata", "reference")]
+
+
+@pytest.mark.parametrize(("spec", "model"), STREAMED)
+def test_a_graph_of_many_streams_takes_their_steps_as_each_alone(bundle, tmp_path, spec, model):
+    asked = wanted(bundle, spec, SOURCES[model]())
+    adapter, prepared = asked.adapter, asked.prepared
+    net = Graphs(tmp_path / "graphs", 1).of_streams(asked, make=True)
+    together = alone = [adapter.init(prepared)] * 5
+    for step in range(3):
+        xs = list(asked.sample[5 * step : 5 * step + 5, None])
+        given = step_together(adapter, prepared, together, xs, net)
+        expected = [adapter.step(prepared, state, x) for state, x in zip(alone, xs, strict=True)]
+        for (output, after), (answer, state) in zip(given, expected, strict=True):
+            torch.testing.assert_close(output.probabilities, answer.probabilities, atol=1e-4, rtol=0)
+            for name, tensor in flatten(state).items():
+                torch.testing.assert_close(flatten(after)[name], tensor, atol=1e-4, rtol=1e-4)
+        together, alone = [state for _, state in given], [state for _, state in expected]
+
+
+def test_pipelines_of_one_normalizer_share_a_graph_of_many_streams(bundle, tmp_path, monkeypatch):
+    graphs = Graphs(tmp_path / "graphs", 1)
+    assert graphs.of_streams(wanted(bundle, "batch"), make=False) is None
+    assert graphs.of_streams(wanted(bundle, "batch"), make=True) is not None
+    monkeypatch.setattr(graph, "make_streams", None)
+    assert graphs.of_streams(wanted(bundle, "batch+lame"), make=False) is not None
+    assert graphs.of_streams(wanted(bundle, "alpha"), make=False) is None
+
+
+def test_a_graph_of_many_streams_that_passes_otherwise_is_not_used(bundle, tmp_path, monkeypatch):
+    asked, other = wanted(bundle, "source"), create("batch").prepare(reference_source()).net
+    wrong = graph.make_streams(other, {}, asked.sample, "images")
+    monkeypatch.setattr(graph, "make_streams", lambda *_: wrong)
+    assert Graphs(tmp_path / "graphs", 1).of_streams(asked, make=True) is None
+    assert not (tmp_path / "graphs").exists()
+
+
+def test_many_streams_have_a_graph_only_where_one_pass_serves_them(bundle, onnx_folder, tmp_path):
+    graphs = Graphs(tmp_path / "graphs", 1)
+    for asked in (wanted(bundle, "batch+tent"), wanted(bundle, "auto"), wanted(read_bundle(onnx_folder), "source")):
+        assert graphs.of_streams(asked, make=True) is None
+    assert Graphs(tmp_path / "graphs", 1, grouping=False).of_streams(wanted(bundle, "source"), make=True) is None
+
+
 @pytest.mark.parametrize("damage", ["truncated", "another's", "text"])
 def test_a_damaged_or_foreign_graph_on_disk_is_made_anew(bundle, tmp_path, made, damage):
     folder, asked = tmp_path / "graphs", wanted(bundle, "batch")
@@ -196,7 +241,9 @@ def test_a_server_compiles_its_own_pipelines_and_those_listed_and_says_so(tmp_pa
                 "batch+tent": ("torch", "tent learns by gradients"),
             }  # fmt: skip
             assert all(each["state_bytes"] > 0 for each in told)
-            assert len(list((tmp_path / "data" / "graphs").iterdir())) == 3
+            assert (
+                len(list((tmp_path / "data" / "graphs").iterdir())) == 6
+            )  # of three, a step and a pass of many streams
             told = facts(api.infer(images(2, number), "camera", f"r{number}"))
             assert (told["tta_backend"], told["tta_steps"]) == ("compiled", number + 1)
 

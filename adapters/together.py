@@ -1,0 +1,66 @@
+"""A network as several streams see it at once; see `StreamsNet`."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from adapters.base import Differentiable, Forward, NormState, Params, Tensors
+from adapters.net import ModuleNet
+
+
+class Together:
+    """Runs the images of several streams as one batch.
+
+    Args:
+        net: A network `of_streams` that have so many images each.
+        images: How many.
+    """
+
+    def __init__(self, net: ModuleNet, images: int) -> None:
+        self._net = net
+        self._images = images
+
+    @property
+    def classes(self) -> int:
+        """How many logits."""
+        return self._net.classes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights and inputs."""
+        return self._net.dtype
+
+    @property
+    def affine(self) -> dict[str, Tensor]:
+        """Weight and bias (C,) of all norm layers by name, as every stream starts from them."""
+        return self._net.affine
+
+    @property
+    def artefacts(self) -> Mapping[str, Tensor]:
+        """The source artefacts by plain name, those that fit the normalizer."""
+        return self._net.artefacts
+
+    @property
+    def initial_norm(self) -> NormState:
+        """The statistics of one stream before any batch."""
+        return self._net.initial_norm
+
+    def observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
+        """Run x (S, N, ...) as each stream's next batch; return the pass and the new statistics, stacked."""
+        forward, after = self._net.observe(params, norm, x.flatten(0, 1))
+        return self._by_stream(forward), after
+
+    def again(self, params: Params, before: NormState, after: NormState, x: Tensor) -> Forward:
+        """Run some streams' part x (s, N, ...) of the batch that was observed, as it was answered."""
+        return self._by_stream(self._net.again(params, before, after, x.flatten(0, 1)))
+
+    def gradient(self, of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:
+        """Differentiate a loss at params; streams that meet in a sum alone keep theirs apart."""
+        return self._net.gradient(of_params, params)
+
+    def _by_stream(self, forward: Forward) -> Forward:
+        logits, features = (
+            values.reshape(-1, self._images, values.shape[1]) for values in (forward.logits, forward.features)
+        )
+        return Forward(logits, features, forward.drift)
