@@ -1,9 +1,10 @@
 """What it brings and takes to have ever more streams: `python -m benchmarks.crowds --help`.
 
 For each number of streams a real server on the embedded bundle starts anew, with graphs that were made before. All
-streams are made first; then a few clients, of which each waits for its answer before it sends again, ask them one image
-each: every stream once in a random order, then again in another, so that the next request mostly is another stream's.
-Medians over rounds are shown, and their ratio to the fewest streams'. The clients share the cores.
+streams are made, then a few clients, of which each waits for its answer before it sends again, ask them one image each:
+every stream once in a random order, then again in another, so that the next request mostly is another stream's. First
+requests cost more, and are told by themselves; of the rest medians over rounds are shown, and their ratio to the fewest
+streams'. The clients share the cores.
 """
 
 import json
@@ -43,21 +44,30 @@ class Plan:
     rounds: int
     seed: int
 
+    def warming(self, streams: int) -> int:
+        """Return the requests that warm up, beside the first of so many streams: a round with these."""
+        return max(0, self.requests - streams)
+
+    def calls(self, streams: int) -> int:
+        """Return all calls to so many streams, those that make them too."""
+        return 2 * streams + self.warming(streams) + self.rounds * self.requests
+
 
 @dataclass(frozen=True)
 class Crowd:
     """What a number of streams brought and took.
 
     Attributes:
-        made: Streams made a second.
+        made, first: Streams made a second, and their first requests a second.
         throughput: Requests answered a second; the median over rounds.
-        latency: Of requests, in all rounds together.
+        latency: Of these requests, in all rounds together.
         rss: Bytes that the server took in memory after the last of them.
         resting: Streams that it had put to rest by then.
     """
 
     streams: int
     made: float
+    first: float
     throughput: float
     latency: Latency
     rss: int
@@ -76,10 +86,6 @@ def measure(asking: Asking, pid: int, streams: int, plan: Plan, advance: Callabl
     ids = [f"s{number}" for number in range(streams)]
     order, rates, asked = order_of(ids, plan.seed), [], list[float]()
 
-    def create(stream: str) -> None:
-        asking.create(stream)
-        advance()
-
     def infer(stream: str) -> float:
         seconds = asking.infer(stream)
         advance()
@@ -87,14 +93,17 @@ def measure(asking: Asking, pid: int, streams: int, plan: Plan, advance: Callabl
 
     with ThreadPoolExecutor(plan.clients) as clients:
         began = perf_counter()
-        list(clients.map(create, ids))
-        made = streams / (perf_counter() - began)
-        list(clients.map(infer, islice(order, plan.requests)))  # warms up
+        for _ in clients.map(asking.create, ids):
+            advance()
+        made, began = streams / (perf_counter() - began), perf_counter()
+        list(clients.map(infer, islice(order, streams)))
+        first = streams / (perf_counter() - began)
+        list(clients.map(infer, islice(order, plan.warming(streams))))
         for _ in range(plan.rounds):
             began = perf_counter()
             asked += clients.map(infer, islice(order, plan.requests))
             rates.append(plan.requests / (perf_counter() - began))
-    return Crowd(streams, made, median(rates), latency_of(asked), rss_of(pid), len(asking.resting()))
+    return Crowd(streams, made, first, median(rates), latency_of(asked), rss_of(pid), len(asking.resting()))
 
 
 def folders_of(folder: Path, count: int, threads: int, spec: str, resident_mib: int) -> Iterator[Path]:
@@ -125,7 +134,7 @@ def main(
     """Measure throughput, memory and latency of a server by the number of its streams, on the embedded model."""
     plan, counts, found = Plan(clients, requests, rounds, seed), sorted(set(streams)), list[Crowd]()
     with tempfile.TemporaryDirectory() as name, Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("starting", total=sum(counts) + len(counts) * requests * (rounds + 1))
+        task = progress.add_task("starting", total=sum(map(plan.calls, counts)))
         folders = folders_of(Path(name), len(counts), threads, spec, resident_mib)
         for count, data in zip(counts, folders, strict=True):
             progress.update(task, description=f"{count} streams")
@@ -150,12 +159,13 @@ def as_table(found: Sequence[Crowd], about: Mapping[str, str]) -> Table:
     """Lay the figures out; ratios are to the first."""
     caption = "\n".join(f"{name} {value}" for name, value in about.items())
     table = Table(title="A server by the number of its streams", caption=caption, box=box.SIMPLE_HEAD)
-    for name in ("streams", "made a second", "requests a second", "ratio", "p50 ms", "p99 ms", "RSS MiB", "resting"):
+    for name in ("streams", "made/s", "first asked/s", "asked/s", "ratio", "p50 ms", "p99 ms", "RSS MiB", "resting"):
         table.add_column(name, justify="right")
     for each in found:
-        rates = (f"{each.made:.0f}", f"{each.throughput:.0f}", f"{each.throughput / found[0].throughput:.2f}")
+        rates = (f"{rate:.0f}" for rate in (each.made, each.first, each.throughput))
+        ratio = f"{each.throughput / found[0].throughput:.2f}"
         times = (f"{each.latency.median:.1f}", f"{each.latency.p99:.1f}")
-        table.add_row(str(each.streams), *rates, *times, f"{each.rss / MIB:.0f}", str(each.resting))
+        table.add_row(str(each.streams), *rates, ratio, *times, f"{each.rss / MIB:.0f}", str(each.resting))
     return table
 
 

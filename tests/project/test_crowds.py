@@ -42,26 +42,30 @@ def test_every_stream_is_asked_once_before_any_is_asked_again_and_a_seed_gives_a
     assert once != list(islice(order_of(streams, 4), 40))
 
 
-def test_all_streams_are_made_then_asked_in_rounds_of_which_the_first_is_not_counted():
-    told, advanced = Told(), []
+@pytest.mark.parametrize(("streams", "warming"), [(3, 3), (8, 0)])
+def test_all_streams_are_made_and_asked_once_before_the_rounds_that_count(streams, warming):
+    told, advanced, plan = Told(), [], Plan(clients=2, requests=6, rounds=2, seed=0)
 
-    crowd = measure(told, os.getpid(), 3, Plan(clients=2, requests=6, rounds=2, seed=0), lambda: advanced.append(1))
+    crowd = measure(told, os.getpid(), streams, plan, lambda: advanced.append(1))
 
-    assert sorted(told.made) == ["s0", "s1", "s2"]
-    assert len(told.asked) == 6 * 3
-    assert len(advanced) == 3 + 6 * 3
+    assert sorted(told.made) == sorted(f"s{number}" for number in range(streams))
+    assert sorted(told.asked[:streams]) == sorted(told.made)
+    assert len(told.asked) == streams + warming + 2 * 6
+    assert len(advanced) == plan.calls(streams)
     assert crowd.latency == Latency(12, 250, 250)
-    assert (crowd.streams, crowd.resting) == (3, 1)
+    assert (crowd.streams, crowd.resting) == (streams, 1)
     assert crowd.rss > 0
 
 
 def test_ratios_are_to_the_fewest_streams():
-    found = [Crowd(count, 50.0, rate, Latency(9, 3.0, 7.0), 2**29, 0) for count, rate in ((1, 200.0), (10, 150.0))]
+    found = [
+        Crowd(count, 50.0, 40.0, rate, Latency(9, 3.0, 7.0), 2**29, 0) for count, rate in ((1, 200.0), (10, 150.0))
+    ]
 
     table = as_table(found, {"cores": "2"})
 
-    assert list(table.columns[3].cells) == ["1.00", "0.75"]
-    assert list(table.columns[6].cells) == ["512", "512"]
+    assert list(table.columns[4].cells) == ["1.00", "0.75"]
+    assert list(table.columns[7].cells) == ["512", "512"]
 
 
 @pytest.mark.e2e
@@ -83,5 +87,5 @@ def test_the_command_measures_a_server_for_every_number_of_streams(tmp_path):
     for crowd in told["crowds"]:
         assert crowd["latency"]["requests"] == 4
         assert 0 < crowd["latency"]["median"] <= crowd["latency"]["p99"]
-        assert min(crowd["made"], crowd["throughput"], crowd["rss"]) > 0
+        assert min(crowd["made"], crowd["first"], crowd["throughput"], crowd["rss"]) > 0
         assert crowd["resting"] == 0
