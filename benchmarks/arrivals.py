@@ -11,11 +11,14 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
+from ssl import create_default_context
 from statistics import median
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import numpy as np
@@ -28,6 +31,8 @@ from rich.table import Table
 from benchmarks.machine import machine
 from benchmarks.serving import INFER, MODEL, body_of, folders_of, serving_resnet20
 
+CLIENTS = 64
+"""Each has its own connections: httpx looks through all of a client's for every request that waits."""
 SHARES = (0.25, 0.5, 0.75, 0.9, 1.1)
 ANSWERED, LOST = 200, 0
 REFUSED = frozenset({429, 503})
@@ -96,7 +101,7 @@ async def send(client: httpx.AsyncClient, request: Request, began: float, due: f
     return Answer(status, due, late, perf_counter() - began - due)
 
 
-async def capacity(client: httpx.AsyncClient, requests: Sequence[Request], seconds: float) -> float:
+async def capacity(clients: Sequence[httpx.AsyncClient], requests: Sequence[Request], seconds: float) -> float:
     """Return answers a second where each request is sent again as soon as it is answered.
 
     Raises:
@@ -104,7 +109,7 @@ async def capacity(client: httpx.AsyncClient, requests: Sequence[Request], secon
     """
     began = perf_counter()
 
-    async def again_and_again(request: Request) -> int:
+    async def again_and_again(client: httpx.AsyncClient, request: Request) -> int:
         answered = 0
         while perf_counter() < began + seconds:
             answer = await send(client, request, began, perf_counter() - began)
@@ -113,19 +118,19 @@ async def capacity(client: httpx.AsyncClient, requests: Sequence[Request], secon
             answered += 1
         return answered
 
-    answered = sum(await asyncio.gather(*map(again_and_again, requests)))
+    answered = sum(await asyncio.gather(*map(again_and_again, cycle(clients), requests)))
     return answered / (perf_counter() - began)
 
 
 async def open_loop(
-    client: httpx.AsyncClient, requests: Sequence[Request], rate: float, seconds: float
+    clients: Sequence[httpx.AsyncClient], requests: Sequence[Request], rate: float, seconds: float
 ) -> list[Answer]:
     """Send requests in turn at a rate for a time; return what became of them once all are answered."""
     tasks, began = [], perf_counter()
     for number in range(max(1, round(rate * seconds))):
         due = number / rate
         await asyncio.sleep(max(0.0, began + due - perf_counter()))
-        request = requests[number % len(requests)]
+        client, request = clients[number % len(clients)], requests[number % len(requests)]
         tasks.append(asyncio.create_task(send(client, request, began, due)))
     return await asyncio.gather(*tasks)
 
@@ -168,17 +173,17 @@ class Plan:
 
 
 async def measure(
-    client: httpx.AsyncClient, requests: Sequence[Request], plan: Plan, advance: Callable[[str], None]
+    clients: Sequence[httpx.AsyncClient], requests: Sequence[Request], plan: Plan, advance: Callable[[str], None]
 ) -> tuple[float, list[Load]]:
     """Offer all shares in rounds; return the median capacity and a load for each share. Advance with what was found."""
     capacities, found = [], {share: list[Load]() for share in plan.shares}
-    await capacity(client, requests, plan.seconds)
+    await capacity(clients, requests, plan.seconds)
     advance("warmed up")
     for _ in range(plan.rounds):
-        capacities.append(await capacity(client, requests, plan.seconds))
+        capacities.append(await capacity(clients, requests, plan.seconds))
         advance(f"capacity {capacities[-1]:.0f} a second")
         for share, loads in found.items():
-            answers = await open_loop(client, requests, share * capacities[-1], plan.seconds)
+            answers = await open_loop(clients, requests, share * capacities[-1], plan.seconds)
             loads.append(load_of(answers, share, capacities[-1], plan.seconds))
             advance(f"{share:g} of it: {loads[-1].median:.1f} ms")
     return median(capacities), [summed_up(loads) for loads in found.values()]
@@ -187,15 +192,21 @@ async def measure(
 async def run(
     url: str, spec: str, batch: np.ndarray, streams: int, plan: Plan, advance: Callable[[str], None]
 ) -> tuple[float, list[Load]]:
-    """Make streams, and measure with a batch (N, C, H, W) as each of their requests."""
-    unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=unlimited) as client:
+    """Make streams, and measure with a batch (N, C, H, W) as every request."""
+    settings: dict[str, Any] = {
+        "base_url": url,
+        "timeout": 60,
+        "limits": httpx.Limits(),
+        "verify": create_default_context(),
+    }
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(httpx.AsyncClient(**settings)) for _ in range(CLIENTS)]
         ids = [f"s{number}" for number in range(streams)]
         for each in ids:
             made = {"id": each, "model": MODEL, "adapter": spec}
-            (await client.post("/v1/streams", json=made)).raise_for_status()
+            (await clients[0].post("/v1/streams", json=made)).raise_for_status()
         requests = [Request(*body_of(batch, each)) for each in ids]
-        return await measure(client, requests, plan, advance)
+        return await measure(clients, requests, plan, advance)
 
 
 def main(

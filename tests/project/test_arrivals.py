@@ -17,11 +17,11 @@ REQUESTS = [Request(name.encode(), {}) for name in "abc"]
 
 
 def answered_by(handler, scenario):
-    """Run a scenario with a client whose requests a function answers."""
+    """Run a scenario with clients whose requests a function answers."""
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.MockTransport(handler), base_url="http://server") as client:
-            return await scenario(client)
+            return await scenario([client])
 
     return asyncio.run(run())
 
@@ -34,7 +34,7 @@ def test_requests_go_to_the_streams_in_turn_at_fixed_instants_whatever_is_answer
         time.sleep(0.02 if len(seen) == 1 else 0)
         return httpx.Response(503 if len(seen) == 2 else 200)
 
-    answers = answered_by(handler, lambda client: open_loop(client, REQUESTS, 1000, 0.006))
+    answers = answered_by(handler, lambda clients: open_loop(clients, REQUESTS, 1000, 0.006))
 
     assert sorted(seen) == [b"a", b"a", b"b", b"b", b"c", b"c"]
     assert [answer.due for answer in answers] == [number / 1000 for number in range(6)]
@@ -47,14 +47,14 @@ def test_a_lost_connection_is_an_answer_too():
     def handler(request):
         raise httpx.ConnectError("gone")
 
-    (answer,) = answered_by(handler, lambda client: open_loop(client, REQUESTS, 10, 0.1))
+    (answer,) = answered_by(handler, lambda clients: open_loop(clients, REQUESTS, 10, 0.1))
 
     assert answer.status == 0
 
 
 def test_a_capacity_is_of_requests_that_are_answered():
     with pytest.raises(RuntimeError, match="answered by 503"):
-        answered_by(lambda _: httpx.Response(503), lambda client: capacity(client, REQUESTS, 0.01))
+        answered_by(lambda _: httpx.Response(503), lambda clients: capacity(clients, REQUESTS, 0.01))
 
 
 def test_a_load_counts_answers_until_the_last_and_tells_refusals_from_failures():
@@ -82,7 +82,7 @@ def test_every_round_offers_all_shares_of_a_capacity_of_its_own():
     plan = Plan((0.5, 0.9), 2, 0.02)
 
     most, loads = answered_by(
-        lambda _: httpx.Response(200), lambda client: measure(client, REQUESTS, plan, said.append)
+        lambda _: httpx.Response(200), lambda clients: measure(clients, REQUESTS, plan, said.append)
     )
 
     assert [each.split(" ")[0] for each in said] == ["warmed", *["capacity", "0.5", "0.9"] * 2]
