@@ -31,14 +31,15 @@ from torch import Tensor
 from adapters import SourceImages, SourceModel
 from adapters.filtered import FilterOptions
 from adapters.functional.entropy import entropy_of_probabilities
+from adapters.pipeline import Fit, Pipeline
 from benchmarks.machine import machine
 from benchmarks.mobilenet import made_images, mobilenet_source
 from benchmarks.monitoring import write_bundle
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
-from service.backends.compiled import TRIED
+from service.backends.compiled import TRIED, CompiledPass
 from service.bundles import Bundle, read_bundle
 from service.evaluation.pipelines import read_pipeline, with_options
-from service.graphs import Wanted, made_anew, why_not
+from service.graphs import Graph, Wanted, made_anew, why_not
 
 EAGER, COMPILED = "eager", "compiled"
 MADE_IMAGES = 128
@@ -65,6 +66,18 @@ SPECS = (
 )  # fmt: skip
 
 Call: TypeAlias = Callable[[], object]
+GraphOf: TypeAlias = Callable[[str, Wanted], Graph]
+Network: TypeAlias = Literal["resnet20", "mobilenet"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What steps are taken on: a network, the source images of its artefacts if there are any, and x (N, C, H, W)."""
+
+    source: SourceModel
+    images: SourceImages | None
+    x: Tensor
+    bundle: Bundle
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,30 @@ class Cost:
         return "passes" if self.ratio <= self.most else f"above {self.most:g}"
 
 
+def workload(network: Network, data: Path, corruption: str, batch: int) -> Workload:
+    """Return a network with as many of the images that are sent to it as there are, at most a batch."""
+    weights = data / "resnet20.safetensors"
+    with tempfile.TemporaryDirectory() as name:
+        bundle = read_bundle(write_bundle(Path(name), weights))
+    if network == "mobilenet":
+        images, x = made_images(max(batch, MADE_IMAGES)), made_images(batch).images / 255
+        return Workload(mobilenet_source(), images, x, bundle)
+    stored = torch.from_numpy(np.load(data / f"{corruption}.npy")[:batch]).permute(0, 3, 1, 2)
+    return Workload(load_source_model(weights), read_source_images(data), (stored / 255).contiguous(), bundle)
+
+
+def graphs_made(threads: int) -> GraphOf:
+    """Return what makes the graph of a spec, and takes it again where only the options of `_usual` are others."""
+    made: dict[str, Graph] = {}
+
+    def graph_of(spec: str, wanted: Wanted) -> Graph:
+        if spec not in made:
+            made[spec] = made_anew(wanted, threads)[1]
+        return _with_options_of(wanted, made[spec])
+
+    return graph_of
+
+
 def frozen(source: SourceModel, x: Tensor) -> Subject:
     """Return the plain PyTorch forward pass of x (N, C, H, W), which must be in [0, 1] as the specs' inputs."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (source.mean, source.std))
@@ -122,16 +159,14 @@ def frozen(source: SourceModel, x: Tensor) -> Subject:
     return Subject(FROZEN, EAGER, None, {}, run)
 
 
-def subjects_of(
-    spec: str, source: SourceModel, images: SourceImages | None, x: Tensor, share: float, bundle: Bundle, threads: int
-) -> list[Subject]:
-    """Return the step of a spec on x (N, C, H, W), made to learn from a share of it and to augment.
+def subjects_of(spec: str, sent: Workload, share: float, graph_of: GraphOf) -> list[Subject]:
+    """Return the step of a spec on a workload's x, made to learn from a share of it and to augment.
 
-    In PyTorch, and where the pipeline has a graph also as that runs in ONNX Runtime.
+    In PyTorch, and where the pipeline has a graph for so many images also as that runs in ONNX Runtime.
     """
-    adapter = read_pipeline(spec)
-    if images is not None:
-        source = with_artefacts(source, adapter, images)
+    adapter, source, x = read_pipeline(spec), sent.source, sent.x
+    if sent.images is not None:
+        source = with_artefacts(source, adapter, sent.images)
     options = _usual(spec, source, x, share)
     adapter = read_pipeline(with_options(spec, options))
     prepared = adapter.prepare(source)
@@ -141,9 +176,8 @@ def subjects_of(
         state = adapter.init(prepared)
     learned_from = None if selected is None else float(selected)
     subjects = [Subject(spec, EAGER, learned_from, options, lambda: adapter.step(prepared, state, x))]
-    wanted = Wanted(bundle, adapter, prepared, torch.rand(max(TRIED), *source.input_shape))
-    if not why_not(wanted):
-        graph = made_anew(wanted, threads)[1]
+    wanted = Wanted(sent.bundle, adapter, prepared, torch.rand(max(TRIED), *source.input_shape))
+    if not why_not(wanted) and len(x) >= (graph := graph_of(spec, wanted)).least_images:
         subjects.append(Subject(spec, COMPILED, learned_from, options, lambda: graph.step.step(state, x)))
     return subjects
 
@@ -191,7 +225,7 @@ def main(
     ],
     specs: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
     network: Annotated[
-        Literal["resnet20", "mobilenet"], typer.Option(help="The CIFAR ResNet-20, or an untrained MobileNet at 224.")
+        Network, typer.Option(help="The CIFAR ResNet-20, or an untrained MobileNet at 224.")
     ] = "resnet20",
     corruption: Annotated[str, typer.Option(help="Corruption whose images are sent to the ResNet.")] = "gaussian_noise",
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
@@ -204,26 +238,22 @@ def main(
 ) -> None:
     """Measure what steps cost beside the frozen forward pass, on the CIFAR ResNet-20 or a MobileNet."""
     torch.set_num_threads(threads)
-    images: SourceImages | None
-    if network == "mobilenet":
-        source, images = mobilenet_source(), made_images(max(batch, MADE_IMAGES))
-        x = made_images(batch).images / 255
-    else:
-        source, images = load_source_model(data / "resnet20.safetensors"), read_source_images(data)
-        stored = torch.from_numpy(np.load(data / f"{corruption}.npy")[:batch]).permute(0, 3, 1, 2)
-        x = (stored / 255).contiguous()
-    with tempfile.TemporaryDirectory() as name:
-        bundle = read_bundle(write_bundle(Path(name), data / "resnet20.safetensors"))
+    sent = workload(network, data, corruption, batch)
     with Progress(console=Console(stderr=True)) as progress:
         making = progress.add_task("preparing", total=len(specs))
-        subjects = [frozen(source, x)]
+        subjects, graph_of = [frozen(sent.source, sent.x)], graphs_made(threads)
         for spec in specs:
-            subjects += subjects_of(spec, source, images, x, share, bundle, threads)
+            subjects += subjects_of(spec, sent, share, graph_of)
             progress.advance(making)
         task = progress.add_task("steps", total=(repetitions + 1) * len(subjects))
         measure(subjects, 1, lambda: progress.advance(task))
         costs = measure(subjects, repetitions, lambda: progress.advance(task))
-    about = {"network": network, "images per step": str(len(x)), "repetitions": str(repetitions), **machine(threads)}
+    about = {
+        "network": network,
+        "images per step": str(len(sent.x)),
+        "repetitions": str(repetitions),
+        **machine(threads),
+    }
     Console(width=120).print(as_table(costs, about))
     if json_file is not None:
         rows = [{**asdict(cost), "most": cost.most, "verdict": cost.verdict} for cost in costs]
@@ -242,6 +272,14 @@ def _usual(spec: str, source: SourceModel, x: Tensor, share: float) -> dict[str,
     entropies = entropy_of_probabilities(adapter.step(prepared, adapter.init(prepared), x)[0].logits.softmax(1))
     margin = float(entropies.quantile(share)) / math.log(source.classes)
     return {f"{learner}.e_margin": f"{margin:.4f}", f"{learner}.d_margin": "1.0"}
+
+
+def _with_options_of(wanted: Wanted, graph: Graph) -> Graph:
+    """Return a graph as it serves a pipeline; of one that answers by it and learns in PyTorch, options are no part."""
+    adapter, fit = wanted.adapter, wanted.prepared
+    if wanted.answers_first and isinstance(adapter, Pipeline) and isinstance(fit, Fit):
+        return Graph(CompiledPass(graph.step.session, adapter, fit), graph.least_images)
+    return graph
 
 
 if __name__ == "__main__":

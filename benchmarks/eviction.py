@@ -6,41 +6,26 @@ first time it is brought back, the second it is in memory.
 """
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from time import perf_counter
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.asking import Asking, Latency, latency_of, serving_embedded
+from benchmarks.server import most_rss_of
 from service.client import Client
 
-MODEL, SHAPE = "fashion", (1, 28, 28)
 MOST_BYTES = 2 * 2**30
 """What the process may take."""
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of requests."""
-
-    requests: int
-    median: float
-    p99: float
 
 
 @dataclass(frozen=True)
@@ -66,71 +51,6 @@ class Figures:
         return self.rss <= MOST_BYTES
 
 
-@contextmanager
-def serving(folder: Path, resident_bytes: int, threads: int, spec: str) -> Iterator[tuple[int, str]]:
-    """Run a server until the block ends; yield its process id and URL."""
-    settings = {
-        "ACCLIMATE_RESIDENT_BYTES": str(resident_bytes),
-        "ACCLIMATE_THREADS": str(threads),
-        "ACCLIMATE_COMPILED_SPECS": json.dumps([spec]),
-        "ACCLIMATE_DATA": str(folder),
-    }
-    command = [sys.executable, "-m", "service", "serve", "--port", "0"]
-    with (
-        (folder / "server.log").open("w") as log,
-        subprocess.Popen(
-            command, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=log, text=True
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            line = next(text for text in process.stdout if "listens on" in text)
-            yield process.pid, line.split()[-1]
-        finally:
-            process.send_signal(signal.SIGTERM)
-
-
-def rss_of(pid: int) -> int:
-    """Return the most bytes that a process has taken in memory so far."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-def latency_of(seconds: list[float]) -> Latency:
-    """Sum up requests; nan where there are none."""
-    known = 1000 * np.array(seconds or [np.nan])
-    return Latency(len(seconds), float(np.median(known)), float(np.quantile(known, 0.99)))
-
-
-class Asking:
-    """Asks streams, and times it."""
-
-    def __init__(self, client: Client, spec: str, durability: str, batch: int) -> None:
-        self._client = client
-        self._kind = {"model": MODEL, "adapter": spec, "durability": durability}
-        self._batch = np.random.default_rng(0).random((batch, *SHAPE), dtype=np.float32)
-
-    def create(self, stream: str) -> None:
-        """Make a stream."""
-        self._client.call("POST", "/v1/streams", {"id": stream, **self._kind})
-
-    def infer(self, stream: str) -> float:
-        """Ask a stream; return the seconds it took."""
-        began = perf_counter()
-        self._client.infer(MODEL, "input", self._batch, stream)
-        return perf_counter() - began
-
-    def resting(self) -> list[str]:
-        """Return the streams out of memory now, by the listing: to look at one brings it back."""
-        found, after = [], ""
-        while True:
-            page = self._client.call("GET", f"/v1/streams?limit=1000{after}")
-            found += [stream["id"] for stream in page["items"] if not stream["resident"]]
-            if page["next"] is None:
-                return found
-            after = f"&after={page['next']}"
-
-
 def measure(asking: Asking, pid: int, streams: int, sample: int, progress: Progress) -> Figures:
     """Make all streams, then ask a sample of those that rest, in any order."""
     ids = [f"s{number}" for number in range(streams)]
@@ -148,7 +68,7 @@ def measure(asking: Asking, pid: int, streams: int, sample: int, progress: Progr
         streams=streams,
         made=streams / (between - began),
         again=2 * len(awake) / max(sum(resting + awake), 1e-9),
-        rss=rss_of(pid),
+        rss=most_rss_of(pid),
         resting=latency_of(resting),
         awake=latency_of(awake),
     )
@@ -167,11 +87,11 @@ def main(
     """Measure throughput, memory and latency of a server with more streams than it may hold in memory."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(Path(folder), resident_mib * 2**20, threads, spec) as (pid, url),
-        Client(url) as client,
+        serving_embedded(Path(folder), threads, spec, resident_mib) as server,
+        Client(server.url) as client,
         Progress(console=Console(stderr=True)) as progress,
     ):
-        found = measure(Asking(client, spec, durability, batch), pid, streams, sample, progress)
+        found = measure(Asking(client, spec, durability, batch), server.pid, streams, sample, progress)
     Console(width=100).print(as_table(found))
     if json_file is not None:
         json_file.write_text(json.dumps(asdict(found), indent=1) + "\n")

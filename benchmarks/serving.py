@@ -6,13 +6,9 @@ for the step holds everything else: client, loopback, HTTP, decoding, queue, enc
 """
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -31,12 +27,16 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from benchmarks.monitoring import write_bundle
+from benchmarks.server import Server, Setting, serving
 from service.bundles import read_bundle
 from service.graphs import Graphs
 from service.hosting import Fitted, host
 
 FACTORY = "benchmarks.resnet20:ResNet20"
 SPECS = ("source", "unmix_tns", "batch+tent")
+COMPILED_SPECS = ("source", "unmix_tns")
+MODEL = "resnet20"
+INFER = f"/v2/models/{MODEL}/infer"
 MOST_OUTSIDE = 1.5
 """Milliseconds that the server may take beside the step."""
 LEAST_SHARE = 0.85
@@ -76,22 +76,32 @@ class Served:
         return self.bare / self.trip
 
 
-@contextmanager
-def serving(bundle: Path, data: Path, threads: int) -> Iterator[str]:
-    """Run a server until the block ends; yield its URL."""
-    given = {"THREADS": threads, "ALLOW_FACTORIES": json.dumps([FACTORY]), "DURABILITY": "ephemeral", "DATA": data}
-    environment = {**os.environ, **{f"ACCLIMATE_{name}": str(value) for name, value in given.items()}}
-    environment["ACCLIMATE_COMPILED_SPECS"] = json.dumps([spec for spec in SPECS if spec != "batch+tent"])
-    command = [sys.executable, "-m", "service", "serve", "--bundle", str(bundle), "--port", "0"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        said = next((line for line in process.stdout or () if "listens on " in line), None)
-        if said is None:
-            raise RuntimeError("the server did not start")
-        yield said.split("listens on ")[1].strip()
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+@dataclass(frozen=True)
+class Folders:
+    """Where a server's bundle lies, and what it keeps."""
+
+    bundle: Path
+    data: Path
+
+
+def folders_of(folder: Path, weights: Path) -> Folders:
+    """Write the CIFAR ResNet-20 as a bundle, and make a folder for the data of its server."""
+    made = Folders(folder / "bundle", folder / "data")
+    made.bundle.mkdir()
+    made.data.mkdir()
+    write_bundle(made.bundle, weights)
+    return made
+
+
+def serving_resnet20(folders: Folders, threads: int, compiled: Sequence[str]) -> AbstractContextManager[Server]:
+    """Run a server of the CIFAR ResNet-20 while the block runs, with the graphs of some specs."""
+    settings: dict[str, Setting] = {
+        "threads": threads,
+        "allow_factories": [FACTORY],
+        "durability": "ephemeral",
+        "compiled_specs": compiled,
+    }
+    return serving(folders.data, settings, "--bundle", str(folders.bundle))
 
 
 def body_of(x: np.ndarray[Any, Any], stream: str) -> tuple[bytes, dict[str, str]]:
@@ -114,7 +124,7 @@ def measure(client: httpx.Client, fitted: Fitted, images: Tensor, requests: int)
     before, spent, trips = _step_seconds(client), process_time(), []
     for _ in range(requests):
         began = perf_counter()
-        client.post("/v2/models/resnet20/infer", content=content, headers=headers).raise_for_status()
+        client.post(INFER, content=content, headers=headers).raise_for_status()
         trips.append(perf_counter() - began)
     spent, stepped = process_time() - spent, _step_seconds(client) - before
     state, bare = fitted.initial(), []
@@ -126,7 +136,7 @@ def measure(client: httpx.Client, fitted: Fitted, images: Tensor, requests: int)
 
 
 def _step_seconds(client: httpx.Client) -> float:
-    statistics = client.get("/v2/models/resnet20/stats").json()["model_stats"][0]["inference_stats"]
+    statistics = client.get(f"/v2/models/{MODEL}/stats").json()["model_stats"][0]["inference_stats"]
     return float(statistics["compute_infer"]["ns"]) / 1e9
 
 
@@ -147,14 +157,16 @@ def main(
     images = (stored / 255).contiguous()
     found: dict[str, list[Round]] = {each: [] for each in spec}
     with tempfile.TemporaryDirectory() as name, Progress(console=Console(stderr=True)) as progress:
-        (folder := Path(name) / "bundle").mkdir()
-        bundle, kept = write_bundle(folder, data / "resnet20.safetensors"), Path(name) / "data"
+        folders = folders_of(Path(name), data / "resnet20.safetensors")
         task = progress.add_task("starting", total=len(spec) * (rounds + 1))
-        with serving(bundle, kept, threads) as url, httpx.Client(base_url=url, timeout=60) as client:
-            model = host(read_bundle(bundle), [FACTORY], threads, Graphs(kept / "graphs", threads))
+        with (
+            serving_resnet20(folders, threads, COMPILED_SPECS) as server,
+            httpx.Client(base_url=server.url, timeout=60) as client,
+        ):
+            model = host(read_bundle(folders.bundle), [FACTORY], threads, Graphs(folders.data / "graphs", threads))
             pipelines = {each: model.fit(each, {}) for each in spec}
             for each in spec:
-                made = {"id": stream_of(pipelines[each]), "model": "resnet20", "adapter": each}
+                made = {"id": stream_of(pipelines[each]), "model": MODEL, "adapter": each}
                 client.post("/v1/streams", json=made).raise_for_status()
             for number in range(rounds + 1):  # the first warms up
                 for each in spec:

@@ -1,0 +1,161 @@
+"""What an image costs in batches of 1, 2, 4, up to 256: `python -m benchmarks.batches --help`.
+
+For each number of images by itself, the steps of all specs and the plain PyTorch forward pass of so many images follow
+each other turn by turn; medians are shown, an image's share of them, and their ratios to that forward pass. A small
+batch shows what a step costs whatever it is given; a large one what each image costs.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from adapters import SourceImages
+from benchmarks.cost import Cost, Network, Subject, Workload, frozen, graphs_made, measure, subjects_of, workload
+from benchmarks.machine import machine
+from benchmarks.resnet20 import with_artefacts
+from service.evaluation.pipelines import read_pipeline
+
+SPECS = ("source", "unmix_tns", "batch", "batch+tent", "unmix_tns+eata")
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+ARTEFACT_IMAGES = 512
+"""Source images for the artefacts: what they are worth does not matter here."""
+
+Costs: TypeAlias = Mapping[int, list[Cost]]
+"""By the images of a batch."""
+
+
+def calibrated(sent: Workload, specs: Sequence[str]) -> Workload:
+    """Return a workload with the source artefacts of all specs: made once, not for every size."""
+    if sent.images is None:
+        return sent
+    few = SourceImages(sent.images.images[:ARTEFACT_IMAGES], sent.images.labels[:ARTEFACT_IMAGES])
+    source = sent.source
+    for spec in specs:
+        source = with_artefacts(source, read_pipeline(spec), few)
+    return replace(sent, source=source, images=None)
+
+
+def subjects_by_size(
+    sent: Workload, sizes: Sequence[int], specs: Sequence[str], share: float, threads: int, advance: Callable[[], None]
+) -> dict[int, list[Subject]]:
+    """Return what is timed on so many of a workload's images, the plain forward pass first; advance once a spec."""
+    graph_of = graphs_made(threads)
+    found = {}
+    for size in sizes:
+        part = replace(sent, x=sent.x[:size])
+        found[size] = [frozen(part.source, part.x)]
+        for spec in specs:
+            found[size] += subjects_of(spec, part, share, graph_of)
+            advance()
+    return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """A spec on a backend: its costs by the images of a batch; without those that it has no graph for."""
+
+    spec: str
+    backend: str
+    costs: Mapping[int, Cost]
+
+
+def rows_of(costs: Costs) -> list[Row]:
+    """Return the costs of all sizes by spec and backend."""
+    found: dict[tuple[str, str], dict[int, Cost]] = {}
+    for size, each in costs.items():
+        for cost in each:
+            found.setdefault((cost.spec, cost.backend), {})[size] = cost
+    return [Row(*name, mine) for name, mine in found.items()]
+
+
+def main(
+    data: Annotated[
+        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
+    ],
+    specs: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
+    size: Annotated[list[int], typer.Option(min=1, max=256, help="Images per step; repeat.")] = list(SIZES),  # noqa: B006
+    network: Annotated[
+        Network,
+        typer.Option(help="The CIFAR ResNet-20, or an untrained MobileNet at 224: with it, 256 images take gigabytes."),
+    ] = "resnet20",
+    corruption: Annotated[str, typer.Option(help="Corruption whose images are sent to the ResNet.")] = "gaussian_noise",
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the images that filtering learners learn from.")
+    ] = 0.3,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime.")] = 2,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 25,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+) -> None:
+    """Measure what an image costs by the size of its batch, in PyTorch and compiled, beside the frozen forward pass."""
+    torch.set_num_threads(threads)
+    sizes = sorted(set(size))
+    sent = workload(network, data, corruption, max(sizes))
+    if len(sent.x) < max(sizes):
+        raise typer.BadParameter(f"there are {len(sent.x)} images of {corruption}, fewer than {max(sizes)}")
+    costs = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        making = progress.add_task("preparing", total=len(sizes) * len(specs))
+        subjects = subjects_by_size(
+            calibrated(sent, specs), sizes, specs, share, threads, lambda: progress.advance(making)
+        )
+        task = progress.add_task("steps", total=(repetitions + 1) * sum(map(len, subjects.values())))
+        for images, mine in subjects.items():
+            measure(mine, 1, lambda: progress.advance(task))
+            costs[images] = measure(mine, repetitions, lambda: progress.advance(task))
+    about = {"network": network, "repetitions": str(repetitions), **machine(threads)}
+    for table in as_tables(costs, about):
+        Console(width=120).print(table)
+    if json_file is not None:
+        written = [{"images": images, **asdict(cost)} for images, each in costs.items() for cost in each]
+        json_file.write_text(json.dumps({**about, "costs": written}, indent=1) + "\n")
+
+
+def as_tables(costs: Costs, about: Mapping[str, str]) -> tuple[Table, Table]:
+    """Lay the costs out: milliseconds an image, and ratios."""
+    rows = rows_of(costs)
+    times = _table("Milliseconds an image, by images per step", rows, list(costs), _milliseconds)
+    ratios = _table("A step in frozen forward passes of as many images", rows, list(costs), _ratio)
+    ratios.caption = "\n".join([*_selections(rows), *(f"{name} {value}" for name, value in about.items())])
+    return times, ratios
+
+
+def _table(title: str, rows: list[Row], sizes: list[int], told: Callable[[Cost, int], str]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for name in ("spec", "backend"):
+        table.add_column(name)
+    for size in sizes:
+        table.add_column(str(size), justify="right")
+    for row in rows:
+        cells = [told(row.costs[size], size) if size in row.costs else "-" for size in sizes]
+        table.add_row(row.spec, row.backend, *cells)
+    return table
+
+
+def _selections(rows: list[Row]) -> list[str]:
+    """Tell of learners that choose images how many they learned from, by size."""
+    lines = []
+    for row in rows:
+        shares = [f"{100 * cost.selected:.0f}" for cost in row.costs.values() if cost.selected is not None]
+        lines += [f"{row.spec}, {row.backend}, learned from {', '.join(shares)} % of the images"] if shares else []
+    return lines
+
+
+def _milliseconds(cost: Cost, images: int) -> str:
+    return f"{cost.milliseconds / images:.2f}"
+
+
+def _ratio(cost: Cost, images: int) -> str:  # noqa: ARG001 - the form of a cell
+    return f"{cost.ratio:.2f}"
+
+
+if __name__ == "__main__":
+    typer.run(main)
