@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
@@ -36,10 +37,17 @@ class Steps(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Seconds of one stream's step, and of several streams' steps as one by their number."""
+    """Seconds of each stream's step by itself, and of the first so many streams' steps as one by their number.
 
-    one: float
+    Of each stream, as some learners do more where there is something to learn.
+    """
+
+    alone: Sequence[float]
     together: Mapping[int, float]
+
+    def times(self, streams: int) -> float:
+        """Return how many times faster the steps of the first so many streams are as one than one by one."""
+        return sum(self.alone[:streams]) / self.together[streams]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +83,12 @@ def judged(timed: Timed) -> Gain:
     """Tell from which number of streams on all groups that were tried pay.
 
     Example:
-        >>> judged(Timed(1.0, {2: 2.5, 4: 3.0, 8: 4.0}))
+        >>> judged(Timed([1.0] * 8, {2: 2.5, 4: 3.0, 8: 4.0}))
         Gain(least=4, times=2.0, reason='')
-        >>> judged(Timed(1.0, {8: 10.0})).reason
+        >>> judged(Timed([1.0] * 8, {8: 10.0})).reason
         '8 steps as one take 1.2 times as long as one by one'
     """
-    times = {size: size * timed.one / seconds for size, seconds in sorted(timed.together.items(), reverse=True)}
+    times = {size: timed.times(size) for size in sorted(timed.together, reverse=True)}
     least = 0
     for size, ratio in times.items():
         if ratio < WORTH:
@@ -111,17 +119,17 @@ def _difference(steps: Steps, xs: Sequence[Tensor]) -> float:
 def _timed(steps: Steps, xs: Sequence[Tensor]) -> Timed:
     """Time the largest group first; smaller ones only where that one pays."""
     state = steps.initial()
-    one, together = float("inf"), dict[int, float]()
+    alone, together = [_fastest(partial(steps.step, state, x)) for x in xs], dict[int, float]()
+    timed = Timed(alone, together)
     for size in reversed(SIZES):
-        states, some = [state] * size, xs[:size]
-        seconds = float("inf")
-        for _ in range(ROUNDS):
-            one = min(one, _seconds(lambda: steps.step(state, xs[0])))
-            seconds = min(seconds, _seconds(lambda states=states, some=some: steps.step_together(states, some)))  # type: ignore[misc]
-        together[size] = seconds
-        if size * one < WORTH * seconds:
+        together[size] = _fastest(partial(steps.step_together, [state] * size, xs[:size]))
+        if timed.times(size) < WORTH:
             break
-    return Timed(one, together)
+    return timed
+
+
+def _fastest(run: Callable[[], object]) -> float:
+    return min(_seconds(run) for _ in range(ROUNDS))
 
 
 def _seconds(run: Callable[[], object]) -> float:

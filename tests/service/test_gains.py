@@ -9,9 +9,11 @@ from tests.bundles import FACTORY, torch_bundle, tripwire_bundle
 
 
 def test_a_gain_is_judged_from_the_size_on_from_which_every_group_pays():
-    assert judged(Timed(1.0, {2: 1.0, 4: 5.0, 8: 4.0, 16: 4.0})) == Gain(8, 4.0, "")
-    assert judged(Timed(1.0, {2: 1.0, 4: 2.0, 8: 4.0, 16: 4.0})).least == 2
-    assert judged(Timed(1.0, {16: 16.0})) == Gain(0, 1.0, "16 steps as one take 1.0 times as long as one by one")
+    assert judged(Timed([1.0] * 16, {2: 1.0, 4: 5.0, 8: 4.0, 16: 4.0})) == Gain(8, 4.0, "")
+    assert judged(Timed([1.0] * 16, {2: 1.0, 4: 2.0, 8: 4.0, 16: 4.0})).least == 2
+    assert judged(Timed([1.0] * 16, {16: 16.0})) == Gain(0, 1.0, "16 steps as one take 1.0 times as long as one by one")
+    # A learner that learns from the last stream's image alone is not judged by the first one's step.
+    assert judged(Timed([1.0] * 15 + [17.0], {2: 2.0, 16: 8.0})) == Gain(16, 4.0, "")
 
 
 class Off:
