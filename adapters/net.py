@@ -176,6 +176,11 @@ class ModuleNet:
         return self._on_host and self._normalizer.independent
 
     @property
+    def memory_format(self) -> torch.memory_format:
+        """How inputs lie in memory where steps are fastest."""
+        return self._memory_format
+
+    @property
     def learns_by_stream(self) -> bool:
         """Whether all parameters of norm layers can be each stream's own in one pass (`of_streams`)."""
         return all(name.rpartition(".")[0] in self.layers for name in self.affine)

@@ -40,8 +40,11 @@ from service.backends.compiled import TRIED, CompiledPass
 from service.bundles import Bundle, read_bundle
 from service.evaluation.pipelines import read_pipeline, with_options
 from service.graphs import Graph, Wanted, made_anew, why_not
+from service.native.making import compile_step
+from service.native.step import NativeStep
+from service.native.workshop import has_native
 
-EAGER, COMPILED = "eager", "compiled"
+EAGER, COMPILED, NATIVE = "eager", "compiled", "native"
 MADE_IMAGES = 128
 """Source images of the MobileNet, which artefacts are made from."""
 FROZEN = "frozen forward"
@@ -55,6 +58,8 @@ MOST: Mapping[tuple[str, str], float] = MappingProxyType(
         ("unmix_tns+lame", COMPILED): 1.25,
         ("batch+tent", EAGER): 2.9,
         ("batch+eata", EAGER): 2.9,
+        ("batch+tent", NATIVE): 2.0,
+        ("batch+eata", NATIVE): 2.0,
         ("unmix_tns+eata", COMPILED): 2.0,
         ("batch+cotta", EAGER): 32.0,
     }
@@ -159,10 +164,11 @@ def frozen(source: SourceModel, x: Tensor) -> Subject:
     return Subject(FROZEN, EAGER, None, {}, run)
 
 
-def subjects_of(spec: str, sent: Workload, share: float, graph_of: GraphOf) -> list[Subject]:
+def subjects_of(spec: str, sent: Workload, share: float, graph_of: GraphOf, *, native: bool = False) -> list[Subject]:
     """Return the step of a spec on a workload's x, made to learn from a share of it and to augment.
 
-    In PyTorch, and where the pipeline has a graph for so many images also as that runs in ONNX Runtime.
+    In PyTorch, and where the pipeline has a graph for so many images also as that runs in ONNX Runtime; if asked for,
+    one with a gradient also as machine code.
     """
     adapter, source, x = read_pipeline(spec), sent.source, sent.x
     if sent.images is not None:
@@ -179,7 +185,19 @@ def subjects_of(spec: str, sent: Workload, share: float, graph_of: GraphOf) -> l
     wanted = Wanted(sent.bundle, adapter, prepared, torch.rand(max(TRIED), *source.input_shape))
     if not why_not(wanted) and len(x) >= (graph := graph_of(spec, wanted)).least_images:
         subjects.append(Subject(spec, COMPILED, learned_from, options, lambda: graph.step.step(state, x)))
+    if native and isinstance(adapter, Pipeline) and isinstance(prepared, Fit) and has_native(adapter):
+        step = _native(adapter, prepared, len(x))
+        step.signals = tuple(output.signals)
+        subjects.append(Subject(spec, NATIVE, learned_from, options, lambda: step.step(state, x)))
     return subjects
+
+
+def _native(adapter: Pipeline, prepared: Fit, images: int) -> NativeStep:
+    """Return a pipeline's step as machine code, which takes a minute to make."""
+    with tempfile.TemporaryDirectory() as name:
+        package = Path(name) / "step.pt2"
+        compile_step(adapter, prepared, images, package)
+        return NativeStep(package, prepared.net.memory_format)
 
 
 def measure(subjects: list[Subject], repetitions: int, advance: Call) -> list[Cost]:
@@ -232,6 +250,9 @@ def main(
     share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the images that filtering learners learn from.")
     ] = 0.3,
+    native: Annotated[
+        bool, typer.Option(help="Also as machine code, where a step has a gradient: a minute each to make.")
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
     repetitions: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 15,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
@@ -243,7 +264,7 @@ def main(
         making = progress.add_task("preparing", total=len(specs))
         subjects, graph_of = [frozen(sent.source, sent.x)], graphs_made(threads)
         for spec in specs:
-            subjects += subjects_of(spec, sent, share, graph_of)
+            subjects += subjects_of(spec, sent, share, graph_of, native=native)
             progress.advance(making)
         task = progress.add_task("steps", total=(repetitions + 1) * len(subjects))
         measure(subjects, 1, lambda: progress.advance(task))

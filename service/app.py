@@ -42,6 +42,7 @@ from service.graphs import Graphs
 from service.grouping import Groups
 from service.hosting import HostedModel, host
 from service.keeping import Keeper
+from service.native.workshop import Workshop
 from service.probing import Prober
 from service.recording import Recorder
 from service.residence import Residence, RestLimits
@@ -114,9 +115,11 @@ def create_app(settings: Settings) -> FastAPI:
     residence = Residence(table, keeper, hosted, worker, recorder, limits=limits_of(settings), sharded=settings.sharded)
     control = Controlplane(hosted, table, scheduler, worker, store, telemetry, recorder, keeper, residence)
     prober = Prober(worker, scheduler, telemetry, recorder, settings.probe_every)
+    workshop = Workshop(settings.allow_factories, settings.torch_threads) if settings.compiled_gradients else None
     dataplane = Dataplane(
-        hosted, table, scheduler, telemetry, statistics, settings, recorder, prober, keeper, residence, end=control.end
-    )
+        hosted, table, scheduler, telemetry, statistics, settings, recorder, prober, keeper, residence,
+        end=control.end, workshop=workshop,
+    )  # fmt: skip
     watching = Watching(hosted, table, log_of_events)
 
     def drain() -> None:
@@ -148,6 +151,8 @@ def create_app(settings: Settings) -> FastAPI:
         for job in beside:
             job.cancel()
         kept = await keeper.close()
+        if workshop is not None:
+            workshop.close()
         worker.close()
         log_of_events.close()
         database.close()

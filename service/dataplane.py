@@ -20,6 +20,7 @@ from service.grouping import Shared
 from service.guard import Action, Decision
 from service.hosting import HostedModel
 from service.keeping import Keeper
+from service.native.workshop import Workshop
 from service.probing import Prober
 from service.recording import Recorder
 from service.residence import Residence
@@ -69,6 +70,7 @@ class Dataplane:
         keeper: Keeper,
         residence: Residence,
         end: Callable[[Stream], None],
+        workshop: Workshop | None = None,
     ) -> None:
         self._models = models
         self._table = table
@@ -81,6 +83,7 @@ class Dataplane:
         self._keeper = keeper
         self._residence = residence
         self._end = end
+        self._workshop = workshop
         self._pace = Buckets(settings.rate_per_stream, settings.rate_burst_seconds)
         self.limits = Limits(max_batch=settings.max_batch, max_pixels=settings.max_pixels)
 
@@ -156,7 +159,7 @@ class Dataplane:
     ) -> tuple[InferResponse, float] | None:
         """Answer in the stream's turn; None if the stream has ended meanwhile."""
         self._check_pace(stream)
-        shared = Shared(stream, x)
+        shared = Shared(stream, x, self._workshop)
         answered = await self._scheduler.submit(
             stream, lambda: self._answer(shared, sequence, request_id, digest, wanted), shared
         )

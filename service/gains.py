@@ -119,16 +119,17 @@ def _difference(steps: Steps, xs: Sequence[Tensor]) -> float:
 def _timed(steps: Steps, xs: Sequence[Tensor]) -> Timed:
     """Time the largest group first; smaller ones only where that one pays."""
     state = steps.initial()
-    alone, together = [_fastest(partial(steps.step, state, x)) for x in xs], dict[int, float]()
+    alone, together = [fastest(partial(steps.step, state, x)) for x in xs], dict[int, float]()
     timed = Timed(alone, together)
     for size in reversed(SIZES):
-        together[size] = _fastest(partial(steps.step_together, [state] * size, xs[:size]))
+        together[size] = fastest(partial(steps.step_together, [state] * size, xs[:size]))
         if timed.times(size) < WORTH:
             break
     return timed
 
 
-def _fastest(run: Callable[[], object]) -> float:
+def fastest(run: Callable[[], object]) -> float:
+    """Return the seconds of the fastest of some runs."""
     return min(_seconds(run) for _ in range(ROUNDS))
 
 

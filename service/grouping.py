@@ -12,6 +12,7 @@ from adapters.base import StepOutput
 from adapters.grouping import Stepped
 from service.gains import SIZES, Gain, measured
 from service.hosting import Fitted
+from service.native.workshop import Workshop
 from service.streams import Stream
 from service.telemetry import Telemetry, log
 
@@ -27,12 +28,13 @@ MOST_OF_A_REQUEST = 8
 class Shared:
     """A request's step: the stream's own, unless it was taken together with other streams' before.
 
-    `seconds` are this request's part of the time that took.
+    `seconds` are this request's part of the time that took. Where there is a workshop, it knows the fastest step.
     """
 
-    def __init__(self, stream: Stream, x: Tensor) -> None:
+    def __init__(self, stream: Stream, x: Tensor, workshop: Workshop | None = None) -> None:
         self.stream = stream
         self.x = x
+        self._workshop = workshop
         self.seconds = 0.0
         self._taken: tuple[AdapterState, Stepped] | None = None
 
@@ -45,6 +47,8 @@ class Shared:
         """Answer x and learn from it, by the step that was taken if it was this one."""
         if self._taken is not None and self._taken[0] is state and x is self.x:
             return self._taken[1]
+        if self._workshop is not None:
+            return self._workshop.step(self.stream, state, x)
         return self.stream.fitted.step(state, x)
 
 

@@ -24,6 +24,7 @@ from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
 from service.gains import Gain
 from service.graphs import Graph, Graphs, Wanted
+from service.native.step import Native
 from service.reference import reference_of
 from service.telemetry import log
 
@@ -44,6 +45,7 @@ class Fitted:
     `backend` is what runs it: torch, onnx, or compiled, where `graph` takes the steps of enough images; where it has no
     graph, `not_compiled` says why. `gains` tells by images per request what it brings to take several streams' steps as
     one, as far as it was measured; `streams` is the network whose pass over those that send one image each is a graph.
+    `native` holds compiled steps of learners by gradient, by images per request.
     """
 
     adapter: Adapter
@@ -54,6 +56,7 @@ class Fitted:
     graph: Graph | None = None
     not_compiled: str = ""
     streams: ModuleNet | None = None
+    native: dict[int, Native] = field(default_factory=dict, compare=False)
     gains: dict[int, Gain] = field(default_factory=dict, compare=False)
 
     @property

@@ -6,7 +6,7 @@ from adapters.base import Part
 from adapters.options import json_schema
 from adapters.registry import FOLDERS, kind_of, parts
 from service.api.problems import responses
-from service.api.schemas import AdapterList, AdapterPart, GroupView, ModelList, ModelView, PipelineView
+from service.api.schemas import AdapterList, AdapterPart, GroupView, ModelList, ModelView, NativeView, PipelineView
 from service.dataplane import ON_REQUEST, OUTPUTS, Dataplane
 from service.hosting import Fitted, HostedModel
 from service.statistics import Statistics
@@ -124,6 +124,10 @@ def _pipeline(fitted: Fitted) -> PipelineView:
             for images, gain in sorted(fitted.gains.copy().items())
         ],
         not_grouped=fitted.not_grouped,
+        native=[
+            NativeView(images=images, serves=native.step is not None, gain=native.times, reason=native.reason)
+            for images, native in sorted(fitted.native.copy().items())
+        ],
     )
 
 

@@ -182,11 +182,24 @@ class GroupView(Wire):
     reason: str
 
 
+class NativeView(Wire):
+    """A step with a gradient that is compiled to machine code, or was to be, for requests of so many images.
+
+    `serves` tells whether it is taken, `reason` why not; `gain` how many times faster it is, 0 if not known.
+    """
+
+    images: int
+    serves: bool
+    gain: float
+    reason: str
+
+
 class PipelineView(Wire):
     """A pipeline fitted to a model: what runs it, and why it has no graph where it is not compiled.
 
     `least_images` is the fewest of a request that the graph takes; `state_bytes` what a stream of it keeps; `groups`
-    what was measured of taking steps of several streams as one, unless `not_grouped` says why they never are.
+    what was measured of taking steps of several streams as one, unless `not_grouped` says why they never are; `native`
+    its steps in machine code, where `compiled_gradients` asks for them.
     """
 
     adapter: str
@@ -197,6 +210,7 @@ class PipelineView(Wire):
     state_bytes: int
     groups: list[GroupView]
     not_grouped: str
+    native: list[NativeView]
 
 
 class ModelView(Wire):

@@ -1,0 +1,1 @@
+"""Steps that learn by gradients, compiled to machine code beside the server, where that pays."""

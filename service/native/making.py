@@ -1,0 +1,81 @@
+"""Compiles one step: `python -m service.native.making`, a job on standard input.
+
+A process of its own, since compiling takes a minute of Python code that would keep a server's own from running.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._inductor import aoti_compile_and_package
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from adapters import Adapter, Prepared, create
+from adapters.pipeline import Fit, Pipeline
+from adapters.state import flatten
+from service.backends.graph import Step
+from service.bundles import read_bundle
+from service.hosting import load_source
+from service.native.job import Job
+
+NICENESS = 10
+"""Compiling gives way to serving."""
+
+
+def do(job: Job) -> None:
+    """Compile the step of a bundle's pipeline.
+
+    Raises:
+        AcclimateError: If the bundle or the pipeline is not what it should be.
+        Exception: Of PyTorch's many kinds, if the step cannot be compiled.
+    """
+    source = load_source(read_bundle(job.bundle), job.allow_factories, job.threads)
+    pipeline = create(job.spec, **job.options)
+    compile_step(pipeline, pipeline.prepare(source), job.images, job.package)
+
+
+def compile_step(pipeline: Adapter, fit: Prepared[Any], images: int, package: Path) -> None:
+    """Compile a pipeline's step with its gradient, the weights within, for batches of so many images.
+
+    Raises:
+        Exception: Of PyTorch's many kinds, if the step cannot be compiled.
+    """
+    if not isinstance(pipeline, Pipeline) or not isinstance(fit, Fit):
+        raise TypeError(f"{pipeline.spec} chooses among pipelines as it runs")
+    low, high = fit.net.value_range
+    generator = torch.Generator().manual_seed(0)
+    x = low + (high - low) * torch.rand(images, *fit.net.input_shape, generator=generator)
+    x = x.contiguous(memory_format=fit.net.memory_format)
+    state = [tensor.detach().clone() for tensor in flatten(pipeline.init(fit)).values()]
+    traced = make_fx(Step(pipeline, fit))(x, state)
+    with torch.no_grad():
+        exported = torch.export.export(_Flat(traced), (x, state), strict=False)
+        aoti_compile_and_package(
+            exported, package_path=str(package), inductor_configs={"freezing": True, "compile_threads": 1}
+        )
+
+
+class _Flat(nn.Module):
+    """A traced function as a module that returns a tuple, as exporting wants it."""
+
+    def __init__(self, traced: nn.Module) -> None:
+        super().__init__()
+        self._traced = traced
+
+    def forward(self, x: Tensor, state: list[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(self._traced(x, state))
+
+
+def main() -> None:
+    """Do the job on standard input."""
+    job = Job.from_json(sys.stdin.read())
+    os.nice(NICENESS)
+    torch.set_num_threads(job.threads)
+    do(job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Has the steps that are taken often compiled, one after the other, and judges what comes of it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock, Thread
+from time import perf_counter
+
+from torch import Tensor
+
+from adapters import AdapterState, Pipeline
+from adapters.grouping import Stepped
+from adapters.pipeline import Fit
+from adapters.precision import FLOAT32
+from service.errors import BundleError
+from service.gains import WORTH, fastest
+from service.hosting import Fitted, HostedModel
+from service.native.job import Job
+from service.native.step import Native, NativeStep, check
+from service.streams import Stream
+from service.telemetry import log
+
+OFTEN = 100
+"""Requests of one size after which its step is compiled."""
+MOST_SIZES = 4
+"""Of one pipeline."""
+SECONDS = 1800.0
+"""Of one compilation, at most."""
+SECRET = ("ACCLIMATE_", "AWS_")
+"""How the names of variables begin that a compiler does without."""
+COMPILERS = ("g++", "clang++", "c++")
+
+
+def has_native(pipeline: Pipeline) -> bool:
+    """Whether a pipeline's step has a gradient and is a function of tensors alone, so that it can be compiled."""
+    return pipeline.learner.needs.gradient and pipeline.pure_graph and not pipeline.draws
+
+
+def why_not(fitted: Fitted) -> str:
+    """Tell why a pipeline's step is never compiled to machine code; "" if it may be."""
+    adapter = fitted.adapter
+    if not isinstance(adapter, Pipeline) or not isinstance(fitted.prepared, Fit):
+        return f"{fitted.spec} chooses among pipelines as it runs"
+    if fitted.graph is not None or not adapter.learner.needs.gradient:
+        return "a graph serves it, or may: see `compiled_specs`"
+    if adapter.precision != FLOAT32:
+        return f"it computes in {adapter.precision}, compiled steps in {FLOAT32}"
+    if not has_native(adapter):
+        return f"{fitted.spec} branches on data or draws random numbers"
+    return "" if any(map(shutil.which, COMPILERS)) else f"there is no C++ compiler ({', '.join(COMPILERS)})"
+
+
+class Workshop:
+    """Compiles steps in a process beside the server, one at a time; the pipelines serve by themselves meanwhile.
+
+    What is compiled lies in a folder of the process's own that goes once it is loaded: nothing that others could
+    have put there is ever run.
+
+    Args:
+        allow_factories: The model factories that bundles may name.
+        threads: Of PyTorch.
+        often: Requests of one size after which its step is compiled.
+    """
+
+    def __init__(self, allow_factories: tuple[str, ...], threads: int, often: int = OFTEN) -> None:
+        self._allow_factories = allow_factories
+        self._threads = threads
+        self._often = often
+        self._asked: Counter[tuple[int, int]] = Counter()
+        self._busy = Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._closed = False
+
+    def step(self, stream: Stream, state: AdapterState, x: Tensor) -> Stepped:
+        """Take a stream's step by what is fastest for it; on the worker, in the stream's turn.
+
+        Streams that are kept before each answer must be taken up bit for bit after a crash: they keep to the pipeline.
+        """
+        fitted, images = stream.fitted, len(x)
+        if stream.durability == "sync":
+            return fitted.step(state, x)
+        native = fitted.native.get(images)
+        if native is None:
+            self._count(stream.model, fitted, images)
+            return fitted.step(state, x)
+        if native.made is not None:
+            self._judge(native, fitted, x)
+        return (native.step or fitted).step(state, x)
+
+    def close(self) -> None:
+        """End what is being compiled."""
+        self._closed = True
+        if self._process is not None:
+            self._process.kill()
+
+    def _count(self, model: HostedModel, fitted: Fitted, images: int) -> None:
+        key = (id(fitted), images)
+        self._asked[key] += 1
+        if self._asked[key] < self._often or len(fitted.native) >= MOST_SIZES or self._closed:
+            return
+        reason = why_not(fitted)
+        if reason:
+            fitted.native[images] = Native(reason=reason)
+            return
+        if not self._busy.acquire(blocking=False):
+            return
+        fitted.native[images] = native = Native()
+        Thread(target=self._make, args=(native, model, fitted, images), name="workshop", daemon=True).start()
+
+    def _make(self, native: Native, model: HostedModel, fitted: Fitted, images: int) -> None:
+        """Compile one step; on a thread that only waits for the process."""
+        began, fit = perf_counter(), fitted.prepared
+        told = {"model": model.name, "adapter": fitted.spec, "images": images}
+        try:
+            with TemporaryDirectory(prefix="acclimate-native-") as name:
+                job = Job(
+                    model.bundle.path, self._allow_factories, fitted.spec, fitted.options, images, self._threads,
+                    Path(name),
+                )  # fmt: skip
+                self._compile(job)
+                if isinstance(fit, Fit):
+                    native.made = NativeStep(job.package, fit.net.memory_format)
+            log.info("step_compiled", **told, seconds=round(perf_counter() - began, 1))
+        except Exception as error:  # noqa: BLE001 - whatever a compiler stumbles over, the pipeline serves
+            native.reason = f"it cannot be compiled: {str(error)[:300]}"
+            log.warning("step_not_compiled", **told, reason=native.reason)
+        finally:
+            self._busy.release()
+
+    def _compile(self, job: Job) -> None:
+        """Run the process that compiles.
+
+        Raises:
+            BundleError: If it fails; the message is the last line that it has said.
+            TimeoutExpired: If it takes too long.
+        """
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "service.native.making"],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=private_environment(job.folder),
+        )  # fmt: skip
+        try:
+            _, said = self._process.communicate(job.to_json(), timeout=SECONDS)
+            if self._process.returncode:
+                raise BundleError((said.strip().splitlines() or [f"exit {self._process.returncode}"])[-1])
+        finally:
+            self._process.kill()
+            self._process = None
+
+    def _judge(self, native: Native, fitted: Fitted, x: Tensor) -> None:
+        """Compare what was compiled with the pipeline, and time both: once, on the worker."""
+        made, native.made = native.made, None
+        if made is None:
+            return
+        state = fitted.initial()
+        try:
+            made.signals = tuple(fitted.step(state, x)[0].signals)
+            check(made, fitted.step, state, x)
+        except Exception as error:  # noqa: BLE001 - compiled code may fail as it likes, the pipeline serves
+            native.reason = f"compiled, it is not used: {str(error)[:300]}"
+            log.warning("native_step_refused", adapter=fitted.spec, images=len(x), reason=native.reason)
+            return
+        native.times = fastest(partial(fitted.step, state, x)) / fastest(partial(made.step, state, x))
+        if native.times >= WORTH:
+            native.step, native.reason = made, ""
+        else:
+            native.reason = f"compiled, it takes {1 / native.times:.1f} times as long"
+        log.info("native_step_judged", adapter=fitted.spec, images=len(x), times=round(native.times, 2))
+
+
+def private_environment(folder: Path) -> Mapping[str, str]:
+    """Return the environment of a process that writes into a folder alone, and need not know the server's secrets."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(SECRET)}
+    own = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"), "TMPDIR": str(folder)}
+    return {**kept, **own, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}

@@ -1,0 +1,181 @@
+"""Steps compiled to machine code: the pipeline's own to rounding, made beside the server, used only where they pay."""
+
+import shutil
+from threading import Event
+from time import monotonic, sleep
+
+import pytest
+import torch
+
+from adapters.state import flatten
+from service.bundles import read_bundle
+from service.errors import BundleError
+from service.hosting import host
+from service.native import workshop as workshops
+from service.native.job import Job
+from service.native.step import Native, check
+from service.native.workshop import Workshop, private_environment, why_not
+from service.retries import RetryLog
+from service.streams import Stream, initial_state
+from tests.applications import application
+from tests.bundles import FACTORY, torch_bundle
+from tests.serving import images
+
+IMAGES = 6
+SGD = {"tent": {"optimizer": "sgd", "lr": 0.05}}
+"""Adam's first steps follow the sign of gradients that are rounding alone; this is exact to compare by."""
+PATIENCE = 240.0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return host(read_bundle(torch_bundle(tmp_path_factory.mktemp("native") / "bundle")), [FACTORY], 1)
+
+
+def stream_of(model, fitted, durability="periodic"):
+    stream = Stream("s", model, fitted, initial_state(model, fitted), RetryLog(0, 0))
+    stream.durability = durability
+    return stream
+
+
+def wait(until):
+    deadline = monotonic() + PATIENCE
+    while not until():
+        assert monotonic() < deadline
+        sleep(0.05)
+
+
+def asked_for(workshop, stream, x, times):
+    """Take so many steps, each from the initial state; return what is known of the compiled one."""
+    for _ in range(times):
+        workshop.step(stream, stream.fitted.initial(), x)
+    return stream.fitted.native[len(x)]
+
+
+@pytest.fixture(scope="module")
+def compiled(model):
+    """A stream whose step has been compiled and judged, who did it, and the step."""
+    stream, workshop = stream_of(model, model.fit("batch+tent", SGD)), Workshop((FACTORY,), 1, often=3)
+    native = asked_for(workshop, stream, model.sample(IMAGES), 3)
+    wait(lambda: native.made is not None or native.reason != Native().reason)
+    step = native.made
+    assert step is not None, native.reason
+    asked_for(workshop, stream, model.sample(IMAGES), 1)
+    assert native.made is None
+    return stream, workshop, step
+
+
+def test_a_compiled_step_is_the_pipelines_own_and_says_what_it_gains(compiled):
+    stream, _, _ = compiled
+    native = stream.fitted.native[IMAGES]
+    assert (native.reason == "") == (native.times >= workshops.WORTH)
+    assert native.reason == "" or native.reason.startswith("compiled, it takes ")
+
+
+def test_a_compiled_step_answers_and_learns_as_the_pipeline_step_after_step(compiled, model):
+    stream, _, step = compiled
+    ours = theirs = stream.fitted.initial()
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(5):
+        x = torch.rand(IMAGES, *model.bundle.input.shape, generator=generator)
+        kept = {name: tensor.clone() for name, tensor in flatten(ours).items()}
+        before = ours
+        given, ours = step.step(ours, x)
+        wanted, theirs = stream.fitted.step(theirs, x)
+        torch.testing.assert_close(given.probabilities, wanted.probabilities, atol=1e-4, rtol=0)
+        assert given.signals.keys() == wanted.signals.keys()
+        for name, signal in wanted.signals.items():
+            torch.testing.assert_close(given.signals[name], signal, atol=1e-4, rtol=1e-4)
+        for name, tensor in flatten(theirs).items():
+            torch.testing.assert_close(flatten(ours)[name], tensor, atol=1e-4, rtol=1e-4)
+        assert all(torch.equal(kept[name], tensor) for name, tensor in flatten(before).items())
+
+
+def test_what_is_not_finite_stays_so(compiled, model):
+    stream, _, step = compiled
+    x = torch.full((IMAGES, *model.bundle.input.shape), torch.nan)
+    assert not bool(torch.isfinite(step.step(stream.fitted.initial(), x)[0].probabilities).any())
+
+
+def test_another_size_and_streams_that_must_be_exact_are_served_by_the_pipeline(compiled, model, monkeypatch):
+    stream, workshop, step = compiled
+    monkeypatch.setitem(stream.fitted.native, IMAGES, Native(step=step, reason=""))
+    asked = []
+    monkeypatch.setattr(step, "step", lambda *given: asked.append(given) or stream.fitted.step(*given))
+    for count, durability in ((IMAGES, "periodic"), (IMAGES + 1, "periodic"), (IMAGES, "sync")):
+        workshop.step(stream_of(model, stream.fitted, durability), stream.fitted.initial(), model.sample(count))
+    assert [len(x) for _, x in asked] == [IMAGES]
+
+
+def test_a_step_that_differs_is_refused(compiled, model):
+    stream, _, step = compiled
+    fitted, x = stream.fitted, model.sample(IMAGES)
+    other = model.fit("batch+tent", {"tent": {**SGD["tent"], "lr": 0.5}})
+    check(step, fitted.step, fitted.initial(), x)
+    with pytest.raises(BundleError, match="from the pipeline's"):
+        check(step, other.step, fitted.initial(), x)
+    native = Native(made=step)
+    Workshop((), 1)._judge(native, other, x)
+    assert native.step is None
+    assert native.reason.startswith("compiled, it is not used: after ")
+
+
+def test_which_pipelines_are_compiled(model, monkeypatch):
+    assert why_not(model.fit("batch+tent", {})) == ""
+    assert why_not(model.fit("auto", {})) == "auto chooses among pipelines as it runs"
+    assert why_not(model.fit("unmix_tns", {})).startswith("a graph serves it")
+    assert why_not(model.fit("cotta", {})) == "batch+cotta branches on data or draws random numbers"
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert why_not(model.fit("batch+tent", {})) == "there is no C++ compiler (g++, clang++, c++)"
+
+
+def test_where_compiling_fails_the_pipeline_serves_and_tells_why(model):
+    stream, workshop = stream_of(model, model.fit("batch+tent", {})), Workshop((), 1, often=1)
+    native = asked_for(workshop, stream, model.sample(1), 1)
+    wait(lambda: native.reason != Native().reason)
+    assert native.step is None
+    assert native.reason.startswith("it cannot be compiled: ")
+    assert FACTORY in native.reason
+
+
+def test_a_stop_ends_what_is_being_compiled(model, monkeypatch):
+    stream, workshop = stream_of(model, model.fit("batch+eta", {})), Workshop((FACTORY,), 1, often=1)
+    started, start = Event(), workshops.subprocess.Popen
+
+    def starting(*given, **named):
+        process = start(*given, **named)
+        started.set()
+        return process
+
+    monkeypatch.setattr(workshops.subprocess, "Popen", starting)
+    native = asked_for(workshop, stream, model.sample(2), 1)
+    assert started.wait(30)
+    workshop.close()
+    wait(lambda: native.reason.startswith("it cannot be compiled"))
+    assert workshop._process is None
+
+
+def test_the_compilers_process_knows_no_secrets_and_writes_into_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCLIMATE_DATABASE", "postgresql://user:hunter2@host/db")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    environment = private_environment(tmp_path)
+    assert "hunter2" not in " ".join(environment.values())
+    assert {environment["TMPDIR"], environment["TORCHINDUCTOR_CACHE_DIR"]} == {str(tmp_path), str(tmp_path / "cache")}
+
+
+def test_a_job_is_read_as_it_was_written(tmp_path):
+    job = Job(tmp_path / "bundle", ("a.b:c",), "batch+tent", SGD, 4, 2, tmp_path / "own")
+    assert Job.from_json(job.to_json()) == job
+
+
+def test_the_server_tells_which_steps_it_would_compile_and_why_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    bundle = torch_bundle(tmp_path / "bundle", adapter="batch+tent")
+    with application(tmp_path, bundle, compiled_gradients=True) as api:
+        for number in range(workshops.OFTEN):
+            api.infer(images(1, number), "camera", f"r{number}")
+        told = {each["adapter"]: each["native"] for each in api("GET", "/v1/models/reference").json()["pipelines"]}
+    (native,) = told["batch+tent"]
+    assert native == {
+        "images": 1, "serves": False, "gain": 0.0, "reason": "there is no C++ compiler (g++, clang++, c++)",
+    }  # fmt: skip
