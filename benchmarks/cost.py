@@ -61,6 +61,7 @@ MOST: Mapping[tuple[str, str], float] = MappingProxyType(
         ("batch+tent", NATIVE): 2.0,
         ("batch+eata", NATIVE): 2.0,
         ("unmix_tns+eata", COMPILED): 2.0,
+        ("unmix_tns+eata", NATIVE): 2.0,
         ("batch+cotta", EAGER): 32.0,
     }
 )

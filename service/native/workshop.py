@@ -47,8 +47,8 @@ def why_not(fitted: Fitted) -> str:
     adapter = fitted.adapter
     if not isinstance(adapter, Pipeline) or not isinstance(fitted.prepared, Fit):
         return f"{fitted.spec} chooses among pipelines as it runs"
-    if fitted.graph is not None or not adapter.learner.needs.gradient:
-        return "a graph serves it, or may: see `compiled_specs`"
+    if not adapter.learner.needs.gradient:
+        return "it learns without gradients: a graph serves it, or may (`compiled_specs`)"
     if adapter.precision != FLOAT32:
         return f"it computes in {adapter.precision}, compiled steps in {FLOAT32}"
     if not has_native(adapter):
@@ -90,7 +90,7 @@ class Workshop:
             self._count(stream.model, fitted, images)
             return fitted.step(state, x)
         if native.made is not None:
-            self._judge(native, fitted, x)
+            _judge(native, fitted, state, x)
         return (native.step or fitted).step(state, x)
 
     def close(self) -> None:
@@ -153,25 +153,25 @@ class Workshop:
             self._process.kill()
             self._process = None
 
-    def _judge(self, native: Native, fitted: Fitted, x: Tensor) -> None:
-        """Compare what was compiled with the pipeline, and time both: once, on the worker."""
-        made, native.made = native.made, None
-        if made is None:
-            return
-        state = fitted.initial()
-        try:
-            made.signals = tuple(fitted.step(state, x)[0].signals)
-            check(made, fitted.step, state, x)
-        except Exception as error:  # noqa: BLE001 - compiled code may fail as it likes, the pipeline serves
-            native.reason = f"compiled, it is not used: {str(error)[:300]}"
-            log.warning("native_step_refused", adapter=fitted.spec, images=len(x), reason=native.reason)
-            return
-        native.times = fastest(partial(fitted.step, state, x)) / fastest(partial(made.step, state, x))
-        if native.times >= WORTH:
-            native.step, native.reason = made, ""
-        else:
-            native.reason = f"compiled, it takes {1 / native.times:.1f} times as long"
-        log.info("native_step_judged", adapter=fitted.spec, images=len(x), times=round(native.times, 2))
+
+def _judge(native: Native, fitted: Fitted, state: AdapterState, x: Tensor) -> None:
+    """Compare what was compiled with what serves, on a stream's own images, and time both: once, on the worker."""
+    made, native.made = native.made, None
+    if made is None:
+        return
+    try:
+        made.signals = tuple(fitted.step(state, x)[0].signals)
+        check(made, fitted.step, state, x)
+    except Exception as error:  # noqa: BLE001 - compiled code may fail as it likes, the pipeline serves
+        native.reason = f"compiled, it is not used: {str(error)[:300]}"
+        log.warning("native_step_refused", adapter=fitted.spec, images=len(x), reason=native.reason)
+        return
+    native.times = fastest(partial(fitted.step, state, x)) / fastest(partial(made.step, state, x))
+    if native.times >= WORTH:
+        native.step, native.reason = made, ""
+    else:
+        native.reason = f"compiled, it takes {1 / native.times:.1f} times as long"
+    log.info("native_step_judged", adapter=fitted.spec, images=len(x), times=round(native.times, 2))
 
 
 def private_environment(folder: Path) -> Mapping[str, str]:

@@ -157,7 +157,7 @@ def test_graphs_are_kept_and_found_again(bundle, tmp_path, monkeypatch):
         graphs.get(other, make=False)
 
 
-STREAMED = [("source", "reference"), ("source", "vit"), ("batch", "reference"), ("unmix_tns+eata", "reference")]
+STREAMED = [("source", "vit"), ("unmix_tns", "reference"), ("source+eta", "reference")]
 
 
 @pytest.mark.parametrize(("spec", "model"), STREAMED)
@@ -226,18 +226,18 @@ def test_bytes_that_are_no_pipelines_graph_are_refused(onnx_folder):
 
 
 def test_an_onnx_bundle_has_none(onnx_folder, tmp_path):
-    model = host(read_bundle(onnx_folder), [], 1, Graphs(tmp_path / "graphs", 1))
+    model = host(read_bundle(onnx_folder), [], 1, Graphs(tmp_path / "graphs", 1, grouping=False))
     assert (model.default.backend, model.default.not_compiled) == ("onnx", "the bundle is an ONNX graph already")
 
 
 def test_a_server_compiles_its_own_pipelines_and_those_listed_and_says_so(tmp_path):
-    bundle = torch_bundle(tmp_path / "bundle", adapter="unmix_tns")
-    settings = {"compiled": True, "compiled_specs": ("batch", "batch+tent"), "durability": "sync"}
+    bundle = torch_bundle(tmp_path / "bundle", adapter="batch")
+    settings = {"compiled": True, "compiled_specs": ("alpha", "batch+tent"), "durability": "sync"}
     for number in range(2):  # the second start finds the graphs
         with application(tmp_path, bundle, **settings) as api:
             told = api("GET", "/v1/models/reference").json()["pipelines"]
             assert {each["adapter"]: (each["backend"], each["reason"]) for each in told} == {
-                "source": ("compiled", ""), "unmix_tns": ("compiled", ""), "batch": ("compiled", ""),
+                "source": ("compiled", ""), "alpha": ("compiled", ""), "batch": ("compiled", ""),
                 "batch+tent": ("torch", "tent learns by gradients"),
             }  # fmt: skip
             assert all(each["state_bytes"] > 0 for each in told)
@@ -249,7 +249,7 @@ def test_a_server_compiles_its_own_pipelines_and_those_listed_and_says_so(tmp_pa
 
 
 def test_streams_of_few_images_are_served_by_the_pipeline_itself(tmp_path):
-    graphs = Graphs(tmp_path / "graphs", 1, ("source+lame",))
+    graphs = Graphs(tmp_path / "graphs", 1, ("source+lame",), grouping=False)
     model = host(read_bundle(torch_bundle(tmp_path / "bundle")), [FACTORY], 1, graphs)
     fitted = model.fit("source+lame", {})
     assert (fitted.backend, fitted.graph.least_images) == ("compiled", 2)

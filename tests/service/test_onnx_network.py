@@ -200,7 +200,7 @@ def test_names_in_states_are_those_of_the_exported_network_and_the_same_at_each_
 
 def test_the_graph_of_an_adapting_pipeline_is_made_and_exact(folder, tmp_path):
     for _ in range(2):  # the second finds it
-        model = host(read_bundle(folder), [], 1, Graphs(tmp_path / "graphs", 1))
+        model = host(read_bundle(folder), [], 1, Graphs(tmp_path / "graphs", 1, grouping=False))
         fitted = model.default
         assert (fitted.spec, fitted.backend, fitted.not_compiled) == ("unmix_tns", "compiled", "")
         state = ours = fitted.initial()
