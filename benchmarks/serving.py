@@ -46,11 +46,20 @@ LENGTH = "Inference-Header-Content-Length"
 
 @dataclass(frozen=True)
 class Round:
-    """Milliseconds a request: the round trip, the server's step, the client's processor time; and a bare step."""
+    """Milliseconds, medians over requests.
+
+    Attributes:
+        trip: The round trip.
+        step: The server's step with its monitors.
+        client: The client's processor time.
+        outside: What of each round trip is neither.
+        bare: A bare step.
+    """
 
     trip: float
     step: float
     client: float
+    outside: float
     bare: float
 
 
@@ -63,12 +72,8 @@ class Served:
     trip: float
     step: float
     client: float
+    outside: float
     bare: float
-
-    @property
-    def outside(self) -> float:
-        """Milliseconds of a round trip that are neither the step nor the client's work."""
-        return self.trip - self.step - self.client
 
     @property
     def share(self) -> float:
@@ -121,18 +126,20 @@ def stream_of(fitted: Fitted) -> str:
 def measure(client: httpx.Client, fitted: Fitted, images: Tensor, requests: int) -> Round:
     """Send a batch again and again, then take the same steps in a bare loop."""
     content, headers = body_of(images.numpy(), stream_of(fitted))
-    before, spent, trips = _step_seconds(client), process_time(), []
+    trips, steps, spent = list[float](), list[float](), list[float]()
     for _ in range(requests):
-        began = perf_counter()
+        before, used, began = _step_seconds(client), process_time(), perf_counter()
         client.post(INFER, content=content, headers=headers).raise_for_status()
         trips.append(perf_counter() - began)
-    spent, stepped = process_time() - spent, _step_seconds(client) - before
+        spent.append(process_time() - used)
+        steps.append(_step_seconds(client) - before)
     state, bare = fitted.initial(), []
     for _ in range(requests):
         began = perf_counter()
         _, state = fitted.step(state, images)
         bare.append(perf_counter() - began)
-    return Round(1e3 * median(trips), 1e3 * stepped / requests, 1e3 * spent / requests, 1e3 * median(bare))
+    outside = [trip - step - own for trip, step, own in zip(trips, steps, spent, strict=True)]
+    return Round(*(1e3 * median(each) for each in (trips, steps, spent, outside, bare)))
 
 
 def _step_seconds(client: httpx.Client) -> float:
@@ -176,7 +183,7 @@ def main(
                     progress.advance(task)
     results = [
         Served(each, pipelines[each].backend, *(median(getattr(one, name) for one in found[each]) for name in
-               ("trip", "step", "client", "bare")))
+               ("trip", "step", "client", "outside", "bare")))
         for each in spec
     ]  # fmt: skip
     about = {"images per request": str(batch), "rounds": str(rounds), **machine(threads)}

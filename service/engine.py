@@ -21,7 +21,7 @@ from service.streams import SourceCheck, Stream, StreamState
 
 Step: TypeAlias = Callable[[AdapterState, Tensor], Stepped]
 OWN_ANSWERS = 4
-LOOKED_AT = 32
+LOOKED_AT = 24
 """Images of a request that the source model looks at unasked; a larger one is like these."""
 LEAST_IMAGES = 16
 """Of a request by which it is told whether going back would help."""

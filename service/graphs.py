@@ -161,8 +161,9 @@ class Graphs:
         if make is None:
             raise UnfitError(NOT_MADE)
         began = perf_counter()
-        content, made = make()
         told = {name: facts[name] for name in ("model", "adapter", "part")}
+        log.info("making_graph", **told)
+        content, made = make()
         log.info("graph_made", **told, file=str(file), seconds=round(perf_counter() - began, 1))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

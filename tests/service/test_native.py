@@ -1,6 +1,7 @@
 """Steps compiled to machine code: the pipeline's own to rounding, made beside the server, used only where they pay."""
 
 import shutil
+import tempfile
 from threading import Event
 from time import monotonic, sleep
 
@@ -53,8 +54,20 @@ def asked_for(workshop, stream, x, times):
 
 
 @pytest.fixture(scope="module")
-def compiled(model):
+def places(tmp_path_factory):
+    """The folder in which folders of jobs are made."""
+    return tmp_path_factory.mktemp("places")
+
+
+@pytest.fixture(scope="module")
+def compiled(model, places):
     """A stream whose step has been compiled and judged, who did it, and the step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(places))
+        return compiled_in_place(model)
+
+
+def compiled_in_place(model):
     stream, workshop = stream_of(model, model.fit("batch+tent", SGD)), Workshop((FACTORY,), 1, often=3)
     native = asked_for(workshop, stream, model.sample(IMAGES), 3)
     wait(lambda: native.made is not None or native.reason != Native().reason)
@@ -70,6 +83,10 @@ def test_a_compiled_step_is_the_pipelines_own_and_says_what_it_gains(compiled):
     native = stream.fitted.native[IMAGES]
     assert (native.reason == "") == (native.times >= workshops.WORTH)
     assert native.reason == "" or native.reason.startswith("compiled, it takes ")
+
+
+def test_a_compiled_step_is_gone_from_the_disk_once_it_is_loaded(compiled, places):
+    wait(lambda: not list(places.iterdir()))
 
 
 def test_a_compiled_step_answers_and_learns_as_the_pipeline_step_after_step(compiled, model):
