@@ -209,10 +209,11 @@ def started(image: Image) -> Iterator[Server]:
     """Run ENTRYPOINT and CMD until the block ends."""
     command = [*json.loads(FINAL.last("ENTRYPOINT")), *json.loads(FINAL.last("CMD"))]
     where, log = image.moved(FINAL.last("WORKDIR")), image.folder / "server.log"
+    environment = image.environment(ACCLIMATE_GROUP_STREAMS="1")  # half the graphs: a quicker first start
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": log.open("w"), "text": True}
     with (
         pipes["stderr"],
-        subprocess.Popen(command, cwd=where, env=image.environment(), **pipes, **image.user) as process,
+        subprocess.Popen(command, cwd=where, env=environment, **pipes, **image.user) as process,
     ):
         try:
             lines: list[str] = []

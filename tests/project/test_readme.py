@@ -38,7 +38,7 @@ def test_the_bash_blocks_run_against_a_server_and_answer_as_shown(tmp_path):
         "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
     }
     said = []
-    with serving(tmp_path, environment={"ACCLIMATE_COMPILED": "true"}) as server:
+    with serving(tmp_path, environment={"ACCLIMATE_COMPILED": "true", "ACCLIMATE_GROUP_STREAMS": "1"}) as server:
         wait_ready(server)
         for block in blocks("bash"):
             script = block.replace("localhost:8000", server.address).replace("curl -s", "curl -sS --fail-with-body")
