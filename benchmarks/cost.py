@@ -165,11 +165,13 @@ def frozen(source: SourceModel, x: Tensor) -> Subject:
     return Subject(FROZEN, EAGER, None, {}, run)
 
 
-def subjects_of(spec: str, sent: Workload, share: float, graph_of: GraphOf, *, native: bool = False) -> list[Subject]:
+def subjects_of(
+    spec: str, sent: Workload, share: float, graph_of: GraphOf | None, *, native: bool = False
+) -> list[Subject]:
     """Return the step of a spec on a workload's x, made to learn from a share of it and to augment.
 
-    In PyTorch, and where the pipeline has a graph for so many images also as that runs in ONNX Runtime; if asked for,
-    one with a gradient also as machine code.
+    In PyTorch, and where the pipeline has a graph for so many images also as that runs in ONNX Runtime, unless
+    `graph_of` is None; if asked for, one with a gradient also as machine code.
     """
     adapter, source, x = read_pipeline(spec), sent.source, sent.x
     if sent.images is not None:
@@ -184,7 +186,7 @@ def subjects_of(spec: str, sent: Workload, share: float, graph_of: GraphOf, *, n
     learned_from = None if selected is None else float(selected)
     subjects = [Subject(spec, EAGER, learned_from, options, lambda: adapter.step(prepared, state, x))]
     wanted = Wanted(sent.bundle, adapter, prepared, torch.rand(max(TRIED), *source.input_shape))
-    if not why_not(wanted) and len(x) >= (graph := graph_of(spec, wanted)).least_images:
+    if graph_of is not None and not why_not(wanted) and len(x) >= (graph := graph_of(spec, wanted)).least_images:
         subjects.append(Subject(spec, COMPILED, learned_from, options, lambda: graph.step.step(state, x)))
     if native and isinstance(adapter, Pipeline) and isinstance(prepared, Fit) and has_native(adapter):
         step = _native(adapter, prepared, len(x))
@@ -254,6 +256,9 @@ def main(
     native: Annotated[
         bool, typer.Option(help="Also as machine code, where a step has a gradient: a minute each to make.")
     ] = False,
+    eager: Annotated[
+        list[str], typer.Option(help="Specs in PyTorch alone: of deep networks graphs take long to make; repeat.")
+    ] = [],  # noqa: B006
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
     repetitions: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 15,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
@@ -265,7 +270,7 @@ def main(
         making = progress.add_task("preparing", total=len(specs))
         subjects, graph_of = [frozen(sent.source, sent.x)], graphs_made(threads)
         for spec in specs:
-            subjects += subjects_of(spec, sent, share, graph_of, native=native)
+            subjects += subjects_of(spec, sent, share, None if spec in eager else graph_of, native=native)
             progress.advance(making)
         task = progress.add_task("steps", total=(repetitions + 1) * len(subjects))
         measure(subjects, 1, lambda: progress.advance(task))
