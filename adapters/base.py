@@ -319,8 +319,6 @@ class Learner(Part, Generic[S]):
     answers_first: ClassVar[bool] = False
     """True if the answer comes from a pass without a gradient, where images may be picked out of their batch."""
 
-    together: ClassVar[bool] = False
-    """Whether there is `step_together`."""
     artefact: ClassVar[str] = ""
     """The source artefact that `calibrate` makes; "" for none."""
     holds_inputs: ClassVar[bool] = False
@@ -365,14 +363,15 @@ class Learner(Part, Generic[S]):
     def answer(self, run: Run, state: S, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) through `run` without learning."""
 
+
+class JointLearner(Learner[S]):
+    """A learner that can take the steps of several streams at once, around one pass; it draws no random numbers."""
+
+    @abstractmethod
     def step_together(
         self, net: StreamsNet, states: Sequence[S], norms: Sequence[CopyStates], x: Tensor
     ) -> list[Learned[S]]:
-        """Take the steps of S streams at once, each as `step` would by itself: x is (S, N, ...), each stream's batch.
-
-        Of a learner that says so (`together`), and draws no random numbers.
-        """
-        raise NotImplementedError(f"{self.name} has no step for several streams at once")
+        """Take the steps of S streams at once, each as `step` would: x is (S, N, ...), each stream's batch."""
 
 
 class OutputAdjuster(Part, Generic[S]):

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from adapters.adapter import Adapter, AdapterState, Prepared
-from adapters.base import Noise, StepOutput
+from adapters.base import JointLearner, Noise, StepOutput
 from adapters.net import ModuleNet
 from adapters.pipeline import Fit, Pipeline, PipelineState
-from adapters.state import flatten, rebuild
+from adapters.state import flatten, rebuild, stacked, unstacked
 from adapters.together import Together
 
 Stepped: TypeAlias = tuple[StepOutput, AdapterState]
@@ -25,7 +25,11 @@ def why_not(adapter: Adapter) -> str:
 
 def in_one_pass(adapter: Adapter, prepared: Prepared[Any]) -> bool:
     """Whether a pass of several streams is one of the network itself (`of_streams`), and the rest is done around it."""
-    if not isinstance(adapter, Pipeline) or not isinstance(prepared, Fit) or not adapter.learner.together:
+    if (
+        not isinstance(adapter, Pipeline)
+        or not isinstance(prepared, Fit)
+        or not isinstance(adapter.learner, JointLearner)
+    ):
         return False
     if not adapter.learner.needs.gradient:
         return True
@@ -58,17 +62,19 @@ def step_together(
     if not isinstance(adapter, Pipeline) or not isinstance(prepared, Fit):
         raise TypeError(why_not(adapter))
     x = torch.stack(list(xs))
-    if in_one_pass(adapter, prepared):
-        return _around_one_pass(adapter, net or prepared.net.of_streams(x.shape[1]), states, x)
+    if isinstance(adapter.learner, JointLearner) and in_one_pass(adapter, prepared):
+        return _around_one_pass(adapter, adapter.learner, net or prepared.net.of_streams(x.shape[1]), states, x)
     return _by_vmap(adapter, prepared, states, x)
 
 
 @torch.no_grad()
-def _around_one_pass(pipeline: Pipeline, net: ModuleNet, states: Sequence[AdapterState], x: Tensor) -> list[Stepped]:
+def _around_one_pass(
+    pipeline: Pipeline, learner: JointLearner[Any], net: ModuleNet, states: Sequence[AdapterState], x: Tensor
+) -> list[Stepped]:
     """Let the learner take the steps on x (S, N, ...) together, and adjust the outputs by themselves."""
     own = [state for state in states if isinstance(state, PipelineState)]
     learners, norms = [state.learner for state in own], [state.norm for state in own]
-    learned = pipeline.learner.step_together(Together(net, x.shape[1]), learners, norms, x)
+    learned = learner.step_together(Together(net, x.shape[1]), learners, norms, x)
     return [pipeline.finished(state, each) for state, each in zip(own, learned, strict=True)]
 
 
@@ -81,8 +87,8 @@ def _by_vmap(pipeline: Pipeline, prepared: Fit, states: Sequence[AdapterState], 
         changed = {name: tensor for name, tensor in flatten(after).items() if tensor is not tensors[name]}
         return {"logits": output.logits, "probabilities": output.probabilities}, dict(output.signals), changed
 
-    together = torch.vmap(kernel)(_stacked(befores), x, _stacked(_noises(pipeline, states, x.shape[1:])))
-    answers, signals, changes = (_apart(tensors, len(x)) for tensors in together)
+    together = torch.vmap(kernel)(stacked(befores), x, stacked(_noises(pipeline, states, x.shape[1:])))
+    answers, signals, changes = (unstacked(tensors, len(x)) for tensors in together)
     return [
         (StepOutput(answer["logits"], answer["probabilities"], signal), rebuild(state, {**before, **changed}))
         for state, before, answer, signal, changed in zip(states, befores, answers, signals, changes, strict=True)
@@ -92,13 +98,3 @@ def _by_vmap(pipeline: Pipeline, prepared: Fit, states: Sequence[AdapterState], 
 def _noises(pipeline: Pipeline, states: Sequence[AdapterState], shape: torch.Size) -> list[Noise]:
     """Draw for each stream what it would draw alone for a batch of a shape."""
     return [pipeline.learner.draw(int(state.seed), int(state.steps), shape) for state in states]
-
-
-def _stacked(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([tensors[name] for tensors in each]) for name in each[0]}
-
-
-def _apart(stacked: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
-    """Split tensors (S, ...) into copies, which do not keep the whole alive."""
-    copies = {name: [each.clone() for each in tensor.unbind()] for name, tensor in stacked.items()}
-    return [{name: each[index] for name, each in copies.items()} for index in range(count)]

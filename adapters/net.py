@@ -32,6 +32,7 @@ from adapters.monitors.norm_distance import distance
 from adapters.precision import FLOAT32, computing
 from adapters.recompute import Recomputed, Resume
 from adapters.source import AFFINE_NORMS, SourceModel
+from adapters.state import mapped
 from adapters.streams import normalized_by_stream
 
 Mode = Literal["observe", "forward", "held"]
@@ -337,12 +338,7 @@ def _moments(current: Pass, x: Tensor) -> Moments:
     """Return the moments (C,) of x (N, C, ...), or of each stream's part of it, stacked (S, C)."""
     if not current.images:
         return channel_moments(x)
-    mean, var = torch.vmap(lambda own: _pair(channel_moments(own)))(x.reshape(-1, current.images, *x.shape[1:]))
-    return Moments(mean, var)
-
-
-def _pair(moments: Moments) -> tuple[Tensor, Tensor]:
-    return moments.mean, moments.var
+    return mapped(channel_moments, x.reshape(-1, current.images, *x.shape[1:]))
 
 
 def _memory_format(network: nn.Module, source: SourceModel, dtype: torch.dtype) -> torch.memory_format:

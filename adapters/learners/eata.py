@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adapters import filtered
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run, StreamsNet
+from adapters.base import CopyStates, Forward, JointLearner, Learned, Needs, Net, Noise, Run, StreamsNet
 from adapters.filtered import FilterOptions, ReturningState
 from adapters.functional import fisher
 from adapters.options import option
@@ -25,7 +25,7 @@ class EATAOptions(FilterOptions):
     fisher_alpha: float = option(2000.0, "strength of the pull to the source; fits the Fisher's batch size", low=0.0)
 
 
-class EATA(Learner[ReturningState]):
+class EATA(JointLearner[ReturningState]):
     """Learn as ETA, and pull each parameter to its source value by its Fisher information.
 
     Answers with the logits from before the step. Without the Fisher artefact nothing holds the parameters, and it
@@ -47,7 +47,6 @@ class EATA(Learner[ReturningState]):
     needs = Needs(affine=True, gradient=True)
     artefact = "fisher"
     answers_first = True
-    together = True
     options_class = EATAOptions
     options: EATAOptions
 

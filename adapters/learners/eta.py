@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from adapters import filtered
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run, StreamsNet
+from adapters.base import CopyStates, Forward, JointLearner, Learned, Needs, Net, Noise, Run, StreamsNet
 from adapters.filtered import FilteredState, FilterOptions
 
 
-class ETA(Learner[FilteredState]):
+class ETA(JointLearner[FilteredState]):
     """Descend the entropy of images that are reliable (low entropy) and new (unlike the mean output), weighted.
 
     Steadier than TENT at the same cost. On a stream sorted by class the mean output becomes the class, everything
@@ -33,7 +33,6 @@ class ETA(Learner[FilteredState]):
     remembers = "weight and bias of the norm layers, with optimizer moments; the mean output"
     needs = Needs(affine=True, gradient=True)
     answers_first = True
-    together = True
     options_class = FilterOptions
     options: FilterOptions
 

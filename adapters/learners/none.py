@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, Learned, Learner, Net, Noise, PartState, Run, StreamsNet
+from adapters.base import CopyStates, Forward, JointLearner, Learned, Net, Noise, PartState, Run, StreamsNet
 from adapters.state import stacked, unstacked
 
 
-class NoLearning(Learner[PartState]):
+class NoLearning(JointLearner[PartState]):
     """Observe each batch, answer with that pass, and learn nothing from it.
 
     Remembers: nothing.
@@ -25,7 +25,6 @@ class NoLearning(Learner[PartState]):
     paper = ""
     remembers = "nothing"
     normalizer = "source"
-    together = True
 
     def init(self, net: Net, generator: torch.Generator) -> PartState:
         """Return the empty state."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adapters import filtered
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run, StreamsNet
+from adapters.base import CopyStates, Forward, JointLearner, Learned, Needs, Net, Noise, Run, StreamsNet
 from adapters.filtered import FilterOptions, ReturningState
 from adapters.options import option
 
@@ -19,7 +19,7 @@ class RDumbOptions(FilterOptions):
     reset_every: int = option(1000, "steps between returns to the source", low=1, high=10**9)
 
 
-class RDumb(Learner[ReturningState]):
+class RDumb(JointLearner[ReturningState]):
     """Learn as ETA and start again every `reset_every` steps: parameters, moments, mean output and statistics.
 
     The baseline that outlived most continual methods on long streams. The count starts at 0, so that the first reset
@@ -41,7 +41,6 @@ class RDumb(Learner[ReturningState]):
     remembers = "weight and bias of the norm layers, with optimizer moments; the mean output; a count"
     needs = Needs(affine=True, gradient=True)
     answers_first = True
-    together = True
     options_class = RDumbOptions
     options: RDumbOptions
 

@@ -146,6 +146,8 @@ class Workshop:
             env=private_environment(job.folder),
         )  # fmt: skip
         try:
+            if self._closed:
+                raise BundleError("the server stops")
             _, said = self._process.communicate(job.to_json(), timeout=SECONDS)
             if self._process.returncode:
                 raise BundleError((said.strip().splitlines() or [f"exit {self._process.returncode}"])[-1])
