@@ -185,9 +185,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(access.Gate, keys=keys, sessions=sessions, trusts_loopback=settings.host in access.LOOPBACK)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Audit, events=log_of_events)
+    app.include_router(infer.router(dataplane, settings.max_body_bytes))  # the first is found the soonest
     app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, metrics))
     app.include_router(models.router(dataplane, hosted, statistics))
-    app.include_router(infer.router(dataplane, settings.max_body_bytes))
     app.include_router(dashboard.router(DASHBOARD))
     app.include_router(session.router(sessions, keys.granted))
     app.include_router(events.router(log_of_events))

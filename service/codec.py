@@ -30,12 +30,12 @@ _TOLERANCE = 1e-3
 _REFUSED = frozenset({"classification", "shared_memory_region"})
 
 
-def parse_request(body: bytes, header_length: int | None, limits: Limits) -> InferRequest:
+def parse_request(body: bytes | memoryview, header_length: int | None, limits: Limits) -> InferRequest:
     """Parse the body of a V2 inference request.
 
-    Numbers in raw form become read-only views on `body`, whatever their alignment. JSON cannot hold raw bytes, so the
-    elements of a BYTES tensor (encoded images) are base64 strings there. A null in place of an optional field is as
-    if the field were not there.
+    Numbers in raw form become views on `body`, whatever their alignment. JSON cannot hold raw bytes, so the elements
+    of a BYTES tensor (encoded images) are base64 strings there. A null in place of an optional field is as if the
+    field were not there.
 
     Args:
         body: JSON, or a JSON header and then raw little-endian tensors in the order of the inputs.
@@ -61,9 +61,9 @@ def parse_request(body: bytes, header_length: int | None, limits: Limits) -> Inf
     blocks = _blocks(entries, rest)
     outputs = _outputs(document)
     return InferRequest(
-        digest=_digest(body, header_length),
         inputs=tuple(_tensor(entry, block, limits) for entry, block in zip(entries, blocks, strict=True)),
         id=request_id,
+        digest=_digest(body, header_length) if request_id else "",
         parameters=parameters,
         outputs=outputs,
         binary_output=binary_output,
@@ -81,7 +81,8 @@ def decode_input(request: InferRequest, spec: InputSpec, limits: Limits) -> torc
         limits: Bounds on encoded images.
 
     Returns:
-        (N, C, H, W) float32, contiguous, in memory of its own, within `spec.value_range`.
+        (N, C, H, W) float32, contiguous, within `spec.value_range`; in the request's own memory, where FP32 came
+        aligned and may be written to, and else in memory of its own.
 
     Raises:
         UnfitError: Another input than the model's, or another datatype or shape, values that are not finite or not
@@ -95,12 +96,11 @@ def decode_input(request: InferRequest, spec: InputSpec, limits: Limits) -> torc
         raise UnfitError(f"Input {spec.name!r} is {tensor.datatype}; FP32, UINT8 or BYTES (encoded images) is expected")
     if tensor.shape[1:] != spec.shape:
         raise UnfitError(f"Input {spec.name!r} has shape {list(tensor.shape)}; {['N', *spec.shape]} is expected")
-    # The one copy: the wire's bytes are read-only and may be unaligned.
-    values = torch.from_numpy(np.array(tensor.data, order="C"))
+    values = np.require(tensor.data, requirements=("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))  # copied only if it is not
     if tensor.datatype == "UINT8":
-        return scale_bytes(values, spec)
+        return scale_bytes(torch.from_numpy(values), spec)
     _check_range(values, spec)
-    return values
+    return torch.from_numpy(values)
 
 
 def wanted_outputs(request: InferRequest, available: Sequence[str], on_request: Sequence[str] = ()) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ def wanted_outputs(request: InferRequest, available: Sequence[str], on_request: 
     Raises:
         UnfitError: The request names an output that there is not.
 
-    >>> wanted_outputs(InferRequest("", ()), ("logits", "labels", "source_probabilities"), ("source_probabilities",))
+    >>> wanted_outputs(InferRequest(()), ("logits", "labels", "source_probabilities"), ("source_probabilities",))
     ('logits', 'labels')
     """
     if not request.outputs:
@@ -174,7 +174,7 @@ class _Entry:
     size: int
 
 
-def _split(body: bytes, header_length: int | None) -> tuple[memoryview, memoryview]:
+def _split(body: bytes | memoryview, header_length: int | None) -> tuple[memoryview, memoryview]:
     view = memoryview(body)
     if header_length is None:
         return view, view[:0]
@@ -186,7 +186,7 @@ def _split(body: bytes, header_length: int | None) -> tuple[memoryview, memoryvi
     return view[:header_length], view[header_length:]
 
 
-def _digest(body: bytes, header_length: int | None) -> str:
+def _digest(body: bytes | memoryview, header_length: int | None) -> str:
     digest = hashlib.sha256(f"{header_length}\n".encode())
     digest.update(body)
     return digest.hexdigest()
@@ -271,9 +271,9 @@ def _files(tensor: WireTensor) -> list[bytes]:
     return tensor.data
 
 
-def _check_range(values: torch.Tensor, spec: InputSpec) -> None:
-    lowest, highest = (float(extreme) for extreme in torch.aminmax(values))
-    # A NaN anywhere makes both extremes NaN, so one pass tells all.
+def _check_range(values: Array, spec: InputSpec) -> None:
+    # By NumPy, on this thread alone: PyTorch's own threads would stay awake beside the worker's for a while.
+    lowest, highest = float(values.min()), float(values.max())  # NaN, both, where there is one
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise UnfitError(f"Input {spec.name!r} holds NaN or infinite values; finite ones are expected")
     low, high = spec.value_range

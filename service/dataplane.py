@@ -201,7 +201,7 @@ class Dataplane:
         stream, x = shared.stream, shared.x
         if self._table.find(stream.id) is not stream:
             return None
-        answered = stream.retries.find(request_id, digest)
+        answered = stream.retries.find(request_id, digest) if digest else None
         if answered is not None:
             return answered, 0.0
         began = perf_counter()
@@ -223,12 +223,14 @@ class Dataplane:
                 parameters=_facts(stream, served, named=bool(sequence.stream_id)),
                 outputs=_outputs(served, wanted),
             )
-            self._keeper.append(stream, Answered(digest, response))
+            kept = [Answered(digest, response)] if digest else []  # nobody can send again what has no id
+            self._keeper.append(stream, *kept)
         self._recorder.record(stream, request_id, x, served, seconds)
         if served.waited is not None:
             self._count_window(stream, served.waited)
         stream.last_used = time.time()
-        stream.retries.add(digest, response)
+        if digest:
+            stream.retries.add(digest, response)
         if sequence.end:
             self._end(stream)
         return response, seconds

@@ -12,6 +12,7 @@ import uvicorn
 
 from service.app import Lifecycle, create_app
 from service.errors import SettingsError
+from service.protocol import ReadAheadProtocol
 from service.settings import Settings
 from service.telemetry import configure_logging
 
@@ -46,6 +47,7 @@ def run(settings: Settings) -> None:
     app = create_app(settings)
     config = uvicorn.Config(
         app,
+        http=ReadAheadProtocol,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,

@@ -80,11 +80,11 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A parsed inference request; `digest` is the sha256 over the body, for telling a retry from another request."""
+    """A parsed inference request; `digest`, the sha256 over the body of one with an id, tells a retry from another."""
 
-    digest: str
     inputs: tuple[WireTensor, ...]
     id: str = ""
+    digest: str = ""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     outputs: tuple[RequestedOutput, ...] = ()
     binary_output: bool = False

@@ -55,7 +55,7 @@ def parse(body: bytes, header_length: int | None = None) -> InferRequest:
 
 
 def request_of(array: Array, datatype: str, name: str = "image") -> InferRequest:
-    return InferRequest("", (WireTensor(name, array.shape, datatype, array),))
+    return InferRequest((WireTensor(name, array.shape, datatype, array),))
 
 
 def png(size: tuple[int, int]) -> bytes:
@@ -503,9 +503,9 @@ def test_raw_tensors_at_any_alignment_decode(padding: int) -> None:
     ("request_", "message"),
     [
         pytest.param(request_of(np.zeros((1, 3, 4, 5), np.float32), "FP32", "x"), "exactly one, 'image'", id="name"),
-        pytest.param(InferRequest("", ()), "exactly one", id="none"),
+        pytest.param(InferRequest(()), "exactly one", id="none"),
         pytest.param(
-            InferRequest("", (WireTensor("image", (1,), "BYTES", [b""]), WireTensor("y", (1,), "BYTES", [b""]))),
+            InferRequest((WireTensor("image", (1,), "BYTES", [b""]), WireTensor("y", (1,), "BYTES", [b""]))),
             r"\['image', 'y'\]",
             id="two",
         ),
@@ -513,7 +513,7 @@ def test_raw_tensors_at_any_alignment_decode(padding: int) -> None:
         pytest.param(request_of(np.zeros((1, 4, 5, 3), np.float32), "FP32"), r"\['N', 3, 4, 5\]", id="channels_last"),
         pytest.param(request_of(np.zeros((3, 4, 5), np.float32), "FP32"), r"\['N', 3, 4, 5\]", id="no_batch"),
         pytest.param(
-            InferRequest("", (WireTensor("image", (1, 2), "BYTES", [b"", b""]),)), r"\['N', 1\]", id="two_files_a_row"
+            InferRequest((WireTensor("image", (1, 2), "BYTES", [b"", b""]),)), r"\['N', 1\]", id="two_files_a_row"
         ),
     ],
 )
@@ -584,14 +584,14 @@ def test_the_triton_client_reads_every_datatype(dtype: np.dtype[Any], binary: bo
     array = np.arange(6).reshape(2, 3).astype(dtype)
     response = InferResponse("demo", "1", "", {}, {"y": array, "turned": array.T})
 
-    result = triton_result(*encode_response(response, InferRequest("", (), binary_output=binary)))
+    result = triton_result(*encode_response(response, InferRequest((), binary_output=binary)))
 
     np.testing.assert_array_equal(result.as_numpy("y"), array, strict=True)
     np.testing.assert_array_equal(result.as_numpy("turned"), array.T, strict=True)
 
 
 def test_a_plain_request_gets_all_outputs_in_json() -> None:
-    body, length = encode_response(RESPONSE, InferRequest("", ()))
+    body, length = encode_response(RESPONSE, InferRequest(()))
 
     assert length is None
     assert json.loads(body) == {
@@ -613,8 +613,8 @@ def test_a_plain_request_gets_all_outputs_in_json() -> None:
 
 
 def test_an_output_says_for_itself_whether_it_is_binary() -> None:
-    request = InferRequest("", (), outputs=(RequestedOutput("labels", False), RequestedOutput("logits")))
-    binary = InferRequest("", (), outputs=request.outputs, binary_output=True)
+    request = InferRequest((), outputs=(RequestedOutput("labels", False), RequestedOutput("logits")))
+    binary = InferRequest((), outputs=request.outputs, binary_output=True)
 
     plain_body, plain_length = encode_response(RESPONSE, request)
     body, length = encode_response(RESPONSE, binary)
@@ -656,14 +656,14 @@ def test_the_triton_client_without_outputs_gets_all_of_them_in_binary() -> None:
 
 
 def test_wanted_outputs_are_those_named_in_their_order() -> None:
-    request = InferRequest("", (), outputs=(RequestedOutput("c"), RequestedOutput("a")))
+    request = InferRequest((), outputs=(RequestedOutput("c"), RequestedOutput("a")))
 
     assert wanted_outputs(request, ["a", "b", "c"], on_request=["c"]) == ("c", "a")
-    assert wanted_outputs(InferRequest("", ()), ["a", "b", "c"]) == ("a", "b", "c")
+    assert wanted_outputs(InferRequest(()), ["a", "b", "c"]) == ("a", "b", "c")
 
 
 def test_an_unknown_output_is_unfit_and_the_known_ones_are_listed() -> None:
-    request = InferRequest("", (), outputs=(RequestedOutput("logit"),))
+    request = InferRequest((), outputs=(RequestedOutput("logit"),))
 
     with pytest.raises(UnfitError, match="no output 'logit'; there are: logits, labels, flags"):
         encode_response(RESPONSE, request)
@@ -672,7 +672,7 @@ def test_an_unknown_output_is_unfit_and_the_known_ones_are_listed() -> None:
 def test_values_that_are_not_finite_leave_the_json_valid() -> None:
     response = InferResponse("m", "1", "", {"tta_entropy": float("nan")}, {"y": np.array([np.nan, np.inf])})
 
-    body, _ = encode_response(response, InferRequest("", ()))
+    body, _ = encode_response(response, InferRequest(()))
 
     assert orjson.loads(body)["outputs"][0]["data"] == [None, None]
 
@@ -681,4 +681,4 @@ def test_an_array_without_a_datatype_is_unsupported() -> None:
     response = InferResponse("m", "1", "", {}, {"y": np.array([1j])})
 
     with pytest.raises(UnsupportedError, match="complex128"):
-        encode_response(response, InferRequest("", ()))
+        encode_response(response, InferRequest(()))
