@@ -324,6 +324,11 @@ class Learner(Part, Generic[S]):
     holds_inputs: ClassVar[bool] = False
     """True if the state holds images that were sent: private, and left out of a snapshot on request."""
 
+    @property
+    def reads_often(self) -> bool:
+        """Whether most of a step's passes have no gradient and leave the statistics as they are (`Net.forward`)."""
+        return False
+
     def extend(self, network: torch.nn.Module, source: SourceModel) -> None:
         """Add the learner's own modules to the network copy, before norm layers are replaced.
 

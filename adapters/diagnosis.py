@@ -132,7 +132,7 @@ def looked(known: Diagnosis, look: Look, images: int, options: PageHinkleyOption
         entropy=moving_mean.update(before.entropy, look.entropy, images),
         detector=detector,
         unheard=torch.where(enough, 0, unheard),
-        images=torch.where(verdict.changed, 0, known.images),
+        images=torch.zeros_like(known.images) if verdict.changed else known.images,
         undecided=known.undecided | verdict.changed,
         events=known.events + verdict.changed,
     )

@@ -91,6 +91,8 @@ class Pass:
 
 Observer: TypeAlias = Callable[[Params, NormState, Tensor], tuple[Forward, NormState]]
 """Observes a batch in the network's place."""
+Reader: TypeAlias = Callable[[Params, NormState, Tensor], Forward]
+"""Runs a batch in the network's place, without writing statistics."""
 
 
 @dataclass
@@ -137,6 +139,7 @@ class ModuleNet:
         self._on_host = True
         self._underway = Underway()
         self._observer: Observer | None = None
+        self._reader: Reader | None = None
         self._images_each = 0
         self._precision = precision
         for module in network.modules():
@@ -153,7 +156,7 @@ class ModuleNet:
         """The same network without branches on data, for `torch.func` transforms and export."""
         view = copy.copy(self)
         view._differentiate, view._on_host, view._memory_format = by_transform, False, torch.preserve_format
-        view._observer = None
+        view._observer = view._reader = None
         return view
 
     def of_streams(self, images: int) -> "ModuleNet":
@@ -162,13 +165,20 @@ class ModuleNet:
         Statistics, and learned parameters of batch-norm layers, are then stacked (S, ...), and so is the drift.
         """
         view = copy.copy(self)
-        view._images_each, view._observer = images, None
+        view._images_each = images
+        view._observer = view._reader = None
         return view
 
     def observed_by(self, observer: Observer) -> "ModuleNet":
         """Return the same network, whose batches an observer runs where no gradient is wanted."""
         view = copy.copy(self)
         view._observer = observer
+        return view
+
+    def read_by(self, reader: Reader) -> "ModuleNet":
+        """Return the same network, whose batches a reader runs where statistics stay and no gradient is wanted."""
+        view = copy.copy(self)
+        view._reader = reader
         return view
 
     @property
@@ -204,7 +214,7 @@ class ModuleNet:
 
     def observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
         """Run x (N, ...) as the stream's next batch; return the pass and the new statistics."""
-        if self._observer is not None and not any(p.requires_grad for p in params.values()):
+        if self._observer is not None and not _differentiable(params):
             return self._observer(params, norm, x)
         if not self._normalizer.rereads:
             forward, written = self._run("observe", params, norm, x)
@@ -217,6 +227,8 @@ class ModuleNet:
 
     def forward(self, params: Params, norm: NormState, x: Tensor) -> Forward:
         """Run an augmented, replayed or probe batch x (N, ...): statistics are read, never written."""
+        if self._reader is not None and not _differentiable(params):
+            return self._reader(params, norm, x)
         return self._run("forward", params, norm, x)[0]
 
     def held(self, params: Params, norm: NormState, x: Tensor) -> Forward:
@@ -332,6 +344,10 @@ class ModuleNet:
             return None
         usual = Moments(artefacts["features.mean"], artefacts["features.var"])
         return distance(_moments(current, features.detach()), usual)
+
+
+def _differentiable(params: Params) -> bool:
+    return any(p.requires_grad for p in params.values())
 
 
 def _moments(current: Pass, x: Tensor) -> Moments:

@@ -40,9 +40,9 @@ from service.backends.compiled import TRIED, CompiledPass
 from service.bundles import Bundle, read_bundle
 from service.evaluation.pipelines import read_pipeline, with_options
 from service.graphs import Graph, Wanted, made_anew, why_not
-from service.native.making import compile_step
-from service.native.step import NativeStep
-from service.native.workshop import has_native
+from service.native.making import compile_for
+from service.native.step import Made, NativeStep
+from service.native.workshop import is_compiled, loaded
 
 EAGER, COMPILED, NATIVE = "eager", "compiled", "native"
 MADE_IMAGES = 128
@@ -62,7 +62,7 @@ MOST: Mapping[tuple[str, str], float] = MappingProxyType(
         ("batch+eata", NATIVE): 2.0,
         ("unmix_tns+eata", COMPILED): 2.0,
         ("unmix_tns+eata", NATIVE): 2.0,
-        ("batch+cotta", EAGER): 32.0,
+        ("batch+cotta", NATIVE): 32.0,
     }
 )
 """Frozen forward passes that a step may cost, by spec and backend; the specs not named are for comparison."""
@@ -188,19 +188,21 @@ def subjects_of(
     wanted = Wanted(sent.bundle, adapter, prepared, torch.rand(max(TRIED), *source.input_shape))
     if graph_of is not None and not why_not(wanted) and len(x) >= (graph := graph_of(spec, wanted)).least_images:
         subjects.append(Subject(spec, COMPILED, learned_from, options, lambda: graph.step.step(state, x)))
-    if native and isinstance(adapter, Pipeline) and isinstance(prepared, Fit) and has_native(adapter):
-        step = _native(adapter, prepared, len(x))
-        step.signals = tuple(output.signals)
+    if native and isinstance(adapter, Pipeline) and isinstance(prepared, Fit) and is_compiled(adapter):
+        step = _native(adapter, prepared, len(x), tuple(output.signals))
         subjects.append(Subject(spec, NATIVE, learned_from, options, lambda: step.step(state, x)))
     return subjects
 
 
-def _native(adapter: Pipeline, prepared: Fit, images: int) -> NativeStep:
-    """Return a pipeline's step as machine code, which takes a minute to make."""
+def _native(adapter: Pipeline, prepared: Fit, images: int, signals: tuple[str, ...]) -> Made:
+    """Return what takes a pipeline's steps by machine code, which takes a minute to make."""
     with tempfile.TemporaryDirectory() as name:
         package = Path(name) / "step.pt2"
-        compile_step(adapter, prepared, images, package)
-        return NativeStep(package, prepared.net.memory_format)
+        compile_for(adapter, prepared, images, package)
+        made = loaded(package, adapter, prepared, images)
+    if isinstance(made, NativeStep):
+        made.signals = signals
+    return made
 
 
 def measure(subjects: list[Subject], repetitions: int, advance: Call) -> list[Cost]:

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -39,6 +39,7 @@ from adapters.monitors.adwin import AdwinOptions
 from adapters.monitors.betting import BettingOptions
 from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.options import Options
+from adapters.verdict import Verdict
 
 PAGE_HINKLEY = PageHinkleyOptions(tolerance=0.25, threshold=25.0, forgetting=1.0)
 """For signals of unit variance. The defaults are for a smaller unit, and forgetting makes long streams raise alarms."""
@@ -58,14 +59,6 @@ LEAST_FOUND = 0.95
 COSTED = 2000
 
 
-class Told(Protocol):
-    """A detector's verdict."""
-
-    @property
-    def changed(self) -> Tensor:
-        """Whether a change is told ()."""
-
-
 @dataclass(frozen=True)
 class Subject:
     """A detector with its options, and what is stated of it.
@@ -80,14 +73,14 @@ class Subject:
     """
 
     init: Callable[[], Any]
-    update: Callable[[Any, Tensor], tuple[Any, Told]]
+    update: Callable[[Any, Tensor], tuple[Any, Verdict]]
     options: Options
     stated: Callable[[int], float]
     delay: int
     levels: bool = False
 
 
-def _bets(options: BettingOptions, state: Any, value: Tensor) -> tuple[Any, Told]:
+def _bets(options: BettingOptions, state: Any, value: Tensor) -> tuple[Any, Verdict]:
     return betting.update(state, value[None], UNIFORM, options)
 
 
@@ -178,7 +171,7 @@ def hear(subject: Subject, values: Tensor, before: int) -> tuple[int, int | None
         state, verdict = subject.update(state, value)
         if verdict.changed and index >= before:
             return alarms, index - before + 1
-        alarms += bool(verdict.changed)
+        alarms += verdict.changed
     return alarms, None
 
 

@@ -112,15 +112,16 @@ def update(state: DetectorsState, readings: Readings) -> tuple[DetectorsState, t
     step, by_step = _by_page_hinkley("parameter_distance", state.step, readings.step, STEP_TEST)
     agreement, by_agreement = _by_adwin("agreement", state.agreement, readings.agreement, LOOK_TEST)
     surprised, by_surprise = _by_betting(state.source_entropy, readings)
-    silent = (state.silent - 1).clamp_min(0)
-    if int(silent):
+    silent = max(int(state.silent) - 1, 0)
+    if silent:
         by_surprise = None
     elif by_surprise:
-        silent = torch.tensor(SILENT)
+        silent = SILENT
     if by_step and not by_step.rose:  # steps grow shorter by nature
         by_step = None
     found = (by_entropy, by_prior, by_drift, by_step, by_agreement, by_surprise)
-    moved = DetectorsState(entropy, prior, drift, step, agreement, surprised, silent)
+    left = torch.scalar_tensor(silent, dtype=torch.int64)
+    moved = DetectorsState(entropy, prior, drift, step, agreement, surprised, left)
     return moved, tuple(_told(found))
 
 
@@ -133,11 +134,11 @@ def _by_adwin(
 ) -> tuple[AdwinState, Alarm | None]:
     if value is None:
         return state, None
-    after, verdict = adwin.update(state, torch.tensor(value), options)
-    if not bool(verdict.changed):
+    after, verdict = adwin.update(state, value, options)
+    if not verdict.changed:
         return after, None
     before = float(state.total) / max(int(state.width), 1)
-    figures = {"before": before, "now": value, "statistic": float(verdict.statistic), "limit": 1.0}
+    figures = {"before": before, "now": value, "statistic": verdict.statistic, "limit": 1.0}
     return after, Alarm(signal, "adwin", figures)
 
 
@@ -148,12 +149,12 @@ def _by_page_hinkley(
     if value is None:
         return state, None
     logarithm = math.log(max(value, LEAST_DISTANCE))  # of NaN: NaN, which the test leaves out
-    after, verdict = page_hinkley.update(state, torch.tensor(logarithm), options)
-    if not bool(verdict.changed):
+    after, verdict = page_hinkley.update(state, logarithm, options)
+    if not verdict.changed:
         return after, None
     figures = {
         "before": math.exp(float(state.mean)), "now": math.exp(logarithm),
-        "statistic": float(verdict.statistic), "limit": options.threshold,
+        "statistic": verdict.statistic, "limit": options.threshold,
     }  # fmt: skip
     return after, Alarm(signal, "page_hinkley", figures)
 
@@ -162,10 +163,10 @@ def _by_betting(state: BettingState, readings: Readings) -> tuple[BettingState, 
     if readings.source_entropies is None or readings.usual is None:
         return state, None
     after, verdict = betting.update(state, readings.source_entropies, readings.usual, SURPRISE_TEST)
-    if not bool(verdict.changed):
+    if not verdict.changed:
         return after, None
     figures = {
         "before": float(readings.usual.median()), "now": float(readings.source_entropies.nanmean()),
-        "statistic": float(verdict.statistic), "limit": -math.log(SURPRISE_TEST.alpha),
+        "statistic": verdict.statistic, "limit": -math.log(SURPRISE_TEST.alpha),
     }  # fmt: skip
     return after, Alarm("source_entropy", "betting", figures)

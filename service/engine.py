@@ -5,12 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from adapters import AdapterState
 from adapters.base import StepOutput
-from adapters.functional.entropy import entropy_of_probabilities
+from adapters.functional import answers
 from adapters.grouping import Stepped
 from adapters.monitors.parameter_distance import fisher_weighted, learned, relative
 from adapters.state import is_finite
@@ -257,7 +256,7 @@ def _source_check(stream: Stream, output: StepOutput, source: StepOutput | None)
 
 def _signals(answer: StepOutput, check: SourceCheck | None) -> dict[str, float]:
     signals = {name: float(signal) for name, signal in answer.signals.items()}
-    signals["entropy"] = float(entropy_of_probabilities(answer.probabilities).mean())
+    signals["entropy"] = float(answers.entropies(answer.probabilities.numpy()).mean())
     if check is not None:
         signals |= {"source_agreement": check.agreement, "source_age": float(check.age)}
     return {name: value for name, value in signals.items() if math.isfinite(value)}
@@ -274,7 +273,7 @@ def _moved(stream: Stream) -> dict[str, float]:
 
 
 def _finite(output: StepOutput) -> bool:
-    return bool(torch.isfinite(output.probabilities).all() and torch.isfinite(output.logits).all())
+    return answers.is_finite(output.probabilities) and answers.is_finite(output.logits)
 
 
 def reset(stream: Stream) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adapters.base import PartState
+from adapters.functional.answers import entropies
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.monitors import accuracy, class_balance, entropy_bins, moving_mean
 from adapters.monitors.class_balance import BalanceState
@@ -156,7 +157,7 @@ def update(
         answers=class_balance.update(state.answers, seeing.probabilities),
         entropies=entropy_bins.update(state.entropies, seeing.probabilities),
         recent=state.recent * math.exp(-1 / RECENT),
-        pause=(state.pause - 1).clamp_min(0),
+        pause=_count(max(int(state.pause) - 1, 0)),
     )
     collapse = harm = ""
     if seeing.look is not None and seeing.known is not None:
@@ -165,7 +166,7 @@ def update(
         harm = _harm(moved, seeing.look, margin) if reference.calibration is not None else ""
     soonest = _soonest(moved, reference, alarmed=bool(alarms), looked=seeing.look is not None) if learns else (every, 0)
     left = every if seeing.look is not None else int(moved.check_in)
-    moved = replace(moved, check_in=torch.tensor(min(left, soonest[0]) - 1), alert=torch.tensor(soonest[1]))
+    moved = replace(moved, check_in=_count(min(left, soonest[0]) - 1), alert=_count(soonest[1]))
     return Findings(moved, alarms, _signals(moved, seeing, reference), collapse, harm, seeing.look is not None)
 
 
@@ -180,25 +181,29 @@ def alerted(state: MonitorState, pause: int) -> MonitorState:
     It pauses for `pause` requests, twice as many for each time that was not long ago.
     """
     paused = min(pause * 2 ** round(float(state.recent)), LONGEST_PAUSE)
-    return replace(state, alert=torch.tensor(WATCHED), recent=state.recent + 1, pause=torch.tensor(paused))
+    return replace(state, alert=_count(WATCHED), recent=state.recent + 1, pause=_count(paused))
+
+
+def _count(number: int) -> Tensor:
+    return torch.scalar_tensor(number, dtype=torch.int64)
 
 
 def _readings(seeing: Seeing, reference: Reference) -> Readings:
     classes = seeing.probabilities.shape[1]
-    entropy = float(entropy_of_probabilities(seeing.probabilities).mean()) / math.log(max(classes, 2))
+    entropy = float(entropies(seeing.probabilities.numpy()).mean()) / math.log(max(classes, 2))
     now = class_balance.update(class_balance.init(classes), seeing.probabilities)
-    agreement = entropies = None
+    agreement = unlike = None
     if seeing.look is not None:
         source, answers = _finite_pairs(seeing, seeing.look)
         agreement = float((source.argmax(1) == answers.argmax(1)).float().mean()) if len(source) else None
-        entropies = entropy_of_probabilities(seeing.look.logits.softmax(1))
+        unlike = entropy_of_probabilities(seeing.look.logits.softmax(1))
     return Readings(
         entropy=entropy,
         prior_distance=float(class_balance.prior_distance(now, reference.prior)),
         drift=seeing.drift,
         step=seeing.step,
         agreement=agreement,
-        source_entropies=entropies,
+        source_entropies=unlike,
         usual=reference.entropies,
     )
 

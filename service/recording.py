@@ -4,9 +4,9 @@ import time
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from adapters.functional.answers import is_finite
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
 from service.callers import CALLER
@@ -84,7 +84,7 @@ class Recorder:
             stream.features = kept(stream.features, served.features)
         if stream.mode == "shadow" and served.source is not None:
             stream.shadow.add(served.adapted, served.source)
-        if self._misfits and bool(torch.isfinite(served.output.probabilities).all()):
+        if self._misfits and is_finite(served.output.probabilities):
             stream.history.add_misfit(_misfit(stream, x, served, now), self._misfits)
 
 
@@ -124,7 +124,7 @@ def _series(stream: Stream, served: Served, seconds: float) -> dict[str, float]:
 
 
 def _labels(probabilities: Tensor) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
-    labels: np.ndarray[tuple[int], np.dtype[np.int32]] = probabilities.argmax(1).to(torch.int32).numpy()
+    labels: np.ndarray[tuple[int], np.dtype[np.int32]] = probabilities.numpy().argmax(1).astype(np.int32)
     return labels
 
 

@@ -71,6 +71,11 @@ class CoTTA(Learner[CoTTAState]):
     options_class = CoTTAOptions
     options: CoTTAOptions
 
+    @property
+    def reads_often(self) -> bool:
+        """Whether the teacher's passes over views, of which there are many, leave its statistics as they are."""
+        return not self.options.observe_views
+
     def degraded(self, source: SourceModel) -> str:
         """Tell that the threshold is a guess where none was calibrated or given."""
         if self.options.threshold is not None or source.has_artefact(self.artefact):

@@ -2,13 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from adapters.base import PartState
 from adapters.options import Options, option
+from adapters.verdict import Verdict
+
+Sums: TypeAlias = npt.NDArray[np.float64]
+Counts: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -28,17 +34,6 @@ class AdwinState(PartState):
     width: Tensor
     total: Tensor
     variance: Tensor
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the mean has changed (), and the greatest difference of two means () in units of its bound.
-
-    A change is a difference above 1; between two checks the difference is 0.
-    """
-
-    changed: Tensor
-    statistic: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +60,13 @@ def init(options: AdwinOptions) -> AdwinState:
     )
 
 
-def update(state: AdwinState, value: Tensor, options: AdwinOptions) -> tuple[AdwinState, Verdict]:
+def update(state: AdwinState, value: Tensor | float, options: AdwinOptions) -> tuple[AdwinState, Verdict]:
     """Take in a value (); after a change the window begins anew. A value that is not finite changes nothing.
 
-    Two-sided: rises and falls of the mean are both found. Widths, bounds and changes are those of river, which drops
-    the whole window after a change; the paper keeps the newer part, and so tells of one change several times. In
-    plain numbers, which are cheaper here than tensors without a branch on data: it cannot be vmapped.
+    Two-sided: rises and falls of the mean are both found. The statistic is the greatest difference of two means in
+    units of its bound: a change is one above 1, and between two checks it is 0. Widths, bounds and changes are those of
+    river, which drops the whole window after a change; the paper keeps the newer part, and so tells of one change
+    several times. In plain numbers, which are cheaper here than tensors: it cannot be vmapped.
 
     Reference: Bifet, Gavaldà, Learning from Time-Changing Data with Adaptive Windowing, SIAM SDM 2007.
 
@@ -78,7 +74,7 @@ def update(state: AdwinState, value: Tensor, options: AdwinOptions) -> tuple[Adw
         >>> options = AdwinOptions()
         >>> state = init(options)
         >>> for index, value in enumerate([0.0] * 200 + [1.0] * 200):
-        ...     state, verdict = update(state, torch.tensor(value), options)
+        ...     state, verdict = update(state, value, options)
         ...     if verdict.changed:
         ...         print(index)
         223
@@ -90,37 +86,46 @@ def update(state: AdwinState, value: Tensor, options: AdwinOptions) -> tuple[Adw
     width, total = width + 1, total + given
     if not math.isfinite(total + variance):
         return state, _verdict(0.0)
-    rows = [row[:count] for row, count in zip(state.sums.tolist(), state.counts.tolist(), strict=True)]
-    _insert(rows, given, options.buckets)
+    sums, counts = state.sums.numpy().copy(), state.counts.numpy().copy()
+    if not _insert(sums, counts, given):
+        return init(options), _verdict(0.0)
     due = width % options.clock == 0 and width > options.grace
-    verdict = _verdict(_greatest_difference(rows, width, total, variance, options) if due else 0.0)
-    if verdict.changed or len(rows[-1]) > options.buckets:
+    verdict = _verdict(_greatest_difference(sums, counts, width, total, variance, options) if due else 0.0)
+    if verdict.changed:
         return init(options), verdict
-    return _packed(rows, width, total, variance, options.buckets), verdict
+    numbers = (torch.scalar_tensor(number, dtype=torch.float64) for number in (total, variance))
+    window = torch.from_numpy(sums), torch.from_numpy(counts), torch.scalar_tensor(width, dtype=torch.int64)
+    return AdwinState(*window, *numbers), verdict
 
 
 def _verdict(statistic: float) -> Verdict:
-    return Verdict(torch.tensor(statistic > 1), torch.tensor(statistic))
+    return Verdict(statistic > 1, statistic)
 
 
-def _insert(rows: list[list[float]], value: float, buckets: int) -> None:
-    """Add a value to the first row; in each row that is over full, make one sum of the next row of the two oldest."""
-    rows[0].append(value)
-    for row, following in pairwise(rows):
-        if len(row) <= buckets:
-            return
-        following.append(row.pop(0) + row.pop(0))
+def _insert(sums: Sums, counts: Counts, value: float) -> bool:
+    """Add a value to the first row; the two oldest sums of a full row become one of the next. False if all are full."""
+    for row, count in enumerate(counts.tolist()):
+        if count < sums.shape[1]:
+            sums[row, count] = value
+            counts[row] = count + 1
+            return True
+        carried = float(sums[row, 0] + sums[row, 1])
+        sums[row, :-2] = sums[row, 2:]
+        sums[row, -2:] = value, 0.0
+        counts[row] = count - 1
+        value = carried
+    return False
 
 
 def _greatest_difference(
-    rows: list[list[float]], width: int, total: float, variance: float, options: AdwinOptions
+    sums: Sums, counts: Counts, width: int, total: float, variance: float, options: AdwinOptions
 ) -> float:
     """Return the greatest difference between the means before and after a cut of the window, over its bound."""
     surprise = math.log(2 * math.log(width) / options.delta)
     older, older_total, greatest = 0, 0.0, 0.0
     newer, newer_total = width, total
-    for row in reversed(range(len(rows))):
-        for bucket in rows[row]:
+    for row, count in reversed(list(enumerate(counts.tolist()))):
+        for bucket in sums[row, :count].tolist():
             older, older_total = older + 2**row, older_total + bucket
             newer, newer_total = newer - 2**row, newer_total - bucket
             if older < options.min_window or newer < options.min_window:
@@ -129,14 +134,3 @@ def _greatest_difference(
             bound = math.sqrt(2 * spread * (variance / width) * surprise) + 2 / 3 * surprise * spread
             greatest = max(greatest, abs(older_total / older - newer_total / newer) / bound)
     return greatest
-
-
-def _packed(rows: list[list[float]], width: int, total: float, variance: float, buckets: int) -> AdwinState:
-    padded = [row + [0.0] * (buckets - len(row)) for row in rows]
-    return AdwinState(
-        sums=torch.tensor(padded, dtype=torch.float64),
-        counts=torch.tensor([len(row) for row in rows]),
-        width=torch.tensor(width),
-        total=torch.tensor(total, dtype=torch.float64),
-        variance=torch.tensor(variance, dtype=torch.float64),
-    )

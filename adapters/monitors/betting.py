@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adapters.base import PartState
 from adapters.options import Options, option
+from adapters.verdict import Verdict
 
 GREATEST_BET, RATE = 1.8, 2 / math.sqrt(3)
 """The bound and the first step of a bet, as in the paper's code; a bet of 2 could lose everything."""
@@ -32,17 +33,6 @@ class BettingState(PartState):
     count: Tensor
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether entropies are not the source's (), and the logarithm () of the evidence at the change or the last value.
-
-    A change is evidence above 1/alpha.
-    """
-
-    changed: Tensor
-    statistic: Tensor
-
-
 @dataclass(frozen=True, kw_only=True)
 class BettingOptions(Options):
     """What is promised depends on `restarts`; see `update`."""
@@ -65,7 +55,9 @@ def update(
     """Take in the entropies (N,) of a request, in order; after a change the test begins anew with the next request.
 
     Each value's level u among the source's entropies multiplies the wealth by 1 + bet * (u - 1/2) - |bet| * tolerance;
-    scale-free online gradient descent on the logarithm of that chooses the next bet.
+    scale-free online gradient descent on the logarithm of that chooses the next bet. The statistic is the logarithm of
+    the evidence at the change or the last value: a change is evidence above 1/alpha.
+
     While the mean of u, given all values before, is within the tolerance of 1/2, no way to choose the bets wins:
 
     - Without restarts, the probability that a change is ever told, however long the stream, is at most alpha (Ville's
@@ -108,7 +100,7 @@ def update(
         evidence = wealth + math.log(payoff)
         wealth = math.log1p(math.exp(evidence)) if options.restarts else evidence
         if evidence > -math.log(options.alpha):
-            return init(), _verdict(True, evidence)
+            return init(), Verdict(True, evidence)
         gradient = (excess - favoured) / payoff
         squares = keep * squares + gradient * gradient
         step = RATE * gradient / math.sqrt(squares) if squares else 0.0
@@ -116,15 +108,11 @@ def update(
         greatest = max(greatest, evidence)
     count = state.count + len(heard)
     after = BettingState(_scalar(bet), _scalar(squares), _scalar(wealth), _scalar(greatest), count)
-    return after, _verdict(False, evidence)
-
-
-def _verdict(changed: bool, evidence: float) -> Verdict:
-    return Verdict(torch.tensor(changed), _scalar(evidence))
+    return after, Verdict(False, evidence)
 
 
 def _scalar(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
+    return torch.scalar_tensor(value, dtype=torch.float64)
 
 
 def source_levels(entropies: Tensor, quantiles: Tensor) -> Tensor:

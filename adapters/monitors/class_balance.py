@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from adapters.base import PartState
-from adapters.functional.entropy import entropy_of_probabilities
+from adapters.functional.answers import entropies, sound_rows
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,19 @@ def update(state: BalanceState, probabilities: Tensor, memory: float = 256.0) ->
         >>> dominant_share(update(init(2), torch.tensor([[1.0, 0.0]] * 4)))
         tensor(1.)
     """
-    sound = torch.isfinite(probabilities).all(1)
-    count = sound.sum()
-    mean = torch.where(sound[:, None], probabilities, 0.0).sum(0) / count.clamp_min(1)
-    keep = torch.exp(-count / memory)
-    weight = keep * state.weight + (1 - keep)
-    share = torch.where(count > 0, (1 - keep) / weight.clamp_min(1e-12), 0.0)
-    return BalanceState(state.shares + share * (mean.to(state.shares) - state.shares), weight)
+    rows = sound_rows(probabilities)
+    if not len(rows):
+        return state
+    keep = math.exp(-len(rows) / memory)
+    weight = keep * float(state.weight) + (1 - keep)
+    before = state.shares.numpy()
+    shares = before + (1 - keep) / weight * (rows.mean(0).astype(before.dtype) - before)
+    return BalanceState(torch.from_numpy(shares), torch.scalar_tensor(weight))
 
 
 def marginal_entropy(state: BalanceState) -> Tensor:
     """Return the entropy () of the mean answer in nats: ln(C) where all classes are met, 0 where one is left."""
-    return entropy_of_probabilities(state.shares[None])[0]
+    return torch.scalar_tensor(float(entropies(state.shares.numpy()[None])[0]))
 
 
 def dominant_share(state: BalanceState) -> Tensor:
@@ -63,6 +65,6 @@ def prior_distance(state: BalanceState, prior: Tensor) -> Tensor:
         >>> prior_distance(init(2), torch.tensor([0.5, 0.5]))
         tensor(0.)
     """
-    both = torch.stack([state.shares, prior.to(state.shares)])
-    mixed = entropy_of_probabilities(both.mean(0, keepdim=True))[0]
-    return ((mixed - entropy_of_probabilities(both).mean()) / math.log(2)).clamp(0, 1)
+    shares, usual = state.shares.numpy(), prior.to(state.shares).numpy()
+    here, there, mixed = entropies(np.stack([shares, usual, (shares + usual) / 2])).tolist()
+    return torch.scalar_tensor(min(max((mixed - (here + there) / 2) / math.log(2), 0.0), 1.0))

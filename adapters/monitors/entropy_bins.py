@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from adapters.base import PartState
-from adapters.functional.entropy import entropy_of_probabilities
+from adapters.functional.answers import entropies, sound_rows
 
 BINS = 20
 
@@ -31,10 +32,13 @@ def update(state: BinsState, probabilities: Tensor, memory: float = 1024.0) -> B
         >>> update(init(), torch.tensor([[0.5, 0.5], [1.0, 0.0]])).counts[[0, -1]]
         tensor([1., 1.])
     """
-    sound = probabilities[torch.isfinite(probabilities).all(1)]
-    share = entropy_of_probabilities(sound) / math.log(max(probabilities.shape[1], 2))
-    fresh = torch.histc(share.clamp(0, 1).float(), BINS, 0.0, 1.0)
-    return BinsState(math.exp(-len(sound) / memory) * state.counts + fresh)
+    rows = sound_rows(probabilities)
+    if not len(rows):
+        return state
+    share = entropies(rows) / math.log(max(rows.shape[1], 2))
+    numbers = np.clip((BINS * share).astype(np.intp), 0, BINS - 1)
+    fresh = np.bincount(numbers, minlength=BINS).astype(np.float32)
+    return BinsState(torch.from_numpy(math.exp(-len(rows) / memory) * state.counts.numpy() + fresh))
 
 
 def shares(state: BinsState) -> Tensor:

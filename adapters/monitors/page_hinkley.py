@@ -1,5 +1,6 @@
 """Page-Hinkley: tells that the mean of a signal has changed, by sums of its deviations from its running mean."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from adapters.base import PartState
 from adapters.options import Options, option
+from adapters.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,6 @@ class PageHinkleyState(PartState):
     least_fall: Tensor
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the mean has changed (), and the statistic () that says so: a change is one above the threshold."""
-
-    changed: Tensor
-    statistic: Tensor
-
-
 @dataclass(frozen=True, kw_only=True)
 class PageHinkleyOptions(Options):
     """Of the signal's own unit: give it a signal whose scale is known."""
@@ -52,39 +46,35 @@ def init() -> PageHinkleyState:
     return PageHinkleyState(torch.zeros((), dtype=torch.int64), zero, zero, zero, zero, zero)
 
 
-def update(state: PageHinkleyState, value: Tensor, options: PageHinkleyOptions) -> tuple[PageHinkleyState, Verdict]:
+def update(
+    state: PageHinkleyState, value: Tensor | float, options: PageHinkleyOptions
+) -> tuple[PageHinkleyState, Verdict]:
     """Take in a value (); after a change the test begins anew. A value that is not finite changes nothing.
 
-    Two-sided: rises and falls of the mean are both found. Without a branch on data, so that it can be vmapped.
+    Two-sided: rises and falls of the mean are both found. The statistic is the summed deviations; a change is one above
+    the threshold. In plain numbers, which are cheaper here than tensors: it cannot be vmapped.
 
     Reference: Page, Continuous Inspection Schemes, Biometrika 1954; Hinkley, Biometrika 1971.
 
     Example:
         >>> options, state = PageHinkleyOptions(tolerance=0.1, threshold=2.0, at_least=5), init()
         >>> for index, value in enumerate([0.0] * 20 + [1.0] * 20):
-        ...     state, verdict = update(state, torch.tensor(value), options)
+        ...     state, verdict = update(state, value, options)
         ...     if verdict.changed:
         ...         print(index)
         22
     """
-    sound = torch.isfinite(value)
-    seen = torch.where(sound, value, state.mean).to(state.mean)
-    count = state.count + sound.to(torch.int64)
-    mean = state.mean + (seen - state.mean) / count.clamp_min(1)
-    keep = torch.where(sound, options.forgetting, 1.0)
-    tolerance = torch.where(sound, options.tolerance, 0.0)
-    rise = keep * state.rise + (seen - mean - tolerance)
-    fall = keep * state.fall + (mean - seen - tolerance)
-    moved = PageHinkleyState(
-        count, mean, rise, fall, torch.minimum(state.least_rise, rise), torch.minimum(state.least_fall, fall)
-    )
-    statistic = torch.maximum(rise - moved.least_rise, fall - moved.least_fall)
-    changed = sound & (count >= options.at_least) & (statistic > options.threshold)
-    return _begun_again(changed, moved), Verdict(changed, statistic)
-
-
-def _begun_again(changed: Tensor, state: PageHinkleyState) -> PageHinkleyState:
-    fresh = init()
-    return PageHinkleyState(
-        **{name: torch.where(changed, getattr(fresh, name), value) for name, value in vars(state).items()}
-    )
+    given, count, mean = float(value), int(state.count) + 1, float(state.mean)
+    rise, fall = float(state.rise), float(state.fall)
+    least_rise, least_fall = float(state.least_rise), float(state.least_fall)
+    if not math.isfinite(given):
+        return state, Verdict(False, max(rise - least_rise, fall - least_fall))
+    mean += (given - mean) / count
+    rise = options.forgetting * rise + (given - mean - options.tolerance)
+    fall = options.forgetting * fall + (mean - given - options.tolerance)
+    least_rise, least_fall = min(least_rise, rise), min(least_fall, fall)
+    statistic = max(rise - least_rise, fall - least_fall)
+    if count >= options.at_least and statistic > options.threshold:
+        return init(), Verdict(True, statistic)
+    sums = map(torch.scalar_tensor, (mean, rise, fall, least_rise, least_fall))
+    return PageHinkleyState(torch.scalar_tensor(count, dtype=torch.int64), *sums), Verdict(False, statistic)

@@ -1,4 +1,4 @@
-"""Compiles one step: `python -m service.native.making`, a job on standard input.
+"""Compiles for one pipeline: `python -m service.native.making`, a job on standard input.
 
 A process of its own, since compiling takes a minute of Python code that would keep a server's own from running.
 """
@@ -20,6 +20,7 @@ from service.backends.graph import Step
 from service.bundles import read_bundle
 from service.hosting import load_source
 from service.native.job import Job
+from service.native.reading import Reading, has_reading
 
 NICENESS = 10
 """Compiling gives way to serving."""
@@ -34,14 +35,14 @@ def do(job: Job) -> None:
     """
     source = load_source(read_bundle(job.bundle), job.allow_factories, job.threads)
     pipeline = create(job.spec, **job.options)
-    compile_step(pipeline, pipeline.prepare(source), job.images, job.package)
+    compile_for(pipeline, pipeline.prepare(source), job.images, job.package)
 
 
-def compile_step(pipeline: Adapter, fit: Prepared[Any], images: int, package: Path) -> None:
-    """Compile a pipeline's step with its gradient, the weights within, for batches of so many images.
+def compile_for(pipeline: Adapter, fit: Prepared[Any], images: int, package: Path) -> None:
+    """Compile what makes a pipeline's step fast for batches of so many images: its often taken pass, or all of it.
 
     Raises:
-        Exception: Of PyTorch's many kinds, if the step cannot be compiled.
+        Exception: Of PyTorch's many kinds, if it cannot be compiled.
     """
     if not isinstance(pipeline, Pipeline) or not isinstance(fit, Fit):
         raise TypeError(f"{pipeline.spec} chooses among pipelines as it runs")
@@ -49,10 +50,20 @@ def compile_step(pipeline: Adapter, fit: Prepared[Any], images: int, package: Pa
     generator = torch.Generator().manual_seed(0)
     x = low + (high - low) * torch.rand(images, *fit.net.input_shape, generator=generator)
     x = x.contiguous(memory_format=fit.net.memory_format)
-    state = [tensor.detach().clone() for tensor in flatten(pipeline.init(fit)).values()]
-    traced = make_fx(Step(pipeline, fit))(x, state)
+    if has_reading(pipeline):
+        reading = Reading(fit.net)
+        with torch.no_grad():
+            _compile(reading, x, reading.given(), package)
+    else:
+        state = [tensor.detach().clone() for tensor in flatten(pipeline.init(fit)).values()]
+        _compile(Step(pipeline, fit), x, state, package)
+
+
+def _compile(function: nn.Module, x: Tensor, given: list[Tensor], package: Path) -> None:
+    """Compile a function of x and tensors; what else it uses, as weights, is within."""
+    traced = make_fx(function)(x, given)
     with torch.no_grad():
-        exported = torch.export.export(_Flat(traced), (x, state), strict=False)
+        exported = torch.export.export(_Flat(traced), (x, given), strict=False)
         aoti_compile_and_package(
             exported, package_path=str(package), inductor_configs={"freezing": True, "compile_threads": 1}
         )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,13 @@ TOLERANCE = 1e-3
 PARAMETERS = 0.05
 """Of the way that the parameters went, between where both got: Adam's first steps are as long for a gradient that is
 rounding alone, and take its sign."""
+
+
+class Made(Protocol):
+    """Takes a pipeline's steps, by what was compiled."""
+
+    def step(self, state: AdapterState, x: Tensor) -> Stepped:
+        """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
 
 
 class NativeStep:
@@ -61,13 +69,13 @@ class Native:
         made: What was compiled, and awaits judgement.
     """
 
-    step: NativeStep | None = None
+    step: Made | None = None
     reason: str = "it is being compiled"
     times: float = 0.0
-    made: NativeStep | None = None
+    made: Made | None = None
 
 
-def check(native: NativeStep, step: Callable[[AdapterState, Tensor], Stepped], state: AdapterState, x: Tensor) -> None:
+def check(native: Made, step: Callable[[AdapterState, Tensor], Stepped], state: AdapterState, x: Tensor) -> None:
     """Take steps on x (N, *input_shape) and what it becomes, mirrored, by both.
 
     Raises:

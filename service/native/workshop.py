@@ -22,7 +22,8 @@ from service.errors import BundleError
 from service.gains import WORTH, fastest
 from service.hosting import Fitted, HostedModel
 from service.native.job import Job
-from service.native.step import Native, NativeStep, check
+from service.native.reading import NativeReading, has_reading
+from service.native.step import Made, Native, NativeStep, check
 from service.streams import Stream
 from service.telemetry import log
 
@@ -37,9 +38,10 @@ SECRET = ("ACCLIMATE_", "AWS_")
 COMPILERS = ("g++", "clang++", "c++")
 
 
-def has_native(pipeline: Pipeline) -> bool:
-    """Whether a pipeline's step has a gradient and is a function of tensors alone, so that it can be compiled."""
-    return pipeline.learner.needs.gradient and pipeline.pure_graph and not pipeline.draws
+def is_compiled(pipeline: Pipeline) -> bool:
+    """Whether a pipeline's step has a gradient, and is a function of tensors alone or runs one often."""
+    whole = pipeline.learner.needs.gradient and pipeline.pure_graph and not pipeline.draws
+    return whole or has_reading(pipeline)
 
 
 def why_not(fitted: Fitted) -> str:
@@ -51,9 +53,16 @@ def why_not(fitted: Fitted) -> str:
         return "it learns without gradients: a graph serves it, or may (`compiled_specs`)"
     if adapter.precision != FLOAT32:
         return f"it computes in {adapter.precision}, compiled steps in {FLOAT32}"
-    if not has_native(adapter):
+    if not is_compiled(adapter):
         return f"{fitted.spec} branches on data or draws random numbers"
     return "" if any(map(shutil.which, COMPILERS)) else f"there is no C++ compiler ({', '.join(COMPILERS)})"
+
+
+def loaded(package: Path, pipeline: Pipeline, fit: Fit, images: int) -> Made:
+    """Return what takes a pipeline's steps by a package that was compiled for it."""
+    if has_reading(pipeline):
+        return NativeReading(package, pipeline, fit, images)
+    return NativeStep(package, fit.net.memory_format)
 
 
 class Workshop:
@@ -124,8 +133,8 @@ class Workshop:
                     Path(name),
                 )  # fmt: skip
                 self._compile(job)
-                if isinstance(fit, Fit):
-                    native.made = NativeStep(job.package, fit.net.memory_format)
+                if isinstance(fit, Fit) and isinstance(fitted.adapter, Pipeline):
+                    native.made = loaded(job.package, fitted.adapter, fit, images)
             log.info("step_compiled", **told, seconds=round(perf_counter() - began, 1))
         except Exception as error:  # noqa: BLE001 - whatever a compiler stumbles over, the pipeline serves
             native.reason = f"it cannot be compiled: {str(error)[:300]}"
@@ -162,7 +171,8 @@ def _judge(native: Native, fitted: Fitted, state: AdapterState, x: Tensor) -> No
     if made is None:
         return
     try:
-        made.signals = tuple(fitted.step(state, x)[0].signals)
+        if isinstance(made, NativeStep):
+            made.signals = tuple(fitted.step(state, x)[0].signals)
         check(made, fitted.step, state, x)
     except Exception as error:  # noqa: BLE001 - compiled code may fail as it likes, the pipeline serves
         native.reason = f"compiled, it is not used: {str(error)[:300]}"

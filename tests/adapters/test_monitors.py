@@ -75,21 +75,6 @@ def test_a_value_that_is_not_finite_never_reaches_a_monitor(poison):
     assert all(torch.equal(value, flatten(mean)[name]) for name, value in poisoned.items())
 
 
-def test_monitors_vmap_over_streams():
-    values = torch.tensor([0.0, 5.0, math.nan])
-    states = {name: x.expand(3) for name, x in flatten(page_hinkley.init()).items()}
-
-    def step(tensors, value):
-        state, verdict = page_hinkley.update(page_hinkley.PageHinkleyState(**tensors), value, OPTIONS)
-        return flatten(state), verdict.changed
-
-    after, _ = torch.vmap(step)(states, values)
-
-    for index, value in enumerate(values):
-        alone = flatten(page_hinkley.update(page_hinkley.init(), value, OPTIONS)[0])
-        assert all(torch.equal(after[name][index], alone[name]) for name in alone)
-
-
 def test_the_moving_mean_weighs_by_images_and_forgets():
     state = moving_mean.init()
     for _ in range(400):

@@ -307,12 +307,16 @@ def test_null_in_an_optional_field_is_as_if_it_were_left_out() -> None:
 
 
 def test_the_digest_tells_bodies_and_header_lengths_apart() -> None:
-    body = body_of(entry())
+    body = body_of(entry(), id="r1")
     digests = {parse(body).digest, parse(body, len(body)).digest, parse(body + b" ").digest}
 
     assert len(digests) == 3
     assert parse(body).digest == parse(body).digest
     assert all(len(digest) == 64 for digest in digests)
+
+
+def test_a_request_without_an_id_cannot_be_sent_again_and_has_no_digest() -> None:
+    assert parse(body_of(entry())).digest == ""
 
 
 def test_raw_values_are_a_view_and_not_a_copy() -> None:
@@ -478,13 +482,27 @@ def test_bytes_are_scaled_as_in_training_to_the_last_bit() -> None:
     assert torch.equal(decoded, torch.from_numpy(array.copy()).float() / 255)
 
 
-def test_the_decoded_tensor_shares_no_memory_with_the_body() -> None:
+def test_the_decoded_tensor_shares_no_memory_with_a_body_that_is_not_to_be_written_to() -> None:
     body, length = triton_body({"image": ("FP32", np.zeros((2, 3, 4, 5), np.float32))})
     request = parse(body, length)
 
     decode_input(request, SPEC, LIMITS).fill_(9)
 
     assert float(decode_input(request, SPEC, LIMITS).max()) == 0
+
+
+@pytest.mark.parametrize(("lead", "in_place"), [(64, True), (65, False)])
+def test_values_that_are_aligned_and_may_be_written_to_stay_where_they_are(lead: int, in_place: bool) -> None:
+    array = np.random.default_rng(0).random((2, 3, 4, 5), np.float32)
+    room = np.zeros(lead + array.nbytes, np.uint8)
+    values = room[lead:]
+    values[:] = np.frombuffer(array.tobytes(), np.uint8)
+    request = request_of(values.view("<f4").reshape(array.shape), "FP32")
+
+    decoded = decode_input(request, SPEC, LIMITS)
+
+    np.testing.assert_array_equal(decoded.numpy(), array)
+    assert np.shares_memory(decoded.numpy(), room) == in_place
 
 
 @pytest.mark.parametrize("padding", range(4))

@@ -94,7 +94,8 @@ BAD_INFERENCE = {
     "truncated": (binary(images(2), cut=1), 400, "the inputs' binary_data_size add up to 6144"),
     "half_a_header": (binary(images(2), header_length=20), 400, NOT_JSON),
     "header_beyond_the_body": (binary(images(2), header_length=10**6), 400, "Header-Content-Length is 1000000"),
-    "negative_header_length": (binary(images(2), header_length=-1), 422, "inference-header-content-length"),
+    "negative_header_length": (binary(images(2), header_length=-1), 422, "Inference-Header-Content-Length is '-1'"),
+    "spelled_header_length": (binary(images(2), header_length="ten"), 422, "expected a number of bytes such as 196"),
     "unknown_output": (inputs(tensor(), outputs=[{"name": "scores"}]), 422, "no output 'scores'; there are: logits"),
     "classification": (
         inputs(tensor(), outputs=[{"name": "logits", "parameters": {"classification": 3}}]), 422, "classification"

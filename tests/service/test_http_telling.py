@@ -180,6 +180,13 @@ def test_openapi_builds_with_one_id_a_summary_and_a_description_per_operation(sc
     assert all(operation.get("description") for operation in found.values())
 
 
+def test_inference_tells_its_parameters_though_it_reads_them_by_itself(schema):
+    headers = {"X-Stream-Id": "header", "Inference-Header-Content-Length": "header"}
+    for path, in_path in (("", {"model": "path"}), ("/versions/{version}", {"model": "path", "version": "path"})):
+        told = schema["paths"][f"/v2/models/{{model}}{path}/infer"]["post"]["parameters"]
+        assert {parameter["name"]: parameter["in"] for parameter in told} == in_path | headers
+
+
 def test_every_documented_error_has_the_body_of_the_contract(schema):
     for call, operation in operations(schema).items():
         for code, response in operation["responses"].items():
