@@ -119,7 +119,7 @@ def grey(x: Tensor) -> Tensor:
     """Return the grey images (N, 1, H, W) of x (N, C, H, W)."""
     if x.shape[1] != len(GREY):
         return x.mean(1, keepdim=True)
-    red, green, blue = x.split(1, 1)
+    red, green, blue = x[:, :1], x[:, 1:2], x[:, 2:]
     return (GREY[0] * red).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
 
 

@@ -14,7 +14,7 @@ from service.errors import BundleError
 from service.hosting import host
 from service.native import workshop as workshops
 from service.native.job import Job
-from service.native.step import Native, check
+from service.native.step import TOLERANCE, Native, check
 from service.native.workshop import Workshop, private_environment, why_not
 from service.retries import RetryLog
 from service.streams import Stream, initial_state
@@ -64,11 +64,11 @@ def compiled(model, places):
     """A stream whose step has been compiled and judged, who did it, and the step."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(places))
-        return compiled_in_place(model)
+        return compiled_in_place(model, model.fit("batch+tent", SGD))
 
 
-def compiled_in_place(model):
-    stream, workshop = stream_of(model, model.fit("batch+tent", SGD)), Workshop((FACTORY,), 1, often=3)
+def compiled_in_place(model, fitted):
+    stream, workshop = stream_of(model, fitted), Workshop((FACTORY,), 1, often=3)
     native = asked_for(workshop, stream, model.sample(IMAGES), 3)
     wait(lambda: native.made is not None or native.reason != Native().reason)
     step = native.made
@@ -144,9 +144,35 @@ def test_which_pipelines_are_compiled(model, monkeypatch):
     assert why_not(model.fit("auto", {})) == "auto chooses among pipelines as it runs"
     assert why_not(model.fit("unmix_tns", {})).startswith("it learns without gradients")
     assert why_not(model.fit("unmix_tns+eta", {})) == ""
-    assert why_not(model.fit("cotta", {})) == "batch+cotta branches on data or draws random numbers"
+    assert why_not(model.fit("roid", {})) == "batch+roid+roid_prior branches on data or draws random numbers"
+    assert why_not(model.fit("cotta", {})) == ""
+    assert why_not(model.fit("cotta", {"cotta": {"observe_views": True}})).endswith("draws random numbers")
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert why_not(model.fit("batch+tent", {})) == "there is no C++ compiler (g++, clang++, c++)"
+
+
+AUGMENTING = {"cotta": {"threshold": 1.0, "augmentations": 4}}
+
+
+def test_passes_over_views_are_compiled_and_the_step_is_the_pipelines_own(model, monkeypatch):
+    fitted = model.fit("cotta", AUGMENTING)
+    _, _, made = compiled_in_place(model, fitted)
+    runs, run = [], made._run
+    monkeypatch.setattr(made, "_run", lambda *given: runs.append(given) or run(*given))
+    ours = theirs = fitted.initial()
+    for number in range(3):
+        x = model.sample(IMAGES + 1)[number % 2 : IMAGES + number % 2]
+        given, ours = made.step(ours, x)
+        wanted, theirs = fitted.step(theirs, x)
+        torch.testing.assert_close(given.logits, wanted.logits, atol=1e-4, rtol=1e-4)
+        for name, tensor in flatten(theirs).items():
+            torch.testing.assert_close(flatten(ours)[name], tensor, atol=TOLERANCE, rtol=TOLERANCE)
+    assert len(runs) == 3 * AUGMENTING["cotta"]["augmentations"]
+    check(made, fitted.step, fitted.initial(), model.sample(IMAGES))
+
+    few = model.sample(IMAGES - 1)
+    after, wanted = flatten(made.step(ours, few)[1]), flatten(fitted.step(ours, few)[1])
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in after.items())
 
 
 def test_where_compiling_fails_the_pipeline_serves_and_tells_why(model):
