@@ -53,6 +53,7 @@ class Round:
         step: The server's step with its monitors.
         client: The client's processor time.
         outside: What of each round trip is neither.
+        own: What the server itself tells of its time beside the step, from a body that is read to an answer.
         bare: A bare step.
     """
 
@@ -60,6 +61,7 @@ class Round:
     step: float
     client: float
     outside: float
+    own: float
     bare: float
 
 
@@ -73,6 +75,7 @@ class Served:
     step: float
     client: float
     outside: float
+    own: float
     bare: float
 
     @property
@@ -126,25 +129,28 @@ def stream_of(fitted: Fitted) -> str:
 def measure(client: httpx.Client, fitted: Fitted, images: Tensor, requests: int) -> Round:
     """Send a batch again and again, then take the same steps in a bare loop."""
     content, headers = body_of(images.numpy(), stream_of(fitted))
-    trips, steps, spent = list[float](), list[float](), list[float]()
+    trips, steps, spent, own = list[float](), list[float](), list[float](), list[float]()
     for _ in range(requests):
-        before, used, began = _step_seconds(client), process_time(), perf_counter()
+        before, used, began = _told_seconds(client), process_time(), perf_counter()
         client.post(INFER, content=content, headers=headers).raise_for_status()
         trips.append(perf_counter() - began)
         spent.append(process_time() - used)
-        steps.append(_step_seconds(client) - before)
+        step, beside = (after - then for after, then in zip(_told_seconds(client), before, strict=True))
+        steps.append(step)
+        own.append(beside)
     state, bare = fitted.initial(), []
     for _ in range(requests):
         began = perf_counter()
         _, state = fitted.step(state, images)
         bare.append(perf_counter() - began)
-    outside = [trip - step - own for trip, step, own in zip(trips, steps, spent, strict=True)]
-    return Round(*(1e3 * median(each) for each in (trips, steps, spent, outside, bare)))
+    outside = [trip - step - used for trip, step, used in zip(trips, steps, spent, strict=True)]
+    return Round(*(1e3 * median(each) for each in (trips, steps, spent, outside, own, bare)))
 
 
-def _step_seconds(client: httpx.Client) -> float:
+def _told_seconds(client: httpx.Client) -> tuple[float, float]:
+    """Return the seconds that the server has spent so far in steps, and beside them."""
     statistics = client.get(f"/v2/models/{MODEL}/stats").json()["model_stats"][0]["inference_stats"]
-    return float(statistics["compute_infer"]["ns"]) / 1e9
+    return float(statistics["compute_infer"]["ns"]) / 1e9, float(statistics["queue"]["ns"]) / 1e9
 
 
 def main(
@@ -183,11 +189,11 @@ def main(
                     progress.advance(task)
     results = [
         Served(each, pipelines[each].backend, *(median(getattr(one, name) for one in found[each]) for name in
-               ("trip", "step", "client", "outside", "bare")))
+               ("trip", "step", "client", "outside", "own", "bare")))
         for each in spec
     ]  # fmt: skip
     about = {"images per request": str(batch), "rounds": str(rounds), **machine(threads)}
-    Console(width=110).print(as_table(results, about))
+    Console(width=120).print(as_table(results, about))
     if json_file is not None:
         rows = [asdict(result) for result in results]
         json_file.write_text(json.dumps({**about, "served": rows}, indent=1) + "\n")
@@ -196,11 +202,21 @@ def main(
 def as_table(results: list[Served], about: Mapping[str, str]) -> Table:
     """Lay the figures out."""
     table = Table(title="Milliseconds a request, the client on the same cores", box=box.SIMPLE_HEAD)
-    columns = ("spec", "backend", "round trip", "step and monitors", "client", "outside", "bare step", "of bare loop")
+    columns = (
+        "spec",
+        "backend",
+        "round trip",
+        "step and monitors",
+        "client",
+        "outside",
+        "its own clock",
+        "bare step",
+        "of bare loop",
+    )
     for name in columns:
         table.add_column(name, justify="left" if name in ("spec", "backend") else "right")
     for each in results:
-        figures = (each.trip, each.step, each.client, each.outside, each.bare)
+        figures = (each.trip, each.step, each.client, each.outside, each.own, each.bare)
         table.add_row(each.spec, each.backend, *(f"{figure:.2f}" for figure in figures), f"{100 * each.share:.0f} %")
     asked = (
         f"asked: outside at most {MOST_OUTSIDE:g} ms; with source at least {100 * LEAST_SHARE:.0f} % of the bare loop"

@@ -5,6 +5,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -104,7 +105,7 @@ class Bundle:
         """The file of weights or the graph."""
         return self.path / self.toml.model.file
 
-    @property
+    @cached_property
     def input(self) -> InputSpec:
         """What the model takes."""
         return InputSpec(**self.toml.input.model_dump())

@@ -1,9 +1,9 @@
 """Headers that tell browsers what they may do with an answer."""
 
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS: Mapping[str, str] = MappingProxyType(
@@ -33,9 +33,11 @@ class SecurityHeaders:
 
         async def hardened(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in headers_of(scope["path"]).items():
-                    headers.setdefault(name, value)
+                given = list(message.get("headers", ()))
+                names = {name for name, _ in given}
+                path = scope["path"]
+                added = (header for header in _raw(*_kind(path)) if header[0] not in names)
+                message = {**message, "headers": [*given, *added]}
             await send(message)
 
         await self._app(scope, receive, hardened if scope["type"] == "http" else send)
@@ -43,6 +45,20 @@ class SecurityHeaders:
 
 def headers_of(path: str) -> dict[str, str]:
     """Return the headers of the answers at a path."""
-    policy = DOCS_POLICY if path == "/docs" else POLICY
-    stored = {"Cache-Control": "no-store"} if path.startswith(("/v1", "/v2")) else {}
-    return {**HEADERS, "Content-Security-Policy": policy, **stored}
+    return _headers(*_kind(path))
+
+
+def _kind(path: str) -> tuple[bool, bool]:
+    """Tell whether a path is the documentation's, and whether its answers are data."""
+    return path == "/docs", path.startswith(("/v1", "/v2"))
+
+
+def _headers(docs: bool, data: bool) -> dict[str, str]:
+    stored = {"Cache-Control": "no-store"} if data else {}
+    return {**HEADERS, "Content-Security-Policy": DOCS_POLICY if docs else POLICY, **stored}
+
+
+@cache
+def _raw(docs: bool, data: bool) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers as ASGI has them."""
+    return tuple((name.lower().encode(), value.encode()) for name, value in _headers(docs, data).items())
