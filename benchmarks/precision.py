@@ -11,7 +11,6 @@ from statistics import median
 from time import process_time
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 from rich import box
@@ -23,7 +22,7 @@ from torch import Tensor
 from adapters import SourceModel, create
 from adapters.precision import PRECISIONS
 from benchmarks.machine import machine
-from benchmarks.resnet20 import load_source_model
+from benchmarks.resnet20 import labelled_images, load_source_model
 
 SPECS = ("source", "batch", "ema", "unmix_tns", "batch+tent", "unmix_tns+eta")
 
@@ -73,15 +72,14 @@ def main(
     """Measure bfloat16 beside float32 on the CIFAR ResNet-20: time, and error on corrupted images."""
     torch.set_num_threads(threads)
     source = load_source_model(data / "resnet20.safetensors")
-    stored = torch.from_numpy(np.load(data / f"{corruption}.npy")[:images]).permute(0, 3, 1, 2)
-    labels = torch.from_numpy(np.load(data / "labels.npy")[:images]).long()
+    sent, labels = labelled_images(data, corruption, images)
     found = []
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("specs", total=len(specs))
         for spec in specs:
-            found.append(measure(spec, source, (stored / 255).contiguous(), labels, batch))
+            found.append(measure(spec, source, sent, labels, batch))
             progress.advance(task)
-    about = {"images": str(len(stored)), "corruption": corruption, "batch": str(batch), **machine(threads)}
+    about = {"images": str(len(sent)), "corruption": corruption, "batch": str(batch), **machine(threads)}
     Console(width=100).print(as_table(found, about))
     if json_file is not None:
         json_file.write_text(json.dumps({**about, "halved": [asdict(each) for each in found]}, indent=1) + "\n")

@@ -98,3 +98,10 @@ def with_artefacts(source: SourceModel, adapter: Adapter, images: SourceImages, 
 
 def _stage(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(BasicBlock(inputs, outputs), *(BasicBlock(outputs, outputs) for _ in range(BLOCKS - 1)))
+
+
+def labelled_images(data: Path, corruption: str, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first corrupted images (N, 3, 32, 32) in [0, 1], at most so many, with their labels (N,)."""
+    stored = torch.from_numpy(np.load(data / f"{corruption}.npy")[:count]).permute(0, 3, 1, 2)
+    labels = torch.from_numpy(np.load(data / "labels.npy")[:count]).long()
+    return (stored / 255).contiguous(), labels

@@ -108,7 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
     recorder = Recorder(telemetry, log_of_events, settings.keep_misfits)
     places = {place: blobs_of(settings, place) for place in (PLACE, CHECKPOINTS)}
     store, catalogue = SnapshotStore(database.engine, places[PLACE]), Catalogue(database.engine)
-    checkpoints = Checkpoints(catalogue, places[CHECKPOINTS])
+    checkpoints = Checkpoints(catalogue, places[CHECKPOINTS], half=settings.half_checkpoints)
     keeper = Keeper(
         checkpoints, table, worker, recorder, telemetry, steps=settings.period_steps, seconds=settings.period_seconds
     )

@@ -43,11 +43,18 @@ def take(stream: Stream, *new: Answered, final: bool = False) -> Taken:
 
 
 class Checkpoints:
-    """Writes streams to the store and reads them back; knows no order and no threads."""
+    """Writes streams to the store and reads them back; knows no order and no threads.
 
-    def __init__(self, catalogue: Catalogue, blobs: Blobs) -> None:
+    Args:
+        catalogue: Where rows lie.
+        blobs: Where states lie.
+        half: Whether states are kept in half precision, but those of `sync` streams.
+    """
+
+    def __init__(self, catalogue: Catalogue, blobs: Blobs, *, half: bool = False) -> None:
         self.catalogue = catalogue
         self.blobs = blobs
+        self._half = half
 
     def enrol(self, stream: Stream) -> Claim:
         """Add a stream to the catalogue, as yet without what it has learned.
@@ -114,7 +121,8 @@ class Checkpoints:
         if claim.mark == stream.mark or not begun:
             return claim.blob
         name = f"{claim.reserved}-{secrets.token_hex(4)}"
-        _, file = file_of(stream, name=f"g{stream.generation}", checkpoint=True)
+        half = self._half and stream.durability != "sync"  # which must be taken up bit for bit
+        _, file = file_of(stream, name=f"g{stream.generation}", checkpoint=True, half=half)
         self.blobs.put(name, file, unpack)
         return name
 

@@ -52,6 +52,7 @@ class Manifest(BaseModel):
     created: Annotated[float, Field(allow_inf_nan=False)]
     contains_inputs: bool
     exact: bool = True
+    halved: bool = False
     replay: Replay
     sha256: str = ""
 

@@ -13,22 +13,27 @@ from adapters.errors import StateError
 from adapters.state import flatten, unflatten
 from service.errors import UnfitError
 from service.snapshots.format import Manifest, Replay, pack
+from service.snapshots.halving import halved, widened
 from service.streams import Stream, StreamState
 
 ADAPTER, MONITORS, WINDOW = "adapter/", "monitors/", "window"
 
 
 def file_of(
-    stream: Stream, name: str, note: str = "", *, checkpoint: bool = False, drop_inputs: bool = False
-) -> tuple[Manifest, bytes]:
+    stream: Stream, name: str, note: str = "", *, checkpoint: bool = False, drop_inputs: bool = False,
+    half: bool = False,
+) -> tuple[Manifest, bytes]:  # fmt: skip
     """Return the snapshot file of a stream as it is; `drop_inputs` leaves out images, in window and memory.
+
+    `half` keeps what was learned in half precision, as far as that takes it (`halving`).
 
     Raises:
         UnfitError: If the state is not finite.
     """
     adapter, state = stream.fitted.adapter, stream.state.adapter
     kept = adapter.without_inputs(stream.fitted.prepared, state) if drop_inputs else state
-    tensors = {f"{ADAPTER}{key}": tensor.contiguous() for key, tensor in flatten(kept).items()}
+    learned = {f"{ADAPTER}{key}": tensor.contiguous() for key, tensor in flatten(kept).items()}
+    tensors = halved(learned) if half else learned
     tensors |= {f"{MONITORS}{key}": tensor.contiguous() for key, tensor in flatten(stream.state.monitors).items()}
     bad = [
         key for key, tensor in tensors.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
@@ -54,7 +59,8 @@ def file_of(
         parent=stream.parent,
         created=time.time(),
         contains_inputs=len(waiting) > 0 or (adapter.holds_inputs and not drop_inputs),
-        exact=len(waiting) == len(stream.state.window) and not (adapter.holds_inputs and drop_inputs),
+        exact=not half and len(waiting) == len(stream.state.window) and not (adapter.holds_inputs and drop_inputs),
+        halved=half,
         replay=replay_settings(stream),
     )
     # safetensors refuses tensors that share memory, and fresh states share the source model's.
@@ -77,9 +83,9 @@ def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor])
         initial = stream.initial()
         watched = _under(MONITORS, tensors)
         others = {key: tensor for key, tensor in tensors.items() if key != WINDOW and not key.startswith(MONITORS)}
-        adapter: AdapterState = unflatten(
-            initial.adapter, {key.removeprefix(ADAPTER): tensor for key, tensor in others.items()}
-        )
+        learned = {key.removeprefix(ADAPTER): tensor for key, tensor in others.items()}
+        whole = widened(learned, flatten(initial.adapter)) if manifest.halved else learned
+        adapter: AdapterState = unflatten(initial.adapter, whole)
         of_this_version = watched.keys() == flatten(initial.monitors).keys()
         monitors = unflatten(initial.monitors, watched) if of_this_version else initial.monitors
         return StreamState(adapter, waiting, monitors)
@@ -95,7 +101,9 @@ def warning_for(stream: Stream, manifest: Manifest) -> str:
     ]
     if dict(stream.fitted.options) != manifest.options:
         differs.append("other options")
-    if not manifest.exact:
+    if manifest.halved:
+        differs.append("half precision")
+    elif not manifest.exact:
         differs.append("private inputs left out")
     return f"taken under {', '.join(differs)}: answers may differ from the original's" if differs else ""
 

@@ -16,6 +16,7 @@ from service.errors import UnfitError
 from service.hosting import host
 from service.retries import RetryLog
 from service.snapshots.format import MAX_HEADER_BYTES, pack, read_manifest, unpack
+from service.snapshots.halving import RELATIVE_ERROR, halved, widened
 from service.snapshots.streams import file_of, state_for, warning_for
 from service.streams import Stream, initial_state
 from tests.bundles import FACTORY, torch_bundle
@@ -251,6 +252,41 @@ def test_a_snapshot_of_a_memory_says_so_and_without_inputs_empties_it_and_is_not
     engine.restore(restored, state_for(restored, *unpack(emptied)))
     assert "private inputs left out" in warning_for(restored, dropped)
     assert serve(restored, 8, 7).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_in_half_precision_each_number_is_near_and_those_too_small_for_it_are_whole(models, spec):
+    stream = begin(models[0], spec, {"seed": 3}, steps=3, waiting=2)
+    whole, (told, file) = flatten(stream.state.adapter), file_of(stream, "kept", half=True)
+
+    kept = unpack(file)[1]
+    restored = begin(models[0], spec, {"seed": 3})
+    engine.restore(restored, state_for(restored, *unpack(file)))
+
+    assert (told.exact, told.halved) == (False, True)
+    assert "half precision" in warning_for(restored, told)
+    halves = [name for name, tensor in whole.items() if kept[f"adapter/{name}"].dtype == torch.float16]
+    numbers = {name: tensor for name, tensor in whole.items() if tensor.dtype == torch.float32 and tensor.abs().max()}
+    assert bool(halves) == bool(numbers)
+    for name, tensor in flatten(restored.state.adapter).items():
+        assert tensor.dtype == whole[name].dtype
+        if tensor.is_floating_point():
+            assert bool(((tensor - whole[name]).abs() <= RELATIVE_ERROR * whole[name].abs()).all())
+    exact = {name: tensor for name, tensor in whole.items() if name not in halves}
+    assert_same({name: flatten(restored.state.adapter)[name] for name in exact}, exact)
+    assert serve(restored, 4, 20).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("number", [1e-9, 1e6, 3e-8])
+def test_a_tensor_with_a_number_that_half_precision_does_not_take_stays_whole(number):
+    given = {"far": torch.tensor([1.0, number]), "near": torch.tensor([0.0, -1.3]), "count": torch.tensor(7)}
+
+    kept = halved(given)
+
+    assert {name: tensor.dtype for name, tensor in kept.items()} == {
+        "far": torch.float32, "near": torch.float16, "count": torch.int64,
+    }  # fmt: skip
+    assert widened(kept, given)["near"].dtype == torch.float32
 
 
 def test_taking_a_snapshot_leaves_the_stream_and_learning_on_leaves_the_snapshot(models):

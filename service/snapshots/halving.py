@@ -1,0 +1,38 @@
+"""Numbers in half precision, for streams that rest: half the room, at an error that is bounded number by number."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+RELATIVE_ERROR = 2.0**-11
+"""Of each number at most: float16 keeps eleven bits of it."""
+
+
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with those of float32 as float16, but the ones of which a number is too small or great for it.
+
+    Example:
+        >>> {name: tensor.dtype for name, tensor in halved({"w": torch.ones(2), "v": torch.full((2,), 1e-9)}).items()}
+        {'w': torch.float16, 'v': torch.float32}
+    """
+    return {name: _halved(tensor) for name, tensor in tensors.items()}
+
+
+def widened(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with those of float16 as float32 where the tensor of the same name is."""
+    return {name: _widened(tensor, like.get(name)) for name, tensor in tensors.items()}
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32:
+        return tensor
+    half = tensor.to(torch.float16)
+    off = (half.to(torch.float32) - tensor).abs()
+    return half if bool((off <= RELATIVE_ERROR * tensor.abs()).all()) else tensor
+
+
+def _widened(tensor: Tensor, like: Tensor | None) -> Tensor:
+    if like is None or (tensor.dtype, like.dtype) != (torch.float16, torch.float32):
+        return tensor
+    return tensor.to(torch.float32)
