@@ -7,10 +7,12 @@ from torch import Tensor
 
 RELATIVE_ERROR = 2.0**-11
 """Of each number at most: float16 keeps eleven bits of it."""
+NEGLIGIBLE = 1e-3
+"""Of the largest number of a tensor: smaller ones may be off by as much as one of that size."""
 
 
 def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors with those of float32 as float16, but the ones of which a number is too small or great for it.
+    """Return tensors with those of float32 as float16, but the ones whose numbers are too small or great for it.
 
     Example:
         >>> {name: tensor.dtype for name, tensor in halved({"w": torch.ones(2), "v": torch.full((2,), 1e-9)}).items()}
@@ -28,8 +30,9 @@ def _halved(tensor: Tensor) -> Tensor:
     if tensor.dtype != torch.float32:
         return tensor
     half = tensor.to(torch.float16)
-    off = (half.to(torch.float32) - tensor).abs()
-    return half if bool((off <= RELATIVE_ERROR * tensor.abs()).all()) else tensor
+    size, off = tensor.abs(), (half.to(torch.float32) - tensor).abs()
+    bound = RELATIVE_ERROR * size.clamp_min(NEGLIGIBLE * float(size.max()) if size.numel() else 0.0)
+    return half if bool((off <= bound).all()) else tensor
 
 
 def _widened(tensor: Tensor, like: Tensor | None) -> Tensor:
