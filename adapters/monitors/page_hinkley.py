@@ -1,7 +1,7 @@
 """Page-Hinkley: tells that the mean of a signal has changed, by sums of its deviations from its running mean."""
 
-import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -9,6 +9,10 @@ from torch import Tensor
 from adapters.base import PartState
 from adapters.options import Options, option
 from adapters.verdict import Verdict
+
+GREATEST = torch.finfo(torch.float32).max
+Sums: TypeAlias = tuple[float, float, float, float, float]
+"""Mean, rise, fall, least rise, least fall."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,11 @@ def init() -> PageHinkleyState:
 def update(
     state: PageHinkleyState, value: Tensor | float, options: PageHinkleyOptions
 ) -> tuple[PageHinkleyState, Verdict]:
-    """Take in a value (); after a change the test begins anew. A value that is not finite changes nothing.
+    """Take in a value (); after a change the test begins anew.
 
-    Two-sided: rises and falls of the mean are both found. The statistic is the summed deviations; a change is one above
-    the threshold. In plain numbers, which are cheaper here than tensors: it cannot be vmapped.
+    A value that is not finite, or too great for float32, changes nothing. Two-sided: rises and falls of the mean are
+    both found. The statistic is the summed deviations; a change is one above the threshold. In plain numbers, which are
+    cheaper here than tensors: it cannot be vmapped.
 
     Reference: Page, Continuous Inspection Schemes, Biometrika 1954; Hinkley, Biometrika 1971.
 
@@ -64,17 +69,27 @@ def update(
         ...         print(index)
         22
     """
-    given, count, mean = float(value), int(state.count) + 1, float(state.mean)
-    rise, fall = float(state.rise), float(state.fall)
-    least_rise, least_fall = float(state.least_rise), float(state.least_fall)
-    if not math.isfinite(given):
-        return state, Verdict(False, max(rise - least_rise, fall - least_fall))
+    given, count, before = float(value), int(state.count) + 1, _sums(state)
+    mean, rise, fall, least_rise, least_fall = before
     mean += (given - mean) / count
     rise = options.forgetting * rise + (given - mean - options.tolerance)
     fall = options.forgetting * fall + (mean - given - options.tolerance)
-    least_rise, least_fall = min(least_rise, rise), min(least_fall, fall)
-    statistic = max(rise - least_rise, fall - least_fall)
+    after = mean, rise, fall, min(least_rise, rise), min(least_fall, fall)
+    if not max(map(abs, after)) <= GREATEST:  # as if it had not come, like NaN
+        return state, Verdict(False, _statistic(before))
+    statistic = _statistic(after)
     if count >= options.at_least and statistic > options.threshold:
         return init(), Verdict(True, statistic)
-    sums = map(torch.scalar_tensor, (mean, rise, fall, least_rise, least_fall))
-    return PageHinkleyState(torch.scalar_tensor(count, dtype=torch.int64), *sums), Verdict(False, statistic)
+    counted = torch.scalar_tensor(count, dtype=torch.int64)
+    return PageHinkleyState(counted, *map(torch.scalar_tensor, after)), Verdict(False, statistic)
+
+
+def _sums(state: PageHinkleyState) -> Sums:
+    sums = state.mean, state.rise, state.fall, state.least_rise, state.least_fall
+    mean, rise, fall, least_rise, least_fall = map(float, sums)
+    return mean, rise, fall, least_rise, least_fall
+
+
+def _statistic(sums: Sums) -> float:
+    _, rise, fall, least_rise, least_fall = sums
+    return max(rise - least_rise, fall - least_fall)

@@ -63,6 +63,16 @@ def test_page_hinkley_is_the_textbook_recursion():
     assert float(verdict.statistic) >= rise - least - 1e-4
 
 
+@pytest.mark.parametrize("great", [1e300, -1e39])
+def test_a_value_too_great_for_the_state_of_page_hinkley_never_reaches_it(great):
+    known = page_hinkley.update(page_hinkley.init(), 1e38, OPTIONS)[0]
+
+    after, verdict = page_hinkley.update(known, great, OPTIONS)
+
+    assert after is known
+    assert not verdict.changed
+
+
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_never_reaches_a_monitor(poison):
     known = page_hinkley.update(page_hinkley.init(), torch.tensor(1.0), OPTIONS)[0]
