@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     resident_bytes: int = Field(default=2**30, ge=0)
     """Most bytes of streams' states in memory; beyond it those used longest ago rest in the store until asked for."""
     half_checkpoints: bool = False
-    """Keep what streams have learned in half precision, but `sync` ones: half the room, at most 1/2048 off."""
+    """Keep what streams have learned in half precision, but `sync` ones: up to half the room, about 1/2048 off."""
     rest_after_seconds: float = Field(default=3600.0, ge=0)
     """Seconds without a request after which a stream rests in the store; 0 for never."""
     end_after_days: float = Field(default=0.0, ge=0)

@@ -145,7 +145,7 @@ def hue(x: Tensor, turns: float) -> Tensor:
     sector = ahead.div_(span.clamp_min(LEAST_SPAN)).add_(most_green, alpha=2).add_(most_blue, alpha=4)
     turned = sector.div_(6).add_(turns)
     turned = turned.sub_(turned.floor()).mul_(6)
-    return torch.stack([torch.addcmul(value, span, _far(turned, sector), value=-1) for sector in PURE], 1)
+    return torch.stack([torch.addcmul(value, span, _far(turned, pure), value=-1) for pure in PURE], 1)
 
 
 def affine(x: Tensor, drawn: Draw) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adapters import Pipeline
 from adapters.adapter import Adapter, Prepared
-from adapters.base import NormState, Params
+from adapters.base import Forward, NormState, Params
 from adapters.net import ModuleNet
 from adapters.pipeline import Fit
 from adapters.precision import FLOAT32
@@ -85,13 +85,29 @@ class Pass(nn.Module):
 
     def forward(self, x: Tensor, given: list[Tensor]) -> tuple[Tensor, ...]:
         """Return logits, features, the drift if it is told, and the statistics after x (N, *input_shape)."""
+        with torch.no_grad():
+            seen, after = self._net.observe(*self._taken(given), x)
+        return *_told(seen), *flatten(after).values()
+
+    def _taken(self, given: list[Tensor]) -> tuple[Params, NormState]:
+        """Return the parameters and the statistics that were given."""
         named = dict(zip(self.names, given, strict=True))
         params = {name: named[f"{PARAMS}{name}"] for name in self._learned}
-        norm = rebuild(self._net.initial_norm, _under(NORM, named))
+        return params, rebuild(self._net.initial_norm, _under(NORM, named))
+
+
+class Reading(Pass):
+    """A pass that leaves the statistics as they are."""
+
+    def forward(self, x: Tensor, given: list[Tensor]) -> tuple[Tensor, ...]:
+        """Return logits, features and, if it is told, the drift of x (N, *input_shape)."""
         with torch.no_grad():
-            seen, after = self._net.observe(params, norm, x)
-        drift = () if seen.drift is None else (seen.drift,)
-        return seen.logits, seen.features, *drift, *flatten(after).values()
+            return _told(self._net.forward(*self._taken(given), x))
+
+
+def _told(seen: Forward) -> tuple[Tensor, ...]:
+    drift = () if seen.drift is None else (seen.drift,)
+    return seen.logits, seen.features, *drift
 
 
 def passed_in(params: Params, norm: NormState) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ A process of its own, since compiling takes a minute of Python code that would k
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from adapters import Adapter, Prepared, create
 from adapters.pipeline import Fit, Pipeline
 from adapters.state import flatten
-from service.backends.graph import Step
+from service.backends.graph import Reading, Step, passed_in
 from service.bundles import read_bundle
 from service.hosting import load_source
 from service.native.job import Job
-from service.native.reading import Reading, has_reading
 
 NICENESS = 10
 """Compiling gives way to serving."""
@@ -50,17 +50,16 @@ def compile_for(pipeline: Adapter, fit: Prepared[Any], images: int, package: Pat
     generator = torch.Generator().manual_seed(0)
     x = low + (high - low) * torch.rand(images, *fit.net.input_shape, generator=generator)
     x = x.contiguous(memory_format=fit.net.memory_format)
-    if has_reading(pipeline):
-        reading = Reading(fit.net)
-        with torch.no_grad():
-            _compile(reading, x, reading.given(), package)
+    if pipeline.learner.reads_often:
+        weights = fit.net.weights
+        _compile(Reading(fit.net.pure, weights), x, passed_in(weights, fit.net.initial_norm), package)
     else:
-        state = [tensor.detach().clone() for tensor in flatten(pipeline.init(fit)).values()]
-        _compile(Step(pipeline, fit), x, state, package)
+        _compile(Step(pipeline, fit), x, flatten(pipeline.init(fit)), package)
 
 
-def _compile(function: nn.Module, x: Tensor, given: list[Tensor], package: Path) -> None:
+def _compile(function: nn.Module, x: Tensor, named: Mapping[str, Tensor], package: Path) -> None:
     """Compile a function of x and tensors; what else it uses, as weights, is within."""
+    given = [tensor.detach().clone() for tensor in named.values()]
     traced = make_fx(function)(x, given)
     with torch.no_grad():
         exported = torch.export.export(_Flat(traced), (x, given), strict=False)

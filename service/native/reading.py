@@ -4,41 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch._inductor import aoti_load_package
 
 from adapters import AdapterState
 from adapters.base import Forward, NormState, Params
 from adapters.grouping import Stepped
-from adapters.net import ModuleNet
 from adapters.pipeline import Fit, Pipeline, PipelineState
-from adapters.state import flatten, rebuild
 from service.backends.graph import passed_in
-
-
-def has_reading(pipeline: Pipeline) -> bool:
-    """Whether a pipeline's step runs the network so often without a gradient that a compiled pass pays."""
-    return pipeline.learner.reads_often
-
-
-class Reading(nn.Module):
-    """A pass that leaves the statistics as they are, as a function of tensors, all parameters too."""
-
-    def __init__(self, net: ModuleNet) -> None:
-        super().__init__()
-        self._net = net.pure
-        self._params, self._norm = list(net.weights), net.initial_norm
-
-    def given(self) -> list[Tensor]:
-        """Return the tensors that it takes beside its inputs, as they begin."""
-        return [tensor.detach().clone() for tensor in passed_in(self._net.weights, self._norm).values()]
-
-    def forward(self, x: Tensor, given: list[Tensor]) -> tuple[Tensor, ...]:
-        """Return logits, features and, if it is told, the drift of x (N, *input_shape)."""
-        params = dict(zip(self._params, given, strict=False))
-        norm = rebuild(self._norm, dict(zip(flatten(self._norm), given[len(params) :], strict=True)))
-        seen = self._net.forward(params, norm, x)
-        return (seen.logits, seen.features, *(() if seen.drift is None else (seen.drift,)))
 
 
 class NativeReading:

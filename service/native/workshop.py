@@ -22,7 +22,7 @@ from service.errors import BundleError
 from service.gains import WORTH, fastest
 from service.hosting import Fitted, HostedModel
 from service.native.job import Job
-from service.native.reading import NativeReading, has_reading
+from service.native.reading import NativeReading
 from service.native.step import Made, Native, NativeStep, check
 from service.streams import Stream
 from service.telemetry import log
@@ -41,7 +41,7 @@ COMPILERS = ("g++", "clang++", "c++")
 def is_compiled(pipeline: Pipeline) -> bool:
     """Whether a pipeline's step has a gradient, and is a function of tensors alone or runs one often."""
     whole = pipeline.learner.needs.gradient and pipeline.pure_graph and not pipeline.draws
-    return whole or has_reading(pipeline)
+    return whole or pipeline.learner.reads_often
 
 
 def why_not(fitted: Fitted) -> str:
@@ -60,7 +60,7 @@ def why_not(fitted: Fitted) -> str:
 
 def loaded(package: Path, pipeline: Pipeline, fit: Fit, images: int) -> Made:
     """Return what takes a pipeline's steps by a package that was compiled for it."""
-    if has_reading(pipeline):
+    if pipeline.learner.reads_often:
         return NativeReading(package, pipeline, fit, images)
     return NativeStep(package, fit.net.memory_format)
 

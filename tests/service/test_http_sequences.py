@@ -52,6 +52,16 @@ def test_outputs_come_as_asked_and_the_sources_only_on_request(api):
     assert facts(answer)["tta_source_age"] == 0
 
 
+def test_an_id_that_the_server_made_is_a_new_request_when_a_client_sends_it(api):
+    made = api.infer(images(4), "s")["id"]
+
+    again = api.infer(images(4), "s", made)
+    retried = api.infer(images(4), "s", made)
+
+    assert facts(again)["tta_generation"] == 2
+    assert retried == again
+
+
 @pytest.mark.parametrize("way", ["string", "integer", "header"])
 def test_seven_is_one_stream_however_it_is_written(api, way):
     api.infer(images(4, 1), "7")

@@ -5,13 +5,16 @@ import sqlite3
 import time
 from itertools import pairwise
 
+import numpy as np
 import pytest
+import torch
 
 from service import residence
-from service.store.catalogue import HEADROOM
+from service.snapshots.format import unpack
+from service.store.catalogue import CHECKPOINTS, HEADROOM
 from tests.applications import INFER, application, assert_error
 from tests.bundles import torch_bundle
-from tests.serving import images, infer_body
+from tests.serving import images, infer_body, outputs
 from tests.stored import catalogue, rest, wait
 
 
@@ -41,6 +44,33 @@ def test_a_stream_that_rested_answers_as_if_it_had_not(api, durability):
     assert (listed["rested"]["generation"], listed["rested"]["steps"]) == (3, 3)
     assert answers[0]["outputs"] == answers[1]["outputs"]
     assert [answer["parameters"]["tta_generation"] for answer in answers] == [4, 4]
+
+
+def halved_names(tmp_path, stream):
+    """Return the names of the tensors that a stream's blob holds in half precision."""
+    ((blob,),) = catalogue(tmp_path, f"SELECT blob FROM streams WHERE id = '{stream}'")
+    (file,) = (tmp_path / "data" / CHECKPOINTS).rglob(f"{blob}*")
+    manifest, tensors = unpack(file.read_bytes())
+    halves = [name for name, tensor in tensors.items() if tensor.dtype == torch.float16]
+    assert manifest.halved == bool(halves)
+    return halves
+
+
+def test_with_half_checkpoints_a_rested_stream_is_near_and_a_sync_one_exact(bundle, tmp_path):
+    with application(tmp_path, bundle, half_checkpoints=True) as api:
+        for name, durability in (("awake", "ephemeral"), ("near", "periodic"), ("exact", "sync")):
+            api.create(id=name, durability=durability, adapter="unmix_tns+eta")
+            for seed in range(3):
+                api.infer(images(4, seed), name)
+        rest(api, "near", "exact")
+        answers = {name: outputs(api.infer(images(4, 7), name)) for name in ("awake", "near", "exact")}
+        halves = {name: halved_names(tmp_path, name) for name in ("near", "exact")}
+
+    assert halves["near"]
+    assert all(name.startswith("adapter/") for name in halves["near"])
+    assert halves["exact"] == []
+    np.testing.assert_array_equal(answers["exact"]["logits"], answers["awake"]["logits"])
+    np.testing.assert_allclose(answers["near"]["logits"], answers["awake"]["logits"], atol=0.02)
 
 
 def test_an_ephemeral_stream_rests_too_and_comes_back_in_the_same_process(api):
