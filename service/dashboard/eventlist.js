@@ -29,9 +29,15 @@ export const KINDS = {
   changed: { word: "Changed", sign: "event", tone: "" },
   reset: { word: "Reset", sign: "reset", tone: "accent" },
   snapshot: { word: "Snapshot", sign: "snapshot", tone: "accent" },
+  snapshot_deleted: { word: "Removed", sign: "ended", tone: "" },
+  uploaded: { word: "Uploaded", sign: "snapshot", tone: "" },
   restored: { word: "Restored", sign: "reset", tone: "accent" },
   resumed: { word: "Resumed", sign: "reset", tone: "" },
+  labels: { word: "Labels", sign: "event", tone: "" },
   deleted: { word: "Ended", sign: "ended", tone: "" },
+  ended: { word: "Expired", sign: "ended", tone: "" },
+  fenced: { word: "Fenced", sign: "guarded", tone: "warn" },
+  refused: { word: "Refused", sign: "guarded", tone: "warn" },
 };
 
 /** @param {string} kind */
@@ -56,7 +62,7 @@ export function wordsOf({ kind, action, reason, model }) {
   const found = withNames(reason, model);
   const done = action.replaceAll("_", " ");
   // It begins with a name, which is no word to make a capital of.
-  if (kind === "snapshot") return sentence(`Snapshot ${found}`);
+  if (kind === "snapshot" || kind === "snapshot_deleted") return sentence(`Snapshot ${found}`);
   return sentence(kind === "guard" && done ? `${done}: ${found}` : found || done || kindOf(kind).word);
 }
 
