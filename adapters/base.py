@@ -71,6 +71,15 @@ class Forward:
         return [Forward(*each) for each in zip(kept["logits"], kept["features"], drifts, strict=True)]
 
 
+@dataclass(frozen=True)
+class Imitated:
+    """What an observed pass that is to answer like another one gives: gradients by name, itself, the new statistics."""
+
+    grads: Params
+    forward: Forward
+    norm: NormState
+
+
 Run: TypeAlias = Callable[[Params, NormState, Tensor], Forward]
 """A way to run the network without writing statistics: `net.forward` or `net.held`."""
 
@@ -161,6 +170,9 @@ class Net(Protocol):
 
     def again(self, params: Params, before: NormState, after: NormState, x: Tensor) -> Forward:
         """Run a part x (n, ...) of the batch that moved the statistics from `before` to `after`, as it was answered."""
+
+    def imitate(self, params: Params, norm: NormState, x: Tensor, target: Tensor) -> Imitated:
+        """Observe x (N, ...), and differentiate its cross-entropy with target probabilities (N, C) at params."""
 
     def gradient(self, of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:
         """Differentiate a loss at params; return gradients by name and what else came of it, detached."""
@@ -328,6 +340,10 @@ class Learner(Part, Generic[S]):
     def reads_often(self) -> bool:
         """Whether most of a step's passes have no gradient and leave the statistics as they are (`Net.forward`)."""
         return False
+
+    def imitating(self, net: Net) -> Params:
+        """Return the parameters that learn by `Net.imitate`; none where the learner has a loss of its own."""
+        return {}
 
     def extend(self, network: torch.nn.Module, source: SourceModel) -> None:
         """Add the learner's own modules to the network copy, before norm layers are replaced.

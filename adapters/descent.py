@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from adapters.base import Forward, Net, NormState, Params, PartState, Tensors
+from adapters.base import Forward, Imitated, Net, NormState, Params, PartState, Tensors
 from adapters.functional import optim
 from adapters.state import flatten, rebuild, where
 
@@ -59,6 +59,16 @@ def observe_gradient(
         return Passed(value, forward, observed, other)
 
     return joint_gradient(net, params, norm, run)
+
+
+def imitate(net: Net, params: Params, norm: NormState, x: Tensor, target: Tensor) -> Imitated:
+    """Observe x (N, ...), and differentiate its cross-entropy with target probabilities (N, C) at params."""
+
+    def cross_entropy(forward: Forward) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return -(target * forward.logits.log_softmax(1)).sum(1).mean(), {}
+
+    grads, _, forward, observed = observe_gradient(net, params, norm, x, cross_entropy)
+    return Imitated(grads, forward, observed)
 
 
 def joint_gradient(

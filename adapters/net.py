@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from adapters.base import (
     Differentiable,
     Forward,
+    Imitated,
     Moments,
     Normalized,
     Normalizer,
@@ -25,6 +26,7 @@ from adapters.base import (
     PartState,
     Tensors,
 )
+from adapters.descent import imitate
 from adapters.errors import UnfitModelError
 from adapters.functional.gradients import by_autograd, by_transform
 from adapters.functional.moments import channel_moments, source_normalize
@@ -93,6 +95,8 @@ Observer: TypeAlias = Callable[[Params, NormState, Tensor], tuple[Forward, NormS
 """Observes a batch in the network's place."""
 Reader: TypeAlias = Callable[[Params, NormState, Tensor], Forward]
 """Runs a batch in the network's place, without writing statistics."""
+Imitator: TypeAlias = Callable[[Params, NormState, Tensor, Tensor], Imitated]
+"""Imitates an answer to a batch in the network's place."""
 
 
 @dataclass
@@ -140,6 +144,7 @@ class ModuleNet:
         self._underway = Underway()
         self._observer: Observer | None = None
         self._reader: Reader | None = None
+        self._imitator: Imitator | None = None
         self._images_each = 0
         self._precision = precision
         for module in network.modules():
@@ -156,7 +161,7 @@ class ModuleNet:
         """The same network without branches on data, for `torch.func` transforms and export."""
         view = copy.copy(self)
         view._differentiate, view._on_host, view._memory_format = by_transform, False, torch.preserve_format
-        view._observer = view._reader = None
+        view._observer = view._reader = view._imitator = None
         return view
 
     def of_streams(self, images: int) -> "ModuleNet":
@@ -166,7 +171,7 @@ class ModuleNet:
         """
         view = copy.copy(self)
         view._images_each = images
-        view._observer = view._reader = None
+        view._observer = view._reader = view._imitator = None
         return view
 
     def observed_by(self, observer: Observer) -> "ModuleNet":
@@ -179,6 +184,12 @@ class ModuleNet:
         """Return the same network, whose batches a reader runs where statistics stay and no gradient is wanted."""
         view = copy.copy(self)
         view._reader = reader
+        return view
+
+    def imitated_by(self, imitator: Imitator) -> "ModuleNet":
+        """Return the same network, which an imitator has imitate answers."""
+        view = copy.copy(self)
+        view._imitator = imitator
         return view
 
     @property
@@ -238,6 +249,10 @@ class ModuleNet:
     def again(self, params: Params, before: NormState, after: NormState, x: Tensor) -> Forward:
         """Run a part x (n, ...) of the batch that moved the statistics from `before` to `after`, as it was answered."""
         return self.forward(params, after if self._normalizer.rereads else before, x)
+
+    def imitate(self, params: Params, norm: NormState, x: Tensor, target: Tensor) -> Imitated:
+        """Observe x (N, ...), and differentiate its cross-entropy with target probabilities (N, C) at params."""
+        return (self._imitator or partial(imitate, self))(params, norm, x, target)
 
     def gradient(self, of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:
         """Differentiate a loss at params; return gradients by name and what else came of it, detached."""

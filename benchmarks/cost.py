@@ -197,9 +197,8 @@ def subjects_of(
 def _native(adapter: Pipeline, prepared: Fit, images: int, signals: tuple[str, ...]) -> Made:
     """Return what takes a pipeline's steps by machine code, which takes a minute to make."""
     with tempfile.TemporaryDirectory() as name:
-        package = Path(name) / "step.pt2"
-        compile_for(adapter, prepared, images, package)
-        made = loaded(package, adapter, prepared, images)
+        compile_for(adapter, prepared, images, Path(name))
+        made = loaded(Path(name), adapter, prepared, images)
     if isinstance(made, NativeStep):
         made.signals = signals
     return made

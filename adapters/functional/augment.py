@@ -1,12 +1,13 @@
 """The random augmentation of mean-teacher methods (CoTTA, RMT, RoTTA), and ROID's, in pure tensor code.
 
-In this order: colour jitter, padding to twice the side, rotation with shift and scale, slight blur, centre crop, flip,
-slight noise. One draw serves the whole batch; only the noise is drawn per element. ROID's has neither blur nor noise.
+In this order: colour jitter, rotation with shift and scale, the border repeated, slight blur, flip, slight noise.
+One draw serves the whole batch; only the noise is drawn per element. ROID's has neither blur nor noise.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ GREY = (0.2989, 0.587, 0.114)
 PURE = (0, 2, 4)
 """Where red, green and blue are on the colour circle, in sixths of it."""
 LEAST_SPAN = 1e-12
-BLUR_TAPS = 5
+REACH = 2
+"""Of the blur, in pixels to each side."""
 NOISE = 0.005
 
 
@@ -94,18 +96,19 @@ def mild_view(x: Tensor, generator: torch.Generator, value_range: tuple[float, f
 
 def augment(x: Tensor, drawn: Draw, generator: torch.Generator) -> Tensor:
     """Return augmented images (N, C, H, W) within [0, 1]; `generator` draws the noise."""
-    padded = _padded(colour(x.clamp(0, 1), drawn), "replicate")
-    top, left = (min(BLUR_TAPS // 2, side // 2) for side in x.shape[-2:])
-    seen = _sampled(padded, _places(padded, drawn), x.shape, (top, left))  # the centre, with a rim for the blur
-    x = _flipped(blur(seen, drawn.sigma)[..., top : top + x.shape[-2], left : left + x.shape[-1]], drawn)
+    seen = _sampled(colour(x.clamp(0, 1), drawn), _places(x, drawn, REACH), "border")
+    x = _flipped(_blurred(seen, drawn.sigma), drawn)
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     return (x + NOISE * noise).clamp(0, 1)
 
 
 def augment_sharp(x: Tensor, drawn: Draw) -> Tensor:
     """Return ROID's augmented images (N, C, H, W) within [0, 1]: mirrored at the border, no blur, no noise."""
-    padded = _padded(colour(x.clamp(0, 1), drawn), "reflect")
-    return _flipped(_sampled(padded, _places(padded, drawn), x.shape, (0, 0)), drawn).clamp(0, 1)
+    height, width = x.shape[-2:]
+    top, left = height // 2, width // 2  # the most that mirroring can do at every size
+    padded = functional.pad(colour(x.clamp(0, 1), drawn), (left, left, top, top), mode="reflect")
+    share = torch.tensor([width / padded.shape[-1], height / padded.shape[-2]], dtype=x.dtype)
+    return _flipped(_sampled(padded, _places(x, drawn) * share, "zeros"), drawn).clamp(0, 1)
 
 
 def colour(x: Tensor, drawn: Draw) -> Tensor:
@@ -150,63 +153,61 @@ def hue(x: Tensor, turns: float) -> Tensor:
 
 def affine(x: Tensor, drawn: Draw) -> Tensor:
     """Rotate, scale and shift x (N, C, H, W) about its centre, bilinearly; what comes from outside is 0."""
-    places = _places(x, drawn).expand(len(x), -1, -1, -1)
-    return functional.grid_sample(x, places, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return _sampled(x, _places(x, drawn), "zeros")
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
     """Blur x (N, C, H, W) by a Gaussian over 5 x 5 pixels, mirrored at the border."""
-    half = BLUR_TAPS // 2
-    weights = [math.exp(-((tap - half) ** 2) / (2 * sigma**2)) for tap in range(BLUR_TAPS)]
+    return _blurred(functional.pad(x, (REACH, REACH, REACH, REACH), mode="reflect"), sigma)
+
+
+def _blurred(x: Tensor, sigma: float) -> Tensor:
+    """Blur the middle of x (N, C, H, W), without a rim of `REACH`: (N, C, H - 4, W - 4)."""
+    weights = [math.exp(-((tap - REACH) ** 2) / (2 * sigma**2)) for tap in range(2 * REACH + 1)]
     taps = [weight / sum(weights) for weight in weights]
-    x = functional.pad(x, (half, half, half, half), mode="reflect")
     return _weighted(_weighted(x, taps, -1), taps, -2)
 
 
-def _places(x: Tensor, drawn: Draw) -> Tensor:
-    """Return where each pixel of any image of x (N, C, H, W) comes from: (1, H, W, 2), from -1 to 1 within it."""
+def _places(x: Tensor, drawn: Draw, rim: int = 0) -> Tensor:
+    """Return where each pixel of any image of x (N, C, H, W) comes from: (1, H, W, 2), from -1 to 1 within it.
+
+    A rim of so many pixels beyond the image makes that (1, H + 2 rim, W + 2 rim, 2).
+    """
     height, width = x.shape[-2:]
+    whole = height + 2 * rim, width + 2 * rim
     angle = math.radians(drawn.degrees)
     cos, sin = math.cos(angle) / drawn.scale, math.sin(angle) / drawn.scale
     dx, dy = 2 * drawn.shift[0] / width, 2 * drawn.shift[1] / height
     skew = height / width  # grid coordinates run from -1 to 1 along both sides
-    matrix = [[cos, sin * skew, 0.0], [-sin / skew, cos, 0.0]]
-    for row in matrix:
-        row[2] = -row[0] * dx - row[1] * dy
-    return functional.affine_grid(torch.tensor([matrix], dtype=x.dtype), [1, *x.shape[1:]], align_corners=False)
+    rows = ((cos, sin * skew), (-sin / skew, cos))
+    matrix = [[a * whole[1] / width, b * whole[0] / height, -a * dx - b * dy] for a, b in rows]
+    return functional.affine_grid(torch.tensor([matrix], dtype=x.dtype), [1, 1, *whole], align_corners=False)
 
 
-def _sampled(padded: Tensor, places: Tensor, shape: torch.Size, rim: tuple[int, int]) -> Tensor:
-    """Sample the centre of padded images, of a shape (N, C, H, W) with a rim of so many rows and columns beyond it.
-
-    The rest of the padded images is never looked at.
-    """
-    height, width = shape[-2:]
-    top, left = height // 2 - rim[0], width // 2 - rim[1]
-    centre = places[:, top : top + height + 2 * rim[0], left : left + width + 2 * rim[1]].expand(
-        len(padded), -1, -1, -1
-    )
-    return functional.grid_sample(padded, centre, mode="bilinear", padding_mode="zeros", align_corners=False)
+def _sampled(x: Tensor, places: Tensor, beyond: Literal["zeros", "border"]) -> Tensor:
+    """Sample every image of x (N, C, H, W) at places (1, h, w, 2), bilinearly, and repeat its border or not."""
+    everywhere = places.expand(len(x), -1, -1, -1)
+    return functional.grid_sample(x, everywhere, mode="bilinear", padding_mode=beyond, align_corners=False)
 
 
 def _within(value_range: tuple[float, float], x: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
     low, high = value_range
+    if (low, high) == (0, 1):
+        return view(x)  # the same, and saves four walks through it
     return low + view((x - low) / (high - low)) * (high - low)
 
 
 def _weighted(x: Tensor, taps: Sequence[float], dim: int) -> Tensor:
-    """Return the weighted sum of neighbours along a dimension: a convolution of so few channels costs ten times it."""
-    kept = x.shape[dim] - len(taps) + 1
-    total = taps[0] * x.narrow(dim, 0, kept)
-    for number, tap in enumerate(taps[1:], 1):
-        total = total.add_(x.narrow(dim, number, kept), alpha=tap)
+    """Return the weighted sum of neighbours along a dimension: a convolution of so few channels costs ten times it.
+
+    Neighbours whose weight is lost in rounding are left out.
+    """
+    kept, least = x.shape[dim] - 2 * REACH, torch.finfo(x.dtype).eps / 16
+    total = taps[REACH] * x.narrow(dim, REACH, kept)
+    for number, tap in enumerate(taps):
+        if number != REACH and tap > least:
+            total = total.add_(x.narrow(dim, number, kept), alpha=tap)
     return total
-
-
-def _padded(x: Tensor, mode: str) -> Tensor:
-    """Pad x (N, C, H, W) by half its side, the most that mirroring can do at every size."""
-    top, left = x.shape[-2] // 2, x.shape[-1] // 2
-    return functional.pad(x, (left, left, top, top), mode=mode)
 
 
 def _flipped(x: Tensor, drawn: Draw) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, NormState, Params, PartState, Run
-from adapters.descent import Learning, descend, observe_gradient, start
+from adapters.descent import Learning, descend, start
 from adapters.functional.augment import random_view
 from adapters.functional.chance import generator_of, step_seed
 from adapters.functional.optim import OptimOptions
@@ -76,6 +76,10 @@ class CoTTA(Learner[CoTTAState]):
         """Whether the teacher's passes over views, of which there are many, leave its statistics as they are."""
         return not self.options.observe_views
 
+    def imitating(self, net: Net) -> Params:
+        """Return the student's parameters, as the source has them."""
+        return net.weights if self.options.parameters == "all" else net.affine
+
     def degraded(self, source: SourceModel) -> str:
         """Tell that the threshold is a guess where none was calibrated or given."""
         if self.options.threshold is not None or source.has_artefact(self.artefact):
@@ -95,7 +99,7 @@ class CoTTA(Learner[CoTTAState]):
 
     def init(self, net: Net, generator: torch.Generator) -> CoTTAState:
         """Return student and teacher as the source, and zero moments."""
-        source = self._source(net)
+        source = self.imitating(net)
         return CoTTAState(start(source, self.options), source)
 
     def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
@@ -112,26 +116,18 @@ class CoTTA(Learner[CoTTAState]):
         target = plain.logits
         if unsure:
             target, teacher_norm = self._augmented(net, state.teacher, norm["teacher"], teacher_norm, x, generator)
-
-        def cross_entropy(forward: Forward) -> tuple[Tensor, Mapping[str, Tensor]]:
-            return -(target.softmax(1) * forward.logits.log_softmax(1)).sum(1).mean(), {}
-
-        params = state.student.params
-        grads, _, _, student_norm = observe_gradient(net, params, norm["student"], x, cross_entropy)
-        student = descend(state.student, grads, self.options)
+        imitated = net.imitate(state.student.params, norm["student"], x, target.softmax(1))
+        student = descend(state.student, imitated.grads, self.options)
         keep = self.options.teacher_momentum
         teacher = {name: keep * p + (1 - keep) * student.params[name] for name, p in state.teacher.items()}
-        restored = Learning(self._restored(student.params, self._source(net), generator), student.optimizer)
-        norms = {"student": student_norm, "teacher": teacher_norm, "anchor": anchor_norm}
+        restored = Learning(self._restored(student.params, self.imitating(net), generator), student.optimizer)
+        norms = {"student": imitated.norm, "teacher": teacher_norm, "anchor": anchor_norm}
         signals = {"augmented_ratio": torch.tensor(float(unsure))}
         return Learned(Forward(target, plain.features, plain.drift), CoTTAState(restored, teacher), norms, signals)
 
     def answer(self, run: Run, state: CoTTAState, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) by the teacher."""
         return run(state.teacher, norm["teacher"], x)
-
-    def _source(self, net: Net) -> Params:
-        return net.weights if self.options.parameters == "all" else net.affine
 
     def _threshold(self, net: Net) -> float:
         if self.options.threshold is not None:

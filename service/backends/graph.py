@@ -86,26 +86,18 @@ class Pass(nn.Module):
     def forward(self, x: Tensor, given: list[Tensor]) -> tuple[Tensor, ...]:
         """Return logits, features, the drift if it is told, and the statistics after x (N, *input_shape)."""
         with torch.no_grad():
-            seen, after = self._net.observe(*self._taken(given), x)
-        return *_told(seen), *flatten(after).values()
+            seen, after = self._net.observe(*self.taken(given), x)
+        return *told(seen), *flatten(after).values()
 
-    def _taken(self, given: list[Tensor]) -> tuple[Params, NormState]:
+    def taken(self, given: list[Tensor]) -> tuple[Params, NormState]:
         """Return the parameters and the statistics that were given."""
         named = dict(zip(self.names, given, strict=True))
         params = {name: named[f"{PARAMS}{name}"] for name in self._learned}
         return params, rebuild(self._net.initial_norm, _under(NORM, named))
 
 
-class Reading(Pass):
-    """A pass that leaves the statistics as they are."""
-
-    def forward(self, x: Tensor, given: list[Tensor]) -> tuple[Tensor, ...]:
-        """Return logits, features and, if it is told, the drift of x (N, *input_shape)."""
-        with torch.no_grad():
-            return _told(self._net.forward(*self._taken(given), x))
-
-
-def _told(seen: Forward) -> tuple[Tensor, ...]:
+def told(seen: Forward) -> tuple[Tensor, ...]:
+    """Return what a pass tells: logits, features and, where it can be told, the drift."""
     drift = () if seen.drift is None else (seen.drift,)
     return seen.logits, seen.features, *drift
 

@@ -29,11 +29,6 @@ class Job:
     threads: int
     folder: Path
 
-    @property
-    def package(self) -> Path:
-        """Where the compiled step is written."""
-        return self.folder / "step.pt2"
-
     def to_json(self) -> str:
         """Return the job as one line."""
         return json.dumps({**asdict(self), "bundle": str(self.bundle), "folder": str(self.folder)})

@@ -15,12 +15,17 @@ from torch._inductor import aoti_compile_and_package
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from adapters import Adapter, Prepared, create
+from adapters.base import Params
+from adapters.net import ModuleNet
 from adapters.pipeline import Fit, Pipeline
 from adapters.state import flatten
-from service.backends.graph import Reading, Step, passed_in
+from service.backends.graph import Pass, Step, passed_in
 from service.bundles import read_bundle
 from service.hosting import load_source
 from service.native.job import Job
+from service.native.passes import IMITATE, OBSERVE, READ
+from service.native.step import STEP
+from service.native.traced import Imitation, Reading
 
 NICENESS = 10
 """Compiling gives way to serving."""
@@ -35,11 +40,11 @@ def do(job: Job) -> None:
     """
     source = load_source(read_bundle(job.bundle), job.allow_factories, job.threads)
     pipeline = create(job.spec, **job.options)
-    compile_for(pipeline, pipeline.prepare(source), job.images, job.package)
+    compile_for(pipeline, pipeline.prepare(source), job.images, job.folder)
 
 
-def compile_for(pipeline: Adapter, fit: Prepared[Any], images: int, package: Path) -> None:
-    """Compile what makes a pipeline's step fast for batches of so many images: its often taken pass, or all of it.
+def compile_for(pipeline: Adapter, fit: Prepared[Any], images: int, folder: Path) -> None:
+    """Compile what makes a pipeline's step fast for batches of so many images: its passes if many, or all of it.
 
     Raises:
         Exception: Of PyTorch's many kinds, if it cannot be compiled.
@@ -51,10 +56,19 @@ def compile_for(pipeline: Adapter, fit: Prepared[Any], images: int, package: Pat
     x = low + (high - low) * torch.rand(images, *fit.net.input_shape, generator=generator)
     x = x.contiguous(memory_format=fit.net.memory_format)
     if pipeline.learner.reads_often:
-        weights = fit.net.weights
-        _compile(Reading(fit.net.pure, weights), x, passed_in(weights, fit.net.initial_norm), package)
+        _compile_passes(fit.net, pipeline.learner.imitating(fit.net), x, folder)
     else:
-        _compile(Step(pipeline, fit), x, flatten(pipeline.init(fit)), package)
+        _compile(Step(pipeline, fit), x, flatten(pipeline.init(fit)), folder / STEP)
+
+
+def _compile_passes(net: ModuleNet, imitating: Params, x: Tensor, folder: Path) -> None:
+    """Compile the passes of a network, of which one imitates by some of its parameters."""
+    weights, target = net.weights, torch.full((len(x), net.classes), 1 / net.classes, dtype=net.dtype)
+    given = passed_in(weights, net.initial_norm)
+    _compile(Reading(net.pure, weights), x, given, folder / READ)
+    _compile(Pass(net.pure, weights), x, given, folder / OBSERVE)
+    learned = {**passed_in(imitating, net.initial_norm), "target": target}
+    _compile(Imitation(net.pure, imitating), x, learned, folder / IMITATE)
 
 
 def _compile(function: nn.Module, x: Tensor, named: Mapping[str, Tensor], package: Path) -> None:

@@ -16,6 +16,8 @@ from adapters.monitors.parameter_distance import learned, relative
 from adapters.state import flatten, is_finite, rebuild
 from service.errors import BundleError
 
+STEP = "step.pt2"
+"""Its file in a job's folder."""
 STEPS = 3
 """By which a compiled step is compared with the pipeline's."""
 TOLERANCE = 1e-3

@@ -22,8 +22,8 @@ from service.errors import BundleError
 from service.gains import WORTH, fastest
 from service.hosting import Fitted, HostedModel
 from service.native.job import Job
-from service.native.reading import NativeReading
-from service.native.step import Made, Native, NativeStep, check
+from service.native.passes import NativePasses
+from service.native.step import STEP, Made, Native, NativeStep, check
 from service.streams import Stream
 from service.telemetry import log
 
@@ -58,11 +58,11 @@ def why_not(fitted: Fitted) -> str:
     return "" if any(map(shutil.which, COMPILERS)) else f"there is no C++ compiler ({', '.join(COMPILERS)})"
 
 
-def loaded(package: Path, pipeline: Pipeline, fit: Fit, images: int) -> Made:
-    """Return what takes a pipeline's steps by a package that was compiled for it."""
+def loaded(folder: Path, pipeline: Pipeline, fit: Fit, images: int) -> Made:
+    """Return what takes a pipeline's steps by what was compiled for it."""
     if pipeline.learner.reads_often:
-        return NativeReading(package, pipeline, fit, images)
-    return NativeStep(package, fit.net.memory_format)
+        return NativePasses(folder, pipeline, fit, images)
+    return NativeStep(folder / STEP, fit.net.memory_format)
 
 
 class Workshop:
@@ -134,7 +134,7 @@ class Workshop:
                 )  # fmt: skip
                 self._compile(job)
                 if isinstance(fit, Fit) and isinstance(fitted.adapter, Pipeline):
-                    native.made = loaded(job.package, fitted.adapter, fit, images)
+                    native.made = loaded(job.folder, fitted.adapter, fit, images)
             log.info("step_compiled", **told, seconds=round(perf_counter() - began, 1))
         except Exception as error:  # noqa: BLE001 - whatever a compiler stumbles over, the pipeline serves
             native.reason = f"it cannot be compiled: {str(error)[:300]}"

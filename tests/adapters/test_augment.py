@@ -1,5 +1,7 @@
 """The random augmentation: its ranges, its extremes, and what one draw shares."""
 
+from dataclasses import replace
+
 import torch
 
 from adapters.functional import augment as augmentation
@@ -119,15 +121,31 @@ def test_views_stay_within_the_value_range_of_the_model():
             assert seen.std() > 0.5
 
 
-def test_sampling_the_centre_alone_leaves_out_what_the_crop_would():
-    for height, width in ((16, 16), (17, 9), (2, 3)):
-        x = torch.rand(3, 3, height, width, generator=generator(1))
+def test_repeating_the_border_gives_what_public_codes_padding_and_cropping_does():
+    for height, width in ((16, 16), (17, 19), (33, 47)):
+        x = torch.rand(3, 3, height, width, generator=generator(1), dtype=torch.float64)
         drawn = draw(generator(height), height, width)
         top, left = height // 2, width // 2
         padded = torch.nn.functional.pad(augmentation.colour(x, drawn), (left, left, top, top), mode="replicate")
         whole = augmentation.blur(augmentation.affine(padded, drawn), drawn.sigma)
         whole = whole[..., top : top + height, left : left + width]
         whole = whole.flip(-1) if drawn.flip else whole
-        noise = augmentation.NOISE * torch.randn(x.shape, generator=generator(2))
+        noise = augmentation.NOISE * torch.randn(x.shape, generator=generator(2), dtype=x.dtype)
 
-        torch.testing.assert_close(augment(x, drawn, generator(2)), (whole + noise).clamp(0, 1), atol=1e-6, rtol=0)
+        torch.testing.assert_close(augment(x, drawn, generator(2)), (whole + noise).clamp(0, 1), atol=1e-12, rtol=0)
+
+
+def test_small_and_long_images_have_no_black_corners():
+    for height, width in ((1, 1), (2, 3), (5, 40), (40, 5)):
+        bright = torch.full((1, 1, height, width), 0.5)
+        for seed in range(20):
+            drawn = replace(draw(generator(seed), height, width), factors=STILL.factors)
+            assert (augment(bright, drawn, generator(seed)) - bright).abs().max() < 6 * augmentation.NOISE
+
+
+def test_a_neighbour_that_rounding_would_lose_is_left_out_of_the_blur():
+    x = images().double()
+    for sigma in (0.001, 0.1, 0.17, 0.35, 0.5):
+        torch.testing.assert_close(
+            augmentation.blur(x.float(), sigma).double(), augmentation.blur(x, sigma), atol=3e-7, rtol=0
+        )

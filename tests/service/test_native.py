@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections import Counter
 from threading import Event
 from time import monotonic, sleep
 
@@ -14,6 +15,7 @@ from service.errors import BundleError
 from service.hosting import host
 from service.native import workshop as workshops
 from service.native.job import Job
+from service.native.passes import IMITATE, OBSERVE, READ
 from service.native.step import TOLERANCE, Native, check
 from service.native.workshop import Workshop, private_environment, why_not
 from service.retries import RetryLog
@@ -154,11 +156,11 @@ def test_which_pipelines_are_compiled(model, monkeypatch):
 AUGMENTING = {"cotta": {"threshold": 1.0, "augmentations": 4}}
 
 
-def test_passes_over_views_are_compiled_and_the_step_is_the_pipelines_own(model, monkeypatch):
+def test_passes_are_compiled_and_the_step_is_the_pipelines_own(model, monkeypatch):
     fitted = model.fit("cotta", AUGMENTING)
     _, _, made = compiled_in_place(model, fitted)
-    runs, run = [], made._run
-    monkeypatch.setattr(made, "_run", lambda *given: runs.append(given) or run(*given))
+    runs, run = Counter(), made._run
+    monkeypatch.setattr(made, "_run", lambda name, *given: runs.update([name]) or run(name, *given))
     ours = theirs = fitted.initial()
     for number in range(3):
         x = model.sample(IMAGES + 1)[number % 2 : IMAGES + number % 2]
@@ -167,7 +169,7 @@ def test_passes_over_views_are_compiled_and_the_step_is_the_pipelines_own(model,
         torch.testing.assert_close(given.logits, wanted.logits, atol=1e-4, rtol=1e-4)
         for name, tensor in flatten(theirs).items():
             torch.testing.assert_close(flatten(ours)[name], tensor, atol=TOLERANCE, rtol=TOLERANCE)
-    assert len(runs) == 3 * AUGMENTING["cotta"]["augmentations"]
+    assert runs == {READ: 3 * AUGMENTING["cotta"]["augmentations"], OBSERVE: 3 * len(("anchor", "teacher")), IMITATE: 3}
     check(made, fitted.step, fitted.initial(), model.sample(IMAGES))
 
     few = model.sample(IMAGES - 1)
