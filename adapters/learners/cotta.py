@@ -47,7 +47,7 @@ class CoTTA(Learner[CoTTAState]):
 
     Where the source model is unsure of the batch, the teacher's answer is its mean logits over augmented images. The
     teacher follows the student slowly; then each of the student's numbers returns to the source with a small
-    probability. The dearest method: 34 passes where it augments, 3 elsewhere. Each network copy observes the raw batch
+    probability. The dearest method: 35 passes where it augments, 3 elsewhere. Each network copy observes the raw batch
     once; `observe_views` lets augmented passes move the statistics too, as public code does: no difference under batch
     statistics, and the default under `unmix_tns`, where it is worth 10 points on CIFAR-10-C in correlated order.
 

@@ -1,11 +1,10 @@
 """Compiled passes: the network's own, to rounding, for learners that take many in a step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
-from torch._inductor import aoti_load_package
 
 from adapters import AdapterState
 from adapters.base import Forward, Imitated, NormState, Params
@@ -13,6 +12,7 @@ from adapters.grouping import Stepped
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild
 from service.backends.graph import passed_in
+from service.native.package import load
 
 READ, OBSERVE, IMITATE = "read.pt2", "observe.pt2", "imitate.pt2"
 """The files of the three passes in a job's folder."""
@@ -29,9 +29,7 @@ class NativePasses:
     """
 
     def __init__(self, folder: Path, pipeline: Pipeline, fit: Fit, images: int) -> None:
-        self._runs: dict[str, Callable[..., tuple[Tensor, ...]]] = {
-            name: aoti_load_package(str(folder / name)) for name in (READ, OBSERVE, IMITATE)
-        }
+        self._runs = {name: load(folder / name) for name in (READ, OBSERVE, IMITATE)}
         self._pipeline = pipeline
         self._images = images
         self._net = fit.net

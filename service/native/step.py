@@ -7,7 +7,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch._inductor import aoti_load_package
 
 from adapters import AdapterState
 from adapters.base import StepOutput
@@ -15,6 +14,7 @@ from adapters.grouping import Stepped
 from adapters.monitors.parameter_distance import learned, relative
 from adapters.state import flatten, is_finite, rebuild
 from service.errors import BundleError
+from service.native.package import load
 
 STEP = "step.pt2"
 """Its file in a job's folder."""
@@ -46,7 +46,7 @@ class NativeStep:
     """
 
     def __init__(self, package: Path, memory_format: torch.memory_format) -> None:
-        self._run: Callable[..., tuple[Tensor, ...]] = aoti_load_package(str(package))
+        self._run = load(package)
         self._memory_format = memory_format
         self.signals: tuple[str, ...] = ()
 

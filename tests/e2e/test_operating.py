@@ -269,8 +269,12 @@ def test_every_command_teaches_by_an_example(command):
     assert "--key " not in helped
 
 
-def test_operators_do_not_wait_for_torch():
-    code = "import service.cli, sys; print(sorted({'torch', 'fastapi'} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    ("started", "spared"),
+    [("service.cli", {"torch", "fastapi"}), ("service.app", {"torch._dynamo", "torch._inductor"})],
+)
+def test_operators_do_not_wait_for_torch_nor_servers_for_its_compiler(started, spared):
+    code = f"import {started}, sys; print(sorted({spared} & set(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert said.strip() == "[]"
