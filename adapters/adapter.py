@@ -7,9 +7,9 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from torch import Tensor
 
-from adapters.base import StepOutput
 from adapters.options import Options
 from adapters.source import SourceModel
+from adapters.values import StepOutput
 
 
 @dataclass(frozen=True)

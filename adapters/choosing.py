@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adapters import diagnosis
 from adapters.adapter import AdapterOf, AdapterState, Prepared, Spec
-from adapters.base import Part, StepOutput
+from adapters.base import Part
 from adapters.diagnosis import Diagnosis, Situation, situation_of
 from adapters.errors import UnfitModelError
 from adapters.functional.entropy import entropy_of_probabilities
@@ -19,6 +19,7 @@ from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.options import Options
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.source import SourceModel
+from adapters.values import StepOutput
 from adapters.watch import Seen, Watch
 
 LEAST_PROBABILITY = 1e-12

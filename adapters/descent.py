@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from adapters.base import Forward, Imitated, Net, NormState, Params, PartState, Tensors
+from adapters.base import Net
 from adapters.functional import optim
 from adapters.state import flatten, rebuild, where
+from adapters.values import Forward, Imitated, NormState, Params, PartState, Tensors
 
 
 @dataclass(frozen=True)

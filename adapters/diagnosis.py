@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adapters.base import PartState
 from adapters.monitors import label_correlation, label_runs, moving_mean, page_hinkley
 from adapters.monitors.label_correlation import CorrelationState
 from adapters.monitors.label_runs import RunsState
 from adapters.monitors.moving_mean import MeanState
 from adapters.monitors.page_hinkley import PageHinkleyOptions, PageHinkleyState
+from adapters.values import PartState
 from adapters.watch import UNTOLD, Look
 
 LEAST_DISTANCE = 1e-6

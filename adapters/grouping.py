@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from adapters.adapter import Adapter, AdapterState, Prepared
-from adapters.base import JointLearner, Noise, StepOutput
+from adapters.base import JointLearner
 from adapters.net import ModuleNet
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild, stacked, unstacked
 from adapters.together import Together
+from adapters.values import Noise, StepOutput
 
 Stepped: TypeAlias = tuple[StepOutput, AdapterState]
 

@@ -13,19 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from adapters.base import (
-    Differentiable,
-    Forward,
-    Imitated,
-    Moments,
-    Normalized,
-    Normalizer,
-    NormLayer,
-    NormState,
-    Params,
-    PartState,
-    Tensors,
-)
+from adapters.base import Normalizer, NormLayer
 from adapters.descent import imitate
 from adapters.errors import UnfitModelError
 from adapters.functional.gradients import by_autograd, by_transform
@@ -36,6 +24,17 @@ from adapters.recompute import Recomputed, Resume
 from adapters.source import AFFINE_NORMS, SourceModel
 from adapters.state import mapped
 from adapters.streams import normalized_by_stream
+from adapters.values import (
+    Differentiable,
+    Forward,
+    Imitated,
+    Moments,
+    Normalized,
+    NormState,
+    Params,
+    PartState,
+    Tensors,
+)
 
 Mode = Literal["observe", "forward", "held"]
 FIRST_LAYERS = 2
@@ -159,9 +158,8 @@ class ModuleNet:
     @property
     def pure(self) -> "ModuleNet":
         """The same network without branches on data, for `torch.func` transforms and export."""
-        view = copy.copy(self)
+        view = self.run_by()
         view._differentiate, view._on_host, view._memory_format = by_transform, False, torch.preserve_format
-        view._observer = view._reader = view._imitator = None
         return view
 
     def of_streams(self, images: int) -> "ModuleNet":
@@ -169,27 +167,16 @@ class ModuleNet:
 
         Statistics, and learned parameters of batch-norm layers, are then stacked (S, ...), and so is the drift.
         """
-        view = copy.copy(self)
+        view = self.run_by()
         view._images_each = images
-        view._observer = view._reader = view._imitator = None
         return view
 
-    def observed_by(self, observer: Observer) -> "ModuleNet":
-        """Return the same network, whose batches an observer runs where no gradient is wanted."""
+    def run_by(
+        self, observer: Observer | None = None, reader: Reader | None = None, imitator: Imitator | None = None
+    ) -> "ModuleNet":
+        """Return the same network, whose batches these run: where no gradient is wanted, or an answer imitated."""
         view = copy.copy(self)
-        view._observer = observer
-        return view
-
-    def read_by(self, reader: Reader) -> "ModuleNet":
-        """Return the same network, whose batches a reader runs where statistics stay and no gradient is wanted."""
-        view = copy.copy(self)
-        view._reader = reader
-        return view
-
-    def imitated_by(self, imitator: Imitator) -> "ModuleNet":
-        """Return the same network, which an imitator has imitate answers."""
-        view = copy.copy(self)
-        view._imitator = imitator
+        view._observer, view._reader, view._imitator = observer, reader, imitator
         return view
 
     @property

@@ -7,8 +7,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, Normalized, NormLayer, PartState
+from adapters.base import NormLayer
 from adapters.state import flatten, rebuild
+from adapters.values import Moments, Normalized, PartState
 
 Normalize: TypeAlias = Callable[[NormLayer, Any, Tensor], tuple[Normalized, PartState | None]]
 """Normalises (N, C, ...) of one stream by a layer and its state; returns the new state too, where there is one."""

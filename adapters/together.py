@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from adapters.base import Differentiable, Forward, NormState, Params, Tensors
 from adapters.net import ModuleNet
+from adapters.values import Differentiable, Forward, NormState, Params, Tensors
 
 
 class Together:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, Normalized, Normalizer, NormLayer
+from adapters.base import Normalizer, NormLayer
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.functional.moments import instance_moments, pooled, source_normalize
 from adapters.monitors import moving_moments
@@ -15,6 +15,7 @@ from adapters.monitors.moving_moments import MomentsState
 from adapters.net import ModuleNet
 from adapters.options import Options, option
 from adapters.source import SourceModel
+from adapters.values import Moments, Normalized
 
 UNTOLD = -1.0
 """In the place of a distance that cannot be told."""

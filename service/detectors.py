@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adapters.base import PartState
 from adapters.monitors import adwin, betting, page_hinkley
 from adapters.monitors.adwin import AdwinOptions, AdwinState
 from adapters.monitors.betting import BettingOptions, BettingState
 from adapters.monitors.page_hinkley import PageHinkleyOptions, PageHinkleyState
+from adapters.values import PartState
 
 LEAST_DISTANCE = 1e-6
 DRIFT_TEST = PageHinkleyOptions(tolerance=0.1, threshold=1.5, forgetting=1.0, at_least=4)

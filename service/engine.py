@@ -8,11 +8,11 @@ from typing import TypeAlias
 from torch import Tensor
 
 from adapters import AdapterState
-from adapters.base import StepOutput
 from adapters.functional import answers
 from adapters.grouping import Stepped
 from adapters.monitors.parameter_distance import fisher_weighted, learned, relative
 from adapters.state import is_finite
+from adapters.values import StepOutput
 from service import monitoring, window
 from service.guard import Action, Decision, Verdicts, decide
 from service.monitoring import Findings, Seeing

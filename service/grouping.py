@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from adapters import AdapterState
-from adapters.base import StepOutput
 from adapters.grouping import Stepped
+from adapters.values import StepOutput
 from service.gains import SIZES, Gain, measured
 from service.hosting import Fitted
 from service.native.workshop import Workshop

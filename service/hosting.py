@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from adapters import Adapter, AdapterState, Prepared, SourceModel, create
-from adapters.base import StepOutput
 from adapters.errors import AdapterError
 from adapters.grouping import Stepped, step_together, why_not
 from adapters.net import ModuleNet
 from adapters.registry import parse
 from adapters.source import USUAL_BATCH
 from adapters.state import size_bytes
+from adapters.values import StepOutput
 from adapters.watch import Watch
 from service.backends import onnx, torch_module
 from service.backends.compiled import TRIED

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adapters.base import PartState
 from adapters.functional.answers import entropies
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.monitors import accuracy, class_balance, entropy_bins, moving_mean
 from adapters.monitors.class_balance import BalanceState
 from adapters.monitors.entropy_bins import BinsState
 from adapters.monitors.moving_mean import MeanState
+from adapters.values import PartState
 from adapters.watch import Look, Seen
 from service import detectors
 from service.detectors import Alarm, DetectorsState, Readings

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import PartState
 from adapters.functional import places as stored
 from adapters.functional.places import Entry, Places
+from adapters.values import PartState
 
 
 @dataclass(frozen=True)

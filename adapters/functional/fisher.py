@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from adapters.base import Net, Params, Tensors
+from adapters.base import Net
+from adapters.values import Params, Tensors
 
 
 def diagonal(net: Net, batches: Iterable[Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from adapters.base import Differentiable, Params, Tensors
+from adapters.values import Differentiable, Params, Tensors
 
 
 def by_autograd(of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, NormLayer
+from adapters.base import NormLayer
 from adapters.functional.affine import instance_powers, scaled
+from adapters.values import Moments
 
 
 def channel_moments(x: Tensor) -> Moments:

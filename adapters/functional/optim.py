@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adapters.base import Params, PartState
 from adapters.options import Options, option
+from adapters.values import Params, PartState
 
 
 @dataclass(frozen=True)

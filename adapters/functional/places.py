@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adapters.base import PartState
 from adapters.source import as_inputs
+from adapters.values import PartState
 
 UNUSED = -1
 

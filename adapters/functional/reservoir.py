@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import PartState
 from adapters.functional import places as stored
 from adapters.functional.places import Entry, Places
+from adapters.values import PartState
 
 DRAWS = 3
 """Numbers drawn for each arrival: which of the largest classes gives way, which of its images, and whether it does."""

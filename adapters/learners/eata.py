@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from adapters import filtered
-from adapters.base import CopyStates, Forward, JointLearner, Learned, Needs, Net, Noise, Run, StreamsNet
+from adapters.base import JointLearner, Learned, Needs, Net, StreamsNet
 from adapters.filtered import FilterOptions, ReturningState
 from adapters.functional import fisher
 from adapters.options import option
 from adapters.source import SourceImages, SourceModel
+from adapters.values import CopyStates, Forward, Noise, Run
 
 RETURN_EVERY = 1000
 """Without its Fisher information EATA learns as RDumb, by RDumb's interval."""

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, NormState, Params, Run
+from adapters.base import Learned, Learner, Needs, Net
 from adapters.descent import Learning, descend, descend_where, start
 from adapters.errors import UnfitModelError
 from adapters.functional.augment import mild_view
@@ -17,6 +17,7 @@ from adapters.functional.optim import OptimOptions
 from adapters.metaparts import MetaPart, attach, distilling
 from adapters.options import option
 from adapters.source import SourceImages, SourceModel
+from adapters.values import CopyStates, Forward, Noise, NormState, Params, Run
 
 WARM_UP_LR = 0.05
 WARM_UP_DROPS = (0.3, 0.6, 0.8)

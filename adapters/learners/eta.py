@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from adapters import filtered
-from adapters.base import CopyStates, Forward, JointLearner, Learned, Needs, Net, Noise, Run, StreamsNet
+from adapters.base import JointLearner, Learned, Needs, Net, StreamsNet
 from adapters.filtered import FilteredState, FilterOptions
+from adapters.values import CopyStates, Forward, Noise, Run
 
 
 class ETA(JointLearner[FilteredState]):

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, JointLearner, Learned, Net, Noise, PartState, Run, StreamsNet
+from adapters.base import JointLearner, Learned, Net, StreamsNet
 from adapters.state import stacked, unstacked
+from adapters.values import CopyStates, Forward, Noise, PartState, Run
 
 
 class NoLearning(JointLearner[PartState]):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, PartState, Run
+from adapters.base import Learned, Learner, Needs, Net
 from adapters.descent import Learning, descend, observe_gradient, start
 from adapters.functional import reservoir
 from adapters.functional.chance import generator_of, step_seed
@@ -16,6 +16,7 @@ from adapters.functional.places import recall, spans
 from adapters.functional.reservoir import Reservoir
 from adapters.options import option
 from adapters.source import as_stored
+from adapters.values import CopyStates, Forward, Noise, PartState, Run
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from adapters import filtered
-from adapters.base import CopyStates, Forward, JointLearner, Learned, Needs, Net, Noise, Run, StreamsNet
+from adapters.base import JointLearner, Learned, Needs, Net, StreamsNet
 from adapters.filtered import FilterOptions, ReturningState
 from adapters.options import option
+from adapters.values import CopyStates, Forward, Noise, Run
 
 
 @dataclass(frozen=True, kw_only=True)

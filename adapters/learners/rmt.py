@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, NormState, Params, PartState, Run
+from adapters.base import Learned, Learner, Needs, Net
 from adapters.descent import Learning, Passed, descend, forward_gradient, joint_gradient, start
 from adapters.errors import UnfitModelError
 from adapters.functional.augment import random_view
@@ -17,6 +17,7 @@ from adapters.functional.losses import symmetric_cross_entropy
 from adapters.functional.optim import OptimOptions, OptimState
 from adapters.options import option
 from adapters.source import SourceImages, SourceModel, as_inputs
+from adapters.values import CopyStates, Forward, Noise, NormState, Params, PartState, Run
 
 IMAGE_DIMENSIONS = 3
 PROJECTION = 128

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Params, PartState, Run
+from adapters.base import Learned, Learner, Needs, Net
 from adapters.descent import Learning, Passed, descend, joint_gradient, start
 from adapters.errors import UnfitModelError
 from adapters.functional.augment import random_sharp_view
@@ -15,6 +15,7 @@ from adapters.functional.optim import OptimOptions
 from adapters.functional.weighting import Weighting, weigh
 from adapters.options import option
 from adapters.source import SourceModel
+from adapters.values import CopyStates, Forward, Noise, Params, PartState, Run
 
 IMAGE_DIMENSIONS = 3
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Params, PartState, Run
+from adapters.base import Learned, Learner, Needs, Net
 from adapters.descent import Learning, descend, observe_gradient, start
 from adapters.errors import UnfitModelError
 from adapters.functional import category_memory
@@ -18,6 +18,7 @@ from adapters.functional.optim import OptimOptions
 from adapters.functional.places import recall, spans
 from adapters.options import option
 from adapters.source import SourceModel, as_stored
+from adapters.values import CopyStates, Forward, Noise, Params, PartState, Run
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Params, PartState, Run
+from adapters.base import Learned, Learner, Needs, Net
 from adapters.descent import Learning, descend_where, forward_gradient, observe_gradient, start
 from adapters.errors import UnfitModelError
 from adapters.functional.entropy import entropy_of_logits
 from adapters.functional.optim import OptimOptions
 from adapters.options import option
 from adapters.state import where
+from adapters.values import CopyStates, Forward, Noise, Params, PartState, Run
 
 LAST_STAGE = re.compile(r"layer4|blocks\.(9|10|11)\b|(^|\.)norm\.")
 """Norm layers that stay as they are: the last stage of a ResNet, the last blocks and norm of a 12-block ViT."""

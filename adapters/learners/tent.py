@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from adapters.base import CopyStates, Forward, Learned, Learner, Needs, Net, Noise, Run
+from adapters.base import Learned, Learner, Needs, Net
 from adapters.descent import Learning, descend, observe_gradient, start
 from adapters.functional.entropy import entropy_of_logits
 from adapters.functional.optim import OptimOptions
+from adapters.values import CopyStates, Forward, Noise, Run
 
 
 class Tent(Learner[Learning]):

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from adapters.base import PartState
 from adapters.options import Options, option
+from adapters.values import PartState
 from adapters.verdict import Verdict
 
 Sums: TypeAlias = npt.NDArray[np.float64]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import PartState
 from adapters.options import Options, option
+from adapters.values import PartState
 from adapters.verdict import Verdict
 
 GREATEST_BET, RATE = 1.8, 2 / math.sqrt(3)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adapters.base import PartState
 from adapters.functional.answers import entropies, sound_rows
+from adapters.values import PartState
 
 
 @dataclass(frozen=True)

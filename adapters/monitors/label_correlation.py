@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import PartState
+from adapters.values import PartState
 
 LAGS = 4
 """Each image is set beside as many before it."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import PartState
+from adapters.values import PartState
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adapters.base import Moments
+from adapters.values import Moments
 
 LEAST_VARIANCE = 1e-5
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, PartState
+from adapters.values import Moments, PartState
 
 
 @dataclass(frozen=True)

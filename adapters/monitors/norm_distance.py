@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from adapters.base import Moments
+from adapters.values import Moments
 
 
 def distance(batch: Moments, source: Moments, eps: float = 1e-5) -> Tensor:

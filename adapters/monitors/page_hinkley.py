@@ -6,8 +6,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from adapters.base import PartState
 from adapters.options import Options, option
+from adapters.values import PartState
 from adapters.verdict import Verdict
 
 GREATEST = torch.finfo(torch.float32).max

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer
+from adapters.base import Needs, Normalizer, NormLayer
 from adapters.functional.affine import batch_normalized
 from adapters.functional.moments import normalize
+from adapters.values import Moments, Normalized
 
 
 class BatchStatistics(Normalizer[Moments]):

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer
+from adapters.base import Needs, Normalizer, NormLayer
 from adapters.functional.affine import batch_normalized
 from adapters.functional.moments import batch_share, normalize
 from adapters.options import Options, option
+from adapters.values import Moments, Normalized
 
 
 @dataclass(frozen=True, kw_only=True)

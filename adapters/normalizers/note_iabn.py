@@ -6,9 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer
+from adapters.base import Needs, Normalizer, NormLayer
 from adapters.functional.moments import batch_share, channel_moments, instance_moments, normalize, pooled
 from adapters.options import Options, option
+from adapters.values import Moments, Normalized
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer
+from adapters.base import Needs, Normalizer, NormLayer
 from adapters.functional.moments import batch_share, channel_moments, normalize
 from adapters.options import Options, option
+from adapters.values import Moments, Normalized
 
 
 @dataclass(frozen=True, kw_only=True)

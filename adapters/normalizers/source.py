@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from adapters.base import Normalized, Normalizer, NormLayer, PartState
+from adapters.base import Normalizer, NormLayer
 from adapters.functional.moments import source_normalize
+from adapters.values import Normalized, PartState
 
 
 class SourceStatistics(Normalizer[PartState]):

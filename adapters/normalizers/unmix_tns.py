@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit
 
-from adapters.base import Moments, Needs, Normalized, Normalizer, NormLayer, PartState
+from adapters.base import Needs, Normalizer, NormLayer
 from adapters.functional.moments import batch_share, instance_moments, normalize, pooled
 from adapters.options import Options, option
+from adapters.values import Moments, Normalized, PartState
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 from torch.nn.functional import normalize as unit
 
-from adapters.base import Forward, OutputAdjuster, PartState
+from adapters.base import OutputAdjuster
 from adapters.functional import affinity
 from adapters.options import Options, option
+from adapters.values import Forward, PartState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from adapters.base import Forward, OutputAdjuster, PartState
+from adapters.base import OutputAdjuster
+from adapters.values import Forward, PartState
 
 
 class NoAdjustment(OutputAdjuster[PartState]):

@@ -5,9 +5,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from adapters.base import Forward, OutputAdjuster, PartState
+from adapters.base import OutputAdjuster
 from adapters.functional.prior import smoothed_prior
 from adapters.options import Options, option
+from adapters.values import Forward, PartState
 
 
 @dataclass(frozen=True, kw_only=True)

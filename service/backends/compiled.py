@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from adapters.adapter import Adapter, AdapterState, Prepared
-from adapters.base import Forward, NormState, Params, StepOutput
 from adapters.net import ModuleNet
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild, stacked
+from adapters.values import Forward, NormState, Params, StepOutput
 from service.backends.graph import AFTER, NORM, SIGNAL, STATE, passed_in
 from service.backends.runtime import session_of
 from service.errors import BundleError
@@ -91,7 +91,7 @@ class CompiledPass:
     def __init__(self, session: Session, pipeline: Pipeline, fit: Fit) -> None:
         self.session = session
         self._pipeline = pipeline
-        self._fit = replace(fit, net=fit.net.observed_by(partial(_observe, session)))
+        self._fit = replace(fit, net=fit.net.run_by(partial(_observe, session)))
 
     def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
         """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
@@ -131,7 +131,7 @@ def checked_streams(session: Session, net: ModuleNet, learned: Params, sample: T
             raise BundleError(f"the graph fails for {streams} streams: {str(error)[:200]}") from None
         if not (_alike(_fields(given), _fields(wanted)) and _alike(flatten(ours), flatten(after))):
             raise BundleError(f"the graph of {streams} streams passes otherwise than the network")
-    return together.observed_by(partial(_observe, session))
+    return together.run_by(partial(_observe, session))
 
 
 def _fields(forward: Forward) -> dict[str, Tensor]:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from adapters import Pipeline
 from adapters.adapter import Adapter, Prepared
-from adapters.base import Forward, NormState, Params
 from adapters.net import ModuleNet
 from adapters.pipeline import Fit
 from adapters.precision import FLOAT32
 from adapters.state import flatten, rebuild
+from adapters.values import Forward, NormState, Params
 from service.errors import UnfitError
 
 STATE, SIGNAL, AFTER = "state/", "signal/", "/after"

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from adapters import SourceImages, SourceModel, pipeline
-from adapters.base import Forward
 from adapters.functional.entropy import entropy_of_logits
 from adapters.source import USUAL_BATCH, as_inputs
+from adapters.values import Forward
 
 QUANTILES = 1001
 

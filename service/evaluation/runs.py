@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from adapters import Adapter, SourceModel
-from adapters.base import StepOutput
 from adapters.source import as_inputs
+from adapters.values import StepOutput
 from service.evaluation.data import Domains
 from service.evaluation.pixels import Integers
 from service.evaluation.protocols import Plan

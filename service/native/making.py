@@ -15,10 +15,10 @@ from torch._inductor import aoti_compile_and_package
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from adapters import Adapter, Prepared, create
-from adapters.base import Params
 from adapters.net import ModuleNet
 from adapters.pipeline import Fit, Pipeline
 from adapters.state import flatten
+from adapters.values import Params
 from service.backends.graph import Pass, Step, passed_in
 from service.bundles import read_bundle
 from service.hosting import load_source

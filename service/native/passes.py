@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from adapters import AdapterState
-from adapters.base import Forward, Imitated, NormState, Params
 from adapters.grouping import Stepped
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild
+from adapters.values import Forward, Imitated, NormState, Params
 from service.backends.graph import passed_in
 from service.native.package import load
 
@@ -35,8 +35,7 @@ class NativePasses:
         self._net = fit.net
         self._weights = fit.net.weights
         self._imitating = list(pipeline.learner.imitating(fit.net))
-        net = fit.net.read_by(self._read).observed_by(self._observe).imitated_by(self._imitate)
-        self._fit = replace(fit, net=net)
+        self._fit = replace(fit, net=fit.net.run_by(self._observe, self._read, self._imitate))
 
     def step(self, state: AdapterState, x: Tensor) -> Stepped:
         """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""

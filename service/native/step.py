@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from adapters import AdapterState
-from adapters.base import StepOutput
 from adapters.grouping import Stepped
 from adapters.monitors.parameter_distance import learned, relative
 from adapters.state import flatten, is_finite, rebuild
+from adapters.values import StepOutput
 from service.errors import BundleError
 from service.native.package import load
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from adapters.base import Moments
 from adapters.functional.moments import channel_moments
 from adapters.monitors import label_correlation, label_runs, moving_mean, moving_moments, page_hinkley
 from adapters.monitors.norm_distance import distance
 from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.state import flatten
+from adapters.values import Moments
 
 OPTIONS = PageHinkleyOptions(tolerance=0.1, threshold=5.0, at_least=10)
 

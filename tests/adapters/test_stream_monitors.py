@@ -8,11 +8,11 @@ import torch
 from torch.distributions import Categorical, Normal, kl_divergence
 
 from adapters import create
-from adapters.base import Moments
 from adapters.monitors import accuracy, class_balance, entropy_bins, layer_distance, parameter_distance
 from adapters.monitors.accuracy import calibrated
 from adapters.monitors.entropy_bins import BINS
 from adapters.state import flatten, rebuild
+from adapters.values import Moments
 from tests.models import reference_source
 
 CLASSES = 5
