@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +57,14 @@ def made(bundle):
     """One pipeline's graph, made once: (wanted, file, graph)."""
     asked = wanted(bundle, "unmix_tns")
     return asked, *made_anew(asked, 1)
+
+
+@pytest.fixture(scope="module")
+def kept(bundle, tmp_path_factory):
+    """A folder that holds one pipeline's graph."""
+    folder = tmp_path_factory.mktemp("kept") / "graphs"
+    Graphs(folder, 1).get(wanted(bundle, "batch"), make=True)
+    return folder
 
 
 @pytest.mark.parametrize(("spec", "model", "least"), CELLS)
@@ -202,10 +212,9 @@ def test_many_streams_have_a_graph_only_where_one_pass_serves_them(bundle, onnx_
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another's", "text"])
-def test_a_damaged_or_foreign_graph_on_disk_is_made_anew(bundle, tmp_path, made, damage):
-    folder, asked = tmp_path / "graphs", wanted(bundle, "batch")
+def test_a_damaged_or_foreign_graph_on_disk_is_made_anew(bundle, tmp_path, made, kept, damage):
+    folder, asked = Path(shutil.copytree(kept, tmp_path / "graphs")), wanted(bundle, "batch")
     graphs = Graphs(folder, 1)
-    graphs.get(asked, make=True)
     (file,) = folder.iterdir()
     whole = file.read_bytes()
     file.write_bytes({"truncated": whole[: len(whole) // 2], "another's": made[1], "text": b"no graph"}[damage])
