@@ -15,6 +15,8 @@ from service.errors import UnfitError
 from service.guard import Policy
 
 MAX_HEADER_BYTES = 16 * 2**20
+ALIGNED = 8
+"""Bytes: where the tensors begin."""
 
 
 class Replay(BaseModel):
@@ -59,10 +61,13 @@ class Manifest(BaseModel):
 
 def pack(manifest: Manifest, tensors: Mapping[str, Tensor]) -> bytes:
     """Return the file of a manifest and named tensors; the manifest's sha256 is filled in."""
-    payload = _payload(safetensors.torch.save(dict(tensors)))
-    stored = manifest.model_dump()
-    sealed = {**stored, "sha256": _digest(stored, payload)}
-    return safetensors.torch.save(dict(tensors), metadata={"manifest": _canonical(sealed)})
+    head, body = _parts(safetensors.torch.save(dict(tensors)))
+    header, stored = json.loads(head), manifest.model_dump()
+    sealed = {**stored, "sha256": _digest(stored, _payload(header, body))}
+    told = {"__metadata__": {"manifest": _canonical(sealed)}, **header}  # as safetensors would, saving all once more
+    whole = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
+    whole += b" " * (-len(whole) % ALIGNED)
+    return struct.pack("<Q", len(whole)) + whole + body
 
 
 def unpack(file: bytes) -> tuple[Manifest, dict[str, Tensor]]:
@@ -72,8 +77,10 @@ def unpack(file: bytes) -> tuple[Manifest, dict[str, Tensor]]:
         UnfitError: If it is no snapshot, is truncated, or its sha256 does not match.
     """
     manifest = read_manifest(file)
-    payload = _payload(file)
-    if _digest(json.loads(_manifest_text(file)), payload) != manifest.sha256:  # as stored, by an older version too
+    head, body = _parts(file)
+    header = json.loads(head)
+    stored = json.loads(header["__metadata__"]["manifest"])  # by an older version too
+    if _digest(stored, _payload(header, body)) != manifest.sha256:
         raise UnfitError("the snapshot's sha256 does not match its content: it was damaged or changed")
     try:
         return manifest, safetensors.torch.load(file)
@@ -112,17 +119,20 @@ def header_length(head: bytes) -> int:
     return length
 
 
-def _payload(file: bytes) -> bytes:
+def _parts(file: bytes) -> tuple[bytes, bytes]:
+    """Return a file's JSON header and the tensors' bytes."""
+    end = 8 + header_length(file[:8])
+    return file[8:end], file[end:]
+
+
+def _payload(header: Mapping[str, Any], body: bytes) -> bytes:
     """Return the tensors' part: their names, shapes and dtypes in canonical form, then their bytes."""
-    length = header_length(file[:8])
-    header = json.loads(file[8 : 8 + length])
-    header.pop("__metadata__", None)
-    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode() + file[8 + length :]
+    named = {name: told for name, told in header.items() if name != "__metadata__"}
+    return json.dumps(named, sort_keys=True, separators=(",", ":")).encode() + body
 
 
 def _manifest_text(file: bytes) -> str:
-    header = json.loads(file[8 : 8 + header_length(file[:8])])
-    text: str = header["__metadata__"]["manifest"]
+    text: str = json.loads(_parts(file)[0])["__metadata__"]["manifest"]
     return text
 
 

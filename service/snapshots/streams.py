@@ -3,7 +3,8 @@
 import secrets
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 
 import torch
 from torch import Tensor
@@ -113,9 +114,14 @@ def replay_settings(stream: Stream) -> Replay:
     return Replay(
         backend=stream.fitted.backend,
         threads=torch.get_num_threads(),
-        torch=version("torch"),
-        onnxruntime=version("onnxruntime"),
+        torch=_version("torch"),
+        onnxruntime=_version("onnxruntime"),
     )
+
+
+@cache
+def _version(package: str) -> str:
+    return metadata.version(package)  # which reads files
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

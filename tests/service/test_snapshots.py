@@ -5,6 +5,7 @@ import struct
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -58,8 +59,11 @@ def assert_same(tensors, expected):
 def test_a_file_gives_back_manifest_and_tensors(tensors):
     given = manifest(options={"tent": {"lr": 1e-4}, "seed": 7}, note='say "snåp"\n', parent="1" * 24)
 
-    read, found = unpack(pack(given, tensors))
+    file = pack(given, tensors)
+    read, found = unpack(file)
 
+    told = parts(file)[1]["__metadata__"]
+    assert file == safetensors.torch.save(tensors, metadata=told), "byte for byte as the library writes it"
     assert read.model_copy(update={"sha256": ""}) == given
     assert len(read.sha256) == 64
     assert sorted(found) == sorted(tensors)
