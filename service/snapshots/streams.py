@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adapters import AdapterState
 from adapters.errors import StateError
-from adapters.state import flatten, unflatten
+from adapters.state import flatten, is_finite, unflatten
 from service.errors import UnfitError
 from service.snapshots.format import Manifest, Replay, pack
 from service.snapshots.halving import halved, widened
@@ -36,11 +36,9 @@ def file_of(
     learned = {f"{ADAPTER}{key}": tensor.contiguous() for key, tensor in flatten(kept).items()}
     tensors = halved(learned) if half else learned
     tensors |= {f"{MONITORS}{key}": tensor.contiguous() for key, tensor in flatten(stream.state.monitors).items()}
-    bad = [
-        key for key, tensor in tensors.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    ]
-    if bad:
-        raise UnfitError(f"stream {stream.id!r} cannot be snapshotted: {bad[0]} holds NaN or infinity; reset it")
+    if not is_finite(tensors):
+        bad = next(key for key, tensor in tensors.items() if not is_finite({key: tensor}))
+        raise UnfitError(f"stream {stream.id!r} cannot be snapshotted: {bad} holds NaN or infinity; reset it")
     waiting = stream.state.window[:0] if drop_inputs else stream.state.window
     manifest = Manifest(
         id=secrets.token_hex(12),
