@@ -1,8 +1,10 @@
 """The random augmentation of mean-teacher methods (CoTTA, RMT, RoTTA), and ROID's, in pure tensor code.
 
 In this order: colour jitter, rotation with shift and scale, the border repeated, slight blur, flip, slight noise.
-One draw serves the whole batch; only the noise is drawn per element. ROID's has neither blur nor noise. Public code pads
-by half the side instead of repeating the border: the same, but for black corners in images under 16 pixels or long ones.
+One draw serves the whole batch; only the noise is drawn per element. ROID's has neither blur nor noise.
+
+Public code pads by half the side instead of repeating the border: the same, but for black corners in images that are
+long or under 16 pixels.
 """
 
 import math
