@@ -1,6 +1,7 @@
 """Turns: order within a stream, bounds, deadlines, callers that go away, draining, and jobs that fail."""
 
 import asyncio
+import sys
 import threading
 from collections import defaultdict
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.streams import Stream, initial_state
 from service.telemetry import Telemetry
-from service.worker import Worker
+from service.worker import SWITCH_SECONDS, Worker
 from tests.bundles import FACTORY, torch_bundle
 
 
@@ -412,3 +413,9 @@ def test_a_closing_worker_finishes_what_was_handed_in():
         return done
 
     assert asyncio.run(scenario()) == [0, 1, 2, 3, 4]
+
+
+def test_the_event_loop_waits_little_for_the_worker():
+    worker = Worker(1)
+    assert asyncio.run(worker.run(sys.getswitchinterval)) == pytest.approx(SWITCH_SECONDS)
+    worker.close()
