@@ -127,13 +127,17 @@ async def _parse(request: Request, dataplane: Dataplane, input_name: str, max_bo
     if media_type in JSON_TYPES:
         header_length = _header_length(request)
         body = await read_aligned(request, max_body_bytes, header_length or 0)
+        dataplane.check_open()  # others may have filled it meanwhile, and to parse in vain would keep them waiting
         return parse_request(body, header_length, dataplane.limits)
     if media_type in IMAGE_TYPES:
-        return _of_images([await read_body(request, max_body_bytes)], input_name)
-    if media_type == "multipart/form-data":
-        return _of_images(await _form_files(request, max_body_bytes), input_name)
-    allowed = sorted({*JSON_TYPES, *IMAGE_TYPES, "multipart/form-data"} - {""})
-    raise UnsupportedError(f"Content-Type is {media_type[:100]!r}, expected one of {', '.join(allowed)}")
+        files = [await read_body(request, max_body_bytes)]
+    elif media_type == "multipart/form-data":
+        files = await _form_files(request, max_body_bytes)
+    else:
+        allowed = sorted({*JSON_TYPES, *IMAGE_TYPES, "multipart/form-data"} - {""})
+        raise UnsupportedError(f"Content-Type is {media_type[:100]!r}, expected one of {', '.join(allowed)}")
+    dataplane.check_open()
+    return _of_images(files, input_name)
 
 
 def _header_length(request: Request) -> int | None:

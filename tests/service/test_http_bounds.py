@@ -101,6 +101,17 @@ def test_a_draining_server_is_not_ready_and_refuses_what_changes_streams(api):
     assert api.everything() == before
 
 
+@pytest.mark.parametrize("media_type", ["application/json", "image/png"])
+def test_a_server_that_fills_up_while_a_body_comes_does_not_parse_it(api, media_type):
+    async def body():
+        yield b"{neither JSON "
+        api.app.state.lifecycle.drain()
+        yield b"nor a picture"
+
+    answer = api("POST", INFER, content=body(), headers={"Content-Type": media_type})
+    assert_error(answer, 503, "the server is stopping")
+
+
 def test_before_its_start_a_server_is_live_and_not_ready(bundles, tmp_path):
     app = create_app(Settings(bundles=bundles[:1], data=tmp_path, threads=1, allow_factories=(FACTORY,)))
 
