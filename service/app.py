@@ -44,6 +44,7 @@ from service.hosting import HostedModel, host
 from service.keeping import Keeper
 from service.native.workshop import Workshop
 from service.probing import Prober
+from service.readiness import Readiness
 from service.recording import Recorder
 from service.residence import Residence, RestLimits
 from service.retries import RetryLog
@@ -58,6 +59,7 @@ from service.store.catalogue import CHECKPOINTS, Catalogue
 from service.store.database import open_database
 from service.store.objects import ObjectBlobs
 from service.streams import StreamTable
+from service.supervision import Supervisor
 from service.telemetry import Telemetry, log
 from service.watching import Watching
 from service.worker import Worker
@@ -104,7 +106,8 @@ def create_app(settings: Settings) -> FastAPI:
         deadline_seconds=settings.deadline_seconds,
     )
     database = open_database(settings.database, settings.data, sharded=settings.sharded)
-    log_of_events = EventLog(database, sharded=settings.sharded)
+    supervisor = Supervisor(telemetry)
+    log_of_events = EventLog(database, supervisor, sharded=settings.sharded)
     recorder = Recorder(telemetry, log_of_events, settings.keep_misfits)
     places = {place: blobs_of(settings, place) for place in (PLACE, CHECKPOINTS)}
     store, catalogue = SnapshotStore(database.engine, places[PLACE]), Catalogue(database.engine)
@@ -121,6 +124,7 @@ def create_app(settings: Settings) -> FastAPI:
         end=control.end, workshop=workshop,
     )  # fmt: skip
     watching = Watching(hosted, table, log_of_events)
+    readiness = Readiness(supervisor.troubles)
 
     def drain() -> None:
         scheduler.refuse()
@@ -137,19 +141,16 @@ def create_app(settings: Settings) -> FastAPI:
         known = len(table.resting)
         facts = {"streams": known, "snapshots_adopted": adopted, "threads": settings.torch_threads}
         log.info("started", models=list(hosted), **facts)
-        jobs = (
-            prober.run(),
-            keeper.run(),
-            residence.run(),
-            _cleaning(database.engine, places, log_of_events, settings.events_days * DAY),
-        )
-        beside = [asyncio.ensure_future(job) for job in jobs]
+        supervisor.start("prober", prober.run)
+        supervisor.start("keeper", keeper.run)
+        supervisor.start("residence", residence.run)
+        events_seconds = settings.events_days * DAY
+        supervisor.start("cleaner", lambda: _cleaning(database.engine, places, log_of_events, events_seconds))
         yield
         lifecycle.ready = False
         drain()
         drained = await scheduler.drain(settings.drain_seconds)
-        for job in beside:
-            job.cancel()
+        supervisor.close()
         kept = await keeper.close()
         if workshop is not None:
             workshop.close()
@@ -174,7 +175,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"auto_configure": TRACES_TO in os.environ, "metrics": False, "logs": False},
         responses=problems.responses(401, 403, 422),
     )
-    app.state.lifecycle, app.state.residence = lifecycle, residence
+    app.state.lifecycle, app.state.residence, app.state.supervisor = lifecycle, residence, supervisor
     problems.install(app)
     app.add_middleware(BodyBound, max_bytes=settings.max_body_bytes)
     sessions = session.Sessions()
@@ -186,7 +187,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Audit, events=log_of_events)
     app.include_router(infer.router(dataplane, settings.max_body_bytes))  # the first is found the soonest
-    app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, metrics))
+    app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, readiness.troubles, metrics))
     app.include_router(models.router(dataplane, hosted, statistics))
     app.include_router(dashboard.router(DASHBOARD))
     app.include_router(session.router(sessions, keys.granted))

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.errors import SettingsError
 from service.store.database import Database, available
 from service.store.tables import EVENTS
+from service.supervision import Supervisor
 from service.telemetry import log
 from service.types import Happening
 
@@ -51,13 +52,14 @@ class EventLog:
 
     Args:
         database: Where they are kept.
+        supervisor: Runs the thread that writes.
         sharded: Whether other processes write there too.
 
     Raises:
         SettingsError: If it cannot be read.
     """
 
-    def __init__(self, database: Database, *, sharded: bool = False) -> None:
+    def __init__(self, database: Database, supervisor: Supervisor, *, sharded: bool = False) -> None:
         self._engine = database.engine
         stored = _newest(self._engine)
         self._lock = threading.Lock()
@@ -68,8 +70,9 @@ class EventLog:
         self._listeners: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
         self._closing = False
         self._unwritten: SimpleQueue[Event | None] = SimpleQueue()
-        self._writer = threading.Thread(target=self._write, name="event-log", daemon=True)
-        self._writer.start()
+        self._left: deque[Event] = deque(maxlen=UNWRITTEN)
+        self._ended = False
+        self._writer = supervisor.start_thread("event-log", self._write)
 
     def add(self, happening: Happening, stream: str = "", model: str = "") -> Event:
         """Log something that happened; safe from any thread, and never waits for the database."""
@@ -162,22 +165,24 @@ class EventLog:
 
     def _write(self) -> None:
         """Write events as they come, all that wait in one transaction; what cannot be written waits for the next."""
-        ended, left = False, deque[Event](maxlen=UNWRITTEN)
-        while not ended:
+        while not self._ended:
             waiting = [self._unwritten.get()]
             while not self._unwritten.empty():
                 waiting.append(self._unwritten.get())
-            left.extend(told for told in waiting if told is not None)
-            ended = None in waiting
-            try:
-                if left:
-                    rows = [{**asdict(told), "figures": json.dumps(told.figures)} for told in left]
-                    with self._engine.begin() as connection:
-                        connection.execute(EVENTS.insert(), rows)
-                left.clear()
-                self._forget_written()
-            except SQLAlchemyError as error:
-                log.error("events_not_written", events=len(left), reason=str(error))
+            self._ended = None in waiting
+            self._left.extend(told for told in waiting if told is not None)
+            self._write_left()
+
+    def _write_left(self) -> None:
+        try:
+            if self._left:
+                rows = [{**asdict(told), "figures": json.dumps(told.figures)} for told in self._left]
+                with self._engine.begin() as connection:
+                    connection.execute(EVENTS.insert(), rows)
+            self._left.clear()
+            self._forget_written()
+        except SQLAlchemyError as error:
+            log.error("events_not_written", events=len(self._left), reason=str(error))
 
     def _forget_written(self) -> None:
         """Leave to the database what is in it and too much for the memory."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from service.changes import Changes
 from service.checkpoints import Checkpoints, Taken, record_of, take
 from service.errors import FencedError, ServiceError, UnfitError
 from service.recording import Recorder
@@ -51,8 +52,7 @@ class Keeper:
         self._checkpoints = telemetry.checkpoints
         self._steps = steps
         self._seconds = seconds
-        self._changed: dict[str, Stream] = {}
-        self._urgent: set[str] = set()
+        self._changed = Changes()
         self._writing: dict[str, threading.Event] = {}
         self._under_way: set[asyncio.Future[list[Taken]]] = set()
         self._wake = asyncio.Event()
@@ -87,7 +87,7 @@ class Keeper:
         if not enrolled and (stream.claim is None or stream.claim.mark != stream.mark):
             self._changed[stream.id] = stream
             if soon or stream.generation - stream.durable_generation >= self._steps:
-                self._urgent.add(stream.id)
+                self._changed.hasten(stream.id)
                 self._wake.set()
 
     def stays(self, stream: Stream) -> None:
@@ -103,8 +103,7 @@ class Keeper:
             FencedError: If another process has taken it over; its state there stays.
         """
         self._wait_for_write(stream)  # it may be the one that enrols the stream
-        self._changed.pop(stream.id, None)
-        self._urgent.discard(stream.id)
+        self._changed.drop(stream.id)
         if stream.claim is not None and not self.checkpoints.catalogue.remove(stream.id, stream.claim.epoch):
             self._lose(stream)
             raise FencedError(f"stream {stream.id!r} {FENCED}")
@@ -164,7 +163,7 @@ class Keeper:
         return [take(stream, final=final) for stream in free]
 
     def _kept(self, stream: Stream, taken: Taken, claims: Mapping[str, Claim | None]) -> None:
-        self._urgent.discard(stream.id)
+        self._changed.calm(stream.id)
         if stream.id not in claims:
             stream.kept = time.time()  # it is tried again when its time comes
             return
@@ -175,7 +174,7 @@ class Keeper:
         self._checkpoints.labels("kept").inc()
         _settle(stream, claim, taken.stream.generation)
         if stream.mark == claim.mark or stream.durability == "ephemeral":
-            self._changed.pop(stream.id, None)
+            self._changed.drop(stream.id)
 
     async def close(self) -> int:
         """Keep all streams that are to be kept, for the next start; return how many were."""
@@ -193,11 +192,12 @@ class Keeper:
     def _is_due(self, stream: Stream) -> bool:
         if stream.durability == "ephemeral":
             return stream.claim is None
-        return stream.id in self._urgent or stream.claim is None or time.time() - stream.kept >= self._seconds
+        urgent = self._changed.is_urgent(stream.id)
+        return urgent or stream.claim is None or time.time() - stream.kept >= self._seconds
 
     def _lose(self, stream: Stream) -> None:
         """Let a stream go that is another process's now."""
-        self._changed.pop(stream.id, None)
+        self._changed.drop(stream.id)
         self._checkpoints.labels("fenced").inc()
         if self._table.find(stream.id) is stream:
             if stream.claim is None:

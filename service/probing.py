@@ -66,7 +66,8 @@ class Prober:
     async def run(self) -> None:
         """Probe one stream after the other, until cancelled."""
         while True:
-            await self._wake.wait()
+            if not self._due:  # streams may be left from a run that was ended
+                await self._wake.wait()
             self._wake.clear()
             while self._due:
                 stream = self._due.pop(next(iter(self._due)))

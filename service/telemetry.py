@@ -74,6 +74,9 @@ class Telemetry:
         self.streams = self._gauge("streams_active", "Streams in memory.")
         self.state_bytes = self._gauge("state_bytes", "Bytes of all streams' states.")
         self.tasks = self._gauge("tasks_active", "Tasks of the event loop that are not done.")
+        self.restarts = self._counter(
+            "background_restarts", "Background tasks that ended and were started again.", ("task",)
+        )
         self.snapshots = self._counter("snapshots", "Snapshot operations.", ("action", "outcome"))
         self.checkpoints = self._counter("checkpoints", "Streams kept in the store, or not.", ("outcome",))
         self.resting = self._gauge("streams_resting", "Streams that rest in the store.")

@@ -8,10 +8,11 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 TEXT: dict[str, dict[str, object]] = {"text/plain": {"schema": {"type": "string"}}}
+NOT_READY = "Starting, draining, or in a trouble that `reason` names."
 EXTENSIONS = ["binary_tensor_data", "sequence", "sequence(string_id)", "statistics", "model_repository"]
 
 
-def router(ready: Callable[[], bool], metrics: Callable[[], bytes]) -> APIRouter:
+def router(ready: Callable[[], bool], troubles: Callable[[], list[str]], metrics: Callable[[], bytes]) -> APIRouter:
     """Return the routes that tell how the server is."""
     routes = APIRouter()
 
@@ -25,9 +26,12 @@ def router(ready: Callable[[], bool], metrics: Callable[[], bytes]) -> APIRouter
         """Whether the process answers."""
         return {"live": True}
 
-    @routes.get("/v2/health/ready", tags=["V2 data plane"], responses={503: {"description": "Starting or draining."}})
+    @routes.get("/v2/health/ready", tags=["V2 data plane"], responses={503: {"description": NOT_READY}})
     async def server_ready() -> JSONResponse:
-        """Whether requests are taken: not while starting, restoring or draining."""
+        """Whether requests are taken: not while starting, restoring or draining, and not in trouble."""
+        found = troubles()
+        if found:
+            return JSONResponse({"ready": False, "reason": "; ".join(found)}, 503)
         is_ready = ready()
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 

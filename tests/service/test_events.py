@@ -14,6 +14,8 @@ from service import events as events_module
 from service.errors import SettingsError
 from service.events import EventLog
 from service.store.database import open_database
+from service.supervision import Supervisor
+from service.telemetry import Telemetry
 from service.types import Happening
 from tests.bundles import torch_bundle
 from tests.serving import images, infer_body, serving, wait_ready
@@ -22,7 +24,7 @@ FEW = 8
 
 
 def log_in(file):
-    return EventLog(open_database(f"sqlite:///{file}", file.parent, sharded=True))
+    return EventLog(open_database(f"sqlite:///{file}", file.parent, sharded=True), Supervisor(Telemetry()))
 
 
 @contextmanager

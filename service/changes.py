@@ -1,0 +1,44 @@
+"""The streams that have changed since they were last kept, shared by the event loop and the worker."""
+
+import threading
+
+from service.streams import Stream
+
+
+class Changes:
+    """Holds the changed streams by id; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._streams: dict[str, Stream] = {}
+        self._urgent: set[str] = set()
+
+    def __setitem__(self, stream_id: str, stream: Stream) -> None:
+        with self._lock:
+            self._streams[stream_id] = stream
+
+    def values(self) -> list[Stream]:
+        """Return the streams as a copy, which other threads cannot change."""
+        with self._lock:
+            return list(self._streams.values())
+
+    def drop(self, stream_id: str) -> None:
+        """Remove a stream that was kept or has ended."""
+        with self._lock:
+            self._streams.pop(stream_id, None)
+            self._urgent.discard(stream_id)
+
+    def hasten(self, stream_id: str) -> None:
+        """Mark a stream to be kept at the next look."""
+        with self._lock:
+            self._urgent.add(stream_id)
+
+    def calm(self, stream_id: str) -> None:
+        """Take that mark away."""
+        with self._lock:
+            self._urgent.discard(stream_id)
+
+    def is_urgent(self, stream_id: str) -> bool:
+        """Whether a stream is to be kept at the next look."""
+        with self._lock:
+            return stream_id in self._urgent
