@@ -11,7 +11,7 @@ from service import engine
 from service.errors import ConflictError, StoreFullError, UnfitError
 from service.guard import Policy
 from service.hosting import HostedModel
-from service.retries import Answered
+from service.retries import Answered, Asked
 from service.snapshots.format import unpack
 from service.snapshots.streams import file_of, state_for
 from service.store import answers
@@ -19,7 +19,6 @@ from service.store.blobs import Blobs
 from service.store.catalogue import HEADROOM, Catalogue, Kept, Move, Record, reservation
 from service.streams import Claim, Stream, StreamTable
 from service.telemetry import log
-from service.types import InferResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +162,7 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
     stream = table.made(
         record.id, model, model.fit(record.adapter, settings["options"]), mode=settings["mode"],
         policy=Policy(**settings["guard"]), adapt_batch_size=settings["adapt_batch_size"],
+        idempotent=settings.get("idempotent", False),  # rows of an earlier version lack it
         durability=record.durability, created=record.created, last_used=record.last_used,
         requests=figures["requests"], images=figures["images"], parent=figures["parent"],
     )  # fmt: skip
@@ -170,7 +170,7 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
         if loaded.file is not None:
             _restore(stream, loaded.file)
         for kept in loaded.answers:
-            stream.retries.add(kept.digest, answers.unpacked(kept.content))
+            stream.retries.add(Asked(*kept.asked), answers.unpacked(kept.content))
     stream.generation = max(loaded.before.ceiling, loaded.before.generation)
     stream.durable_generation = record.generation
     stream.claim = Claim(record.epoch, record.generation, record.blob, record.reserved)
@@ -200,7 +200,7 @@ def record_of(stream: Stream, claim: Claim) -> Record:
     """Return a stream's row; its blob is the claim's."""
     settings = {
         "options": dict(stream.fitted.options), "mode": stream.mode, "guard": stream.policy.model_dump(),
-        "adapt_batch_size": stream.adapt_batch_size,
+        "adapt_batch_size": stream.adapt_batch_size, "idempotent": stream.idempotent,
     }  # fmt: skip
     figures = {
         "steps": stream.steps, "requests": stream.requests, "images": stream.images, "parent": stream.parent,
@@ -238,5 +238,4 @@ def _restore(stream: Stream, file: bytes) -> None:
 
 
 def _kept(answered: Answered) -> Kept:
-    response: InferResponse = answered.response
-    return Kept(response.id, answered.digest, answers.packed(response))
+    return Kept(*answered.asked, answers.packed(answered.response))

@@ -30,7 +30,7 @@ _TOLERANCE = 1e-3
 _REFUSED = frozenset({"classification", "shared_memory_region"})
 
 
-def parse_request(body: bytes | memoryview, header_length: int | None, limits: Limits) -> InferRequest:
+def parse_request(body: bytes | memoryview, header_length: int | None, limits: Limits, key: str = "") -> InferRequest:
     """Parse the body of a V2 inference request.
 
     Numbers in raw form become views on `body`, whatever their alignment. JSON cannot hold raw bytes, so the elements
@@ -41,6 +41,7 @@ def parse_request(body: bytes | memoryview, header_length: int | None, limits: L
         body: JSON, or a JSON header and then raw little-endian tensors in the order of the inputs.
         header_length: Bytes of the JSON header, from `Inference-Header-Content-Length`; None where all is JSON.
         limits: Bounds on the batch and on the number of dimensions.
+        key: The idempotency key sent beside it; "" for none.
 
     Raises:
         MalformedError: The body is not of V2's form, or is truncated.
@@ -63,11 +64,17 @@ def parse_request(body: bytes | memoryview, header_length: int | None, limits: L
     return InferRequest(
         inputs=tuple(_tensor(entry, block, limits) for entry, block in zip(entries, blocks, strict=True)),
         id=request_id,
-        digest=_digest(body, header_length) if request_id else "",
+        key=key,
+        digest=_digest(body, header_length) if request_id or key else "",
         parameters=parameters,
         outputs=outputs,
         binary_output=binary_output,
     )
+
+
+def digest_of_files(files: Sequence[bytes]) -> str:
+    """Return the digest of a request that consists of files; the boundary between them in a form is left out."""
+    return hashlib.sha256(b"".join(hashlib.sha256(file).digest() for file in files)).hexdigest()
 
 
 def decode_input(request: InferRequest, spec: InputSpec, limits: Limits) -> torch.Tensor:

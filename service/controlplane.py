@@ -106,6 +106,7 @@ class Controlplane:
         guard: Policy | None,
         adapt_batch_size: int | None,
         durability: Durability | None,
+        idempotent: bool | None,
     ) -> Stream:
         """Change a stream's settings; with a new spec or options of other shapes it starts from its initial state."""
         stream = await self.residence.get(stream_id)
@@ -120,6 +121,7 @@ class Controlplane:
             stream.policy = guard or stream.policy
             stream.adapt_batch_size = adapt_batch_size or stream.adapt_batch_size
             stream.durability = durability or stream.durability
+            stream.idempotent = stream.idempotent if idempotent is None else idempotent
 
         await self._in_turn(stream, job)
         given = {
@@ -129,6 +131,7 @@ class Controlplane:
             "guard": guard,
             "batch": adapt_batch_size,
             "durability": durability,
+            "idempotent": idempotent,
         }
         changed = ", ".join(name for name, value in given.items() if value is not None) or "nothing"
         self._recorder.tell(stream, Happening("changed", f"{changed}; now {stream.fitted.spec}, {stream.mode}"))

@@ -24,7 +24,7 @@ from service.native.workshop import Workshop
 from service.probing import Prober
 from service.recording import Recorder
 from service.residence import Residence
-from service.retries import Answered
+from service.retries import Answered, Asked
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.statistics import Statistics
@@ -137,12 +137,12 @@ class Dataplane:
         sequence = _sequence(request, header)
         wanted = wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
         x = await self._decode(request, model)
-        request_id = request.id or uuid.uuid4().hex
+        asked = Asked(request.id or uuid.uuid4().hex, request.key, request.digest)
         answered = None
         with TRACER.start_as_current_span("stream turn") as span:
             while answered is None:  # a stream that ended while the request waited is begun anew
                 stream = await self._stream(model, sequence.stream_id)
-                answered = await self._submit(stream, sequence, request_id, request.digest, x, wanted)
+                answered = await self._submit(stream, sequence, asked, x, wanted)
             span.set_attributes({f"acclimate.{name}": answered[0].parameters[f"tta_{name}"] for name in TRACED})
         return answered
 
@@ -155,14 +155,12 @@ class Dataplane:
         return decode_input(request, spec, self.limits)
 
     async def _submit(
-        self, stream: Stream, sequence: Sequence, request_id: str, digest: str, x: Tensor, wanted: tuple[str, ...]
+        self, stream: Stream, sequence: Sequence, asked: Asked, x: Tensor, wanted: tuple[str, ...]
     ) -> tuple[InferResponse, float] | None:
         """Answer in the stream's turn; None if the stream has ended meanwhile."""
         self._check_pace(stream)
         shared = Shared(stream, x, self._workshop)
-        answered = await self._scheduler.submit(
-            stream, lambda: self._answer(shared, sequence, request_id, digest, wanted), shared
-        )
+        answered = await self._scheduler.submit(stream, lambda: self._answer(shared, sequence, asked, wanted), shared)
         self._prober.note(stream)
         self._keeper.note(stream)
         if stream.window_full:
@@ -195,13 +193,13 @@ class Dataplane:
         return stream
 
     def _answer(
-        self, shared: Shared, sequence: Sequence, request_id: str, digest: str, wanted: tuple[str, ...]
+        self, shared: Shared, sequence: Sequence, asked: Asked, wanted: tuple[str, ...]
     ) -> tuple[InferResponse, float] | None:
         """Serve one request; runs on the worker, in the stream's turn. None if the stream has ended."""
         stream, x = shared.stream, shared.x
         if self._table.find(stream.id) is not stream:
             return None
-        answered = stream.retries.find(request_id, digest) if digest else None
+        answered = stream.retries.find(asked, held=stream.idempotent) if asked.digest else None
         if answered is not None:
             return answered, 0.0
         began = perf_counter()
@@ -219,18 +217,19 @@ class Dataplane:
             response = InferResponse(
                 model=stream.model.name,
                 version=stream.model.bundle.toml.version,
-                id=request_id,
+                id=asked.id,
                 parameters=_facts(stream, served, named=bool(sequence.stream_id)),
                 outputs=_outputs(served, wanted),
             )
-            kept = [Answered(digest, response)] if digest else []  # nobody can send again what has no id
+            # Nobody can send again a request that has neither id nor key.
+            kept = [Answered(asked, response)] if asked.digest else []
             self._keeper.append(stream, *kept)
-        self._recorder.record(stream, request_id, x, served, seconds)
+        self._recorder.record(stream, asked.id, x, served, seconds)
         if served.waited is not None:
             self._count_window(stream, served.waited)
         stream.last_used = time.time()
-        if digest:
-            stream.retries.add(digest, response)
+        if asked.digest:
+            stream.retries.add(asked, response)
         if sequence.end:
             self._end(stream)
         return response, seconds

@@ -34,7 +34,7 @@ FEEDBACK_IMAGES, FEEDBACK_SECONDS = 10_000, 7 * 86_400.0
 """Answers of a stream that late labels are taken for, where no setting says otherwise."""
 UNDONE = (
     "state", "generation", "retries", "signals", "monitored", "source_check", "mode", "good", "requests", "images",
-    "probe", "beginnings", "fitted", "policy", "adapt_batch_size", "durability", "parent",
+    "probe", "beginnings", "fitted", "policy", "adapt_batch_size", "durability", "idempotent", "parent",
 )  # fmt: skip
 """What a request that fails leaves as it was."""
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -114,6 +114,8 @@ class Stream:
     mode: Mode = "adapt"
     adapt_batch_size: int = 1
     durability: Durability = "ephemeral"
+    idempotent: bool = False
+    """Whether a request id is refused with another body."""
     claim: Claim | None = None
     kept: float = field(default_factory=time.time)
     """When the last checkpoint was written, Unix seconds."""
@@ -167,7 +169,7 @@ class Stream:
     def mark(self) -> Mark:
         """What a checkpoint would be of."""
         learned = (self.generation, len(self.state.window), self.fitted.spec, dict(self.fitted.options))
-        return (*learned, self.mode, self.policy, self.adapt_batch_size, self.durability)
+        return (*learned, self.mode, self.policy, self.adapt_batch_size, self.durability, self.idempotent)
 
     @property
     def promised_generation(self) -> int:

@@ -80,10 +80,21 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A parsed inference request; `digest`, the sha256 over the body of one with an id, tells a retry from another."""
+    """A parsed inference request.
+
+    Attributes:
+        inputs: Its tensors.
+        id: Its id, as the client gave it; "" for none.
+        key: Its idempotency key; "" for none.
+        digest: sha256 of the body, by which a retry is recognised; "" if it has neither id nor key.
+        parameters: Its flat parameters.
+        outputs: The outputs that it asks for; () for all.
+        binary_output: Whether outputs are raw bytes where they do not say otherwise.
+    """
 
     inputs: tuple[WireTensor, ...]
     id: str = ""
+    key: str = ""
     digest: str = ""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     outputs: tuple[RequestedOutput, ...] = ()

@@ -1,5 +1,6 @@
 """POST /v2/models/{m}/infer: JSON, JSON with binary tensors, or images."""
 
+import re
 from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
@@ -7,7 +8,7 @@ from starlette.datastructures import UploadFile
 
 from service.api.body import read_aligned, read_body
 from service.api.problems import STATUS, responses
-from service.codec import encode_response, parse_request
+from service.codec import digest_of_files, encode_response, parse_request
 from service.dataplane import Dataplane
 from service.errors import MalformedError, ServiceError, UnfitError, UnsupportedError
 from service.hosting import HostedModel
@@ -15,6 +16,9 @@ from service.types import InferRequest, WireTensor
 
 MAX_DIGITS = 18
 STREAM = "X-Stream-Id"
+IDEMPOTENCY_KEY = "Idempotency-Key"
+MAX_KEY = 255
+KEY = re.compile(rf"[!-~]{{1,{MAX_KEY}}}")
 HEADER_LENGTH = "Inference-Header-Content-Length"
 JSON_TYPES = frozenset({"", "application/json", "application/octet-stream"})
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png"})
@@ -57,6 +61,7 @@ PARAMETERS: Mapping[str, dict[str, object]] = {
     "version": {"in": "path", "required": True, "schema": {"type": "string"}},
     STREAM: {"in": "header", "schema": {"type": "string"}},
     HEADER_LENGTH: {"in": "header", "schema": {"type": "integer", "minimum": 1}},
+    IDEMPOTENCY_KEY: {"in": "header", "schema": {"type": "string", "pattern": f"^{KEY.pattern}$"}},
 }
 BODY = {
     "requestBody": {
@@ -124,11 +129,12 @@ def _told(path: str) -> dict[str, object]:
 
 async def _parse(request: Request, dataplane: Dataplane, input_name: str, max_body_bytes: int) -> InferRequest:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    key = _idempotency_key(request)
     if media_type in JSON_TYPES:
         header_length = _header_length(request)
         body = await read_aligned(request, max_body_bytes, header_length or 0)
         dataplane.check_open()  # others may have filled it meanwhile, and to parse in vain would keep them waiting
-        return parse_request(body, header_length, dataplane.limits)
+        return parse_request(body, header_length, dataplane.limits, key)
     if media_type in IMAGE_TYPES:
         files = [await read_body(request, max_body_bytes)]
     elif media_type == "multipart/form-data":
@@ -137,7 +143,20 @@ async def _parse(request: Request, dataplane: Dataplane, input_name: str, max_bo
         allowed = sorted({*JSON_TYPES, *IMAGE_TYPES, "multipart/form-data"} - {""})
         raise UnsupportedError(f"Content-Type is {media_type[:100]!r}, expected one of {', '.join(allowed)}")
     dataplane.check_open()
-    return _of_images(files, input_name)
+    return _of_images(files, input_name, key)
+
+
+def _idempotency_key(request: Request) -> str:
+    """Return the key that the request is held to; "" if it has none."""
+    given = request.headers.getlist(IDEMPOTENCY_KEY)
+    if not given:
+        return ""
+    if len(given) > 1:
+        raise UnfitError(f"{IDEMPOTENCY_KEY} is given {len(given)} times, expected once")
+    if not KEY.fullmatch(given[0]):
+        expected = f"1 to {MAX_KEY} visible ASCII characters"
+        raise UnfitError(f"{IDEMPOTENCY_KEY} is {given[0][:100]!r} ({len(given[0])} characters), expected {expected}")
+    return given[0]
 
 
 def _header_length(request: Request) -> int | None:
@@ -166,5 +185,6 @@ async def _form_files(request: Request, max_body_bytes: int) -> list[bytes]:
     return files
 
 
-def _of_images(files: list[bytes], input_name: str) -> InferRequest:
-    return InferRequest((WireTensor(input_name, (len(files),), "BYTES", files),))
+def _of_images(files: list[bytes], input_name: str, key: str) -> InferRequest:
+    tensors = (WireTensor(input_name, (len(files),), "BYTES", files),)
+    return InferRequest(tensors, key=key, digest=digest_of_files(files) if key else "")

@@ -42,6 +42,8 @@ class StreamCreate(Wire):
     """ephemeral: in memory alone. periodic: kept every few steps or seconds. sync: kept before each answer."""
     adapt_batch_size: int = Field(default=1, ge=1, le=4096)
     """Images of one adaptation step; requests with fewer are answered at once and wait in the window."""
+    idempotent: bool = False
+    """Whether a request id that comes with another body is refused (409). Else it is a new request."""
 
 
 class StreamPatch(Wire):
@@ -53,6 +55,7 @@ class StreamPatch(Wire):
     guard: Policy | None = None
     adapt_batch_size: int | None = Field(default=None, ge=1, le=4096)
     durability: Durability | None = None
+    idempotent: bool | None = None
 
 
 class ShadowView(Wire):
@@ -81,6 +84,8 @@ class StreamView(Wire):
     guard: Policy
     adapt_batch_size: int
     durability: Durability
+    idempotent: bool = False
+    """Whether a request id that comes with another body is refused."""
     resident: bool
     """Whether it is in memory; else it rests in the store, and comes back when it is asked for."""
     generation: int

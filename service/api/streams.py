@@ -46,6 +46,7 @@ def router(control: Controlplane, default_durability: Durability) -> APIRouter:
                 policy=body.guard,
                 adapt_batch_size=body.adapt_batch_size,
                 durability=body.durability or default_durability,
+                idempotent=body.idempotent,
             )
         )
 
@@ -92,6 +93,7 @@ def view(stream: Stream) -> StreamView:
         guard=stream.policy,
         adapt_batch_size=stream.adapt_batch_size,
         durability=stream.durability,
+        idempotent=stream.idempotent,
         resident=True,
         generation=stream.generation,
         durable_generation=stream.durable_generation,

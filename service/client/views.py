@@ -57,6 +57,8 @@ class StreamView(Told):
     shadow: ShadowView | None = None
     durability: str | None = None
     """How its state is kept, where the server says so: ephemeral, periodic or sync."""
+    idempotent: bool = False
+    """Whether a request id that comes with another body is refused."""
     resident: bool | None = None
     """Whether its state is in memory, where the server says so."""
 

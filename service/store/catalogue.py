@@ -55,8 +55,14 @@ class Kept:
     """An answered request that a retry is answered by."""
 
     request: str
+    key: str
     digest: str
     content: bytes
+
+    @property
+    def asked(self) -> tuple[str, str, str]:
+        """What identifies the request: id, idempotency key, digest of the body."""
+        return self.request, self.key, self.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,7 @@ class Catalogue:
             connection.execute(update(STREAMS).where(mine).values(reserved=reserved, ceiling=ceiling))
             garbage.note(connection, [f"{CHECKPOINTS}/{before.reserved}{garbage.ALL}"])
             rows = connection.execute(select(ANSWERS).where(ANSWERS.c.stream == stream_id).order_by(ANSWERS.c.place))
-            answers = [Kept(row.request, row.digest, bytes(row.content)) for row in rows]
+            answers = [Kept(row.request, row.key, row.digest, bytes(row.content)) for row in rows]
         return before, after, answers
 
     def advance(self, moves: Iterable[Move]) -> set[str]:
@@ -164,12 +170,12 @@ def _swapped(connection: Connection, move: Move) -> bool:
 def _keep_answers(connection: Connection, move: Move) -> None:
     """Make a stream's answers these; an answer never changes."""
     of_stream = ANSWERS.c.stream == move.record.id
-    places = select(ANSWERS.c.request, ANSWERS.c.place).where(of_stream)
-    there = {row.request: row.place for row in connection.execute(places)}
-    left = there.keys() - {kept.request for kept in move.answers}
+    places = select(ANSWERS.c.request, ANSWERS.c.key, ANSWERS.c.digest, ANSWERS.c.place).where(of_stream)
+    there = {(row.request, row.key, row.digest): row.place for row in connection.execute(places)}
+    left = there.keys() - {kept.asked for kept in move.answers}
     if left:
-        connection.execute(delete(ANSWERS).where(of_stream & ANSWERS.c.request.in_(left)))
-    new = [kept for kept in move.answers if kept.request not in there]
+        connection.execute(delete(ANSWERS).where(of_stream & ANSWERS.c.place.in_([there[asked] for asked in left])))
+    new = [kept for kept in move.answers if kept.asked not in there]
     first = max(there.values(), default=0) + 1
     rows = [{"stream": move.record.id, "place": place, **asdict(kept)} for place, kept in enumerate(new, first)]
     if rows:

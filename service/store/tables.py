@@ -46,8 +46,9 @@ ANSWERS = Table(
     NAMES,
     Column("stream", String(128), primary_key=True),
     Column("request", String(256), primary_key=True),
+    Column("key", String(256), primary_key=True),
+    Column("digest", String(64), primary_key=True),
     Column("place", Integer, nullable=False),
-    Column("digest", String(64), nullable=False),
     Column("content", LargeBinary, nullable=False),
 )
 SNAPSHOTS = Table(

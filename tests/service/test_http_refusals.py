@@ -138,10 +138,6 @@ BAD_INFERENCE = {
     "two_stream_ids": (
         sequence(sequence_id="known") | {"headers": {"X-Stream-Id": "more"}}, 400, "X-Stream-Id is 'more'"
     ),
-    "same_id_other_body": (
-        inputs(tensor(images(2, 9)), id="used", parameters={"sequence_id": "known"}), 409,
-        "request id 'used' was used for another body; expected a new id or the same body",
-    ),
     "stream_of_another_model": (
         sequence(sequence_id="elsewhere"), 409, "stream 'elsewhere' belongs to model 'second', not 'reference'"
     ),

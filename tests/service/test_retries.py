@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import ConflictError
-from service.retries import RetryLog
+from service.retries import Asked, RetryLog
 from service.types import InferResponse
 
 
@@ -18,41 +18,90 @@ def response(request_id, size_bytes=8):
     return InferResponse("m", "1", request_id, {"tta_generation": 1}, outputs)
 
 
+def add(log, answer, key="", digest="digest"):
+    log.add(Asked(answer.id, key, digest), answer)
+    return answer
+
+
 def kept(log, ids):
-    return [request_id for request_id in ids if log.find(request_id, "digest") is not None]
+    return [request_id for request_id in ids if log.find(Asked(request_id, "", "digest")) is not None]
 
 
 def test_the_same_id_and_body_give_the_first_answer_itself():
     log, first = RetryLog(4, 1000), response("a")
-    log.add("digest", first)
+    add(log, first)
 
-    assert log.find("a", "digest") is first
-    assert log.find("a", "digest") is first
+    assert log.find(Asked("a", "", "digest")) is first
+    assert log.find(Asked("a", "", "digest")) is first
 
 
-def test_the_same_id_with_another_body_is_a_conflict_that_names_the_id_and_forgets_nothing():
-    log, first = RetryLog(4, 1000), response("a")
-    log.add("digest", first)
+def test_the_same_id_with_another_body_is_new_and_both_are_kept():
+    log = RetryLog(4, 1000)
+    first, second = add(log, response("a")), add(log, response("a"), digest="another")
+
+    assert log.find(Asked("a", "", "a third")) is None
+    assert log.find(Asked("a", "", "digest")) is first
+    assert log.find(Asked("a", "", "another")) is second
+
+
+def test_an_id_that_is_held_with_another_body_is_a_conflict_that_names_the_id_and_forgets_nothing():
+    log = RetryLog(4, 1000)
+    first, second = add(log, response("a")), add(log, response("a"), digest="another")
 
     with pytest.raises(ConflictError, match="request id 'a' was used for another body; expected a new id"):
-        log.find("a", "another")
+        log.find(Asked("a", "", "a third"), held=True)
 
-    assert log.find("a", "digest") is first
+    assert log.find(Asked("a", "", "digest"), held=True) is first
+    assert log.find(Asked("a", "", "another"), held=True) is second
+    assert log.find(Asked("b", "", "a third"), held=True) is None
+
+
+def test_a_key_alone_decides_whether_a_request_is_a_retry():
+    log = RetryLog(8, 1000)
+    one, other, plain = add(log, response("a"), "k1"), add(log, response("a"), "k2"), add(log, response("b"))
+
+    assert log.find(Asked("a", "k1", "digest")) is one
+    assert log.find(Asked("c", "k2", "digest")) is other
+    assert log.find(Asked("b", "k3", "digest")) is None
+    assert log.find(Asked("b", "", "digest")) is plain
+    with pytest.raises(ConflictError, match="the Idempotency-Key 'k1' was used for another body; expected a new key"):
+        log.find(Asked("a", "k1", "another"))
+
+
+def test_a_held_id_is_held_under_another_key_too():
+    log = RetryLog(8, 1000)
+    first = add(log, response("a"), "k1")
+
+    assert log.find(Asked("a", "k2", "digest"), held=True) is first
+    with pytest.raises(ConflictError, match="request id 'a'"):
+        log.find(Asked("a", "k2", "another"), held=True)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_what_has_left_the_log_is_neither_a_retry_nor_a_conflict(held):
+    log = RetryLog(2, 1000)
+    add(log, response("a"), "k1")
+    add(log, response("a"), digest="another")
+    for digest in ("b1", "b2"):
+        add(log, response("b"), digest=digest)
+
+    assert log.find(Asked("a", "k1", "a third"), held=held) is None
+    assert log.find(Asked("a", "", "digest"), held=held) is None
 
 
 def test_an_id_not_seen_is_new_whatever_its_body():
     log = RetryLog(4, 1000)
-    log.add("digest", response("a"))
+    add(log, response("a"))
 
-    assert log.find("b", "digest") is None
-    assert log.find("", "digest") is None
+    assert log.find(Asked("b", "", "digest")) is None
+    assert log.find(Asked("", "", "digest")) is None
 
 
 def test_the_oldest_answers_leave_first_when_there_are_too_many():
     log = RetryLog(3, 1000)
 
     for request_id in "abcde":
-        log.add("digest", response(request_id))
+        add(log, response(request_id))
 
     assert kept(log, "abcde") == ["c", "d", "e"]
     assert len(log) == 3
@@ -62,7 +111,7 @@ def test_the_oldest_answers_leave_first_when_they_hold_too_many_bytes():
     log = RetryLog(100, 100)
 
     for request_id in "abcd":
-        log.add("digest", response(request_id, 40))
+        add(log, response(request_id, 40))
 
     assert kept(log, "abcd") == ["c", "d"]
 
@@ -70,8 +119,8 @@ def test_the_oldest_answers_leave_first_when_they_hold_too_many_bytes():
 def test_an_answer_that_fills_the_byte_cap_exactly_is_kept_and_one_byte_more_is_not():
     exact, beyond = RetryLog(4, 100), RetryLog(4, 100)
 
-    exact.add("digest", response("a", 100))
-    beyond.add("digest", response("a", 101))
+    add(exact, response("a", 100))
+    add(beyond, response("a", 101))
 
     assert kept(exact, "a") == ["a"]
     assert kept(beyond, "a") == []
@@ -80,10 +129,10 @@ def test_an_answer_that_fills_the_byte_cap_exactly_is_kept_and_one_byte_more_is_
 
 def test_after_an_answer_beyond_the_byte_cap_the_log_goes_on():
     log = RetryLog(4, 100)
-    log.add("digest", response("large", 5000))
+    add(log, response("large", 5000))
 
     for request_id in "ab":
-        log.add("digest", response(request_id, 50))
+        add(log, response(request_id, 50))
 
     assert kept(log, ["large", "a", "b"]) == ["a", "b"]
 
@@ -92,37 +141,37 @@ def test_after_an_answer_beyond_the_byte_cap_the_log_goes_on():
 def test_a_bound_of_zero_keeps_nothing(entries, size_bytes):
     log = RetryLog(entries, size_bytes)
 
-    log.add("digest", response("a"))
+    add(log, response("a"))
 
     assert len(log) == 0
 
 
 def test_a_forgotten_id_may_be_used_for_another_body():
     log = RetryLog(1, 1000)
-    log.add("digest", response("a"))
-    log.add("digest", response("b"))
+    add(log, response("a"))
+    add(log, response("b"))
 
-    assert log.find("a", "another") is None
+    assert log.find(Asked("a", "", "another")) is None
 
 
-def test_an_id_added_again_holds_the_latest_answer_once():
-    log, latest = RetryLog(4, 1000), response("a")
-    log.add("digest", response("a"))
+def test_a_request_added_again_holds_the_latest_answer_once():
+    log = RetryLog(4, 100)
+    add(log, response("a", 60))
 
-    log.add("another", latest)
+    latest = add(log, response("a", 60))
 
-    assert log.find("a", "another") is latest
+    assert log.find(Asked("a", "", "digest")) is latest
     assert len(log) == 1
 
 
 def test_an_emptied_log_has_no_answers_and_their_bytes_again():
     log = RetryLog(4, 100)
     for _ in range(3):
-        log.add("digest", response("a", 90))
+        add(log, response("a", 90))
         log = log.emptied()
         assert len(log) == 0
 
-    log.add("digest", response("b", 90))
+    add(log, response("b", 90))
 
     assert kept(log, "ab") == ["b"]
 
@@ -141,7 +190,7 @@ def test_the_log_holds_the_longest_run_of_latest_answers_within_its_bounds(sizes
         if number in cleared:
             log = log.emptied()
             since_clear = []
-        log.add("digest", response(str(number), size))
+        add(log, response(str(number), size))
         since_clear.append((str(number), size))
 
     fitting = []

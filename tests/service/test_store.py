@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sqlalchemy import select
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import column, create_engine, select, table
 
 from service.errors import ConflictError, SettingsError, StoreDownError
 from service.store import answers, garbage
 from service.store.blobs import FolderBlobs
 from service.store.catalogue import CHECKPOINTS, HEADROOM, Catalogue, Kept, Move, Record
-from service.store.database import open_database
+from service.store.database import MIGRATIONS, open_database
 from service.store.tables import GARBAGE
 from service.types import InferResponse
 
@@ -88,7 +90,7 @@ def test_a_claimed_stream_that_is_not_sync_may_go_on_by_so_many_generations(cata
 
 
 def test_answers_follow_the_state_in_order_and_old_ones_leave(catalogue):
-    kept = [Kept(f"r{number}", "d", bytes([number])) for number in range(6)]
+    kept = [Kept(f"r{number}", "", "d", bytes([number])) for number in range(6)]
     catalogue.advance([move(1, 0, kept=kept[:3])])
     catalogue.advance([move(2, 1, kept=kept[2:5])])
     catalogue.advance([move(3, 2, kept=[*kept[3:], kept[0]])])
@@ -96,8 +98,43 @@ def test_answers_follow_the_state_in_order_and_old_ones_leave(catalogue):
     assert catalogue.claim("s")[2] == [kept[3], kept[4], kept[5], kept[0]]
 
 
+def test_answers_to_one_id_are_kept_by_key_and_body(catalogue):
+    kept = [Kept("r", "", "d1", b"1"), Kept("r", "", "d2", b"2"), Kept("r", "key", "d1", b"3")]
+    catalogue.advance([move(1, 0, kept=kept[:2])])
+    catalogue.advance([move(2, 1, kept=kept[1:])])
+
+    assert catalogue.claim("s")[2] == kept[1:]
+
+
+def test_answers_of_a_catalogue_that_kept_one_a_request_id_are_taken_over(tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path / 'acclimate.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        values = {"digest": "d", "content": b"1"}
+        for stream, request, place in (("s", "r1", 2), ("s", "r2", 1), ("other", "r1", 1)):
+            row = table("answers", *map(column, ("stream", "request", "place", "digest", "content")))
+            connection.execute(row.insert().values(stream=stream, request=request, place=place, **values))
+    engine.dispose()
+
+    opened = open_database("", tmp_path, sharded=False)
+    catalogue = Catalogue(opened.engine)
+    catalogue.enrol(record())
+    kept = catalogue.claim("s")[2]
+    catalogue.advance(
+        [replace(move(1, 0, kept=[*kept, Kept("r1", "", "another", b"2")]), record=record(epoch=2, generation=1))]
+    )
+    after = catalogue.claim("s")[2]
+    opened.close()
+
+    assert kept == [Kept("r2", "", "d", b"1"), Kept("r1", "", "d", b"1")]
+    assert after == [*kept, Kept("r1", "", "another", b"2")]
+
+
 def test_answers_of_a_move_that_is_fenced_are_not_kept(catalogue):
-    catalogue.advance([move(9, before=8, kept=[Kept("r", "d", b"")])])
+    catalogue.advance([move(9, before=8, kept=[Kept("r", "", "d", b"")])])
 
     assert catalogue.claim("s")[2] == []
 
@@ -136,7 +173,7 @@ def test_what_is_replaced_or_left_by_a_crash_is_collected_and_nothing_else(datab
 def test_a_removed_stream_leaves_its_blobs_to_be_collected(database, catalogue, tmp_path):
     blobs = FolderBlobs(tmp_path / "blobs")
     put(blobs, "r-1", "foreign")
-    catalogue.advance([replace(move(1, 0, blob="r-1"), answers=[Kept("r", "d", b"")])])
+    catalogue.advance([replace(move(1, 0, blob="r-1"), answers=[Kept("r", "", "d", b"")])])
     catalogue.remove("s", epoch=1)
 
     garbage.collect(database.engine, {CHECKPOINTS: blobs}, older_seconds=-1)
