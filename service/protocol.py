@@ -1,17 +1,335 @@
-"""HTTP/1.1 as uvicorn speaks it, with more of a body read ahead of the application."""
+"""HTTP/1.1 as uvicorn speaks it, with bounds on heads, on the framing of bodies, on pipelines and on time."""
 
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.api.hardening import headers_of
+from service.connections import Connections, Patience
+from service.telemetry import log
 
 READ_AHEAD = 2**18
 """Bytes of a body. Uvicorn's own 65,536 stop and start a batch of images a dozen times, which takes longer than the
 rest of its way through the server."""
+MAX_HEAD = 2**16
+"""Bytes of a request's head: its first line and all its headers, with the trailers of a body in chunks."""
+MAX_HEADERS = 100
+MAX_PIPELINED = 16
+"""Requests that wait on one connection for the answers before theirs."""
+FRAMING_SHARE = 8
+"""A body in chunks may take one byte of framing for so many of its own, beyond MAX_HEAD: chunks of single bytes would
+keep the event loop busy."""
+DISCARDED = 2**26
+"""Bytes of a body that are read on and thrown away after its answer: most clients read the answer only then."""
+LINGER_SECONDS = 1.0
+LINGER_BYTES = 2**20
+"""How long, and for how many bytes, a refused connection is read on: closed at once, it would lose the answer."""
+HEALTH = "/v2/health/"
+RETRIED = frozenset({429, 503})
 
 
-class ReadAheadProtocol(HttpToolsProtocol):
-    """A connection that stops reading later."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer of the protocol itself, after which the connection ends."""
+
+    status: HTTPStatus
+    said: str
+
+    def encode(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Return the whole answer."""
+        body = json.dumps({"error": self.said}).encode()
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+            **headers_of("/v2"),
+        }
+        if self.status in RETRIED:
+            headers["Retry-After"] = "1"
+        lines = [f"HTTP/1.1 {self.status.value} {self.status.phrase}".encode()]
+        lines += [name + b": " + value for name, value in default_headers]
+        lines += [f"{name}: {value}".encode("latin-1") for name, value in headers.items()]
+        return b"\r\n".join([*lines, b"", body])
+
+
+class RefusedError(Exception):
+    """Ends the parsing of a request from within the parser's callbacks."""
+
+
+async def answer_full(_scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """Answer that the server has as many connections as it may."""
+    headers = {"Content-Type": "application/json", "Connection": "close", "Retry-After": "1", **headers_of("/v2")}
+    body = json.dumps({"error": "the server has as many connections as it may; try again later"}).encode()
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    raw.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": 503, "headers": raw})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A connection that reads further ahead than uvicorn's own, and whose client cannot make it work without end.
+
+    The parser keeps a header until it is complete, so bytes are counted as they come, and not by complete headers only.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        connections: Connections | None = None,
+        patience: Patience | None = None,
+        **named: Any,
+    ) -> None:
+        super().__init__(*arguments, **named)
+        self._table = Connections(2**31) if connections is None else connections
+        self._patience = patience or Patience()
+        self._in_head = self._in_body = False
+        self._begun = 0  # messages that began in the piece of data being parsed
+        self._piece_body = 0  # bytes of bodies in that piece
+        self._head_bytes = self._headers = self._framing = self._body_bytes = 0
+        self._unanswered = 0  # requests, of which the first is being answered
+        self._since = self.loop.time()  # the head's or the body's beginning
+        self._unread, self._unread_since = 0, self._since  # bytes of answers that the client has not taken
+        self._refusal: Refusal | None = None
+        self._refused = False
+        self._discarded = 0
+
+    # The connection
+
+    def connection_made(self, transport: Any) -> None:
+        """Serve a connection, or refuse it where there are too many."""
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        admission = self._table.admit(self)
+        if admission == "refused":
+            self._refused = True
+            transport.abort()
+        elif admission == "overflow":
+            self.app = self._health_or_full
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._table.forget(self)
+        super().connection_lost(exc)
+
+    def evict(self) -> None:
+        """Close: another connection needs the place, and no request is under way on this one."""
+        self._refused = True
+        self.transport.close()
+
+    def check(self, now: float) -> None:
+        """Close if the client has taken too long for a head or a body, or takes nothing of an answer."""
+        if self._refused or self.transport.is_closing():
+            return
+        if self._in_body:
+            self._check_body(now)
+        elif self._in_head or not self._unanswered:
+            self._check_head(now)
+        self._check_unread(now)
+
+    def _check_head(self, now: float) -> None:
+        seconds = self._patience.head_seconds
+        if now - self._since <= seconds:
+            return
+        if self._in_head:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the request's head did not end within {seconds:g} s")
+        else:
+            self.evict()
+
+    def _check_body(self, now: float) -> None:
+        if self.flow.read_paused:
+            self._since = min(now, self._since + 1.0)  # the server's own pauses are not the client's
+            return
+        beyond = now - self._since - self._patience.grace_seconds
+        if self._body_bytes < beyond * self._patience.body_rate:
+            came = f"{self._body_bytes} bytes of the body came in {now - self._since:.0f} s"
+            expected = f"at least {self._patience.body_rate:g} bytes per second are expected"
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"{came}; {expected}")
+
+    def _check_unread(self, now: float) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread != self._unread or not unread:
+            self._unread, self._unread_since = unread, now
+        elif now - self._unread_since > self._patience.stall_seconds:
+            self._refused = True
+            self.transport.abort()
+
+    # What the client sends
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, unless the request before was refused."""
+        self._unset_keepalive_if_required()
+        if self._is_refused():
+            self._discard(len(data))
+            return
+        was_idle = not (self._in_head or self._in_body)
+        self._begun = self._piece_body = 0
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # it was answered as any request: no other protocol is spoken here
+        except httptools.HttpParserError as error:
+            if not self._is_refused():
+                self._refuse(HTTPStatus.BAD_REQUEST, f"the request is not HTTP/1.1: {_reason(error)}")
+            return
+        self._count_framing(len(data) - self._piece_body, was_idle=was_idle)
+
+    def _count_framing(self, spent: int, *, was_idle: bool) -> None:
+        """Count bytes that belong to no body; of pieces in which several messages meet, complete headers only."""
+        if self._begun == 0:
+            self._framing += spent
+        else:
+            self._framing = spent if self._begun == 1 and was_idle else 0
+        if (self._in_head or self._in_body) and self._framing > MAX_HEAD + self._body_bytes // FRAMING_SHARE:
+            self._refuse_framing()
+
+    def _refuse_framing(self) -> None:
+        if self._in_head:
+            self._refuse_head()
+        else:
+            said = f"the body's chunks take more than a byte of framing for each {FRAMING_SHARE} of its own"
+            self._refuse(HTTPStatus.BAD_REQUEST, f"{said}; send larger chunks")
+
+    def _refuse_head(self) -> None:
+        said = f"the request's head holds more than {MAX_HEAD} bytes or {MAX_HEADERS} headers"
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{said}; send fewer or shorter ones")
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > LINGER_BYTES:
+            self.transport.abort()
+
+    # Callbacks of the parser
+
+    def on_message_begin(self) -> None:
+        """Begin a request, unless too many wait on this connection."""
+        if len(self.pipeline) >= MAX_PIPELINED:
+            said = f"{MAX_PIPELINED} requests wait on this connection; send the next one when they are answered"
+            self._in_head = True
+            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, said)
+            raise RefusedError
+        super().on_message_begin()
+        self._begun += 1
+        self._in_head = True
+        self._head_bytes = self._headers = self._body_bytes = 0
+        self._discarded = 0
+        self._since = self.loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        """Take in a piece of the request's path and query."""
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take in a header; one that comes after the body is counted and dropped."""
+        self._headers += 1
+        self._count_head(len(name) + len(value) + len(b": \r\n"))
+        if self._in_head:
+            super().on_header(name, value)
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD or self._headers > MAX_HEADERS:
+            self._refuse_head()
+            raise RefusedError
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer the request."""
+        super().on_headers_complete()
+        self._in_head, self._in_body = False, True
+        self._unanswered += 1
+        self._since = self.loop.time()
+        self._table.works(self)
 
     def on_body(self, body: bytes) -> None:
         """Take in a piece of a body; go on reading unless too much waits, or a request that came too early."""
+        self._piece_body += len(body)
+        self._body_bytes += len(body)
         super().on_body(body)
-        if not self.pipeline and len(self.cycle.body) < READ_AHEAD:
+        if self.cycle.response_complete:
+            self._discarded += len(body)
+            if self._discarded > DISCARDED:
+                self._refused = True
+                self.transport.abort()
+        elif not self.pipeline and len(self.cycle.body) < READ_AHEAD:
             self.flow.resume_reading()
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        super().on_message_complete()
+        self._in_body = False
+        self._note_waiting()
+
+    # Answers
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or with the refusal that waited for the answers before it."""
+        self._unanswered -= 1
+        super().on_response_complete()
+        if self._refusal is not None and not self._unanswered:
+            self._write(self._refusal)
+        self._note_waiting()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer by the error contract."""
+        self._refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    async def _health_or_full(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Answer health as ever, and everything else by 503."""
+        is_health = scope["type"] == "http" and scope["path"].startswith(HEALTH)
+        app: ASGI3Application = self.config.loaded_app if is_health else answer_full
+        await app(scope, receive, send)
+
+    def _is_refused(self) -> bool:
+        return self._refused or self._refusal is not None
+
+    def _note_waiting(self) -> None:
+        if not (self._in_head or self._in_body or self._unanswered):
+            self._since = self.loop.time()
+            self._table.waits(self)
+
+    def _refuse(self, status: HTTPStatus, said: str) -> None:
+        """Answer a request that is not read to its end, after the answers before it, and end the connection."""
+        refusal = Refusal(status, said)
+        if self._in_body and self.cycle.response_complete:
+            self.evict()
+            return
+        if self._in_body:
+            self._abandon()
+        if self._unanswered:
+            self._refusal = refusal
+        else:
+            self._write(refusal)
+
+    def _abandon(self) -> None:
+        """Take the answer to the request whose body is being read away from the application."""
+        if self.pipeline and self.pipeline[0][0] is self.cycle:
+            self.pipeline.popleft()
+        elif self.cycle.response_started:
+            self.transport.abort()  # half an answer is there, which nothing can be added to
+        self._unanswered -= 1
+        self.cycle.disconnected = self.cycle.response_complete = True
+        self.cycle.message_event.set()
+
+    def _write(self, refusal: Refusal) -> None:
+        """Write a refusal; read on for a moment, since a connection that is closed with unread data loses it."""
+        self._refused, self._refusal = True, None
+        client = self.client[0] if self.client else ""
+        log.info("request_refused", client=client, status=refusal.status.value, reason=refusal.said)
+        if self.transport.is_closing():
+            return
+        self.transport.write(refusal.encode(self.server_state.default_headers))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._table.waits(self)
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+
+def _reason(error: BaseException) -> str:
+    """Return why the parser refused a request, in a line."""
+    return f"{error}"[:200] or type(error).__name__

@@ -1,18 +1,23 @@
 """Runs the server as one process until it is told to stop; then it drains and keeps what streams have learned."""
 
+import asyncio
 import os
 import secrets
 import signal
 import socket
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
 from service.app import Lifecycle, create_app
+from service.connections import Connections, Patience, most_connections
 from service.errors import SettingsError
-from service.protocol import ReadAheadProtocol
+from service.protocol import BoundedProtocol
 from service.settings import Settings
 from service.telemetry import configure_logging
 
@@ -20,9 +25,16 @@ from service.telemetry import configure_logging
 class DrainingServer(uvicorn.Server):
     """Answers `not ready` and takes no new requests from the moment it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, connections: Connections) -> None:
         super().__init__(config)
         self._lifecycle = lifecycle
+        self._connections = connections
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to stop; once a second, end connections whose clients take too long."""
+        if counter % 10 == 0:
+            self._connections.sweep(monotonic())
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's form
         """Begin to drain on SIGTERM or SIGINT; a second SIGINT does not wait.
@@ -45,9 +57,12 @@ def run(settings: Settings) -> None:
         raise SettingsError("WEB_CONCURRENCY asks for several processes, but each would have its own streams; unset it")
     configure_logging()
     app = create_app(settings)
+    connections = Connections(most_connections(settings.max_connections))
+    patience = Patience(head_seconds=settings.head_seconds, body_rate=settings.min_body_rate)
     config = uvicorn.Config(
         app,
-        http=ReadAheadProtocol,
+        http=cast("type[asyncio.Protocol]", partial(BoundedProtocol, connections=connections, patience=patience)),
+        ws="none",
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
@@ -56,7 +71,7 @@ def run(settings: Settings) -> None:
     listening = _listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     print(f"Acclimate listens on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)  # noqa: T201
-    DrainingServer(config, app.state.lifecycle).run(sockets=[listening])
+    DrainingServer(config, app.state.lifecycle, connections).run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -72,6 +72,12 @@ class Settings(BaseSettings):
     """Most images of one request; beyond it 413."""
     max_pixels: int = Field(default=16_000_000, ge=1)
     """Most pixels of the encoded images of one request, decoded; beyond it 413."""
+    max_connections: int = Field(default=0, ge=0)
+    """Most connections at a time; beyond it idle ones close first, then 503. 0: as file descriptors allow."""
+    head_seconds: float = Field(default=10.0, gt=0)
+    """Seconds in which the whole head of a request must come; beyond it 408."""
+    min_body_rate: float = Field(default=4096.0, ge=0)
+    """Bytes per second at which a body must come on average, after its first 20 seconds; below it 408."""
     max_queue: int = Field(default=256, ge=1)
     """Most requests that wait or run at a time; beyond it 503."""
     max_queue_per_stream: int = Field(default=64, ge=1)

@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from service.api.body import ALIGNMENT, read_aligned
 from service.errors import MalformedError, TooLargeError
-from service.protocol import READ_AHEAD, ReadAheadProtocol
+from service.protocol import READ_AHEAD, BoundedProtocol
 
 MOST = 1000
 
@@ -82,7 +82,7 @@ class Connection:
         self.transport, self.wanted, self.bodies = Transport(), asyncio.Semaphore(0), []
         config = Config(self.app, interface="asgi3", lifespan="off", access_log=False)
         config.load()
-        self.protocol = ReadAheadProtocol(config, ServerState(), {})
+        self.protocol = BoundedProtocol(config, ServerState(), {})
         self.protocol.connection_made(self.transport)
 
     async def app(self, _scope, receive, send):
