@@ -34,7 +34,7 @@ from service.bundles import read_bundle
 from service.checkpoints import Checkpoints
 from service.controlplane import Controlplane
 from service.dataplane import Dataplane
-from service.errors import SettingsError
+from service.errors import ServiceError, SettingsError
 from service.events import EventLog
 from service.feedback import Feedback
 from service.good_states import GoodStates
@@ -53,11 +53,13 @@ from service.settings import Settings
 from service.snapshots.store import PLACE, SnapshotStore
 from service.spilling import Spill
 from service.statistics import Statistics
-from service.store import garbage
+from service.store import garbage, orphans
 from service.store.blobs import Blobs, FolderBlobs
 from service.store.catalogue import CHECKPOINTS, Catalogue
-from service.store.database import open_database
+from service.store.database import Database, open_database
 from service.store.objects import ObjectBlobs
+from service.store.presence import Presence
+from service.store.watching import StoreWatch
 from service.streams import StreamTable
 from service.supervision import Supervisor
 from service.telemetry import Telemetry, log
@@ -105,11 +107,11 @@ def create_app(settings: Settings) -> FastAPI:
         max_queue_per_stream=settings.max_queue_per_stream,
         deadline_seconds=settings.deadline_seconds,
     )
-    database = open_database(settings.database, settings.data, sharded=settings.sharded)
     supervisor = Supervisor(telemetry)
+    places = {place: blobs_of(settings, place) for place in (PLACE, CHECKPOINTS)}
+    database = _opened(settings, places[CHECKPOINTS])
     log_of_events = EventLog(database, supervisor, sharded=settings.sharded)
     recorder = Recorder(telemetry, log_of_events, settings.keep_misfits)
-    places = {place: blobs_of(settings, place) for place in (PLACE, CHECKPOINTS)}
     store, catalogue = SnapshotStore(database.engine, places[PLACE]), Catalogue(database.engine)
     checkpoints = Checkpoints(catalogue, places[CHECKPOINTS], half=settings.half_checkpoints)
     keeper = Keeper(
@@ -124,7 +126,8 @@ def create_app(settings: Settings) -> FastAPI:
         end=control.end, workshop=workshop,
     )  # fmt: skip
     watching = Watching(hosted, table, log_of_events)
-    readiness = Readiness(supervisor.troubles)
+    store_watch = StoreWatch(Presence.of(filter(None, (settings.data, database.file))))
+    readiness = Readiness(supervisor.troubles, store_watch.troubles)
 
     def drain() -> None:
         scheduler.refuse()
@@ -144,6 +147,7 @@ def create_app(settings: Settings) -> FastAPI:
         supervisor.start("prober", prober.run)
         supervisor.start("keeper", keeper.run)
         supervisor.start("residence", residence.run)
+        supervisor.start("store_watch", store_watch.run)
         events_seconds = settings.events_days * DAY
         supervisor.start("cleaner", lambda: _cleaning(database.engine, places, log_of_events, events_seconds))
         yield
@@ -200,15 +204,34 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+def _opened(settings: Settings, checkpoints: Blobs) -> Database:
+    """Open the catalogue.
+
+    Raises:
+        SettingsError: If it cannot be opened, or knows no streams where there are checkpoints of some.
+    """
+    new = settings.new_catalogue
+    database = open_database(settings.database, settings.data, sharded=settings.sharded, new_catalogue=new)
+    try:
+        orphans.check(database.engine, checkpoints, where(settings, CHECKPOINTS), new_catalogue=new)
+    except ServiceError:
+        database.close()
+        raise
+    return database
+
+
 def blobs_of(settings: Settings, place: str) -> Blobs:
     """Return where a kind of blobs lies: under the blobs' URL, or in the data folder.
 
     Raises:
         SettingsError: If the URL is wrong.
     """
-    if settings.blobs:
-        return ObjectBlobs(f"{settings.blobs.rstrip('/')}/{place}")
-    return FolderBlobs(settings.data / place)
+    return ObjectBlobs(where(settings, place)) if settings.blobs else FolderBlobs(Path(where(settings, place)))
+
+
+def where(settings: Settings, place: str) -> str:
+    """Return the URL or folder of a kind of blobs."""
+    return f"{settings.blobs.rstrip('/')}/{place}" if settings.blobs else str(settings.data / place)
 
 
 def limits_of(settings: Settings) -> RestLimits:

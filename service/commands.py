@@ -43,6 +43,9 @@ def serve(
     first_key: Annotated[
         bool, typer.Option("--first-key", help="Make the keys file with one admin key if it is missing; show it once.")
     ] = False,
+    new_catalogue: Annotated[
+        bool, typer.Option("--new-catalogue", help="Begin without the streams whose catalogue was lost.")
+    ] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without keys.")] = False,
     allow_factory: AllowFactory = None,
 ) -> None:
@@ -60,6 +63,7 @@ def serve(
         "port": port,
         "data": data,
         "keys_file": keys_file,
+        "new_catalogue": new_catalogue or None,
         "insecure": insecure or None,
     }
     settings = Settings(**{name: value for name, value in given.items() if value is not None})

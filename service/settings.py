@@ -20,6 +20,8 @@ class Settings(BaseSettings):
     """Folders of the bundles to serve, as a JSON list; without any, the embedded Fashion-MNIST model."""
     data: Path = Path("acclimate-data")
     """Folder for catalogue, checkpoints and snapshots, where these have no URL; made if it is not there."""
+    new_catalogue: bool = False
+    """Start with an empty catalogue although checkpoints of streams lie beside it: these streams begin anew."""
     database: str = ""
     """Catalogue and event log, as `postgresql+psycopg://user:password@host/name`; SQLite in `data` without it."""
     blobs: str = ""

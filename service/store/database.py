@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,16 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, insert, text
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, create_engine, insert, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.errors import SettingsError, StoreDownError, StoreFullError
+from service.store import sqlite
+from service.store.presence import Presence
 from service.store.tables import PROCESSES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -24,8 +30,6 @@ OWNER_LOCK, MIGRATION_LOCK = 0x61636C31, 0x61636C32
 LOCK_FILE = "acclimate.lock"
 FULL = ("disk is full", "readonly database", "No space left")
 """What SQLite and PostgreSQL say where there is no room."""
-BUSY_SECONDS = 5
-"""How long SQLite waits for another writer."""
 CONNECT_SECONDS = 5
 
 
@@ -52,10 +56,12 @@ class Database:
     Attributes:
         engine: SQLAlchemy's.
         process: This process's number on this store, from 1 on; greater than all before.
+        file: SQLite's file; None for another database.
     """
 
     engine: Engine
     process: int
+    file: Path | None = None
     _owner: Any = None
 
     def close(self) -> None:
@@ -65,11 +71,12 @@ class Database:
         self.engine.dispose()
 
 
-def open_database(url: str, data: Path, *, sharded: bool) -> Database:
+def open_database(url: str, data: Path, *, sharded: bool, new_catalogue: bool = False) -> Database:
     """Open the catalogue at a SQLAlchemy URL; without one, SQLite in the data folder.
 
     Raises:
-        SettingsError: If it cannot be opened, or another process owns it and `sharded` does not let it share.
+        SettingsError: If it cannot be opened, is damaged or of a newer version, or another process owns it and
+            `sharded` does not let it share.
     """
     chosen = url or f"sqlite:///{data / 'acclimate.db'}"
     owner = None
@@ -77,15 +84,28 @@ def open_database(url: str, data: Path, *, sharded: bool) -> Database:
         data.mkdir(parents=True, exist_ok=True)
         engine = _engine(chosen)
         owner = _own(engine, data, sharded=sharded)
+        file = sqlite.file_of(engine.url) if engine.dialect.name == "sqlite" else None
+        if file is not None:
+            sqlite.check_file(file, new_catalogue=new_catalogue)
+        _check_schema(engine)
         _migrate(engine)
+        if file is not None:
+            sqlite.guard(engine, Presence.of([file]))
         with engine.begin() as connection:
             made = connection.execute(insert(PROCESSES).values(started=time.time()))
-        return Database(engine, _number(made.inserted_primary_key), owner)
-    except (OSError, ValueError, SQLAlchemyError, ImportError) as error:
-        if owner is not None:
-            owner.close()
+        return Database(engine, _number(made.inserted_primary_key), file, owner)
+    except SettingsError:
+        _close(owner)
+        raise
+    except (OSError, ValueError, SQLAlchemyError, ImportError, CommandError, sqlite3.Error) as error:
+        _close(owner)
         said = str(error).splitlines()[0]
         raise SettingsError(f"the database {_shown(chosen)} cannot be opened: {said}") from None
+
+
+def _close(owner: Any) -> None:
+    if owner is not None:
+        owner.close()
 
 
 @contextmanager
@@ -112,17 +132,10 @@ def _number(key: Any) -> int:
 def _engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
-        event.listen(engine, "connect", _durable)
-        return engine
+        return sqlite.open_engine(parsed)
     if parsed.get_backend_name() == "postgresql":
         return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
     raise ValueError(f"expected sqlite:///FILE or postgresql+psycopg://..., not {parsed.get_backend_name()!r}")
-
-
-def _durable(connection: Any, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-        connection.execute(f"PRAGMA {pragma}")
 
 
 def _own(engine: Engine, data: Path, *, sharded: bool) -> Any:
@@ -146,6 +159,24 @@ def _own(engine: Engine, data: Path, *, sharded: bool) -> Any:
         connection.close()
         raise SettingsError(said)
     return connection
+
+
+def _check_schema(engine: Engine) -> None:
+    """Refuse tables of a newer version, before anything is written.
+
+    Raises:
+        SettingsError: If the schema is none that this version knows.
+    """
+    known = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
+    with engine.connect() as connection:
+        there = MigrationContext.configure(connection).get_current_heads()
+    unknown = set(there) - set(known)
+    if unknown:
+        raise SettingsError(
+            f"the catalogue {_shown(str(engine.url))} has schema {', '.join(sorted(unknown))}, and this version of "
+            f"Acclimate knows schemas up to {known[0]}: a newer version made it; start that version, or name another "
+            "folder by --data"
+        )
 
 
 def _migrate(engine: Engine) -> None:

@@ -1,0 +1,49 @@
+"""Checkpoints beside a catalogue that knows no stream: the catalogue was lost, and streams would begin anew unseen."""
+
+from sqlalchemy import Engine, select
+
+from service.errors import SettingsError
+from service.store.blobs import Blobs
+from service.store.catalogue import CHECKPOINTS
+from service.store.database import available
+from service.store.garbage import ALL
+from service.store.tables import GARBAGE, STREAMS
+from service.telemetry import log
+
+
+def check(engine: Engine, checkpoints: Blobs, place: str, *, new_catalogue: bool) -> None:
+    """Refuse a catalogue without streams beside checkpoints that it does not know, unless `new_catalogue` is set.
+
+    The checkpoints stay where they are in either case.
+
+    Raises:
+        SettingsError: If there are such checkpoints; `place` names where in the message.
+    """
+    if _knows_streams(engine):
+        return
+    unknown = _unknown(engine, checkpoints)
+    if not unknown or _knows_streams(engine):  # another process may have made its first stream meanwhile
+        return
+    if not new_catalogue:
+        raise SettingsError(
+            f"the catalogue knows no streams, but there are {unknown} checkpoints of streams in {place}: the catalogue "
+            "was lost or replaced; put back a backup of it, or start with --new-catalogue to begin without these "
+            "streams (the checkpoints stay where they are)"
+        )
+    log.warning("checkpoints_unknown", checkpoints=unknown, place=place)
+
+
+def _knows_streams(engine: Engine) -> bool:
+    with available(), engine.connect() as connection:
+        return connection.execute(select(STREAMS.c.id).limit(1)).first() is not None
+
+
+def _unknown(engine: Engine, checkpoints: Blobs) -> int:
+    """Return how many checkpoints are not noted as garbage, which is where those of ended streams are."""
+    names = list(checkpoints.names())
+    if not names:
+        return 0
+    with available(), engine.connect() as connection:
+        noted = {blob.partition("/")[2] for blob in connection.execute(select(GARBAGE.c.blob)).scalars()
+                 if blob.startswith(f"{CHECKPOINTS}/")}  # fmt: skip
+    return sum(name not in noted and f"{name.partition('-')[0]}{ALL}" not in noted for name in names)

@@ -1,0 +1,36 @@
+"""Whether the files that a running server writes to are still the ones that it opened."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Files and folders as they were when the server opened them: by device and inode.
+
+    An unlinked SQLite file can still be written to, but what is written there is gone with the process.
+    """
+
+    seen: Mapping[Path, tuple[int, int] | None]
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> "Presence":
+        """Remember paths as they are now."""
+        return cls({path: _identity(path) for path in paths})
+
+    def lost(self) -> str:
+        """Return which path is gone or is another one now, in words; "" if none is."""
+        for path, before in self.seen.items():
+            now = _identity(path)
+            if now != before:
+                return f"{path} {'is gone' if now is None else 'was replaced by another'}"
+        return ""
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

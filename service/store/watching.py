@@ -1,0 +1,33 @@
+"""Looks every second whether the store's files are still there; the server is not ready without them."""
+
+import asyncio
+
+from service.store.presence import Presence
+from service.telemetry import log
+
+LOOK_SECONDS = 1.0
+REASON = "the data folder or the catalogue is gone or was replaced; put it back, or restart the server"
+"""Anybody may read why a server is not ready, so that the path is in the log alone."""
+
+
+class StoreWatch:
+    """Watches the files that the server opened."""
+
+    def __init__(self, presence: Presence) -> None:
+        self._presence = presence
+        self._lost = ""
+
+    def troubles(self) -> list[str]:
+        """Return why the server is not ready; nothing where all files are there."""
+        return [REASON] if self._lost else []
+
+    async def run(self) -> None:
+        """Look, until cancelled; the log has a line when a file is lost and when all are back."""
+        while True:
+            lost = await asyncio.to_thread(self._presence.lost)
+            if lost and not self._lost:
+                log.error("store_lost", found=lost, reason=REASON)
+            elif self._lost and not lost:
+                log.info("store_is_back")
+            self._lost = lost
+            await asyncio.sleep(LOOK_SECONDS)
