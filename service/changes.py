@@ -1,6 +1,7 @@
 """The streams that have changed since they were last kept, shared by the event loop and the worker."""
 
 import threading
+import time
 
 from service.streams import Stream
 
@@ -12,6 +13,7 @@ class Changes:
         self._lock = threading.Lock()
         self._streams: dict[str, Stream] = {}
         self._urgent: set[str] = set()
+        self._later: dict[str, float] = {}
 
     def __setitem__(self, stream_id: str, stream: Stream) -> None:
         with self._lock:
@@ -27,6 +29,7 @@ class Changes:
         with self._lock:
             self._streams.pop(stream_id, None)
             self._urgent.discard(stream_id)
+            self._later.pop(stream_id, None)
 
     def hasten(self, stream_id: str) -> None:
         """Mark a stream to be kept at the next look."""
@@ -42,3 +45,13 @@ class Changes:
         """Whether a stream is to be kept at the next look."""
         with self._lock:
             return stream_id in self._urgent
+
+    def delay(self, stream_id: str, seconds: float) -> None:
+        """Let a stream that could not be kept wait before it is tried again."""
+        with self._lock:
+            self._later[stream_id] = time.monotonic() + seconds
+
+    def is_delayed(self, stream_id: str) -> bool:
+        """Whether a stream still waits for that."""
+        with self._lock:
+            return time.monotonic() < self._later.get(stream_id, 0.0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from service import engine
-from service.errors import ConflictError, StoreFullError, UnfitError
+from service.errors import ConflictError, ServiceError, StoreDownError, StoreFullError, UnfitError
 from service.guard import Policy
 from service.hosting import HostedModel
 from service.retries import Answered, Asked
@@ -16,7 +16,7 @@ from service.snapshots.format import unpack
 from service.snapshots.streams import file_of, state_for
 from service.store import answers
 from service.store.blobs import Blobs
-from service.store.catalogue import HEADROOM, Catalogue, Kept, Move, Record, reservation
+from service.store.catalogue import HEADROOM, Catalogue, Kept, Move, Record
 from service.streams import Claim, Stream, StreamTable
 from service.telemetry import log
 
@@ -37,12 +37,50 @@ class Taken:
 
 
 def take(stream: Stream, *new: Answered, final: bool = False) -> Taken:
-    """Take a stream as it is; on the worker, where nothing else runs. `new` are answers under way."""
-    return Taken(copy.copy(stream), (*stream.retries.entries(), *new), final)
+    """Take a stream as it is, to be written; on the worker, where nothing else runs. `new` are answers under way.
+
+    The stream is unsettled from here on, until the write is known to have taken effect.
+    """
+    taken = Taken(copy.copy(stream), (*stream.retries.entries(), *new), final)
+    stream.unsettled = stream.unsettled or "write"
+    return taken
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of streams that were to be written, by id; one that is in none of these was not tried.
+
+    Attributes:
+        claims: The claims from now on of those that are kept.
+        lost: Those that another process has claimed.
+        failed: Why others could not be kept.
+    """
+
+    claims: dict[str, Claim]
+    lost: set[str]
+    failed: dict[str, Exception]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A stream whose state is in its blob: the move that is left to do, and the claim once it is done."""
+
+    move: Move
+    claim: Claim
+    new_blob: str
+
+
+GIVE_UP = 3
+"""Failures among streams written together, after which the rest waits for the next time."""
+FAILURES = (ServiceError, OSError, ValueError)
+"""What a store raises; ValueError where a text cannot be encoded."""
 
 
 class Checkpoints:
     """Writes streams to the store and reads them back; knows no order and no threads.
+
+    A write may fail between any two of its steps, or take effect while its reply is lost. The next write of the stream
+    then claims the row anew, which ends whatever may still be under way, and goes on from what the row holds.
 
     Args:
         catalogue: Where rows lie.
@@ -62,57 +100,124 @@ class Checkpoints:
             ConflictError: If another process has one of this id.
             StoreDownError: If the store does not answer; so do all calls here.
         """
-        claim = Claim(epoch=1, generation=0, blob="", reserved=reservation())
-        self.catalogue.enrol(replace(record_of(stream, claim), generation=0, ceiling=_ceiling(stream, 0)))
-        return claim
+        claim = Claim(epoch=1, generation=0, blob="", reserved=self.catalogue.reservation())
+        epoch = self.catalogue.enrol(replace(record_of(stream, claim), generation=0, ceiling=_ceiling(stream, 0)))
+        return replace(claim, epoch=epoch)
 
-    def write(self, taken: Sequence[Taken]) -> dict[str, Claim | None]:
-        """Keep streams, all in one transaction; return each one's claim from now on, None for one that is lost.
-
-        A stream whose state holds NaN or infinity is left out, and the log says so.
+    def write(self, taken: Sequence[Taken]) -> Written:
+        """Keep streams, all in one transaction; one that fails does not hold up the others.
 
         Raises:
-            StoreFullError: If there is no room.
+            StoreDownError: If the database does not answer; nothing was tried then.
         """
         self.catalogue.check()  # else every try would leave blobs that nothing refers to
-        moves, claims, new = [], dict[str, Claim | None](), dict[str, str]()
-        for each in taken:
-            try:
-                move, claim = self._move(each)
-            except ConflictError:
-                claims[each.stream.id] = None
-                continue
-            except UnfitError as error:
-                log.error("stream_not_kept", stream=each.stream.id, reason=str(error))
-                continue
-            moves.append(move)
-            claims[each.stream.id] = claim
-            if each.stream.claim is None or claim.blob != each.stream.claim.blob:
-                new[each.stream.id] = claim.blob
+        written = Written({}, set(), {})
+        prepared = self._prepared(taken, written)
         try:
-            fenced = self.catalogue.advance(moves)
-        except StoreFullError:  # nothing was committed
-            self._remove(new.values())
-            raise
-        self._remove(new[lost] for lost in fenced & new.keys())
-        return claims | dict.fromkeys(fenced)
+            self._advance(prepared, written)
+        except StoreFullError as error:  # nothing was committed
+            self._remove(each.new_blob for each in prepared)
+            written.failed.update(dict.fromkeys((each.move.record.id for each in prepared), error))
+        except FAILURES as error:
+            self._one_by_one(prepared, written, error)
+        return written
 
-    def _move(self, taken: Taken) -> tuple[Move, Claim]:
+    def remove(self, stream: Stream) -> bool:
+        """Remove a stream's row; False if another process has claimed or removed it."""
+        settled, stream.unsettled = not stream.unsettled, "removal"
+        if settled and stream.claim is not None:
+            return self.catalogue.remove(stream.id, stream.claim.epoch, stream.claim.reserved)
+        try:
+            record = self.catalogue.reclaim(stream.id)
+        except ConflictError:
+            return False
+        return record is None or self.catalogue.remove(stream.id, record.epoch, record.reserved)
+
+    def _prepared(self, taken: Sequence[Taken], written: Written) -> list[_Prepared]:
+        prepared, failures = [], 0
+        for each in taken:
+            if failures == GIVE_UP:
+                break
+            try:
+                prepared.append(self._prepare(each))
+            except ConflictError:
+                written.lost.add(each.stream.id)
+            except FAILURES as error:
+                failures += not isinstance(error, UnfitError)  # which is no failure of the store
+                written.failed[each.stream.id] = error
+        return prepared
+
+    def _prepare(self, taken: Taken) -> _Prepared:
         stream = taken.stream
-        claim = stream.claim or self.enrol(stream)
+        claim = self._claim(stream)
         in_memory_alone = stream.durability == "ephemeral" and not taken.final
         name = claim.blob if in_memory_alone else self._blob(stream, claim)
         record = replace(record_of(stream, claim), blob=name)
         record = replace(record, ceiling=record.generation) if taken.final else record
-        move = Move(
-            record, claim.generation, claim.blob if claim.blob != name else "", [_kept(each) for each in taken.answered]
-        )
+        replaced = claim.blob if claim.blob != name else ""
+        move = Move(record, claim.generation, replaced, [_kept(each) for each in taken.answered])
         mark = () if in_memory_alone else stream.mark
-        return move, Claim(claim.epoch, stream.generation, name, claim.reserved, mark)
+        after = Claim(claim.epoch, stream.generation, name, claim.reserved, mark)
+        return _Prepared(move, after, name if claim.blob != name else "")
+
+    def _claim(self, stream: Stream) -> Claim:
+        """Return a stream's claim, made anew where it is not known what its row holds."""
+        if stream.claim is None:
+            return self.enrol(stream)
+        if not stream.unsettled:
+            return stream.claim
+        record = self.catalogue.reclaim(stream.id)
+        if record is not None:
+            return Claim(record.epoch, record.generation, record.blob, record.reserved)
+        if stream.unsettled == "removal":  # it took effect, though whoever asked for it was told that it failed
+            return self.enrol(stream)
+        raise ConflictError(f"stream {stream.id!r} was ended by another process")
+
+    def _advance(self, prepared: Sequence[_Prepared], written: Written) -> None:
+        behind = self.catalogue.advance([each.move for each in prepared])
+        self._remove(each.new_blob for each in prepared if each.move.record.id in behind)
+        for each in prepared:
+            name = each.move.record.id
+            if name not in behind:
+                written.claims[name] = each.claim
+            elif self.catalogue.has_reclaimed(each.move.record):  # an earlier write of ours took effect late
+                written.failed[name] = StoreDownError(f"stream {name!r} could not be kept just now; try again")
+            else:
+                written.lost.add(name)
+
+    def _one_by_one(self, prepared: Sequence[_Prepared], written: Written, error: Exception) -> None:
+        """Write streams each by itself that failed together, so that only the one at fault fails again."""
+        names = [each.move.record.id for each in prepared]
+        if len(names) == 1:
+            written.failed[names[0]] = error
+            return
+        self.catalogue.check()
+        for name, each in zip(names, prepared, strict=True):
+            try:
+                self._advance([self._anew(each)], written)
+            except ConflictError:
+                written.lost.add(name)
+            except FAILURES as own:
+                written.failed[name] = own
+
+    def _anew(self, prepared: _Prepared) -> _Prepared:
+        """Return a move whose outcome is unknown as one from what the row holds now."""
+        move, blob = prepared.move, prepared.claim.blob
+        record = self.catalogue.reclaim(move.record.id)
+        if record is None:
+            raise ConflictError(f"stream {move.record.id!r} was ended by another process")
+        replaced = record.blob if record.blob != blob else ""
+        wanted = replace(move.record, epoch=record.epoch, reserved=record.reserved)
+        claim = replace(prepared.claim, epoch=record.epoch, reserved=record.reserved)
+        return _Prepared(Move(wanted, record.generation, replaced, move.answers), claim, "")
 
     def _remove(self, names: Iterable[str]) -> None:
+        """Remove blobs that nothing refers to; what cannot be removed now is collected later."""
         for name in filter(None, names):
-            self.blobs.delete(name)
+            try:
+                self.blobs.delete(name)
+            except FAILURES as error:
+                log.warning("blob_not_removed", blob=name, reason=str(error))
 
     def _blob(self, stream: Stream, claim: Claim) -> str:
         """Write a stream's state, unless it is there already or is the one before any batch; return its name."""
@@ -137,16 +242,26 @@ class Loaded:
 
 
 def load(checkpoints: Checkpoints, stream_id: str) -> Loaded | None:
-    """Claim a stream and read it; None if there is none."""
+    """Read a stream and claim it; None if there is none.
+
+    The blob is read first: where that fails, the row is as it was.
+    """
+    known = checkpoints.catalogue.find(stream_id)
+    if known is None:
+        return None
+    file = _file(checkpoints.blobs, known.blob)
     claimed = checkpoints.catalogue.claim(stream_id)
     if claimed is None:
         return None
     before, record, kept = claimed
+    return Loaded(before, record, kept, file if record.blob == known.blob else _file(checkpoints.blobs, record.blob))
+
+
+def _file(blobs: Blobs, name: str) -> bytes | None:
     try:
-        file = checkpoints.blobs.get(record.blob) if record.blob else None
+        return blobs.get(name) if name else None
     except KeyError:
-        file = b""  # gone: as damaged as can be
-    return Loaded(before, record, kept, file)
+        return b""  # gone: as damaged as can be
 
 
 def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded, *, anew: bool) -> Stream:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from service.changes import Changes
-from service.checkpoints import Checkpoints, Taken, record_of, take
-from service.errors import FencedError, ServiceError, UnfitError
+from service.checkpoints import Checkpoints, Taken, Written, record_of, take
+from service.errors import FencedError, ServiceError
 from service.recording import Recorder
 from service.retries import Answered
 from service.streams import Claim, Stream, StreamTable
@@ -18,6 +18,8 @@ from service.worker import Worker
 
 LOOK_SECONDS = 0.5
 """How often it is looked for streams whose time has come."""
+AGAIN_SECONDS = 1.0
+"""How long a stream waits that could not be kept, before it is tried again."""
 AT_A_TIME = 64
 """Streams kept in one transaction."""
 FENCED = "was taken over by another process: it is fenced here, and nothing was changed; send it there, or try again"
@@ -66,25 +68,23 @@ class Keeper:
             StoreDownError: If the store does not answer.
         """
         wanted = stream.durability == "sync" or (always and stream.durability == "periodic")
-        if not wanted or (stream.claim is not None and stream.claim.mark == stream.mark):
+        if not wanted or _is_kept(stream):
             return
         self._wait_for_write(stream)
-        claims = self.checkpoints.write([take(stream, *new)])
-        if stream.id not in claims:
-            raise UnfitError(f"stream {stream.id!r} cannot be kept: its state holds NaN or infinity; reset it")
-        claim = claims[stream.id]
-        if claim is None:
+        written = self.checkpoints.write([take(stream, *new)])
+        if stream.id in written.failed:
+            raise written.failed[stream.id]
+        if stream.id in written.lost:
             self._lose(stream)
             raise FencedError(f"stream {stream.id!r} {FENCED}")
         self._checkpoints.labels("kept").inc()
-        _settle(stream, claim)
+        _settle(stream, written.claims[stream.id])
 
     def note(self, stream: Stream, *, soon: bool = False) -> None:
         """Plan to keep a stream; on the event loop, after a request or, `soon`, after an operator's call."""
         if self._table.find(stream.id) is not stream:
             return
-        enrolled = stream.claim is not None and stream.durability == "ephemeral"
-        if not enrolled and (stream.claim is None or stream.claim.mark != stream.mark):
+        if self._is_wanted(stream):
             self._changed[stream.id] = stream
             if soon or stream.generation - stream.durable_generation >= self._steps:
                 self._changed.hasten(stream.id)
@@ -103,10 +103,11 @@ class Keeper:
             FencedError: If another process has taken it over; its state there stays.
         """
         self._wait_for_write(stream)  # it may be the one that enrols the stream
-        self._changed.drop(stream.id)
-        if stream.claim is not None and not self.checkpoints.catalogue.remove(stream.id, stream.claim.epoch):
+        in_store = stream.claim is not None or stream.unsettled
+        if in_store and not self.checkpoints.remove(stream):
             self._lose(stream)
             raise FencedError(f"stream {stream.id!r} {FENCED}")
+        self._changed.drop(stream.id)
 
     async def run(self) -> None:
         """Keep streams whose time has come, until cancelled; what cannot be written waits for the next time."""
@@ -138,15 +139,18 @@ class Keeper:
         return await asyncio.shield(writing)  # a write that has begun is finished, whoever still waits for it
 
     async def _write(self, there: Mapping[str, Stream], *, final: bool) -> list[Taken]:
+        for stream_id in there:
+            self._changed.calm(stream_id)  # what is noted from here on may come too late for this write
         taken = await self._worker.run(lambda: self._take(there.values(), final=final))
+        written = Written({}, set(), {})
         try:
-            claims = await asyncio.to_thread(self.checkpoints.write, taken)
-            for each in taken:
-                self._kept(there[each.stream.id], each, claims)
+            written = await asyncio.to_thread(self.checkpoints.write, taken)
         finally:
             for each in taken:
+                self._written(there[each.stream.id], each, written)
+            for each in taken:
                 self._writing.pop(each.stream.id).set()
-        return taken
+        return [each for each in taken if each.stream.id in written.claims]
 
     def _wait_for_write(self, stream: Stream) -> None:
         """Wait for another thread's write of a stream; on the worker, which that write needs no more."""
@@ -162,19 +166,28 @@ class Keeper:
         self._writing |= {stream.id: threading.Event() for stream in free}
         return [take(stream, final=final) for stream in free]
 
-    def _kept(self, stream: Stream, taken: Taken, claims: Mapping[str, Claim | None]) -> None:
-        self._changed.calm(stream.id)
-        if stream.id not in claims:
-            stream.kept = time.time()  # it is tried again when its time comes
-            return
-        claim = claims[stream.id]
-        if claim is None:
+    def _written(self, stream: Stream, taken: Taken, written: Written) -> None:
+        if stream.id in written.lost:
             self._lose(stream)
-            return
+        elif stream.id in written.claims:
+            self._kept(stream, taken, written.claims[stream.id])
+        else:
+            self._not_kept(stream, written.failed.get(stream.id))
+
+    def _kept(self, stream: Stream, taken: Taken, claim: Claim) -> None:
         self._checkpoints.labels("kept").inc()
         _settle(stream, claim, taken.stream.generation)
         if stream.mark == claim.mark or stream.durability == "ephemeral":
             self._changed.drop(stream.id)
+
+    def _not_kept(self, stream: Stream, error: Exception | None) -> None:
+        """Plan to try again; one that failed for a reason of its own waits, and makes way for those not tried yet."""
+        if self._table.find(stream.id) is stream:
+            self._changed[stream.id] = stream
+        if error is not None:
+            self._checkpoints.labels("failed").inc()
+            log.error("stream_not_kept", stream=stream.id, reason=str(error))
+            self._changed.delay(stream.id, AGAIN_SECONDS)
 
     async def close(self) -> int:
         """Keep all streams that are to be kept, for the next start; return how many were."""
@@ -189,11 +202,17 @@ class Keeper:
                 log.error("streams_not_kept", streams=[stream.id for stream in some], reason=str(error))
         return kept
 
+    def _is_wanted(self, stream: Stream) -> bool:
+        """Tell whether a stream is to be kept: of one that is ephemeral, the row alone."""
+        enrolled = stream.claim is not None and not stream.unsettled
+        return not enrolled if stream.durability == "ephemeral" else not _is_kept(stream)
+
     def _is_due(self, stream: Stream) -> bool:
-        if stream.durability == "ephemeral":
-            return stream.claim is None
-        urgent = self._changed.is_urgent(stream.id)
-        return urgent or stream.claim is None or time.time() - stream.kept >= self._seconds
+        if self._changed.is_delayed(stream.id):
+            return False
+        if stream.durability == "ephemeral" or stream.claim is None or stream.unsettled:
+            return True
+        return self._changed.is_urgent(stream.id) or time.time() - stream.kept >= self._seconds
 
     def _lose(self, stream: Stream) -> None:
         """Let a stream go that is another process's now."""
@@ -207,7 +226,12 @@ class Keeper:
             self._recorder.tell(stream, Happening("fenced", "another process has taken the stream over"))
 
 
+def _is_kept(stream: Stream) -> bool:
+    """Tell whether the store is known to hold a stream as it is."""
+    return stream.claim is not None and stream.claim.mark == stream.mark and not stream.unsettled
+
+
 def _settle(stream: Stream, claim: Claim, generation: int | None = None) -> None:
-    stream.claim = claim
+    stream.claim, stream.unsettled = claim, ""
     stream.durable_generation = stream.generation if generation is None else generation
     stream.kept = time.time()

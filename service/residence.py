@@ -169,7 +169,7 @@ class Residence:
             return True
         before, after, _ = claimed
         unused = before.last_used <= record.last_used  # else another process has used it
-        return unused and self._keeper.checkpoints.catalogue.remove(record.id, after.epoch)
+        return unused and self._keeper.checkpoints.catalogue.remove(record.id, after.epoch, after.reserved)
 
     def _unused(self, stream: Stream) -> bool:
         return 0 < self.limits.rest_seconds < time.time() - stream.last_used

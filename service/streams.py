@@ -28,6 +28,7 @@ from service.store.catalogue import Record
 
 Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
 Durability: TypeAlias = Literal["ephemeral", "periodic", "sync"]
+Unsettled: TypeAlias = Literal["", "write", "removal"]
 GOOD_BYTES = 64 * 2**20
 """Most bytes in memory of the good states that one stream keeps to go back to, where no setting says otherwise."""
 FEEDBACK_IMAGES, FEEDBACK_SECONDS = 10_000, 7 * 86_400.0
@@ -117,6 +118,8 @@ class Stream:
     idempotent: bool = False
     """Whether a request id is refused with another body."""
     claim: Claim | None = None
+    unsettled: Unsettled = ""
+    """What was last tried on the stream's row, while it is not known whether it took effect; "" if it is known."""
     kept: float = field(default_factory=time.time)
     """When the last checkpoint was written, Unix seconds."""
     generation: int = 0

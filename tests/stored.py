@@ -34,3 +34,17 @@ def catalogue(tmp_path, query):
         return connection.execute(query).fetchall()
     finally:
         connection.close()
+
+
+def copied(tmp_path, name="copy"):
+    """Return a folder with the data as a crash would leave it: the files as they are now."""
+    target = tmp_path / name
+    source = sqlite3.connect(tmp_path / "data" / "acclimate.db")
+    (target / "data" / "checkpoints").mkdir(parents=True)
+    into = sqlite3.connect(target / "data" / "acclimate.db")
+    source.backup(into)
+    source.close()
+    into.close()
+    for file in (tmp_path / "data" / "checkpoints").iterdir():
+        (target / "data" / "checkpoints" / file.name).write_bytes(file.read_bytes())
+    return target

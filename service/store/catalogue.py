@@ -4,8 +4,8 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Connection, Engine, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import ConflictError
 from service.store import garbage
@@ -30,7 +30,7 @@ class Record:
         ceiling: No process has made a generation beyond this one; equal to `generation` unless a process claims it.
         epoch: Rises with each claim.
         blob: Where the state is; "" for the one before any batch.
-        reserved: How the names of the next blobs begin.
+        reserved: How the names of the next blobs begin, with the token of the process that claimed the stream first.
         created, last_used: Unix seconds.
     """
 
@@ -75,16 +75,20 @@ class Move:
     answers: Sequence[Kept]
 
 
-def reservation() -> str:
-    """Return how the names of a stream's next blobs begin; nobody else's do."""
-    return secrets.token_hex(12)
-
-
 class Catalogue:
-    """The streams of all processes that share a database."""
+    """The streams of all processes that share a database.
+
+    Each process has a random token, and a stream's row begins its reservation with the token of the process that
+    claimed it. So a process recognises a row that it wrote itself where the database's reply was lost.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._token = secrets.token_hex(6)
+
+    def reservation(self) -> str:
+        """Return how the names of a stream's next blobs begin; nobody else's do."""
+        return f"{self._token}{secrets.token_hex(8)}"
 
     def check(self) -> None:
         """Ask the database for nothing.
@@ -100,37 +104,70 @@ class Catalogue:
         with available(), self._engine.connect() as connection:
             return [Record(**row) for row in connection.execute(select(STREAMS)).mappings()]
 
-    def enrol(self, record: Record) -> None:
-        """Add a stream.
+    def find(self, stream_id: str) -> Record | None:
+        """Return a stream, or None."""
+        with available(), self._engine.connect() as connection:
+            row = connection.execute(select(STREAMS).where(STREAMS.c.id == stream_id)).mappings().first()
+        return None if row is None else Record(**row)
+
+    def enrol(self, record: Record) -> int:
+        """Add a stream, or replace the row that an enrolment by this process left; return the row's epoch.
 
         Raises:
-            ConflictError: If there is one of this id.
+            ConflictError: If another process has a stream of this id.
         """
+        insert_row = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        values = asdict(record)
         with available(), self._engine.begin() as connection:
-            try:
-                connection.execute(insert(STREAMS).values(**asdict(record)))
-            except IntegrityError:
-                raise ConflictError(f"there is a stream {record.id!r} already, of another process") from None
+            _note_reserved(connection, self._own(record.id))
+            done = connection.execute(
+                insert_row(STREAMS)
+                .values(**values)
+                .on_conflict_do_update(
+                    index_elements=[STREAMS.c.id],
+                    set_={**values, "epoch": STREAMS.c.epoch + 1},
+                    where=self._own(record.id),
+                )
+                .returning(STREAMS.c.epoch)
+            ).first()
+            if done is None:
+                raise ConflictError(f"there is a stream {record.id!r} already, of another process")
+        return int(done.epoch)
 
     def claim(self, stream_id: str) -> tuple[Record, Record, list[Kept]] | None:
         """Make a stream this process's own: whoever had it can move it on no more.
 
         Return its record as it was and as it is now, and its answers; None if there is no such stream.
         """
-        reserved = reservation()
         with available(), self._engine.begin() as connection:
-            mine = STREAMS.c.id == stream_id
-            claimed = connection.execute(update(STREAMS).where(mine).values(epoch=STREAMS.c.epoch + 1)).rowcount
-            if not claimed:
+            claimed = _claimed(connection, STREAMS.c.id == stream_id, self.reservation())
+            if claimed is None:
                 return None
-            before = Record(**connection.execute(select(STREAMS).where(mine)).mappings().one())
-            ceiling = before.ceiling if before.durability == "sync" else before.ceiling + HEADROOM
-            after = replace(before, reserved=reserved, ceiling=ceiling)
-            connection.execute(update(STREAMS).where(mine).values(reserved=reserved, ceiling=ceiling))
-            garbage.note(connection, [f"{CHECKPOINTS}/{before.reserved}{garbage.ALL}"])
             rows = connection.execute(select(ANSWERS).where(ANSWERS.c.stream == stream_id).order_by(ANSWERS.c.place))
             answers = [Kept(row.request, row.key, row.digest, bytes(row.content)) for row in rows]
-        return before, after, answers
+        return *claimed, answers
+
+    def reclaim(self, stream_id: str) -> Record | None:
+        """Claim a stream of this process anew, so that a write of unknown outcome cannot take effect any more.
+
+        Return its record; None if there is no such stream.
+
+        Raises:
+            ConflictError: If another process has claimed it.
+        """
+        with available(), self._engine.begin() as connection:
+            claimed = _claimed(connection, self._own(stream_id), self.reservation())
+            if claimed is not None:
+                return claimed[1]
+            if connection.execute(select(STREAMS.c.id).where(STREAMS.c.id == stream_id)).first():
+                raise ConflictError(f"stream {stream_id!r} was claimed by another process")
+        return None
+
+    def has_reclaimed(self, record: Record) -> bool:
+        """Tell whether the last claim of a stream was this process's, and a later one than a record's."""
+        later = self._own(record.id) & (STREAMS.c.reserved != record.reserved)
+        with available(), self._engine.connect() as connection:
+            return connection.execute(select(STREAMS.c.id).where(later)).first() is not None
 
     def advance(self, moves: Iterable[Move]) -> set[str]:
         """Move streams on in one transaction; return the ids of those that are another process's now."""
@@ -145,30 +182,53 @@ class Catalogue:
                     garbage.note(connection, [f"{CHECKPOINTS}/{move.replaced}"])
         return fenced
 
-    def remove(self, stream_id: str, epoch: int) -> bool:
-        """Forget a stream; False if it is another process's now."""
+    def remove(self, stream_id: str, epoch: int, reserved: str) -> bool:
+        """Forget a stream that is claimed under an epoch and a reservation; False if there is none."""
         with available(), self._engine.begin() as connection:
-            mine = (STREAMS.c.id == stream_id) & (STREAMS.c.epoch == epoch)
-            record = connection.execute(
-                delete(STREAMS).where(mine).returning(STREAMS.c.blob, STREAMS.c.reserved)
-            ).first()
-            if record is None:
+            mine = (STREAMS.c.id == stream_id) & (STREAMS.c.epoch == epoch) & (STREAMS.c.reserved == reserved)
+            blob = connection.execute(delete(STREAMS).where(mine).returning(STREAMS.c.blob)).scalar()
+            if blob is None:
                 return False
             connection.execute(delete(ANSWERS).where(ANSWERS.c.stream == stream_id))
-            garbage.note(
-                connection, [f"{CHECKPOINTS}/{name}" for name in (record.blob, record.reserved + garbage.ALL) if name]
-            )
+            garbage.note(connection, [f"{CHECKPOINTS}/{name}" for name in (blob, reserved + garbage.ALL) if name])
         return True
+
+    def _own(self, stream_id: str) -> ColumnElement[bool]:
+        return (STREAMS.c.id == stream_id) & STREAMS.c.reserved.startswith(self._token)
+
+
+def _claimed(connection: Connection, which: ColumnElement[bool], reserved: str) -> tuple[Record, Record] | None:
+    """Claim a row under a new reservation; return its record before and after, None if there is none."""
+    if not connection.execute(update(STREAMS).where(which).values(epoch=STREAMS.c.epoch + 1)).rowcount:
+        return None
+    before = Record(**connection.execute(select(STREAMS).where(which)).mappings().one())
+    ceiling = before.ceiling if before.durability == "sync" else before.ceiling + HEADROOM
+    after = replace(before, reserved=reserved, ceiling=ceiling)
+    connection.execute(update(STREAMS).where(which).values(reserved=reserved, ceiling=ceiling))
+    _note_blobs(connection, before.reserved)
+    return before, after
+
+
+def _note_reserved(connection: Connection, which: ColumnElement[bool]) -> None:
+    """Note the blobs of a row that is about to be replaced, if there is one."""
+    left = connection.execute(select(STREAMS.c.reserved).where(which)).scalar()
+    if left is not None:
+        _note_blobs(connection, left)
+
+
+def _note_blobs(connection: Connection, reserved: str) -> None:
+    garbage.note(connection, [f"{CHECKPOINTS}/{reserved}{garbage.ALL}"])
 
 
 def _swapped(connection: Connection, move: Move) -> bool:
     record = move.record
-    there = (STREAMS.c.id == record.id) & (STREAMS.c.generation == move.before) & (STREAMS.c.epoch == record.epoch)
+    claimed = (STREAMS.c.epoch == record.epoch) & (STREAMS.c.reserved == record.reserved)
+    there = (STREAMS.c.id == record.id) & (STREAMS.c.generation == move.before) & claimed
     return bool(connection.execute(update(STREAMS).where(there).values(**asdict(record))).rowcount)
 
 
 def _keep_answers(connection: Connection, move: Move) -> None:
-    """Make a stream's answers these; an answer never changes."""
+    """Make a stream's answers these; an answer to the same id and body never changes."""
     of_stream = ANSWERS.c.stream == move.record.id
     places = select(ANSWERS.c.request, ANSWERS.c.key, ANSWERS.c.digest, ANSWERS.c.place).where(of_stream)
     there = {(row.request, row.key, row.digest): row.place for row in connection.execute(places)}

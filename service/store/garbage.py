@@ -20,11 +20,18 @@ GRACE_SECONDS = 600.0
 
 
 def note(connection: Connection, blobs: Iterable[str]) -> None:
-    """Note blobs, `place/name`, that nothing refers to from this transaction on."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    """Note blobs, `place/name`, that nothing refers to from this transaction on; one noted before is noted anew."""
     rows = [{"blob": blob, "time": time.time()} for blob in blobs]
-    if rows:
-        connection.execute(insert(GARBAGE).on_conflict_do_nothing(), rows)
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":
+        on_postgresql = postgresql.insert(GARBAGE)
+        newer = {"time": on_postgresql.excluded.time}
+        connection.execute(on_postgresql.on_conflict_do_update(index_elements=["blob"], set_=newer), rows)
+    else:
+        on_sqlite = sqlite.insert(GARBAGE)
+        newer = {"time": on_sqlite.excluded.time}
+        connection.execute(on_sqlite.on_conflict_do_update(index_elements=["blob"], set_=newer), rows)
 
 
 def take_back(connection: Connection, blob: str) -> bool:

@@ -16,7 +16,7 @@ from service.store.catalogue import HEADROOM, Catalogue
 from tests.applications import INFER, OCTETS, application, assert_error
 from tests.bundles import torch_bundle
 from tests.serving import images, infer_body
-from tests.stored import catalogue, wait
+from tests.stored import catalogue, copied, wait
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +90,6 @@ def test_what_an_operator_does_is_kept_soon(bundle, tmp_path):
         api.create(id="s")
         api("PATCH", "/v1/streams/s", json={"mode": "frozen"})
         wait(api, lambda: "frozen" in catalogue(tmp_path, "SELECT settings FROM streams")[0][0])
-
-
-def copied(tmp_path, name="copy"):
-    """Return a folder with the data as a crash would leave it: the files as they are now."""
-    target = tmp_path / name
-    source = sqlite3.connect(tmp_path / "data" / "acclimate.db")
-    (target / "data" / "checkpoints").mkdir(parents=True)
-    into = sqlite3.connect(target / "data" / "acclimate.db")
-    source.backup(into)
-    source.close()
-    into.close()
-    for file in (tmp_path / "data" / "checkpoints").iterdir():
-        (target / "data" / "checkpoints" / file.name).write_bytes(file.read_bytes())
-    return target
 
 
 def test_after_a_crash_a_periodic_stream_goes_on_beyond_what_was_given_and_says_what_is_lost(bundle, tmp_path):

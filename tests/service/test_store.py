@@ -61,9 +61,9 @@ def test_a_claim_ends_the_one_before(catalogue):
 
     assert claimed.epoch == 2
     assert catalogue.advance([move(1, before=0, epoch=1)]) == {"s"}
-    assert not catalogue.remove("s", epoch=1)
-    assert catalogue.advance([move(1, before=0, epoch=2)]) == set()
-    assert catalogue.remove("s", epoch=2)
+    assert not catalogue.remove("s", 1, "r")
+    assert catalogue.advance([Move(replace(claimed, generation=1), 0, "", ())]) == set()
+    assert catalogue.remove("s", 2, claimed.reserved)
     assert catalogue.claim("s") is None
 
 
@@ -122,10 +122,8 @@ def test_answers_of_a_catalogue_that_kept_one_a_request_id_are_taken_over(tmp_pa
     opened = open_database("", tmp_path, sharded=False)
     catalogue = Catalogue(opened.engine)
     catalogue.enrol(record())
-    kept = catalogue.claim("s")[2]
-    catalogue.advance(
-        [replace(move(1, 0, kept=[*kept, Kept("r1", "", "another", b"2")]), record=record(epoch=2, generation=1))]
-    )
+    _, claimed, kept = catalogue.claim("s")
+    catalogue.advance([Move(replace(claimed, generation=1), 0, "", [*kept, Kept("r1", "", "another", b"2")])])
     after = catalogue.claim("s")[2]
     opened.close()
 
@@ -174,7 +172,7 @@ def test_a_removed_stream_leaves_its_blobs_to_be_collected(database, catalogue, 
     blobs = FolderBlobs(tmp_path / "blobs")
     put(blobs, "r-1", "foreign")
     catalogue.advance([replace(move(1, 0, blob="r-1"), answers=[Kept("r", "", "d", b"")])])
-    catalogue.remove("s", epoch=1)
+    catalogue.remove("s", 1, "r")
 
     garbage.collect(database.engine, {CHECKPOINTS: blobs}, older_seconds=-1)
 
