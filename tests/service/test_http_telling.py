@@ -181,7 +181,7 @@ def test_openapi_builds_with_one_id_a_summary_and_a_description_per_operation(sc
 
 
 def test_inference_tells_its_parameters_though_it_reads_them_by_itself(schema):
-    headers = {"X-Stream-Id": "header", "Inference-Header-Content-Length": "header"}
+    headers = dict.fromkeys(("X-Stream-Id", "Inference-Header-Content-Length", "Idempotency-Key"), "header")
     for path, in_path in (("", {"model": "path"}), ("/versions/{version}", {"model": "path", "version": "path"})):
         told = schema["paths"][f"/v2/models/{{model}}{path}/infer"]["post"]["parameters"]
         assert {parameter["name"]: parameter["in"] for parameter in told} == in_path | headers
