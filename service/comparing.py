@@ -37,8 +37,9 @@ class Compared:
 
 
 def kept(before: Tensor | None, features: Tensor) -> Tensor:
-    """Return the newest features (n, d), n at most KEPT, after those of a request (N, d)."""
+    """Return the newest features (n, d), n at most KEPT, after those of a request (N, d); finite rows alone."""
     fresh = features.detach().float()
+    fresh = fresh[fresh.isfinite().all(1)]
     both = fresh if before is None else torch.cat([before, fresh])
     return both[-KEPT:].clone()
 

@@ -11,6 +11,7 @@ import numpy as np
 from opentelemetry import trace
 from torch import Tensor
 
+from adapters.functional.answers import NONE, is_finite, labels
 from service import engine
 from service.buckets import Buckets
 from service.codec import decode_input, wanted_outputs
@@ -43,6 +44,8 @@ TRACED = ("adapter", "mode", "action", "generation", "steps")
 OUTPUTS = ("logits", "probabilities", "labels")
 ON_REQUEST = ("source_probabilities",)
 MAX_REQUEST_ID = 256
+NAMED_ROWS = 10
+"""Rows that are not finite, of those that a warning names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,11 +277,12 @@ def _outputs(served: Served, wanted: tuple[str, ...]) -> dict[str, Array]:
     tensors = {
         "logits": served.output.logits,
         "probabilities": probabilities,
-        "labels": probabilities.argmax(1),
         "source_probabilities": served.source,
     }
-    chosen = {name: tensors[name] for name in wanted}
-    return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in chosen.items() if tensor is not None}
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items() if name in wanted and tensor is not None}
+    if "labels" in wanted:
+        arrays["labels"] = labels(probabilities)
+    return {name: np.ascontiguousarray(arrays[name]) for name in wanted if name in arrays}
 
 
 def _facts(stream: Stream, served: Served, *, named: bool) -> dict[str, Parameter]:
@@ -302,11 +306,23 @@ def _facts(stream: Stream, served: Served, *, named: bool) -> dict[str, Paramete
 
 
 def _warning(stream: Stream, served: Served, *, named: bool) -> str:
-    if not named:
-        return f"no sequence_id was given: answered by the shared stream {stream.id!r}; name a stream to adapt one"
-    if served.decision.reason:
-        return f"{served.decision.reason}: {DONE[served.action]}"
-    return stream.fitted.degraded
+    """Return everything that a client is warned of; "" for nothing."""
+    shared = f"no sequence_id was given: answered by the shared stream {stream.id!r}; name a stream to adapt one"
+    decided = f"{served.decision.reason}: {DONE[served.action]}" if served.decision.reason else ""
+    said = ("" if named else shared, decided, stream.fitted.degraded, _not_finite(served))
+    return "; ".join(text for text in said if text)
+
+
+def _not_finite(served: Served) -> str:
+    """Name the rows of the answer that are not finite; "" if all are."""
+    if is_finite(served.output.probabilities):
+        return ""
+    rows = np.flatnonzero(labels(served.output.probabilities) == NONE).tolist()
+    named = ", ".join(map(str, rows[:NAMED_ROWS]))
+    if len(rows) == 1:
+        return f"row {named} of the answer is not finite: its label is {NONE} and its probabilities are NaN"
+    more = f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else ""
+    return f"rows {named}{more} of the answer are not finite: their label is {NONE} and their probabilities are NaN"
 
 
 def _log_failure(task: "asyncio.Future[None]") -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from adapters import AdapterState
@@ -192,9 +193,9 @@ def _going_back_helps(stream: Stream, x: Tensor, output: StepOutput) -> bool:
     """Whether the state before any batch agrees more often with the source model; on few images nobody can tell."""
     if len(x) < LEAST_IMAGES:
         return True
-    source = stream.model.answer_as_source(x).probabilities.argmax(1)
+    source = stream.model.answer_as_source(x).probabilities
     begun, _ = stream.fitted.step(stream.fitted.initial(), x)
-    agreements = [float((each.probabilities.argmax(1) == source).float().mean()) for each in (begun, output)]
+    agreements = [answers.agreement(each.probabilities, source) or 0.0 for each in (begun, output)]
     return agreements[0] - agreements[1] > stream.policy.margin / 2
 
 
@@ -209,9 +210,29 @@ def _pausing(stream: Stream) -> str:
 
 
 def _predict(stream: Stream, x: Tensor) -> StepOutput:
-    """Answer without learning; by the source model if even that is not finite."""
+    """Answer without learning; rows that are not finite are answered by the source model."""
     output = stream.fitted.predict(stream.state.adapter, x)
-    return output if _finite(output) else stream.model.answer_as_source(x)
+    return output if _finite(output) else _completed(output, stream.model.answer_as_source(x))
+
+
+def _completed(output: StepOutput, source: StepOutput) -> StepOutput:
+    """Take the rows that are no answer from the source model; NaN marks those that it cannot answer either."""
+    lost = torch.from_numpy(~answers.are_sound(output.logits, output.probabilities))
+    if bool(lost.all()):
+        return _marked(source)
+    logits, probabilities = (
+        torch.where(lost[:, None], theirs.to(ours), ours)
+        for ours, theirs in ((output.logits, source.logits), (output.probabilities, source.probabilities))
+    )
+    return _marked(StepOutput(logits, probabilities, output.signals))
+
+
+def _marked(output: StepOutput) -> StepOutput:
+    """Return an answer of which the rows that are none have no finite probability."""
+    lost = torch.from_numpy(~answers.are_sound(output.logits, output.probabilities))
+    if not bool(lost.any()):
+        return output
+    return replace(output, probabilities=output.probabilities.masked_fill(lost[:, None], math.nan))
 
 
 def _seeing(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, *, wants_source: bool) -> Seeing:
@@ -236,7 +257,7 @@ def _source(stream: Stream, output: StepOutput, seeing: Seeing) -> StepOutput | 
     """Return the source model's answer where it looked; a plain source stream is its own source."""
     if stream.fitted.spec == "source":
         return output
-    return None if seeing.look is None else StepOutput(seeing.look.logits, seeing.look.logits.softmax(1), {})
+    return None if seeing.look is None else _marked(StepOutput(seeing.look.logits, seeing.look.logits.softmax(1), {}))
 
 
 def _shadowed(adapted: StepOutput, source: StepOutput) -> StepOutput:
@@ -246,17 +267,19 @@ def _shadowed(adapted: StepOutput, source: StepOutput) -> StepOutput:
 
 
 def _source_check(stream: Stream, output: StepOutput, source: StepOutput | None) -> SourceCheck | None:
-    if source is None:
+    agreement = None
+    if source is not None:
+        agreement = answers.agreement(output.probabilities[: len(source.probabilities)], source.probabilities)
+    if agreement is None:
         last = stream.source_check
         return None if last is None else SourceCheck(last.agreement, last.age + 1)
-    labels = source.probabilities.argmax(1)
-    equal = output.probabilities[: len(labels)].argmax(1) == labels
-    return SourceCheck(float(equal.float().mean()), 0)
+    return SourceCheck(agreement, 0)
 
 
 def _signals(answer: StepOutput, check: SourceCheck | None) -> dict[str, float]:
     signals = {name: float(signal) for name, signal in answer.signals.items()}
-    signals["entropy"] = float(answers.entropies(answer.probabilities.numpy()).mean())
+    rows = answers.sound_rows(answer.probabilities)
+    signals["entropy"] = float(answers.entropies(rows).mean()) if len(rows) else math.nan
     if check is not None:
         signals |= {"source_agreement": check.agreement, "source_age": float(check.age)}
     return {name: value for name, value in signals.items() if math.isfinite(value)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adapters.functional.answers import entropies
+from adapters.functional.answers import entropies, sound_rows
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.monitors import accuracy, class_balance, entropy_bins, moving_mean
 from adapters.monitors.class_balance import BalanceState
@@ -190,7 +190,8 @@ def _count(number: int) -> Tensor:
 
 def _readings(seeing: Seeing, reference: Reference) -> Readings:
     classes = seeing.probabilities.shape[1]
-    entropy = float(entropies(seeing.probabilities.numpy()).mean()) / math.log(max(classes, 2))
+    rows = sound_rows(seeing.probabilities)
+    entropy = float(entropies(rows).mean()) / math.log(max(classes, 2)) if len(rows) else math.nan
     now = class_balance.update(class_balance.init(classes), seeing.probabilities)
     agreement = unlike = None
     if seeing.look is not None:
@@ -199,7 +200,7 @@ def _readings(seeing: Seeing, reference: Reference) -> Readings:
         unlike = entropy_of_probabilities(seeing.look.logits.softmax(1))
     return Readings(
         entropy=entropy,
-        prior_distance=float(class_balance.prior_distance(now, reference.prior)),
+        prior_distance=float(class_balance.prior_distance(now, reference.prior)) if len(rows) else math.nan,
         drift=seeing.drift,
         step=seeing.step,
         agreement=agreement,
@@ -275,7 +276,8 @@ def _soonest(state: MonitorState, reference: Reference, *, alarmed: bool, looked
 
 
 def _signals(state: MonitorState, seeing: Seeing, reference: Reference) -> dict[str, float]:
-    sure_of_own = accuracy.average_confidence(seeing.probabilities)
+    rows = torch.from_numpy(sound_rows(seeing.probabilities))  # of none, what is estimated is NaN, and left out
+    sure_of_own = accuracy.average_confidence(rows)
     found = {
         "marginal_entropy": class_balance.marginal_entropy(state.answers),
         "dominant_share": class_balance.dominant_share(state.answers),
@@ -284,7 +286,7 @@ def _signals(state: MonitorState, seeing: Seeing, reference: Reference) -> dict[
     }
     known = reference.calibration
     if known is not None:
-        found["estimated_accuracy"] = accuracy.thresholded(seeing.probabilities, known)
+        found["estimated_accuracy"] = accuracy.thresholded(rows, known)
         found["confidence_accuracy"] = accuracy.by_difference_of_confidences(sure_of_own, known)
     if float(state.source_accuracy.weight) > 0:
         found["source_estimated_accuracy"] = state.source_accuracy.mean

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from adapters import AdapterState
+from adapters.functional import answers
 from service import engine
 from service.comparing import LEAST, Compared, compared
 from service.errors import ServiceError
@@ -154,4 +155,4 @@ class Prober:
 @torch.no_grad()
 def _right(fitted: Fitted, state: AdapterState, probe: Probe, number: int) -> int:
     x, labels = probe.chunk(number)
-    return int((fitted.probe(state, x).probabilities.argmax(1) == labels).sum())
+    return int((answers.labels(fitted.probe(state, x).probabilities) == labels.numpy()).sum())

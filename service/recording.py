@@ -1,12 +1,13 @@
 """What is written down of an answered request: metrics, events, the stream's history, and what labels may come for."""
 
+import math
 import time
 from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
-from adapters.functional.answers import is_finite
+from adapters.functional import answers
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
 from service.callers import CALLER
@@ -84,8 +85,9 @@ class Recorder:
             stream.features = kept(stream.features, served.features)
         if stream.mode == "shadow" and served.source is not None:
             stream.shadow.add(served.adapted, served.source)
-        if self._misfits and is_finite(served.output.probabilities):
-            stream.history.add_misfit(_misfit(stream, x, served, now), self._misfits)
+        misfit = _misfit(stream, x, served, now) if self._misfits else None
+        if misfit is not None:
+            stream.history.add_misfit(misfit, self._misfits)
 
 
 def _hidden(told: Event, before: Event | None) -> bool:
@@ -124,12 +126,15 @@ def _series(stream: Stream, served: Served, seconds: float) -> dict[str, float]:
 
 
 def _labels(probabilities: Tensor) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
-    labels: np.ndarray[tuple[int], np.dtype[np.int32]] = probabilities.numpy().argmax(1).astype(np.int32)
+    labels: np.ndarray[tuple[int], np.dtype[np.int32]] = answers.labels(probabilities).astype(np.int32)
     return labels
 
 
-def _misfit(stream: Stream, x: Tensor, served: Served, now: float) -> Misfit:
-    entropies = entropy_of_probabilities(served.output.probabilities)
+def _misfit(stream: Stream, x: Tensor, served: Served, now: float) -> Misfit | None:
+    """Return the image that the stream was least sure of, among those with a finite answer."""
+    entropies = entropy_of_probabilities(served.output.probabilities).nan_to_num(-math.inf)
     row = int(entropies.argmax())
+    if not math.isfinite(entropies[row]):
+        return None
     image = as_stored(x[row], stream.model.source.value_range).numpy()
     return Misfit(now, int(served.output.probabilities[row].argmax()), float(entropies[row]), image)

@@ -26,7 +26,9 @@ class ShadowReport:
     moves: dict[tuple[int, int], int] | None = None
 
     def add(self, adapted: Tensor, source: Tensor) -> None:
-        """Take in the probabilities (N, C) of both to one request."""
+        """Take in the probabilities (N, C) of both to one request; rows where one is not finite are left out."""
+        both = (adapted.isfinite() & source.isfinite()).all(1)
+        adapted, source = adapted[both], source[both]
         ours, given = adapted.argmax(1), source.argmax(1)
         self.images += len(adapted)
         self.changed += int((ours != given).sum())

@@ -128,3 +128,31 @@ class Tripwire(nn.Module):
         if bool((x[:, 0, 0, 0] == 1).any()):
             raise RuntimeError("tripped")
         return self.network[3:](hidden)
+
+
+class Contrast(nn.Module):
+    """The reference network behind a contrast normalisation of its own, which is 0 / 0 on an image of one colour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = untrained_reference_network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True))
+
+
+class Overflow(Contrast):
+    """The reference network, with logits of infinity on an image that is black."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.network(x)
+        return torch.where((x.amax((1, 2, 3)) == x.amin((1, 2, 3)))[:, None], logits.exp() / 0, logits)
+
+
+class Masked(Contrast):
+    """The reference network, with a first logit of minus infinity on an image that is black."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.network(x)
+        black = x.amax((1, 2, 3)) == x.amin((1, 2, 3))
+        return torch.cat([torch.where(black, -torch.inf, logits[:, 0])[:, None], logits[:, 1:]], 1)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from adapters import Adapter, SourceModel
+from adapters.functional import answers
 from adapters.source import as_inputs
 from adapters.values import StepOutput
 from service.evaluation.data import Domains
@@ -93,7 +94,7 @@ class _Tally:
     signals: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, output: StepOutput, labels: Integers, seconds: float) -> None:
-        self.wrong.append(output.probabilities.argmax(1).numpy() != labels)
+        self.wrong.append(answers.labels(output.probabilities) != labels)
         self.seconds.append(seconds)
         for name, value in output.signals.items():
             self.signals.setdefault(name, []).append(float(value))
