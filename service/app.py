@@ -176,12 +176,13 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("acclimate"),
         summary="An inference server whose model keeps adapting to the data it is sent.",
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would repeat the request's Host
         telemetry={"auto_configure": TRACES_TO in os.environ, "metrics": False, "logs": False},
         responses=problems.responses(401, 403, 422),
     )
     app.state.lifecycle, app.state.residence, app.state.supervisor = lifecycle, residence, supervisor
     problems.install(app)
-    app.add_middleware(BodyBound, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyBound, max_body_bytes=settings.max_body_bytes)
     sessions = session.Sessions()
     app.add_middleware(
         RateLimit, sessions=sessions, keyed=bool(keys.scopes), rate=settings.rate_per_key,

@@ -14,6 +14,7 @@ import torch
 from service.errors import MalformedError, UnfitError
 from service.fields import check_unique, objects, optional, parameters_of, required, shown
 from service.images import decode_images, scale_bytes
+from service.json_bounds import check_json
 from service.tensors import Declaration, datatype_of, read_json, read_raw, write_raw
 from service.types import (
     Array,
@@ -26,6 +27,8 @@ from service.types import (
 )
 
 _TOLERANCE = 1e-3
+_UNCHECKED = 1024
+"""Bytes of JSON that hold too little to be beyond any bound."""
 # Ignoring these would answer with something else, or elsewhere, than the client reads.
 _REFUSED = frozenset({"classification", "shared_memory_region"})
 
@@ -46,14 +49,14 @@ def parse_request(body: bytes | memoryview, header_length: int | None, limits: L
     Raises:
         MalformedError: The body is not of V2's form, or is truncated.
         UnfitError: A datatype is unknown, or values are not as their datatype and shape say.
-        TooLargeError: A first dimension, the batch, is beyond the limit.
+        TooLargeError: A first dimension, the batch, or the JSON part is beyond its limit.
 
     >>> body = b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 1]}]}'
     >>> parse_request(body, None, Limits()).inputs[0].data
     array([[0.5, 1. ]], dtype=float32)
     """
     header, rest = _split(body, header_length)
-    document = _document(header)
+    document = _document(header, limits)
     parameters = parameters_of(document, "The request")
     binary_output = optional(parameters, "binary_data_output", bool, "The request") or False
     parameters.pop("binary_data_output", None)
@@ -199,7 +202,9 @@ def _digest(body: bytes | memoryview, header_length: int | None) -> str:
     return digest.hexdigest()
 
 
-def _document(header: memoryview) -> dict[str, Any]:
+def _document(header: memoryview, limits: Limits) -> dict[str, Any]:
+    if len(header) > _UNCHECKED:
+        check_json(header, limits.json)
     try:
         document = orjson.loads(header)
     except orjson.JSONDecodeError as error:

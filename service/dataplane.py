@@ -31,7 +31,7 @@ from service.settings import Settings
 from service.statistics import Statistics
 from service.streams import Stream, StreamTable, check_id, default_id
 from service.telemetry import Telemetry, log
-from service.types import Array, Happening, InferRequest, InferResponse, Limits, Parameter
+from service.types import Array, Happening, InferRequest, InferResponse, JsonLimits, Limits, Parameter
 
 DONE = {
     Action.SKIPPED: "the step was not kept; answered from the state before it",
@@ -88,7 +88,8 @@ class Dataplane:
         self._end = end
         self._workshop = workshop
         self._pace = Buckets(settings.rate_per_stream, settings.rate_burst_seconds)
-        self.limits = Limits(max_batch=settings.max_batch, max_pixels=settings.max_pixels)
+        json = JsonLimits(bytes=settings.max_json_bytes)
+        self.limits = Limits(max_batch=settings.max_batch, max_pixels=settings.max_pixels, json=json)
 
     def model(self, name: str, version: str | None = None) -> HostedModel:
         """Return a served model.

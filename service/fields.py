@@ -4,11 +4,12 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from service.errors import MalformedError
+from service.errors import MalformedError, TooLargeError
 from service.types import Parameter
 
 _T = TypeVar("_T")
 _WORDS: dict[type, str] = {str: "a string", bool: "a boolean", int: "an integer", list: "an array", dict: "an object"}
+_MAX_OBJECTS = 1024
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = 80
 _BRIEF.maxlist = 8
@@ -74,8 +75,11 @@ def objects(holder: dict[str, Any], key: str, where: str) -> list[dict[str, Any]
 
     Raises:
         MalformedError: The field is not an array, or holds something else.
+        TooLargeError: It holds too many objects.
     """
     values: list[Any] = optional(holder, key, list, where) or []
+    if len(values) > _MAX_OBJECTS:
+        raise TooLargeError(f"{where}: {key} holds {len(values)} objects; at most {_MAX_OBJECTS} are expected")
     for value in values:
         if not isinstance(value, dict):
             raise MalformedError(f"{where}: {key} holds {shown(value)}; objects are expected")

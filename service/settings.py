@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """Most streams at a time; beyond it creating one answers 503."""
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024)
     """Most bytes of one request body; beyond it 413."""
+    max_json_bytes: int = Field(default=8 * 2**20, ge=1024)
+    """Most bytes of a request's JSON part, apart from binary tensors behind it; beyond it 413."""
     max_batch: int = Field(default=256, ge=1)
     """Most images of one request; beyond it 413."""
     max_pixels: int = Field(default=16_000_000, ge=1)

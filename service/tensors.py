@@ -61,7 +61,7 @@ class Declaration:
 
         Raises:
             UnfitError: The datatype is unknown, or the shape is empty, too deep, or not of positive dimensions.
-            TooLargeError: The first dimension, the batch, goes beyond `limits.max_batch`.
+            TooLargeError: The first dimension, the batch, or the BYTES elements go beyond `limits.max_batch`.
         """
         if self.datatype != "BYTES" and self.datatype not in DATATYPES:
             raise UnfitError(f"{self}: the datatype is not known; there are: {', '.join(DATATYPES)}, BYTES")
@@ -69,8 +69,9 @@ class Declaration:
             raise UnfitError(f"{self}: {len(self.shape)} dimensions; 1 to {limits.max_json_depth} are expected")
         if min(self.shape) < 1:
             raise UnfitError(f"{self}: every dimension must be at least 1")
-        if self.shape[0] > limits.max_batch:
-            raise TooLargeError(f"{self}: a batch of {self.shape[0]}; at most {limits.max_batch} are allowed")
+        batch = self.elements if self.datatype == "BYTES" else self.shape[0]
+        if batch > limits.max_batch:
+            raise TooLargeError(f"{self}: a batch of {batch}; at most {limits.max_batch} are allowed")
 
 
 def read_json(declared: Declaration, data: list[Any]) -> Array | list[bytes]:

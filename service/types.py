@@ -52,12 +52,24 @@ class Happening:
 
 
 @dataclass(frozen=True, slots=True)
+class JsonLimits:
+    """The most that one JSON text may hold. An empty array takes 70 times its two bytes once it is parsed."""
+
+    bytes: int = 8 * 2**20
+    containers: int = 250_000
+    keys: int = 100_000
+    values: int = 2_000_000
+    depth: int = 64
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on what one request may carry."""
 
     max_batch: int = 256
     max_pixels: int = 16_000_000
     max_json_depth: int = 8
+    json: JsonLimits = JsonLimits()
 
 
 @dataclass(frozen=True, slots=True)

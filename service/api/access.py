@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from service.api import problems
+from service.api.hosts import check_host
 from service.api.session import Sessions
 from service.callers import CALLER
 from service.errors import ForbiddenError, ServiceError, SettingsError, UnauthenticatedError, UnsupportedError
@@ -134,7 +135,9 @@ class Gate:
         """Check the request; answer a refusal by the error contract."""
         if scope["type"] == "http":
             try:
-                self._check(Request(scope))
+                request = Request(scope)
+                check_host(request)
+                self._check(request)
             except ServiceError as error:
                 await problems.answer(error)(scope, receive, send)
                 return

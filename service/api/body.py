@@ -1,16 +1,30 @@
-"""Request bodies, read no further than their bound."""
+"""Request bodies, read no further than their bound, inflated where they are compressed."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 from fastapi import Request
-from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import MalformedError, TooLargeError
+from service.api import problems
+from service.errors import MalformedError, ServiceError, TooLargeError
+from service.inflating import inflater_of
+from service.json_bounds import check_json
+from service.pools import Pool
+from service.types import JsonLimits
 
 ALIGNMENT = 64
 """Bytes: an address that is a multiple is right for any number, and for any processor's wide ones."""
+SESSION, SESSION_BYTES = "/v1/session", 4096
+"""Callers without a key may send a body to this path only."""
+CONTROL = JsonLimits(bytes=2**20, containers=10_000, keys=4_000, values=100_000)
+"""Of the bodies that FastAPI parses. Each wrong value of them becomes an error of a kilobyte."""
+PARSING = Pool("parse")
+"""Inflates and parses what is large, one body at a time, so that little memory is taken at once."""
+SNAPSHOTS = "/v1/snapshots"
+WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -18,6 +32,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
     Raises:
         TooLargeError: As soon as it is known to hold more than `max_bytes`.
+        UnsupportedError: If it is compressed otherwise than by gzip or deflate.
+        MalformedError: If it is compressed and cannot be inflated.
     """
     return b"".join([chunk async for chunk in _chunks(request, max_bytes)])
 
@@ -27,14 +43,12 @@ async def read_aligned(request: Request, max_bytes: int, lead: int) -> memoryvie
 
     Raises:
         TooLargeError: As soon as it is known to hold more than `max_bytes`.
-        MalformedError: If it has more or fewer bytes than it declares.
+        UnsupportedError: If it is compressed otherwise than by gzip or deflate.
+        MalformedError: If it has more or fewer bytes than it declares, or cannot be inflated.
     """
-    size = _declared(request)
+    size = None if request.headers.get("content-encoding") else _declared(request)
     if size is None:
-        body = await read_body(request, max_bytes)
-        own = _aligned(len(body), lead)
-        own[:] = body
-        return own
+        return _joined([chunk async for chunk in _chunks(request, max_bytes)], lead)
     _check_size(size, max_bytes)
     own, end = _aligned(size, lead), 0
     async for chunk in _chunks(request, max_bytes):
@@ -43,6 +57,17 @@ async def read_aligned(request: Request, max_bytes: int, lead: int) -> memoryvie
             own[start:end] = chunk
     if end != size:
         raise MalformedError(f"the body has {end} bytes, expected {size} as Content-Length says")
+    return own
+
+
+def _joined(chunks: list[bytes], lead: int) -> memoryview:
+    """Move chunks, of which none is left, into memory of their own."""
+    own, end = _aligned(sum(map(len, chunks)), lead), 0
+    chunks.reverse()
+    while chunks:
+        chunk = chunks.pop()
+        start, end = end, end + len(chunk)
+        own[start:end] = chunk
     return own
 
 
@@ -58,13 +83,17 @@ def _check_size(declared: int | None, max_bytes: int) -> None:
 
 
 async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """Yield a body's chunks as they come, inflated beside the event loop where they are compressed."""
+    make = inflater_of(", ".join(request.headers.getlist("content-encoding")))
     _check_size(_declared(request), max_bytes)
-    size = 0
+    inflater, size = make and make(max_bytes), 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > max_bytes:
             raise TooLargeError(f"the body has more than {max_bytes} bytes")
-        yield chunk
+        yield chunk if inflater is None else await PARSING.run(inflater.feed, chunk)
+    if inflater is not None:
+        inflater.finish()
 
 
 def _aligned(size: int, lead: int) -> memoryview:
@@ -75,22 +104,40 @@ def _aligned(size: int, lead: int) -> memoryview:
 
 
 class BodyBound:
-    """Middleware that bounds the bodies which FastAPI reads by itself."""
+    """Middleware that reads the bodies which FastAPI parses, within bounds on their bytes and on what they hold."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self._app = app
-        self._max_bytes = max_bytes
+        self._limits = replace(CONTROL, bytes=min(CONTROL.bytes, max_body_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on a body as it comes; once it holds too much, the reader is answered 413."""
-        size = 0
+        """Hand a request on once its body is there; answer by the contract where it may not be parsed."""
+        if scope["type"] != "http" or scope["method"] in WITHOUT_BODY or _is_read_by_route(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        most = SESSION_BYTES if scope["path"] == SESSION else self._limits.bytes
+        try:
+            body = await read_body(Request(scope, receive), most)
+            check_json(body, self._limits)
+        except ServiceError as error:
+            await problems.answer(error)(scope, receive, send)
+            return
+        except ClientDisconnect:
+            problems.note_left(scope)
+            return
+        await self._app(scope, _replay(body, receive), send)
 
-        async def bounded() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._max_bytes:
-                raise HTTPException(413, f"the body has more than {self._max_bytes} bytes")
-            return message
 
-        await self._app(scope, bounded if scope["type"] == "http" else receive, send)
+def _is_read_by_route(path: str) -> bool:
+    """Whether the route at a path reads its body itself: tensors, images and snapshots."""
+    return path == SNAPSHOTS or (path.startswith("/v2/models/") and path.endswith("/infer"))
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives a body which was read before, and then whatever comes."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay

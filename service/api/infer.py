@@ -4,17 +4,19 @@ import re
 from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
-from starlette.datastructures import UploadFile
 
-from service.api.body import read_aligned, read_body
+from service.api.body import PARSING, read_aligned, read_body
+from service.api.forms import form_files
 from service.api.problems import STATUS, responses
 from service.codec import digest_of_files, encode_response, parse_request
 from service.dataplane import Dataplane
-from service.errors import MalformedError, ServiceError, UnfitError, UnsupportedError
+from service.errors import ServiceError, UnfitError, UnsupportedError
 from service.hosting import HostedModel
 from service.types import InferRequest, WireTensor
 
 MAX_DIGITS = 18
+SMALL_JSON, SMALL_BODY = 2**16, 2**20
+"""Bytes that are parsed, and hashed, in less time than it takes to hand them to another thread and back."""
 STREAM = "X-Stream-Id"
 IDEMPOTENCY_KEY = "Idempotency-Key"
 MAX_KEY = 255
@@ -132,13 +134,19 @@ async def _parse(request: Request, dataplane: Dataplane, input_name: str, max_bo
     key = _idempotency_key(request)
     if media_type in JSON_TYPES:
         header_length = _header_length(request)
-        body = await read_aligned(request, max_body_bytes, header_length or 0)
+        limits = dataplane.limits
+        json_bytes = limits.json.bytes if header_length is None else header_length
+        max_bytes = min(max_body_bytes, limits.json.bytes) if header_length is None else max_body_bytes
+        body = await read_aligned(request, max_bytes, header_length or 0)
         dataplane.check_open()  # others may have filled it meanwhile, and to parse in vain would keep them waiting
-        return parse_request(body, header_length, dataplane.limits, key)
+        if min(json_bytes, len(body)) > SMALL_JSON or len(body) > SMALL_BODY:
+            return await PARSING.run(parse_request, body, header_length, limits, key)
+        return parse_request(body, header_length, limits, key)
     if media_type in IMAGE_TYPES:
         files = [await read_body(request, max_body_bytes)]
     elif media_type == "multipart/form-data":
-        files = await _form_files(request, max_body_bytes)
+        form = await read_body(request, max_body_bytes)
+        files = await PARSING.run(form_files, form, request.headers["content-type"])
     else:
         allowed = sorted({*JSON_TYPES, *IMAGE_TYPES, "multipart/form-data"} - {""})
         raise UnsupportedError(f"Content-Type is {media_type[:100]!r}, expected one of {', '.join(allowed)}")
@@ -167,22 +175,6 @@ def _header_length(request: Request) -> int | None:
     if not given.isdecimal() or len(given) > MAX_DIGITS:
         raise UnfitError(f"{HEADER_LENGTH} is {given[:100]!r}, expected a number of bytes such as 196")
     return int(given)
-
-
-async def _form_files(request: Request, max_body_bytes: int) -> list[bytes]:
-    body = await read_body(request, max_body_bytes)
-
-    async def replay() -> dict[str, object]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async with Request(request.scope, replay).form(max_files=1024, max_fields=16) as form:
-        uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        files = [await upload.read() for upload in uploads]
-    if not files:
-        raise MalformedError(
-            "the form holds no file; expected one or more JPEG or PNG files, as in curl -F image=@a.jpg"
-        )
-    return files
 
 
 def _of_images(files: list[bytes], input_name: str, key: str) -> InferRequest:

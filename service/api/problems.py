@@ -4,11 +4,13 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from service import errors
 from service.api.hardening import headers_of
@@ -39,6 +41,8 @@ STATUS: Mapping[type[errors.ServiceError], int] = MappingProxyType(
 RETRY_AFTER_SECONDS = 1
 RETRIED = (429, 503)
 JSON = "application/json"
+MAX_SAID = 300
+"""Characters of what a client sent that an error repeats."""
 
 
 class Problem(BaseModel):
@@ -75,18 +79,23 @@ def install(app: FastAPI) -> None:
         if media_type != JSON and any(problem["loc"][0] == "body" for problem in problems):
             return _answer(415, f"Content-Type is {media_type[:100]!r}, expected {JSON}")
         malformed = any(problem["type"] == "json_invalid" for problem in problems)
-        said = "; ".join(f"{_place(problem['loc'])}: {problem['msg']}" for problem in problems[:3])
+        said = "; ".join(f"{_place(problem['loc'])}: {problem['msg']}"[:MAX_SAID] for problem in problems[:3])
         return _answer(400 if malformed else 422, said)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         said = {
-            404: f"there is nothing at {request.url.path}",
-            405: f"{request.method} is not served at {request.url.path}",
+            404: f"there is nothing at {request.url.path[:MAX_SAID]}",
+            405: f"{request.method} is not served at {request.url.path[:MAX_SAID]}",
         }
         response = _answer(error.status_code, said.get(error.status_code, str(error.detail)))
         response.headers.update(error.headers or {})
         return response
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, _error: ClientDisconnect) -> Response:
+        note_left(request.scope)
+        return Response(status_code=400)  # nobody reads it
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
@@ -94,6 +103,12 @@ def install(app: FastAPI) -> None:
         response = _answer(500, "the server failed; its log says why")
         response.headers.update(headers_of(request.url.path))  # this handler is outside of every middleware
         return response
+
+
+def note_left(scope: Scope) -> None:
+    """Log that a client left before its request's body had come."""
+    client = scope["client"][0] if scope.get("client") else ""
+    log.info("client_left", client=client, method=scope["method"], path=scope["path"][:MAX_SAID])
 
 
 def _answer(status: int, said: str) -> JSONResponse:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, model_validator
 
 from service.bundles import NAME
 from service.guard import Policy
@@ -10,9 +10,22 @@ from service.guard import Policy
 Mode = Literal["adapt", "frozen", "shadow"]
 Durability = Literal["ephemeral", "periodic", "sync"]
 Name = Annotated[str, Field(pattern=NAME)]
-Options = dict[str, dict[str, str | int | float | bool | None] | StrictInt]
 MAX_NOTE = 4096
 MAX_SPEC = 256
+MAX_ENTRIES = 64
+
+
+def check_few(value: Any) -> Any:
+    """Refuse an object of very many entries as a whole: each of them would be an error of its own."""
+    if isinstance(value, dict) and len(value) > MAX_ENTRIES:
+        raise ValueError(f"{len(value)} entries were given, at most {MAX_ENTRIES} are expected")
+    return value
+
+
+Few = BeforeValidator(check_few)
+PartOptions = Annotated[dict[str, str | int | float | bool | None], Few]
+Options = Annotated[dict[str, PartOptions | StrictInt], Few]
+Guard = Annotated[Policy, Few]
 
 
 class Wire(BaseModel):
@@ -21,7 +34,16 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-class StreamCreate(Wire):
+class Given(Wire):
+    """A body that a client sends."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check(cls, value: Any) -> Any:
+        return check_few(value)
+
+
+class StreamCreate(Given):
     """A stream to create; what is left out is the model's default."""
 
     id: Name | None = None
@@ -33,7 +55,7 @@ class StreamCreate(Wire):
     options: Options = {}
     """Options by part name, `seed`, and `precision` (float32, or bfloat16 where the processor computes in it):
     {"tent": {"lr": 1e-4}, "seed": 7}."""
-    guard: Policy = Policy()
+    guard: Guard = Policy()
     """What its guard does about what its monitors find."""
     mode: Mode = "adapt"
     """adapt: learn from every batch. frozen: answer by the state as it is. shadow: answer as the source, learn
@@ -46,13 +68,13 @@ class StreamCreate(Wire):
     """Whether a request id that comes with another body is refused (409). Else it is a new request."""
 
 
-class StreamPatch(Wire):
+class StreamPatch(Given):
     """What to change of a stream; a new adapter starts from its initial state, all else keeps what was learned."""
 
     mode: Mode | None = None
     adapter: str | None = Field(default=None, min_length=1, max_length=MAX_SPEC)
     options: Options | None = None
-    guard: Policy | None = None
+    guard: Guard | None = None
     adapt_batch_size: int | None = Field(default=None, ge=1, le=4096)
     durability: Durability | None = None
     idempotent: bool | None = None
@@ -108,7 +130,7 @@ class StreamList(Wire):
     next: str | None
 
 
-class SnapshotCreate(Wire):
+class SnapshotCreate(Given):
     """A snapshot to take."""
 
     name: Name | None = None
@@ -143,7 +165,7 @@ class SnapshotList(Wire):
     next: str | None
 
 
-class Restore(Wire):
+class Restore(Given):
     """Which snapshot to continue from."""
 
     snapshot: str = Field(max_length=128)
@@ -261,19 +283,19 @@ class EventList(Wire):
     next: int | None
 
 
-class FeedbackItem(Wire):
+class FeedbackItem(Given):
     """The true labels of one earlier request."""
 
     request: str = Field(min_length=1, max_length=256)
     """The request's id, as its answer said."""
-    labels: Annotated[list[str | StrictInt], Field(min_length=1, max_length=4096)]
+    labels: Annotated[list[str | StrictInt], Field(min_length=1, max_length=4096, fail_fast=True)]
     """One for each image: a class's name or number."""
 
 
-class FeedbackGiven(Wire):
+class FeedbackGiven(Given):
     """Late labels for earlier requests of a stream."""
 
-    items: Annotated[list[FeedbackItem], Field(min_length=1, max_length=1000)]
+    items: Annotated[list[FeedbackItem], Field(min_length=1, max_length=1000, fail_fast=True)]
 
 
 class FeedbackView(Wire):

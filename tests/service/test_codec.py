@@ -73,7 +73,7 @@ def png(size: tuple[int, int]) -> bytes:
         pytest.param(b"", id="empty"),
         pytest.param(b"{", id="not_json"),
         pytest.param(b'{"inputs": [NaN]}', id="nan_is_not_json"),
-        pytest.param(b"[" * 5000, id="too_deep_to_be_json"),
+        pytest.param(b"[" * 1000, id="too_deep_for_the_parser"),
         pytest.param(b"[1]", id="not_an_object"),
         pytest.param(b"null", id="null"),
         pytest.param(b"{}", id="no_inputs"),

@@ -66,7 +66,7 @@ BAD_INFERENCE = {
     "empty_body": ({}, 400, NOT_JSON),
     "nan_in_json": ({"content": b'{"inputs": [NaN]}', "headers": JSON}, 400, NOT_JSON),
     "not_utf8": ({"content": b'{"id": "\xff"}', "headers": JSON}, 400, NOT_JSON),
-    "deep_json": ({"content": b"[" * 100_000, "headers": JSON}, 400, NOT_JSON),
+    "deep_json": ({"content": b"[" * 100_000, "headers": JSON}, 413, "nested 100000 deep, expected at most 64"),
     "an_array": ({"json": []}, 400, "object"),
     "no_inputs": ({"json": {}}, 400, "no inputs"),
     "inputs_empty": (inputs(), 400, "no inputs"),
