@@ -34,6 +34,7 @@ from service.bundles import read_bundle
 from service.checkpoints import Checkpoints
 from service.controlplane import Controlplane
 from service.dataplane import Dataplane
+from service.ended import EndedAnswers
 from service.errors import ServiceError, SettingsError
 from service.events import EventLog
 from service.feedback import Feedback
@@ -115,8 +116,9 @@ def create_app(settings: Settings) -> FastAPI:
     store, catalogue = SnapshotStore(database.engine, places[PLACE]), Catalogue(database.engine)
     checkpoints = Checkpoints(catalogue, places[CHECKPOINTS], half=settings.half_checkpoints)
     keeper = Keeper(
-        checkpoints, table, worker, recorder, telemetry, steps=settings.period_steps, seconds=settings.period_seconds
-    )
+        checkpoints, table, worker, recorder, telemetry, steps=settings.period_steps, seconds=settings.period_seconds,
+        ended=EndedAnswers(settings.ended_seconds, settings.ended_bytes),
+    )  # fmt: skip
     residence = Residence(table, keeper, hosted, worker, recorder, limits=limits_of(settings), sharded=settings.sharded)
     control = Controlplane(hosted, table, scheduler, worker, store, telemetry, recorder, keeper, residence)
     prober = Prober(worker, scheduler, telemetry, recorder, settings.probe_every)
@@ -140,6 +142,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         adopted = await asyncio.to_thread(store.adopt)
         residence.begin(await asyncio.to_thread(catalogue.records))
+        await asyncio.to_thread(keeper.remember_ended)
         lifecycle.ready = True
         known = len(table.resting)
         facts = {"streams": known, "snapshots_adopted": adopted, "threads": settings.torch_threads}
@@ -149,7 +152,7 @@ def create_app(settings: Settings) -> FastAPI:
         supervisor.start("residence", residence.run)
         supervisor.start("store_watch", store_watch.run)
         events_seconds = settings.events_days * DAY
-        supervisor.start("cleaner", lambda: _cleaning(database.engine, places, log_of_events, events_seconds))
+        supervisor.start("cleaner", lambda: _cleaning(database.engine, places, log_of_events, keeper, events_seconds))
         yield
         lifecycle.ready = False
         drain()
@@ -240,13 +243,16 @@ def limits_of(settings: Settings) -> RestLimits:
     return RestLimits(settings.resident_bytes, settings.rest_after_seconds, settings.end_after_days * DAY)
 
 
-async def _cleaning(engine: Engine, places: Mapping[str, Blobs], events_log: EventLog, events_seconds: float) -> None:
-    """Remove blobs that nothing refers to any more, and old events, until cancelled."""
+async def _cleaning(
+    engine: Engine, places: Mapping[str, Blobs], events_log: EventLog, keeper: Keeper, events_seconds: float
+) -> None:
+    """Remove blobs that nothing refers to any more, old events and old answers, until cancelled."""
     while True:
         await asyncio.sleep(CLEAN_SECONDS)
         try:
             await asyncio.to_thread(garbage.collect, engine, places)
             await asyncio.to_thread(events_log.forget, events_seconds)
+            await asyncio.to_thread(keeper.forget_ended)
         except Exception as error:  # noqa: BLE001 - a store's failure must not end this
             log.error("store_not_cleaned", reason=str(error))
 

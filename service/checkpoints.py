@@ -15,8 +15,9 @@ from service.retries import Answered, Asked
 from service.snapshots.format import unpack
 from service.snapshots.streams import file_of, state_for
 from service.store import answers
+from service.store.answers import Kept
 from service.store.blobs import Blobs
-from service.store.catalogue import HEADROOM, Catalogue, Kept, Move, Record
+from service.store.catalogue import HEADROOM, Catalogue, Move, Record
 from service.streams import Claim, Stream, StreamTable
 from service.telemetry import log
 
@@ -122,16 +123,25 @@ class Checkpoints:
             self._one_by_one(prepared, written, error)
         return written
 
-    def remove(self, stream: Stream) -> bool:
-        """Remove a stream's row; False if another process has claimed or removed it."""
+    def remove(self, stream: Stream, last: Sequence[Answered] = ()) -> bool:
+        """Remove a stream's row and keep its last answers; False if another process has claimed or removed it."""
+        kept = [_kept(each) for each in last]
         settled, stream.unsettled = not stream.unsettled, "removal"
         if settled and stream.claim is not None:
-            return self.catalogue.remove(stream.id, stream.claim.epoch, stream.claim.reserved)
+            return self.catalogue.remove(stream.id, stream.claim.epoch, stream.claim.reserved, kept)
         try:
             record = self.catalogue.reclaim(stream.id)
         except ConflictError:
             return False
-        return record is None or self.catalogue.remove(stream.id, record.epoch, record.reserved)
+        if record is not None:
+            return self.catalogue.remove(stream.id, record.epoch, record.reserved, kept)
+        self.catalogue.keep_ended(stream.id, kept)
+        return True
+
+    def ended(self, seconds: float, stream_id: str | None = None) -> dict[str, list[Answered]]:
+        """Return the last answers of all streams, or of one, that ended within so many seconds."""
+        found = self.catalogue.ended(seconds, stream_id)
+        return {name: [_answered(each) for each in kept] for name, kept in found.items()}
 
     def _prepared(self, taken: Sequence[Taken], written: Written) -> list[_Prepared]:
         prepared, failures = [], 0
@@ -285,7 +295,8 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
         if loaded.file is not None:
             _restore(stream, loaded.file)
         for kept in loaded.answers:
-            stream.retries.add(Asked(*kept.asked), answers.unpacked(kept.content))
+            answered = _answered(kept)
+            stream.retries.add(answered.asked, answered.response)
     stream.generation = max(loaded.before.ceiling, loaded.before.generation)
     stream.durable_generation = record.generation
     stream.claim = Claim(record.epoch, record.generation, record.blob, record.reserved)
@@ -354,3 +365,7 @@ def _restore(stream: Stream, file: bytes) -> None:
 
 def _kept(answered: Answered) -> Kept:
     return Kept(*answered.asked, answers.packed(answered.response))
+
+
+def _answered(kept: Kept) -> Answered:
+    return Answered(Asked(*kept.asked), answers.unpacked(kept.content))

@@ -18,6 +18,7 @@ from service.hosting import Fitted, HostedModel
 from service.keeping import Keeper
 from service.recording import Recorder
 from service.residence import Residence
+from service.retries import Answered
 from service.scheduler import Scheduler
 from service.snapshots.format import Manifest, pack, unpack
 from service.snapshots.store import SnapshotStore
@@ -143,14 +144,15 @@ class Controlplane:
 
         def job() -> None:
             _check_generation(stream, expected)
-            self.end(stream)
+            self._keeper.forget(stream)
+            self.table.delete(stream.id)
 
         await self._in_turn(stream, job)
         self._recorder.tell(stream, Happening("deleted", f"at generation {stream.generation}; its snapshots stay"))
 
-    def end(self, stream: Stream) -> None:
-        """Forget a stream, in memory and store; its snapshots stay. On the worker, in its turn."""
-        self._keeper.forget(stream)
+    def end(self, stream: Stream, *new: Answered) -> None:
+        """End a stream as its client asks; its last answers and its snapshots stay. On the worker, in its turn."""
+        self._keeper.end(stream, *new)
         self.table.delete(stream.id)
 
     async def reset(self, stream_id: str, expected: int | None) -> Stream:

@@ -72,7 +72,7 @@ class Dataplane:
         prober: Prober,
         keeper: Keeper,
         residence: Residence,
-        end: Callable[[Stream], None],
+        end: Callable[..., None],
         workshop: Workshop | None = None,
     ) -> None:
         self._models = models
@@ -145,8 +145,7 @@ class Dataplane:
         answered = None
         with TRACER.start_as_current_span("stream turn") as span:
             while answered is None:  # a stream that ended while the request waited is begun anew
-                stream = await self._stream(model, sequence.stream_id)
-                answered = await self._submit(stream, sequence, asked, x, wanted)
+                answered = await self._turn(model, sequence, asked, x, wanted)
             span.set_attributes({f"acclimate.{name}": answered[0].parameters[f"tta_{name}"] for name in TRACED})
         return answered
 
@@ -157,6 +156,23 @@ class Dataplane:
         if encoded:
             return await asyncio.to_thread(decode_input, request, spec, self.limits)
         return decode_input(request, spec, self.limits)
+
+    async def _turn(
+        self, model: HostedModel, sequence: Sequence, asked: Asked, x: Tensor, wanted: tuple[str, ...]
+    ) -> tuple[InferResponse, float] | None:
+        """Answer in the stream's turn, or as the stream did before it ended; None if it has ended meanwhile."""
+        chosen = sequence.stream_id or default_id(model)
+        check_id(chosen)
+        stream = await self._residence.find(chosen)
+        if stream is None and asked.digest and not _begins_anew(sequence, asked):
+            before = await self._keeper.answer_of_ended(chosen, asked, sharded=self._settings.sharded)
+            if before is not None and before.model == model.name:
+                return before, 0.0
+            stream = self._table.find(chosen)  # made meanwhile, perhaps
+        stream = stream or self._created(model, chosen, named=bool(sequence.stream_id))
+        if stream.model is not model:
+            raise ConflictError(f"stream {chosen!r} belongs to model {stream.model.name!r}, not {model.name!r}")
+        return await self._submit(stream, sequence, asked, x, wanted)
 
     async def _submit(
         self, stream: Stream, sequence: Sequence, asked: Asked, x: Tensor, wanted: tuple[str, ...]
@@ -178,22 +194,16 @@ class Dataplane:
             allowed = f"{self._settings.rate_per_stream:g} requests a second"
             raise BusyError(f"stream {stream.id!r} gets more than {allowed}, as many as are allowed", seconds)
 
-    async def _stream(self, model: HostedModel, stream_id: str) -> Stream:
-        """Return the stream a request belongs to, made by the model's defaults if it is new."""
-        chosen = stream_id or default_id(model)
-        check_id(chosen)
-        stream = await self._residence.find(chosen)
-        if stream is None:
-            self._scheduler.check_open()
-            if stream_id and not self._settings.create_streams:
-                raise UnknownError(f"there is no stream {stream_id!r}, and this server creates none by inference")
-            mode = "frozen" if chosen == default_id(model) else "adapt"
-            settings = {"mode": mode, "durability": self._settings.durability}
-            stream = self._table.create(chosen, model, model.default, **settings)
-            self._residence.note(stream)
-            self._recorder.tell(stream, Happening("created", "by its first request"))
-        if stream.model is not model:
-            raise ConflictError(f"stream {chosen!r} belongs to model {stream.model.name!r}, not {model.name!r}")
+    def _created(self, model: HostedModel, stream_id: str, *, named: bool) -> Stream:
+        """Make a stream by the model's defaults for the first request that names it, or for those that name none."""
+        self._scheduler.check_open()
+        if named and not self._settings.create_streams:
+            raise UnknownError(f"there is no stream {stream_id!r}, and this server creates none by inference")
+        mode = "frozen" if stream_id == default_id(model) else "adapt"
+        settings = {"mode": mode, "durability": self._settings.durability}
+        stream = self._table.create(stream_id, model, model.default, **settings)
+        self._residence.note(stream)
+        self._recorder.tell(stream, Happening("created", "by its first request"))
         return stream
 
     def _answer(
@@ -227,15 +237,16 @@ class Dataplane:
             )
             # Nobody can send again a request that has neither id nor key.
             kept = [Answered(asked, response)] if asked.digest else []
-            self._keeper.append(stream, *kept)
+            if sequence.end:
+                self._end(stream, *kept)
+            else:
+                self._keeper.append(stream, *kept)
         self._recorder.record(stream, asked.id, x, served, seconds)
         if served.waited is not None:
             self._count_window(stream, served.waited)
         stream.last_used = time.time()
         if asked.digest:
             stream.retries.add(asked, response)
-        if sequence.end:
-            self._end(stream)
         return response, seconds
 
     def _adapt_full_window(self, stream: Stream) -> None:
@@ -271,6 +282,14 @@ def _sequence(request: InferRequest, header: str) -> Sequence:
         raise UnfitError(f"sequence_start or sequence_end is {wrong[0]!r}, expected true or false")
     named = stream_id or header
     return Sequence(named, start=bool(named and flags[0]), end=bool(named and flags[1]))
+
+
+def _begins_anew(sequence: Sequence, asked: Asked) -> bool:
+    """Tell whether a request begins a new stream though it may look like one to a stream that has ended.
+
+    Clients number the requests of each sequence from 1. A sequence of one request leaves nothing behind.
+    """
+    return sequence.start and not sequence.end and not asked.key
 
 
 def _outputs(served: Served, wanted: tuple[str, ...]) -> dict[str, Array]:

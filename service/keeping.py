@@ -3,17 +3,18 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from service.changes import Changes
 from service.checkpoints import Checkpoints, Taken, Written, record_of, take
+from service.ended import LAST, EndedAnswers
 from service.errors import FencedError, ServiceError
 from service.recording import Recorder
-from service.retries import Answered
+from service.retries import Answered, Asked
 from service.streams import Claim, Stream, StreamTable
 from service.telemetry import Telemetry, log
-from service.types import Happening
+from service.types import Happening, InferResponse
 from service.worker import Worker
 
 LOOK_SECONDS = 0.5
@@ -35,6 +36,7 @@ class Keeper:
         recorder: Where it is told.
         telemetry: Where it is counted.
         steps, seconds: After how many generations and seconds a `periodic` stream is kept.
+        ended: Where the last answers of streams that have ended are.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class Keeper:
         telemetry: Telemetry,
         steps: int,
         seconds: float,
+        ended: EndedAnswers,
     ) -> None:
+        self.ended = ended
         self.checkpoints = checkpoints
         self._table = table
         self._worker = worker
@@ -97,14 +101,53 @@ class Keeper:
             self.note(stream, soon=True)
 
     def forget(self, stream: Stream) -> None:
-        """Remove an ended stream from the store; on the worker, in its turn.
+        """Remove a stream from the store, with its answers; on the worker, in its turn.
 
         Raises:
             FencedError: If another process has taken it over; its state there stays.
         """
+        self._remove(stream, [])
+
+    def end(self, stream: Stream, *new: Answered) -> None:
+        """Remove a stream that a client has ended, and keep its last answers; on the worker, in its turn.
+
+        `new` are answers under way. Those of a `sync` stream are durable once this returns.
+
+        Raises:
+            FencedError: If another process has taken it over; its state there stays.
+        """
+        last = (*stream.retries.entries(), *new)[-LAST:]
+        self._remove(stream, last if stream.durability == "sync" else [])
+        self.ended.keep(stream.id, last)
+
+    async def answer_of_ended(self, stream_id: str, asked: Asked, *, sharded: bool) -> InferResponse | None:
+        """Return what a stream that has ended answered to a request; None if that is not known.
+
+        Raises:
+            ConflictError: If the request's idempotency key was used for another body.
+        """
+        answered = self.ended.find(stream_id, asked)
+        if answered is None and sharded:  # another process may have ended it
+            there = await asyncio.to_thread(self.checkpoints.ended, self.ended.seconds, stream_id)
+            for name, answers in there.items():
+                self.ended.keep(name, answers)
+            answered = self.ended.find(stream_id, asked)
+        return answered
+
+    def remember_ended(self) -> None:
+        """Read the answers of streams that have ended before this process began."""
+        self.forget_ended()
+        for stream_id, answers in self.checkpoints.ended(self.ended.seconds).items():
+            self.ended.keep(stream_id, answers)
+
+    def forget_ended(self) -> None:
+        """Remove answers of ended streams from the store that are too old or too many."""
+        self.checkpoints.catalogue.forget_ended(self.ended.seconds, self.ended.limit_bytes)
+
+    def _remove(self, stream: Stream, last: Sequence[Answered]) -> None:
         self._wait_for_write(stream)  # it may be the one that enrols the stream
         in_store = stream.claim is not None or stream.unsettled
-        if in_store and not self.checkpoints.remove(stream):
+        if in_store and not self.checkpoints.remove(stream, last):
             self._lose(stream)
             raise FencedError(f"stream {stream.id!r} {FENCED}")
         self._changed.drop(stream.id)

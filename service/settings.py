@@ -112,6 +112,10 @@ class Settings(BaseSettings):
     """Answers kept per stream for retries with the same request id."""
     retry_bytes: int = Field(default=2**20, ge=0)
     """Most bytes of answers kept per stream for retries."""
+    ended_seconds: float = Field(default=600.0, ge=0)
+    """Seconds for which the last answers of a stream are kept for retries after `sequence_end`."""
+    ended_bytes: int = Field(default=64 * 2**20, ge=0)
+    """Most bytes of these answers, of all ended streams together."""
 
     @property
     def torch_threads(self) -> int:

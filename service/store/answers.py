@@ -1,11 +1,27 @@
 """An answer as bytes and back, to be kept for retries."""
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 from safetensors.numpy import load, save
 
 from service.types import InferResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answered request that a retry is answered by."""
+
+    request: str
+    key: str
+    digest: str
+    content: bytes
+
+    @property
+    def asked(self) -> tuple[str, str, str]:
+        """What identifies the request: id, idempotency key, digest of the body."""
+        return self.request, self.key, self.digest
 
 
 def packed(response: InferResponse) -> bytes:

@@ -8,7 +8,8 @@ from sqlalchemy import ColumnElement, Connection, Engine, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import ConflictError
-from service.store import garbage
+from service.store import ended, garbage
+from service.store.answers import Kept
 from service.store.database import available
 from service.store.tables import ANSWERS, STREAMS
 
@@ -48,21 +49,6 @@ class Record:
     reserved: str
     created: float
     last_used: float
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """An answered request that a retry is answered by."""
-
-    request: str
-    key: str
-    digest: str
-    content: bytes
-
-    @property
-    def asked(self) -> tuple[str, str, str]:
-        """What identifies the request: id, idempotency key, digest of the body."""
-        return self.request, self.key, self.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,16 +168,33 @@ class Catalogue:
                     garbage.note(connection, [f"{CHECKPOINTS}/{move.replaced}"])
         return fenced
 
-    def remove(self, stream_id: str, epoch: int, reserved: str) -> bool:
-        """Forget a stream that is claimed under an epoch and a reservation; False if there is none."""
+    def remove(self, stream_id: str, epoch: int, reserved: str, answers: Sequence[Kept] = ()) -> bool:
+        """Forget a stream that is claimed under an epoch and a reservation, but for its last answers.
+
+        Return False if there is none.
+        """
         with available(), self._engine.begin() as connection:
             mine = (STREAMS.c.id == stream_id) & (STREAMS.c.epoch == epoch) & (STREAMS.c.reserved == reserved)
             blob = connection.execute(delete(STREAMS).where(mine).returning(STREAMS.c.blob)).scalar()
             if blob is None:
                 return False
             connection.execute(delete(ANSWERS).where(ANSWERS.c.stream == stream_id))
+            ended.keep(connection, stream_id, answers)
             garbage.note(connection, [f"{CHECKPOINTS}/{name}" for name in (blob, reserved + garbage.ALL) if name])
         return True
+
+    def keep_ended(self, stream_id: str, answers: Sequence[Kept]) -> None:
+        """Keep the last answers of a stream whose row was removed before."""
+        with available(), self._engine.begin() as connection:
+            ended.keep(connection, stream_id, answers)
+
+    def ended(self, seconds: float, stream_id: str | None = None) -> dict[str, list[Kept]]:
+        """Return the last answers of all streams, or of one, that ended within so many seconds."""
+        return ended.read(self._engine, seconds, stream_id)
+
+    def forget_ended(self, seconds: float, size_bytes: int) -> None:
+        """Remove these answers that are older than so many seconds, and the oldest beyond so many bytes."""
+        ended.forget(self._engine, seconds, size_bytes)
 
     def _own(self, stream_id: str) -> ColumnElement[bool]:
         return (STREAMS.c.id == stream_id) & STREAMS.c.reserved.startswith(self._token)

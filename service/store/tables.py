@@ -51,6 +51,17 @@ ANSWERS = Table(
     Column("place", Integer, nullable=False),
     Column("content", LargeBinary, nullable=False),
 )
+ENDED_ANSWERS = Table(
+    "ended_answers",
+    NAMES,
+    Column("stream", String(128), primary_key=True),
+    Column("request", String(256), primary_key=True),
+    Column("key", String(256), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("place", Integer, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("time", Float, nullable=False, index=True),
+)
 SNAPSHOTS = Table(
     "snapshots",
     NAMES,

@@ -1,0 +1,76 @@
+"""The last answers of streams that have ended, for clients that did not get them and ask again."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from service.retries import Answered, Asked, RetryLog
+from service.types import InferResponse
+
+LAST = 4
+"""Most answers kept of one stream."""
+OWN_BYTES = 2048
+"""Bytes that an answer takes besides its arrays; a rough mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    answers: RetryLog
+    size_bytes: int
+    until: float
+
+
+class EndedAnswers:
+    """Answers of ended streams by stream id, bounded in bytes and in time; safe from any thread.
+
+    Args:
+        seconds: How long they are kept.
+        size_bytes: Most bytes of all of them together; beyond it those of the stream that ended first leave.
+        clock: Seconds that only rise.
+    """
+
+    def __init__(self, seconds: float, size_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds = seconds
+        self.limit_bytes = size_bytes
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._bytes = 0
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()
+
+    def keep(self, stream_id: str, answers: Sequence[Answered]) -> None:
+        """Keep the last answers of a stream that ends; they replace those of an earlier stream of its id."""
+        log = RetryLog(LAST, self.limit_bytes)
+        for each in answers[-LAST:]:
+            log.add(each.asked, each.response)
+        size = sum(each.size_bytes + OWN_BYTES for each in log.entries())
+        with self._lock:
+            self._drop(stream_id)
+            self._ended[stream_id] = _Ended(log, size, self._clock() + self.seconds)
+            self._bytes += size
+            self._make_room()
+
+    def find(self, stream_id: str, asked: Asked) -> InferResponse | None:
+        """Return the answer that a stream gave to a request before it ended; None if it is not known.
+
+        Raises:
+            ConflictError: If the request's idempotency key was used for another body.
+        """
+        with self._lock:
+            self._make_room()
+            ended = self._ended.get(stream_id)
+        return None if ended is None else ended.answers.find(asked)
+
+    def _make_room(self) -> None:
+        """Drop what is too old or too much, the oldest first."""
+        while self._ended:
+            oldest = next(iter(self._ended))
+            if self._bytes <= self.limit_bytes and self._clock() < self._ended[oldest].until:
+                break
+            self._drop(oldest)
+
+    def _drop(self, stream_id: str) -> None:
+        ended = self._ended.pop(stream_id, None)
+        if ended is not None:
+            self._bytes -= ended.size_bytes
