@@ -161,6 +161,7 @@ def create_app(settings: Settings) -> FastAPI:
         kept = await keeper.close()
         if workshop is not None:
             workshop.close()
+        dataplane.close()
         worker.close()
         log_of_events.close()
         database.close()

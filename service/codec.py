@@ -13,7 +13,7 @@ import torch
 
 from service.errors import MalformedError, UnfitError
 from service.fields import check_unique, objects, optional, parameters_of, required, shown
-from service.images import decode_images, scale_bytes
+from service.images import count_pixels, decode_images, scale_bytes
 from service.json_bounds import check_json
 from service.tensors import Declaration, datatype_of, read_json, read_raw, write_raw
 from service.types import (
@@ -111,6 +111,16 @@ def decode_input(request: InferRequest, spec: InputSpec, limits: Limits) -> torc
         return scale_bytes(torch.from_numpy(values), spec)
     _check_range(values, spec)
     return torch.from_numpy(values)
+
+
+def pixels_of(request: InferRequest, spec: InputSpec, limits: Limits) -> int:
+    """Return the pixels of a request's encoded images, by their headers.
+
+    Raises:
+        UnfitError: Another input than the model's, or an unreadable image.
+        TooLargeError: Images beyond the limits.
+    """
+    return count_pixels(_files(_only_input(request, spec)), spec, limits)
 
 
 def wanted_outputs(request: InferRequest, available: Sequence[str], on_request: Sequence[str] = ()) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from adapters.functional.answers import NONE, is_finite, labels
 from service import engine
 from service.buckets import Buckets
 from service.codec import decode_input, wanted_outputs
+from service.decoding import Decoder
 from service.engine import Served
 from service.errors import BusyError, ConflictError, MalformedError, ServiceError, UnfitError, UnknownError
 from service.grouping import Shared
@@ -90,6 +91,13 @@ class Dataplane:
         self._pace = Buckets(settings.rate_per_stream, settings.rate_burst_seconds)
         json = JsonLimits(bytes=settings.max_json_bytes)
         self.limits = Limits(max_batch=settings.max_batch, max_pixels=settings.max_pixels, json=json)
+        self._decoder = Decoder(
+            scheduler,
+            self.limits,
+            max_pixels=settings.max_pixels_under_way,
+            threads=settings.torch_threads,
+            deadline_seconds=settings.deadline_seconds,
+        )
 
     def model(self, name: str, version: str | None = None) -> HostedModel:
         """Return a served model.
@@ -132,6 +140,10 @@ class Dataplane:
         """
         self._scheduler.check_open()
 
+    def close(self) -> None:
+        """Drop the images that wait to be decoded."""
+        self._decoder.close()
+
     def count(self, model: HostedModel, code: int) -> None:
         """Count an inference request by its status."""
         self._telemetry.requests.labels(model.name, str(code)).inc()
@@ -140,7 +152,18 @@ class Dataplane:
         """Return the answer and the seconds that the worker took for it."""
         sequence = _sequence(request, header)
         wanted = wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
-        x = await self._decode(request, model)
+        spec = model.bundle.input
+        if all(tensor.datatype != "BYTES" for tensor in request.inputs):
+            x = decode_input(request, spec, self.limits)
+            return await self._in_turn(model, request, sequence, x, wanted)
+        stream = self._table.find(sequence.stream_id or default_id(model))
+        async with self._decoder.decoded(request, spec, stream) as x:
+            return await self._in_turn(model, request, sequence, x, wanted)
+
+    async def _in_turn(
+        self, model: HostedModel, request: InferRequest, sequence: Sequence, x: Tensor, wanted: tuple[str, ...]
+    ) -> tuple[InferResponse, float]:
+        """Return the answer of the request's stream, made if it is new, and the seconds that the worker took."""
         asked = Asked(request.id or uuid.uuid4().hex, request.key, request.digest)
         answered = None
         with TRACER.start_as_current_span("stream turn") as span:
@@ -148,14 +171,6 @@ class Dataplane:
                 answered = await self._turn(model, sequence, asked, x, wanted)
             span.set_attributes({f"acclimate.{name}": answered[0].parameters[f"tta_{name}"] for name in TRACED})
         return answered
-
-    async def _decode(self, request: InferRequest, model: HostedModel) -> Tensor:
-        """Decode encoded images and large tensors beside the event loop."""
-        spec = model.bundle.input
-        encoded = any(tensor.datatype == "BYTES" for tensor in request.inputs)
-        if encoded:
-            return await asyncio.to_thread(decode_input, request, spec, self.limits)
-        return decode_input(request, spec, self.limits)
 
     async def _turn(
         self, model: HostedModel, sequence: Sequence, asked: Asked, x: Tensor, wanted: tuple[str, ...]

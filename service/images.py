@@ -8,7 +8,7 @@ from io import BytesIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from service.errors import TooLargeError, UnfitError
 from service.types import InputSpec, Limits
@@ -16,8 +16,10 @@ from service.types import InputSpec, Limits
 _FORMATS = ("JPEG", "PNG")
 _MODES = {1: "L", 3: "RGB"}
 # A progressive JPEG may name any number of scans, each some 30 bytes, and every one is a pass over all pixels: 1 MB
-# of them at 16 megapixels would decode for minutes. Encoders write about ten.
-_MAX_SCANS = 100
+# of them at 16 megapixels would decode for minutes. Encoders write about ten; the largest images may have 20.
+_MAX_SCANS, _FEW_SCANS = 100, 20
+# Texts are inflated when a PNG is opened. By default Pillow would hold 64 MB of them for each image of a batch.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * PngImagePlugin.MAX_TEXT_CHUNK
 _SCAN = b"\xff\xda"
 # What Pillow's readers are known to raise on bytes that are not what they say.
 _CORRUPT = (
@@ -58,10 +60,11 @@ def decode_images(files: Sequence[bytes], spec: InputSpec, limits: Limits) -> to
     if not 1 <= len(files) <= limits.max_batch:
         error = TooLargeError if files else UnfitError
         raise error(f"{len(files)} images were given; 1 to {limits.max_batch} are expected")
-    images = _open_all(files, spec, limits)
+    count_pixels(files, spec, limits)
     batch = np.empty((len(files), height, width, channels), np.uint8)
-    for index, (file, image) in enumerate(zip(files, images, strict=True)):
+    for index, file in enumerate(files):
         with _refusals(index, file):
+            image = _open(file)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
         fitted = _fit(index, _convert(image, _MODES[channels]), spec)
@@ -88,6 +91,22 @@ def scale_bytes(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
     return values.mul_(high - low).div_(255).add_(low)
 
 
+def count_pixels(files: Sequence[bytes], spec: InputSpec, limits: Limits) -> int:
+    """Return the pixels of all images together, by their headers; no pixel is decoded, and no header is kept.
+
+    Raises:
+        TooLargeError: They are beyond the limits, or an image has too many JPEG scans.
+        UnfitError: A file is not a JPEG or PNG.
+    """
+    total = 0
+    for index, file in enumerate(files):
+        with _refusals(index, file), _open(file) as image:
+            total += image.width * image.height
+            _check_pixels(index, image, total, spec, limits)
+            _check_scans(index, file, image, limits)
+    return total
+
+
 @contextmanager
 def _refusals(index: int, file: bytes) -> Iterator[None]:
     """Turn what Pillow raises on bombs and corrupt files into this server's refusals."""
@@ -101,18 +120,8 @@ def _refusals(index: int, file: bytes) -> Iterator[None]:
         raise UnfitError(f"{given} is not a readable JPEG or PNG file{reason}") from error
 
 
-def _open_all(files: Sequence[bytes], spec: InputSpec, limits: Limits) -> list[Image.Image]:
-    """Read every header, and no pixel before all of them are within the limits."""
-    images: list[Image.Image] = []
-    total = 0
-    for index, file in enumerate(files):
-        with _refusals(index, file):
-            image: Image.Image = Image.open(BytesIO(file), formats=_FORMATS)
-        total += image.width * image.height
-        _check_pixels(index, image, total, spec, limits)
-        _check_scans(index, file, image)
-        images.append(image)
-    return images
+def _open(file: bytes) -> Image.Image:
+    return Image.open(BytesIO(file), formats=_FORMATS)
 
 
 def _check_pixels(index: int, image: Image.Image, total: int, spec: InputSpec, limits: Limits) -> None:
@@ -126,10 +135,12 @@ def _check_pixels(index: int, image: Image.Image, total: int, spec: InputSpec, l
         raise TooLargeError(f"{size}: {between} pixels while resizing; at most {limits.max_pixels} are allowed")
 
 
-def _check_scans(index: int, file: bytes, image: Image.Image) -> None:
+def _check_scans(index: int, file: bytes, image: Image.Image, limits: Limits) -> None:
     scans = file.count(_SCAN) if image.format != "PNG" else 0
-    if scans > _MAX_SCANS:
-        raise TooLargeError(f"Image {index} is a JPEG of {scans} scans; at most {_MAX_SCANS} are allowed")
+    pixels = image.width * image.height
+    most = min(_MAX_SCANS, max(_FEW_SCANS, _FEW_SCANS * limits.max_pixels // max(1, pixels)))
+    if scans > most:
+        raise TooLargeError(f"Image {index} is a JPEG of {scans} scans; at most {most} are allowed at its size")
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
@@ -138,7 +149,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     image.info.pop("transparency", None)
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255; of 16-bit colours it has already kept the high byte.
-        image = Image.fromarray((np.asarray(image, np.int32) >> 8).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image if image.mode == mode else image.convert(mode)
 
 

@@ -1,8 +1,8 @@
 """Per-stream order, queue bounds and groups of streams: the only place that refuses for load."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from service.errors import BusyError, DeadlineError, FailedError, SaturatedError, ServiceError
@@ -65,6 +65,20 @@ class Scheduler:
                 f"stream {stream.id!r} is busy: no turn within {self._deadline_seconds:g} s; nothing was changed"
             ) from None
 
+    @contextmanager
+    def place(self, stream: Stream | None) -> Iterator[None]:
+        """Take a place in the queue's bounds for work that comes before a job; without a stream, in those of all alone.
+
+        Raises:
+            SaturatedError: If too many requests wait or the server is stopping.
+            BusyError: If too many requests of this stream wait.
+        """
+        self._admit(stream)
+        try:
+            yield
+        finally:
+            self._move_depth(stream, -1)
+
     async def idle(self, seconds: float) -> None:
         """Wait until no request waits or runs, but no longer than `seconds`."""
         with suppress(TimeoutError):
@@ -94,9 +108,9 @@ class Scheduler:
             return False
         return True
 
-    def _admit(self, stream: Stream) -> None:
+    def _admit(self, stream: Stream | None) -> None:
         self.check_open()
-        if stream.waiting >= self._max_queue_per_stream:
+        if stream is not None and stream.waiting >= self._max_queue_per_stream:
             raise BusyError(f"{stream.waiting} requests of stream {stream.id!r} wait, as many as allowed")
         self._move_depth(stream, 1)
 
@@ -187,8 +201,9 @@ class Scheduler:
             if not there:
                 self._sharing.pop(kind, None)
 
-    def _move_depth(self, stream: Stream, by: int) -> None:
-        stream.waiting += by
+    def _move_depth(self, stream: Stream | None, by: int) -> None:
+        if stream is not None:
+            stream.waiting += by
         self._depth += by
         self._telemetry.queue_depth.set(self._depth)
         if self._depth:
