@@ -13,7 +13,7 @@ from service.guard import Policy
 from service.hosting import HostedModel
 from service.retries import Answered, Asked
 from service.snapshots.format import unpack
-from service.snapshots.streams import file_of, state_for
+from service.snapshots.streams import begun_anew, file_of, state_for
 from service.store import answers
 from service.store.answers import Kept
 from service.store.blobs import Blobs
@@ -274,8 +274,10 @@ def _file(blobs: Blobs, name: str) -> bytes | None:
         return b""  # gone: as damaged as can be
 
 
-def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded, *, anew: bool) -> Stream:
+def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded, *, anew: bool) -> tuple[Stream, str]:
     """Build a stream from what was read; `anew` from its initial state, whatever the store holds.
+
+    Return it, and which of its monitors begin anew, "" for none.
 
     Raises:
         UnfitError: If its model is not served, or is another now, or its state is damaged.
@@ -291,9 +293,9 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
         durability=record.durability, created=record.created, last_used=record.last_used,
         requests=figures["requests"], images=figures["images"], parent=figures["parent"],
     )  # fmt: skip
+    lacks = ""
     if not anew:
-        if loaded.file is not None:
-            _restore(stream, loaded.file)
+        lacks = _restore(stream, loaded.file) if loaded.file is not None else ""
         for kept in loaded.answers:
             answered = _answered(kept)
             stream.retries.add(answered.asked, answered.response)
@@ -302,7 +304,7 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
     stream.claim = Claim(record.epoch, record.generation, record.blob, record.reserved)
     if stream.generation == record.generation and not anew:
         stream.claim = replace(stream.claim, mark=stream.mark)
-    return stream
+    return stream, lacks
 
 
 def model_of(models: Mapping[str, HostedModel], record: Record, *, anew: bool) -> HostedModel:
@@ -354,9 +356,11 @@ def _ceiling(stream: Stream, generation: int) -> int:
     return generation if stream.durability == "sync" else generation + HEADROOM
 
 
-def _restore(stream: Stream, file: bytes) -> None:
+def _restore(stream: Stream, file: bytes) -> str:
     try:
-        engine.restore(stream, state_for(stream, *unpack(file)))
+        manifest, tensors = unpack(file)
+        engine.restore(stream, state_for(stream, manifest, tensors))
+        return begun_anew(stream, tensors)
     except UnfitError as error:
         raise UnfitError(
             f"stream {stream.id!r} is unfit: what was kept of it is damaged ({error}); reset it to begin anew"

@@ -22,7 +22,7 @@ from service.retries import Answered
 from service.scheduler import Scheduler
 from service.snapshots.format import Manifest, pack, unpack
 from service.snapshots.store import SnapshotStore
-from service.snapshots.streams import file_of, state_for, warning_for
+from service.snapshots.streams import begun_anew, file_of, state_for, warning_for
 from service.streams import Durability, Mode, Stream, StreamTable
 from service.telemetry import Telemetry
 from service.types import Happening
@@ -188,7 +188,7 @@ class Controlplane:
             manifest, tensors = unpack(self._store.get(snapshot_id))
             engine.restore(stream, state_for(stream, manifest, tensors))
             stream.parent = manifest.id
-            return warning_for(stream, manifest)
+            return "; ".join(filter(None, (warning_for(stream, manifest), begun_anew(stream, tensors))))
 
         warning = await self._in_turn(stream, self._counted("restore", job))
         self._recorder.tell(stream, Happening("restored", f"from snapshot {snapshot_id}"))

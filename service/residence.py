@@ -197,14 +197,14 @@ class Residence:
         if loaded is None:
             self.table.resting.pop(stream_id, None)
             return None
-        stream = await self._worker.run(lambda: built(self.table, self._models, loaded, anew=anew))
+        stream, lacks = await self._worker.run(lambda: built(self.table, self._models, loaded, anew=anew))
         self._forgotten.discard(stream_id)
         stream.last_used = time.time()
         self.table.put(stream)
         self.note(stream)
-        if stream_id in self._untold:
+        if lacks or stream_id in self._untold:
             self._untold.discard(stream_id)
-            self._recorder.tell(stream, _resumed(stream, loaded))
+            self._recorder.tell(stream, _resumed(stream, loaded, lacks))
         return stream
 
 
@@ -220,8 +220,13 @@ def _first(streams: list[Stream], enough: float) -> list[Stream]:
     return chosen
 
 
-def _resumed(stream: Stream, loaded: Loaded) -> Happening:
-    """Say where a stream goes on after a restart, and what may be lost."""
+def _resumed(stream: Stream, loaded: Loaded, lacks: str) -> Happening:
+    """Say where a stream goes on after a restart, and what may be lost; `lacks` says which monitors begin anew."""
+    happening = _went_on(stream, loaded)
+    return replace(happening, reason=f"{happening.reason}; {lacks}") if lacks else happening
+
+
+def _went_on(stream: Stream, loaded: Loaded) -> Happening:
     durable = loaded.record.generation
     figures = {"generation": float(durable), "goes_on": float(stream.generation)}
     if stream.generation == durable:

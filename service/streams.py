@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
@@ -33,11 +33,13 @@ GOOD_BYTES = 64 * 2**20
 """Most bytes in memory of the good states that one stream keeps to go back to, where no setting says otherwise."""
 FEEDBACK_IMAGES, FEEDBACK_SECONDS = 10_000, 7 * 86_400.0
 """Answers of a stream that late labels are taken for, where no setting says otherwise."""
-UNDONE = (
-    "state", "generation", "retries", "signals", "monitored", "source_check", "mode", "good", "requests", "images",
-    "probe", "beginnings", "fitted", "policy", "adapt_batch_size", "durability", "idempotent", "parent",
-)  # fmt: skip
-"""What a request that fails leaves as it was."""
+KEPT_ON_FAILURE = frozenset({
+    "id", "model", "created",  # never change
+    "claim", "unsettled", "kept", "durable_generation",  # what is known of the store
+    "waiting", "turn", "last_used", "sized",  # the queue's, and a cache
+    "feedback", "history", "trouble",  # written down once a request is answered
+})  # fmt: skip
+"""The fields of a stream that a request which fails leaves alone; all others are put back as they were."""
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -200,7 +202,7 @@ class Stream:
     @contextmanager
     def unchanged_on_failure(self) -> Iterator[None]:
         """Put everything back if the block raises: a request either happens or does not."""
-        before = {name: getattr(self, name) for name in UNDONE}
+        before = {name: getattr(self, name) for name in PUT_BACK}
         try:
             yield
         except BaseException:
@@ -221,6 +223,10 @@ class Stream:
         self.source_check = self.probe = self.features = None
         self.shadow = ShadowReport()
         self.beginnings += 1
+
+
+PUT_BACK = tuple(each.name for each in fields(Stream) if each.name not in KEPT_ON_FAILURE)
+"""Every other field, so that a new one cannot be forgotten."""
 
 
 def initial_state(model: HostedModel, fitted: Fitted) -> StreamState:

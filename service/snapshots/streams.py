@@ -13,6 +13,7 @@ from adapters import AdapterState
 from adapters.errors import StateError
 from adapters.state import flatten, is_finite, unflatten
 from service.errors import UnfitError
+from service.snapshots import monitors
 from service.snapshots.format import Manifest, Replay, pack
 from service.snapshots.halving import halved, widened
 from service.streams import Stream, StreamState
@@ -68,7 +69,7 @@ def file_of(
 
 
 def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor]) -> StreamState:
-    """Return the state that a snapshot holds, checked against a stream; monitors of an older version begin anew.
+    """Return the state that a snapshot holds, checked against a stream; `begun_anew` names what it lacks.
 
     Raises:
         UnfitError: If it is of another model, spec, shape or dtype, or not finite.
@@ -80,16 +81,20 @@ def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor])
         raise UnfitError(f"the snapshot's window does not fit the model's images {shape}")
     try:
         initial = stream.initial()
-        watched = _under(MONITORS, tensors)
         others = {key: tensor for key, tensor in tensors.items() if key != WINDOW and not key.startswith(MONITORS)}
         learned = {key.removeprefix(ADAPTER): tensor for key, tensor in others.items()}
         whole = widened(learned, flatten(initial.adapter)) if manifest.halved else learned
         adapter: AdapterState = unflatten(initial.adapter, whole)
-        of_this_version = watched.keys() == flatten(initial.monitors).keys()
-        monitors = unflatten(initial.monitors, watched) if of_this_version else initial.monitors
-        return StreamState(adapter, waiting, monitors)
+        watched, _ = monitors.restored(initial.monitors, _under(MONITORS, tensors))
+        return StreamState(adapter, waiting, watched)
     except StateError as error:
         raise UnfitError(f"the snapshot does not fit stream {stream.id!r}: {error}") from None
+
+
+def begun_anew(stream: Stream, tensors: Mapping[str, Tensor]) -> str:
+    """Return which monitors begin anew or are left out, since the snapshot is of another version; "" if none."""
+    _, names = monitors.restored(stream.initial().monitors, _under(MONITORS, tensors))
+    return f"taken by another version, whose monitors differ: {', '.join(names)} begin anew" if names else ""
 
 
 def warning_for(stream: Stream, manifest: Manifest) -> str:

@@ -17,7 +17,7 @@ from service.reference import Reference
 from service.retries import RetryLog
 from service.settings import EMBEDDED
 from service.snapshots.format import pack, unpack
-from service.snapshots.streams import MONITORS, file_of, state_for
+from service.snapshots.streams import MONITORS, begun_anew, file_of, state_for
 from service.streams import Stream, initial_state
 
 CLASSES = 10
@@ -331,3 +331,32 @@ def test_a_snapshot_from_before_there_were_monitors_begins_to_watch_anew(model):
     assert_equal_states(restored.state.adapter, stream.state.adapter)
     assert_equal_states(restored.state.monitors, restored.initial().monitors)
     assert serve(restored, 1).findings.looked
+
+
+@pytest.mark.parametrize(
+    ("change", "anew"),
+    [
+        ({"monitors/yet_unknown": torch.zeros(3)}, ["yet_unknown"]),
+        ({"monitors/recent": None}, ["recent"]),
+        ({"monitors/detectors/step/mean": None}, ["detectors/step"]),
+        ({"monitors/entropies/counts": torch.zeros(7)}, ["entropies"]),
+        ({"monitors/detectors/step/mean": None, "monitors/new/count": torch.zeros(())}, ["new", "detectors/step"]),
+    ],
+)
+def test_a_snapshot_with_other_monitors_keeps_those_that_are_known_and_says_which_begin_anew(model, change, anew):
+    stream, restored = stream_of(model), stream_of(model)
+    for seed in range(3):
+        serve(stream, seed)
+    stream.note(replace(stream.state, monitors=monitoring.alerted(stream.state.monitors, 32)))
+    manifest, tensors = unpack(file_of(stream, "kept")[1])
+    other = {name: tensor for name, tensor in (tensors | change).items() if tensor is not None}
+
+    engine.restore(restored, state_for(restored, *unpack(pack(manifest, other))))
+
+    now, before, fresh = (flatten(each.monitors) for each in (restored.state, stream.state, stream.initial()))
+    assert int(restored.state.monitors.pause) == 32
+    for name, tensor in now.items():
+        expected = fresh if any(name == each or name.startswith(f"{each}/") for each in anew) else before
+        assert torch.equal(tensor, expected[name]), name
+    assert begun_anew(restored, other).endswith(f"{', '.join(anew)} begin anew")
+    assert begun_anew(restored, tensors) == ""
