@@ -94,7 +94,7 @@ def attach(network: nn.Module, input_shape: tuple[int, ...], parts: str, split: 
     for names, seen in zip(chosen, _shapes(network, chosen, input_shape), strict=True):
         modules = [network.get_submodule(name) for name in names]
         frozen = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
-        part = MetaPart(frozen, seen.inputs, seen.outputs, seen.stride, generator)
+        part = MetaPart(frozen, seen.inputs, seen.outputs, seen.stride, generator).to(seen.dtype)
         for name, module in zip(names, [Recomputed(part), *(nn.Identity() for _ in modules[1:])], strict=True):
             parent, _, child = name.rpartition(".")
             setattr(network.get_submodule(parent), child, module)
@@ -142,11 +142,12 @@ def divided(blocks: list[list[str]], parts: int) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Shape:
-    """Channels in and out of a part, and by how much it shrinks an image's sides."""
+    """Channels in and out of a part, by how much it shrinks an image's sides, and what it computes in."""
 
     inputs: int
     outputs: int
     stride: int
+    dtype: torch.dtype
 
 
 def _named(network: nn.Module, parts: str) -> list[list[str]]:
@@ -171,13 +172,18 @@ def _shapes(network: nn.Module, parts: list[list[str]], input_shape: tuple[int, 
             last.register_forward_hook(lambda _, __, given, index=index: outputs.update({index: given.shape})),
         ]
     weight = next(network.parameters())
-    network(torch.zeros(2, *input_shape, dtype=weight.dtype))
-    for hook in hooks:
-        hook.remove()
-    return [_shape(names, inputs.get(index), outputs.get(index)) for index, names in enumerate(parts)]
+    try:
+        network(torch.zeros(2, *input_shape, dtype=weight.dtype))
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise UnfitModelError(f"ecotta runs the network on two made images, and it fails: {error}") from None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = enumerate(parts)
+    return [_shape(names, inputs.get(index), outputs.get(index), weight.dtype) for index, names in found]
 
 
-def _shape(names: list[str], before: torch.Size | None, after: torch.Size | None) -> Shape:
+def _shape(names: list[str], before: torch.Size | None, after: torch.Size | None, dtype: torch.dtype) -> Shape:
     if before is None or after is None or len(before) != 4 or len(after) != 4:
         raise UnfitModelError(f"ecotta's part {'+'.join(names)} maps no images to images: {before} to {after}")
     stride = math.ceil(before[2] / after[2])
@@ -187,4 +193,4 @@ def _shape(names: list[str], before: torch.Size | None, after: torch.Size | None
             f"ecotta's part {'+'.join(names)} maps {tuple(before[2:])} to {tuple(after[2:])}, "
             f"expected a whole stride such as {stride}, which gives {shrunk}"
         )
-    return Shape(before[1], after[1], stride)
+    return Shape(before[1], after[1], stride, dtype)

@@ -1,7 +1,7 @@
 """Runs a prepared module tree, with a normalizer's functions in the place of its batch-norm layers."""
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.base import Normalizer, NormLayer
 from adapters.descent import imitate
@@ -22,9 +21,11 @@ from adapters.layout import memory_format, protect
 from adapters.monitors.norm_distance import distance
 from adapters.precision import FLOAT32, computing
 from adapters.recompute import Recomputed, Resume
+from adapters.slots import NormSlot, slots_of
 from adapters.source import AFFINE_NORMS, SourceModel
 from adapters.state import mapped
 from adapters.streams import normalized_by_stream
+from adapters.trial import try_out
 from adapters.values import (
     Differentiable,
     Forward,
@@ -40,40 +41,6 @@ from adapters.values import (
 Mode = Literal["observe", "forward", "held"]
 FIRST_LAYERS = 2
 """How many norm layers are measured for drift where the normalizer does not compute batch moments anyway."""
-
-
-class NormSlot(nn.Module):
-    """The place of a batch-norm layer in the prepared network; keeps its affine parameters and source statistics.
-
-    Attributes:
-        name: The layer's path in the prepared network.
-        added: Whether a learner has added it, so that it has no source statistics to speak of.
-        spatial: Whether inputs are (N, C, H, W), so that one image has statistics of its own.
-        mean, var: Source statistics, (C,).
-        eps, momentum: As in the source layer.
-    """
-
-    mean: Tensor
-    var: Tensor
-
-    def __init__(self, name: str, norm: _BatchNorm, *, added: bool = False) -> None:
-        super().__init__()
-        if norm.running_mean is None or norm.running_var is None:
-            raise UnfitModelError(f"{name} keeps no running statistics, so the source statistics are unknown")
-        self.name = name
-        self.added = added
-        self.spatial = not isinstance(norm, nn.BatchNorm1d)
-        self.eps = norm.eps
-        self.momentum = 0.1 if norm.momentum is None else norm.momentum
-        self.weight = norm.weight
-        self.bias = norm.bias
-        self.register_buffer("mean", norm.running_mean)
-        self.register_buffer("var", norm.running_var)
-        self.normalize: Callable[[NormSlot, Tensor], Tensor] = source_normalize
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (N, C, ...) as the pass under way wants it."""
-        return self.normalize(self, x)
 
 
 @dataclass
@@ -134,10 +101,13 @@ class ModuleNet:
         self._network = network
         self._normalizer = normalizer
         self._added_normalizer = added_normalizer or normalizer
-        self.dtype = next((p.dtype for p in network.parameters()), torch.float32)
+        self.dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
         self._mean = torch.tensor(source.mean, dtype=self.dtype).reshape(-1, *[1] * (len(source.input_shape) - 1))
         self._std = torch.tensor(source.std, dtype=self.dtype).reshape(-1, *[1] * (len(source.input_shape) - 1))
-        self.layers = _replace_batch_norm(network, set(added.values()))
+        self.layers = slots_of(network, tuple(added.values()))
+        if not source.opaque:
+            try_out(network, self.layers, source, self.dtype)
+        self._check_reach()
         self._measured = frozenset(list(self.layers)[:FIRST_LAYERS])
         self._differentiate = by_autograd
         self._on_host = True
@@ -153,7 +123,7 @@ class ModuleNet:
         for layer in self.layers.values():
             layer.normalize = self._normalize
         self.initial_norm = self._init_norm(torch.Generator().manual_seed(seed))
-        network.get_submodule(source.features_module).register_forward_pre_hook(self._tap_features)
+        network.get_submodule(source.features_module).register_forward_pre_hook(self._tap_features, with_kwargs=True)
         protect(network)
         self._memory_format = memory_format(network, source, self.dtype)
 
@@ -194,7 +164,8 @@ class ModuleNet:
     @property
     def learns_by_stream(self) -> bool:
         """Whether all parameters of norm layers can be each stream's own in one pass (`of_streams`)."""
-        return all(name.rpartition(".")[0] in self.layers for name in self.affine)
+        plain = {name for name, layer in self.layers.items() if not (layer.own_code or layer.bypassed)}
+        return all(name.rpartition(".")[0] in plain for name in self.affine)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -204,12 +175,12 @@ class ModuleNet:
     @property
     def affine(self) -> dict[str, Tensor]:
         """Weight and bias of all norm layers (batch, layer, group) by name: what norm-only learners start from."""
-        norms = (NormSlot, *AFFINE_NORMS)
         return {
             f"{name}.{kind}": parameter.detach()
             for name, module in self._network.named_modules()
-            if isinstance(module, norms)
+            if isinstance(module, AFFINE_NORMS)
             for kind, parameter in module.named_parameters(recurse=False)
+            if kind in ("weight", "bias")
         }
 
     def observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
@@ -255,8 +226,18 @@ class ModuleNet:
         return distance(Moments(torch.cat(means, -1), torch.cat(variances, -1)), source)
 
     def _init_norm(self, generator: torch.Generator) -> NormState:
-        handled = (layer for layer in self.layers.values() if self._normalizer_of(layer).handles(layer))
+        reached = [layer for layer in self.layers.values() if not layer.bypassed]
+        handled = (layer for layer in reached if self._normalizer_of(layer).handles(layer))
         return {layer.name: self._normalizer_of(layer).init(layer, generator) for layer in handled}
+
+    def _check_reach(self) -> None:
+        """Refuse to replace statistics that code of the network's own uses."""
+        bypassed = next((layer for layer in self.layers.values() if layer.bypassed), None)
+        if bypassed is not None and self._normalizer.needs.batch_norm:
+            raise UnfitModelError(
+                f"{self._normalizer.name} replaces the statistics of batch-norm layers, but those of {bypassed.name} "
+                f"({bypassed.kind}) are used by other code than PyTorch's batch norm; `source` works"
+            )
 
     def _normalizer_of(self, layer: NormSlot) -> Normalizer[Any]:
         return self._added_normalizer if layer.added else self._normalizer
@@ -295,26 +276,27 @@ class ModuleNet:
         return x.contiguous(memory_format=torch.contiguous_format if convolution_learns else self._memory_format)
 
     def _standardize(self, x: Tensor) -> Tensor:
-        return (x - self._mean) / self._std if self.source.mean else x
+        whole = x.to(self.dtype)
+        return (whole - self._mean) / self._std if self.source.mean else whole
 
-    def _normalize(self, layer: NormSlot, x: Tensor) -> Tensor:
+    def _normalize(self, layer: NormLayer, x: Tensor) -> Tensor:
         """Normalise x (N, C, ...) in the precision of the statistics; what comes of it has that of x."""
         current = self._underway.current
         if current is None:
             return source_normalize(layer, x)
         whole = x.to(layer.mean.dtype)
         normalized = self._normalized(current, layer, whole)
-        if not layer.added:  # a layer that was added has no source statistics to be far from
+        if not self.layers[layer.name].added:  # a layer that was added has no source statistics to be far from
             self._see(current, layer, whole, normalized.moments)
         return normalized.y.to(x.dtype)
 
-    def _see(self, current: Pass, layer: NormSlot, x: Tensor, moments: Moments | None) -> None:
+    def _see(self, current: Pass, layer: NormLayer, x: Tensor, moments: Moments | None) -> None:
         if moments is not None:
             current.moments[layer.name] = moments
         elif current.mode != "forward" and layer.name in self._measured:
             current.moments[layer.name] = _moments(current, x.detach())
 
-    def _normalized(self, current: Pass, layer: NormSlot, x: Tensor) -> Normalized:
+    def _normalized(self, current: Pass, layer: NormLayer, x: Tensor) -> Normalized:
         state = current.read.get(layer.name)
         if current.images:
             run = partial(self._normalized_alone, current.mode)
@@ -336,13 +318,14 @@ class ModuleNet:
         run = normalizer.forward if mode == "forward" else normalizer.held
         return run(layer, state, x), None
 
-    def _tap_features(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _tap_features(self, _module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         if self._underway.current is not None:
-            self._underway.current.features.append(inputs[0].flatten(1).to(self.dtype))
+            given = (*inputs, *named.values())[0]
+            self._underway.current.features.append(given.flatten(1).to(self.dtype))
 
     def _drift(self, current: Pass, features: Tensor) -> Tensor | None:
         if current.moments:
-            return self.distance(current.moments)
+            return self.distance(_alike(current.moments))
         artefacts = self.source.artefacts
         if "features.mean" not in artefacts:
             return None
@@ -354,20 +337,14 @@ def _differentiable(params: Params) -> bool:
     return any(p.requires_grad for p in params.values())
 
 
+def _alike(moments: Mapping[str, Moments]) -> Mapping[str, Moments]:
+    """Return the moments of each image (N, C) alone where some layers have those, the others' (C,) being no match."""
+    most = max(each.mean.dim() for each in moments.values())
+    return {name: each for name, each in moments.items() if each.mean.dim() == most}
+
+
 def _moments(current: Pass, x: Tensor) -> Moments:
     """Return the moments (C,) of x (N, C, ...), or of each stream's part of it, stacked (S, C)."""
     if not current.images:
         return channel_moments(x)
     return mapped(channel_moments, x.reshape(-1, current.images, *x.shape[1:]))
-
-
-def _replace_batch_norm(network: nn.Module, added: Collection[nn.Module]) -> dict[str, NormSlot]:
-    """Put a NormSlot in the place of every batch-norm layer; a layer used twice stays one layer."""
-    replaced: dict[_BatchNorm, NormSlot] = {}
-    for path, module in list(network.named_modules(remove_duplicate=False)):
-        if not isinstance(module, _BatchNorm):
-            continue
-        layer = replaced[module] = replaced.get(module) or NormSlot(path, module, added=module in added)
-        parent, _, child = path.rpartition(".")
-        setattr(network.get_submodule(parent), child, layer)
-    return {layer.name: layer for layer in replaced.values()}

@@ -119,7 +119,7 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
     def step(self, prepared: Fit, state: PipelineState, x: Tensor) -> tuple[StepOutput, PipelineState]:
         """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
         noise = self.learner.draw(int(state.seed), int(state.steps), x.shape)
-        return self._step(prepared.net, state, x, noise)
+        return self._step(prepared.net, state, x.to(prepared.net.dtype), noise)
 
     def kernel(self, prepared: Fit, state: PipelineState, x: Tensor, noise: Noise) -> tuple[StepOutput, PipelineState]:
         """Answer and learn, with all random numbers given: deterministic, and for pure_graph parts free of branches.
@@ -145,7 +145,7 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
         Normalizers of batch statistics use those of the last step (the source's before the first), so that an answer
         does not depend on which images share the request.
         """
-        forward = self._forward(prepared.net.held, state, x)
+        forward = self._forward(prepared.net.held, state, x.to(prepared.net.dtype))
         return _answer(forward, self.output.adjust(state.output, forward)[0], {})
 
     @torch.no_grad()
@@ -154,7 +154,7 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
 
         Normalizers of batch statistics use x's own; the output adjuster is off.
         """
-        forward = self._forward(prepared.net.forward, state, x)
+        forward = self._forward(prepared.net.forward, state, x.to(prepared.net.dtype))
         return _answer(forward, forward.logits.softmax(1), {})
 
     def _fit(self, source: SourceModel) -> ModuleNet:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from adapters.errors import UnfitModelError
 
@@ -131,14 +132,37 @@ class SourceModel:
         fitting = {plain_name(name): tensor for name, tensor in ranked if _made_under(name) in ("", normalizer)}
         return replace(self, artefacts=fitting)
 
+    @property
+    def narrow(self) -> torch.dtype | None:
+        """The dtype of fewer than 32 bits that weights are stored in; None where there is none."""
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        return next((tensor.dtype for tensor in tensors if _is_narrow(tensor)), None)
+
+    def widened(self) -> "SourceModel":
+        """Return the model with its weights in float32 where they are narrower, so that copies can share them."""
+        return self if self.narrow is None else replace(self, network=self.shared_copy())
+
     def shared_copy(self) -> nn.Module:
-        """Return a copy of the module tree in eval mode, its frozen tensors sharing the source's memory."""
+        """Return a copy of the module tree in eval mode, its frozen tensors sharing the source's memory.
+
+        Tensors in half precision become float32: optimizers and statistics need its range, and CPUs are faster at it.
+
+        Raises:
+            UnfitModelError: If the network cannot be copied, or a lazy layer has no weights yet.
+        """
         memo: dict[int, object] = {}
-        for parameter in self.network.parameters():
-            memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+        for name, parameter in self.network.named_parameters():
+            if is_lazy(parameter):
+                raise UnfitModelError(f"{name} has no values yet, for its layer is lazy; run the network once first")
+            memo[id(parameter)] = nn.Parameter(_widened(parameter.detach()), requires_grad=False)
         for buffer in self.network.buffers():
-            memo[id(buffer)] = buffer
-        twin: nn.Module = copy.deepcopy(self.network, memo)
+            memo[id(buffer)] = _widened(buffer)
+        for tensor in _unregistered(self.network):
+            memo.setdefault(id(tensor), _widened(tensor.detach().clone()))
+        try:
+            twin: nn.Module = copy.deepcopy(self.network, memo)
+        except (TypeError, RuntimeError, AttributeError) as error:
+            raise UnfitModelError(f"the network cannot be copied: {error}") from None
         return twin.eval()
 
     def checksum(self) -> str:
@@ -150,6 +174,20 @@ class SourceModel:
         for name, module in self.network.named_modules():
             digest.update(f"{name} {module.training}".encode())
         return digest.hexdigest()
+
+
+def _unregistered(network: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors that modules hold as plain attributes, such as a weight that a hook computes from others."""
+    for module in network.modules():
+        yield from (value for value in vars(module).values() if isinstance(value, Tensor))
+
+
+def _is_narrow(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.element_size() < torch.float32.itemsize
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if _is_narrow(tensor) else tensor
 
 
 def artefact_file(artefact: str, normalizer: str, batch: int) -> str:

@@ -1,0 +1,151 @@
+"""The batch-norm layers of a prepared network, whose normalisation is the pipeline's."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from adapters.base import NormLayer
+from adapters.errors import UnfitModelError
+from adapters.functional.moments import source_normalize
+from adapters.streams import StreamLayer
+
+PLAIN = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+"""The `forward` of layers that normalise and do nothing else."""
+Normalize: TypeAlias = Callable[[NormLayer, Tensor], Tensor]
+"""Normalises (N, C, ...) by a layer's affine parameters and the statistics that the pass under way wants."""
+
+
+class NormSlot:
+    """Lets `normalize` stand for the normalisation of one batch-norm layer; the layer itself stays in the network.
+
+    Code that reads the layer's attributes or asks for its type finds what it expects. A subclass with a `forward` of
+    its own, such as a norm with an activation, keeps it: only the batch norm that it computes is replaced.
+
+    Attributes:
+        name: The layer's path in the prepared network.
+        added: Whether a learner has added it, so that it has no source statistics to speak of.
+        spatial: Whether inputs are (N, C, H, W), so that one image has statistics of its own.
+        own_code: Whether the layer's class has a `forward` of its own.
+        bypassed: Whether other code than the layer's batch norm uses its statistics, which a pipeline cannot replace.
+        eps, momentum: As in the source layer.
+    """
+
+    def __init__(self, name: str, norm: _BatchNorm, *, added: bool = False) -> None:
+        _check(name, norm)
+        self.name = name
+        self.added = added
+        self.kind = type(norm).__name__
+        self.spatial = not isinstance(norm, nn.BatchNorm1d)
+        self.own_code = "forward" in vars(norm) or type(norm).forward not in PLAIN
+        self.bypassed = False
+        self.eps = norm.eps
+        self.momentum = 0.1 if norm.momentum is None else norm.momentum
+        self.normalize: Normalize = source_normalize
+        self._norm = norm
+        self._forward: Callable[..., Any] = norm.forward
+        norm.forward = self._around if self.own_code else self._instead  # type: ignore[method-assign]  # of a copy
+
+    @property
+    def weight(self) -> Tensor | None:
+        """(C,), or None; under `functional_call` the learned one."""
+        return self._norm.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(C,), or None; under `functional_call` the learned one."""
+        return self._norm.bias
+
+    @property
+    def mean(self) -> Tensor:
+        """The source mean (C,)."""
+        mean: Tensor = self._norm.running_mean  # type: ignore[assignment]  # `_check` has seen it
+        return mean
+
+    @property
+    def var(self) -> Tensor:
+        """The source variance (C,)."""
+        var: Tensor = self._norm.running_var  # type: ignore[assignment]  # as above
+        return var
+
+    def _instead(self, input: Tensor) -> Tensor:  # noqa: A002 - as PyTorch's layers call it
+        return self.normalize(self, input)
+
+    def _around(self, *args: Any, **named: Any) -> Any:
+        """Run the layer's own code, with its batch norm replaced."""
+        with _Replacing(self):
+            return self._forward(*args, **named)
+
+
+class _Replacing(TorchFunctionMode):
+    """Within the block, a call of PyTorch's batch norm with a slot's statistics goes to the slot."""
+
+    def __init__(self, slot: NormSlot) -> None:
+        super().__init__()
+        self._slot = slot
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        names = ARGUMENTS.get(func)
+        if names is None:
+            return func(*args, **given)
+        call = {**DEFAULTS, **dict(zip(names, args, strict=False)), **given}
+        slot = self._slot
+        if call["running_mean"] is not slot.mean or call["running_var"] is not slot.var:
+            return func(*args, **given)
+        if call["training"]:
+            raise UnfitModelError(_by_batch(slot.name, slot.kind))
+        layer = StreamLayer(
+            slot.name, slot.spatial, slot.mean, slot.var, call["weight"], call["bias"], call["eps"], slot.momentum
+        )
+        return slot.normalize(layer, call["input"])
+
+
+DEFAULTS: Mapping[str, Any] = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
+ARGUMENTS: Mapping[Callable[..., Any], tuple[str, ...]] = {
+    functional.batch_norm: (
+        "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"
+    ),
+    torch.batch_norm: (
+        "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled"
+    ),
+}  # fmt: skip
+"""What PyTorch's forms of batch norm take, in order."""
+
+
+def slots_of(network: nn.Module, added: Sequence[nn.Module] = ()) -> dict[str, NormSlot]:
+    """Make a slot of every batch-norm layer of a prepared network, by name; a layer used twice stays one layer.
+
+    Raises:
+        UnfitModelError: If a layer has no source statistics, or does not use them.
+    """
+    norms = [(name, module) for name, module in network.named_modules() if isinstance(module, _BatchNorm)]
+    return {name: NormSlot(name, norm, added=any(norm is each for each in added)) for name, norm in norms}
+
+
+def _check(name: str, norm: _BatchNorm) -> None:
+    kind = type(norm).__name__
+    if norm.running_mean is None or norm.running_var is None:
+        raise UnfitModelError(
+            f"{name} ({kind}) keeps no running statistics, so the source statistics are unknown; "
+            "train it with track_running_stats=True"
+        )
+    if norm.training:
+        raise UnfitModelError(_by_batch(name, kind))
+
+
+def _by_batch(name: str, kind: str) -> str:
+    return (
+        f"{name} ({kind}) normalises by the statistics of each batch in eval mode too, so that answers depend on "
+        "which images share a request; let it use its running statistics in eval mode"
+    )
