@@ -19,6 +19,7 @@ from adapters.functional.gradients import by_autograd, by_transform
 from adapters.functional.moments import channel_moments, source_normalize
 from adapters.layout import memory_format, protect
 from adapters.monitors.norm_distance import distance
+from adapters.output_kind import as_logits
 from adapters.precision import FLOAT32, computing
 from adapters.recompute import Recomputed, Resume
 from adapters.slots import NormSlot, slots_of
@@ -157,6 +158,11 @@ class ModuleNet:
         return self._on_host and self._normalizer.independent
 
     @property
+    def network(self) -> nn.Module:
+        """The prepared module tree."""
+        return self._network
+
+    @property
     def memory_format(self) -> torch.memory_format:
         """How inputs lie in memory where steps are fastest."""
         return self._memory_format
@@ -247,9 +253,10 @@ class ModuleNet:
         self._underway.current = current = Pass(mode, norm, self._images_each)
         try:
             with computing(self._precision):
-                logits = functional_call(self._network, dict(params), (inputs,)).to(self.dtype)
+                outputs = functional_call(self._network, dict(params), (inputs,)).to(self.dtype)
         finally:
             self._underway.current = None
+        logits = as_logits(self.source.output, outputs)
         features = current.features[-1] if current.features else logits
         return Forward(logits, features, self._drift(current, features)), current.written
 

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from adapters.errors import UnfitModelError
+from adapters.output_kind import OutputKind
 
 AFFINE_NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 USUAL_BATCH = 64
@@ -69,7 +70,7 @@ class SourceModel:
     """A frozen classifier, never written to by the engine.
 
     Args:
-        network: Maps standardised inputs (N, *input_shape) to logits (N, classes).
+        network: Maps standardised inputs (N, *input_shape) to outputs (N, classes).
         input_shape: One input's shape, without the batch dimension.
         classes: How many logits.
         mean: Per-channel mean subtracted from inputs before the network.
@@ -79,6 +80,8 @@ class SourceModel:
             `<artefact>@<normalizer>@<batch>.<tensor>` where they hold for one normalizer and batch size.
         value_range: Least and greatest value of an input, before mean and std.
         opaque: Why the inside of the network cannot be reached (an ONNX graph, say); "" if it can.
+        output: What the network answers by: logits, probabilities or log-probabilities.
+        stored: The dtype that weights had before they were widened to float32; None if they were not.
     """
 
     network: nn.Module
@@ -90,6 +93,21 @@ class SourceModel:
     artefacts: Mapping[str, Tensor] = field(default_factory=dict)
     value_range: tuple[float, float] = (0.0, 1.0)
     opaque: str = ""
+    output: OutputKind = "logits"
+    stored: torch.dtype | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network's weights are stored in, and its inputs come in."""
+        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
+
+    def standardized(self, x: Tensor) -> Tensor:
+        """Return inputs (N, *input_shape) as the network takes them, in the dtype of x."""
+        if not self.mean:
+            return x
+        shape = (-1, *[1] * (len(self.input_shape) - 1))
+        mean, std = (torch.tensor(each, dtype=x.dtype).reshape(shape) for each in (self.mean, self.std))
+        return (x - mean) / std
 
     @property
     def has_batch_norm(self) -> bool:
@@ -135,12 +153,16 @@ class SourceModel:
     @property
     def narrow(self) -> torch.dtype | None:
         """The dtype of fewer than 32 bits that weights are stored in; None where there is none."""
+        if self.stored is not None:
+            return self.stored
         tensors = (*self.network.parameters(), *self.network.buffers())
         return next((tensor.dtype for tensor in tensors if _is_narrow(tensor)), None)
 
     def widened(self) -> "SourceModel":
         """Return the model with its weights in float32 where they are narrower, so that copies can share them."""
-        return self if self.narrow is None else replace(self, network=self.shared_copy())
+        if self.narrow is None or self.stored is not None:
+            return self
+        return replace(self, network=self.shared_copy(), stored=self.narrow)
 
     def shared_copy(self) -> nn.Module:
         """Return a copy of the module tree in eval mode, its frozen tensors sharing the source's memory.

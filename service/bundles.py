@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from adapters.output_kind import OutputKind
 from service.artefacts import read_artefacts
 from service.errors import BundleError
 from service.types import InputSpec
@@ -37,6 +38,7 @@ class ModelTable(Table):
     arguments: dict[str, str | int | float | bool] = {}
     features: str = ""
     logits: str = "logits"
+    output: OutputKind = "logits"
 
     @model_validator(mode="after")
     def _factory_belongs_to_torch(self) -> "ModelTable":
@@ -173,8 +175,9 @@ def _readable(problem: Mapping[str, object]) -> str:
 
 def _fingerprint(toml: BundleToml, file: Path) -> str:
     """Hash the model file, how it is built and how inputs reach it; artefacts and names may change without it."""
+    usual = {"output"} if toml.model.output == "logits" else set()  # as before there was another
     decisive = {
-        "model": toml.model.model_dump(exclude={"file"}),
+        "model": toml.model.model_dump(exclude={"file", *usual}),
         "input": toml.input.model_dump(exclude={"name"}),
         "classes": len(toml.classes.names),
     }

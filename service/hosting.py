@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adapters import Adapter, AdapterState, Prepared, SourceModel, create
 from adapters.errors import AdapterError
+from adapters.fidelity import Fidelity
 from adapters.grouping import Stepped, step_together, why_not
 from adapters.net import ModuleNet
 from adapters.registry import parse
@@ -27,6 +28,7 @@ from service.graphs import Graph, Graphs, Wanted
 from service.native.step import Native
 from service.reference import reference_of
 from service.telemetry import log
+from service.vetting import check_copies, check_outputs, samples
 
 FISHER = "fisher."
 COMPILED = "compiled"
@@ -118,8 +120,10 @@ class HostedModel:
 
     def __init__(self, bundle: Bundle, shipped: SourceModel, graphs: Graphs | None = None) -> None:
         self.bundle = bundle
+        self._fidelity = Fidelity(shipped, samples(shipped))
+        check_outputs(self._fidelity, shipped)
         self.source = source = _opened(bundle, shipped)
-        self._shipped = shipped
+        self._shipped = shipped if bundle.toml.model.kind == ONNX else source
         self._graphs = graphs
         self._fitted: OrderedDict[str, Fitted] = OrderedDict()
         self._source = self.fit("source", {})
@@ -165,6 +169,7 @@ class HostedModel:
     def _fit_anew(self, adapter: Adapter, options: Mapping[str, Any]) -> Fitted:
         as_shipped = onnx.runs_as_shipped(adapter.spec)
         prepared = adapter.prepare(self._shipped if as_shipped else self.source)
+        check_copies(self._fidelity, prepared)
         fisher = _fisher(self.source, adapter.spec.normalizer)
         return Fitted(adapter, prepared, dict(options), fisher, self.backend if as_shipped else "torch")
 
@@ -239,7 +244,7 @@ def load_source(bundle: Bundle, allow_factories: Collection[str], threads: int) 
 
 
 def _opened(bundle: Bundle, shipped: SourceModel) -> SourceModel:
-    return onnx.opened(bundle, shipped) if bundle.toml.model.kind == "onnx" else shipped
+    return onnx.opened(bundle, shipped) if bundle.toml.model.kind == ONNX else shipped.widened()
 
 
 def _shipped(bundle: Bundle, allow_factories: Collection[str], threads: int) -> SourceModel:

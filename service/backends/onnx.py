@@ -14,12 +14,11 @@ from service.backends.onnx_reading import read
 from service.backends.runtime import session_of
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
+from service.vetting import samples
 
 OPAQUE = "this ONNX graph takes output adjusters alone"
 TOLERANCE = 1e-3
 """Of logits and features, beside the largest one."""
-TRIED = (3, 1)
-"""Images in the batches by which a rebuilt network is compared with its graph."""
 
 
 class OnnxNetwork(nn.Module):
@@ -80,6 +79,7 @@ def load(bundle: Bundle, threads: int) -> SourceModel:
         features="features",
         artefacts=bundle.artefacts,
         value_range=bundle.input.value_range,
+        output=bundle.toml.model.output,
         opaque=OPAQUE,
     )
 
@@ -90,22 +90,11 @@ def opened(bundle: Bundle, shipped: SourceModel) -> SourceModel:
     outputs = (model.logits, model.features or model.logits)
     try:
         network = rebuild(read(bundle.model_file, outputs), outputs, bundle.input.shape)
-        for images in TRIED:
-            _compare(network, cast("OnnxNetwork", shipped.network), _sample(shipped)[:images])
+        for x in samples(shipped):
+            _compare(network, cast("OnnxNetwork", shipped.network), shipped.standardized(x))
     except UnfitError as error:
         return replace(shipped, opaque=f"{OPAQUE}, since {error}")
     return replace(shipped, network=network.eval(), opaque="")
-
-
-def _sample(shipped: SourceModel) -> Tensor:
-    """Return made standardised inputs (N, ...), always the same."""
-    low, high = shipped.value_range
-    generator = torch.Generator().manual_seed(0)
-    x = low + (high - low) * torch.rand(max(TRIED), *shipped.input_shape, generator=generator)
-    if not shipped.mean:
-        return x
-    mean, std = (torch.tensor(each).reshape(-1, *[1] * (x.dim() - 2)) for each in (shipped.mean, shipped.std))
-    return (x - mean) / std
 
 
 @torch.no_grad()

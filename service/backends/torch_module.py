@@ -25,7 +25,7 @@ def load(bundle: Bundle, allow_factories: Collection[str]) -> SourceModel:
         raise BundleError(f"{bundle.model_file} does not fit {bundle.toml.model.factory}: {error}") from None
     spec = bundle.input
     return SourceModel(
-        network=network,
+        network=network.eval(),
         input_shape=spec.shape,
         classes=len(bundle.classes),
         mean=spec.mean,
@@ -33,6 +33,7 @@ def load(bundle: Bundle, allow_factories: Collection[str]) -> SourceModel:
         features=bundle.toml.model.features,
         artefacts=bundle.artefacts,
         value_range=spec.value_range,
+        output=bundle.toml.model.output,
     )
 
 

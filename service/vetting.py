@@ -1,0 +1,69 @@
+"""What a model must show before it serves: that its outputs are what bundle.toml says, and its copies answer alike."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from adapters import Prepared, SourceModel
+from adapters.choosing import ChoosingFit
+from adapters.errors import UnfitModelError
+from adapters.fidelity import Fidelity
+from adapters.output_kind import fault, within_unit
+from adapters.pipeline import Fit
+from adapters.source import as_inputs
+
+PROBE_IMAGES = "probe.images"
+TRIED = 3
+"""Made images in the batch that copies are compared on, and images of the probe set if there is one."""
+COARSE = 4
+"""Squares a side of images with structure: a network may answer all noise alike."""
+BEYOND = 100.0
+"""Times the value range: logits leave [0, 1] there, probabilities do not."""
+
+
+def samples(source: SourceModel) -> list[Tensor]:
+    """Return batches (N, *input_shape) that exercise a model, always the same: made images, and some that it knows."""
+    low, high = source.value_range
+    generator = torch.Generator().manual_seed(0)
+    channels, *sides = source.input_shape
+    fine = torch.rand(1, channels, *sides, generator=generator)
+    coarse = torch.rand(TRIED, channels, *[COARSE] * len(sides), generator=generator)
+    made = torch.cat([fine, functional.interpolate(coarse, tuple(sides))])
+    made = made * torch.linspace(0.5, 1.0, len(made)).reshape(-1, *[1] * len(source.input_shape))
+    batches = [low + (high - low) * made[:TRIED], low + (high - low) * made[TRIED:]]
+    known = source.artefacts.get(PROBE_IMAGES)
+    return batches if known is None else [*batches, as_inputs(known[:TRIED], source.value_range)]
+
+
+def check_outputs(fidelity: Fidelity, source: SourceModel) -> None:
+    """Refuse a model whose outputs are not what it declares.
+
+    Raises:
+        UnfitModelError: With the line to write, where there is one.
+    """
+    found = [each.outputs for each in fidelity.answered]
+    if source.output == "logits" and all(map(within_unit, found)):
+        low, high = source.value_range
+        middle, reach = (low + high) / 2, BEYOND * (high - low)
+        found += [
+            fidelity.outputs(middle + sign * reach * (each.x - middle))
+            for each in fidelity.answered
+            for sign in (1.0, -1.0)
+        ]
+    reason = fault(source.output, torch.cat(found).float())
+    if reason:
+        raise UnfitModelError(f"{reason}{' under [model] in bundle.toml' if 'write output' in reason else ''}")
+
+
+def check_copies(fidelity: Fidelity, prepared: Prepared[Any]) -> None:
+    """Compare the networks of a fitted adapter, but for those that a learner has extended, with the shipped one.
+
+    Raises:
+        UnfitModelError: If one differs; the message names the first layer that does.
+    """
+    fits = prepared.fits.values() if isinstance(prepared, ChoosingFit) else [prepared]
+    for fit in fits:
+        if isinstance(fit, Fit) and not fit.net.added:
+            fidelity.check(fit.net)
