@@ -13,12 +13,13 @@ from service.arguments import AllowFactory
 from service.bundles import read_bundle
 from service.calibration.command import calibrate
 from service.demo.tour import own_server, tour
-from service.errors import SettingsError
+from service.errors import BundleError, SettingsError
 from service.evaluation.command import compare, tune
 from service.exporting.command import export
 from service.hosting import HostedModel, host
 from service.operating.options import KeyFile
 from service.operating.reaching import address, read_key
+from service.rehearsal import rehearse, unfit_for_auto
 from service.serving import make_first_key, make_key, run
 from service.settings import Settings
 
@@ -113,11 +114,18 @@ def check(
     folder: Annotated[Path, typer.Argument(help="The bundle folder.")],
     allow_factory: AllowFactory = None,
 ) -> None:
-    """Read a bundle, run it on a sample, fit its default adapter, and print its fingerprint."""
+    """Read a bundle, print what it is, and answer requests of 1, 2 and 16 images by it.
+
+    They are answered as a server would, by `source`, the bundle's own spec and `auto`; each that fails is listed, and
+    the exit status is 2 then.
+    """
     settings = Settings()
     bundle = read_bundle(folder)
     model = host(bundle, (*settings.allow_factories, *(allow_factory or [])), settings.torch_threads)
     Console().print(_summary(model))
+    failures = rehearse(model)
+    if failures:
+        raise BundleError("\n".join(map(str, failures)))
 
 
 def _summary(model: HostedModel) -> Table:
@@ -131,9 +139,11 @@ def _summary(model: HostedModel) -> Table:
         "model": f"{toml.model.kind}, {model.bundle.model_file.stat().st_size / 1e6:.2f} MB",
         "input": f"{spec.name} {spec.datatype} [N, {', '.join(map(str, spec.shape))}] in {list(spec.value_range)}",
         "classes": f"{len(model.bundle.classes)}: {', '.join(model.bundle.classes[:5])} ...",
+        "output": toml.model.output,
         "default adapter": model.default.spec,
         "artefacts": ", ".join(model.bundle.artefact_names) or "none; `acclimate calibrate` makes them",
         "sample": f"two made images answered, entropy {float(output.signals['entropy']):.3f} nats",
+        "auto": unfit_for_auto(model) or "fits",
         "licence": toml.licence,
     }
     for name, value in rows.items():

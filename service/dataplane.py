@@ -243,13 +243,7 @@ class Dataplane:
                 step=shared.step,
             )
             seconds = perf_counter() - began + shared.seconds
-            response = InferResponse(
-                model=stream.model.name,
-                version=stream.model.bundle.toml.version,
-                id=asked.id,
-                parameters=_facts(stream, served, named=bool(sequence.stream_id)),
-                outputs=_outputs(served, wanted),
-            )
+            response = response_of(stream, served, asked.id, wanted, named=bool(sequence.stream_id))
             # Nobody can send again a request that has neither id nor key.
             kept = [Answered(asked, response)] if asked.digest else []
             if sequence.end:
@@ -307,6 +301,27 @@ def _begins_anew(sequence: Sequence, asked: Asked) -> bool:
     return sequence.start and not sequence.end and not asked.key
 
 
+def response_of(
+    stream: Stream, served: Served, request_id: str, wanted: tuple[str, ...], *, named: bool
+) -> InferResponse:
+    """Return the answer to a request: the outputs that it wants, and the facts about them.
+
+    Args:
+        stream: The stream, after the request.
+        served: What the engine made of it.
+        request_id: Its id.
+        wanted: The names of the outputs.
+        named: Whether the request named the stream.
+    """
+    return InferResponse(
+        model=stream.model.name,
+        version=stream.model.bundle.toml.version,
+        id=request_id,
+        parameters=_facts(stream, served, named=named),
+        outputs=_outputs(served, wanted),
+    )
+
+
 def _outputs(served: Served, wanted: tuple[str, ...]) -> dict[str, Array]:
     probabilities = served.output.probabilities
     tensors = {
@@ -314,7 +329,8 @@ def _outputs(served: Served, wanted: tuple[str, ...]) -> dict[str, Array]:
         "probabilities": probabilities,
         "source_probabilities": served.source,
     }
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items() if name in wanted and tensor is not None}
+    chosen = {name: tensor for name, tensor in tensors.items() if name in wanted and tensor is not None}
+    arrays = {name: tensor.float().numpy() for name, tensor in chosen.items()}  # networks may compute in float64
     if "labels" in wanted:
         arrays["labels"] = labels(probabilities)
     return {name: np.ascontiguousarray(arrays[name]) for name in wanted if name in arrays}

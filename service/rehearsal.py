@@ -1,0 +1,104 @@
+"""Whole requests to a model without a server, from body to body: what `acclimate bundle check` runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import torch
+from torch import Tensor
+
+from adapters.choosing import ChoosingFit
+from service import codec, engine
+from service.dataplane import ON_REQUEST, OUTPUTS, response_of
+from service.errors import ServiceError, UnfitError
+from service.hosting import FROZEN, Fitted, HostedModel
+from service.retries import RetryLog
+from service.streams import Stream, initial_state
+from service.types import Limits
+
+AUTO = "auto"
+IMAGES = (1, 2, 16)
+"""Images per request: one, a few, and as many as learn well."""
+REQUESTS = 2
+"""Of each size on one stream: the second is answered by what the first has taught it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that could not be answered."""
+
+    spec: str
+    images: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.spec} fails on a request of {self.images} image{'s' * (self.images > 1)}: {self.reason}"
+
+
+def unfit_for_auto(model: HostedModel) -> str:
+    """Return why `auto` cannot serve a model; "" if it can."""
+    try:
+        model.fit(AUTO, {})
+    except UnfitError as error:
+        return str(error)
+    return ""
+
+
+def rehearse(model: HostedModel) -> list[Failure]:
+    """Answer requests of several sizes as the frozen model, by the default spec and by `auto`, if the model is fit."""
+    specs = [FROZEN, model.default.spec, *([] if unfit_for_auto(model) else [AUTO])]
+    return [failure for spec in dict.fromkeys(specs) for failure in _of_spec(model, model.fit(spec, {}))]
+
+
+def _of_spec(model: HostedModel, fitted: Fitted) -> Iterator[Failure]:
+    for images in IMAGES:
+        try:
+            reason = _served(model, fitted, model.sample(images))
+        except Exception as error:  # noqa: BLE001 - a network may raise anything, and all of it is to be told
+            reason = str(error) if isinstance(error, ServiceError) else f"{type(error).__name__}: {error}"
+        if reason:
+            yield Failure(fitted.spec, images, reason)
+
+
+def _served(model: HostedModel, fitted: Fitted, x: Tensor) -> str:
+    """Answer x by a new stream several times; return what is wrong, or "".
+
+    Raises:
+        Exception: Whatever a request raises.
+    """
+    stream = Stream("rehearsal", model, fitted, initial_state(model, fitted), RetryLog(0, 0))
+    for number in range(REQUESTS):
+        request = codec.parse_request(*_body(model, x, number), Limits())
+        wanted = codec.wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
+        given = codec.decode_input(request, model.bundle.input, Limits())
+        served = engine.serve(stream, given, wants_source=True, source_check_every=1)
+        model.watch.layers(stream.state.monitors.seen)
+        codec.encode_response(response_of(stream, served, request.id, wanted, named=True), request)
+        if served.decision.rule == "non_finite":
+            return served.decision.reason
+        if not bool(torch.isfinite(served.output.probabilities).all()):
+            return "its answer is not finite"
+    return _alternatives(fitted.prepared, x)
+
+
+def _alternatives(prepared: Any, x: Tensor) -> str:
+    """Take a step of every pipeline that a selector may choose; return which answers by what is not finite, or ""."""
+    for name, pipeline in prepared.pipelines.items() if isinstance(prepared, ChoosingFit) else ():
+        fit = prepared.fits[name]
+        output, _ = pipeline.step(fit, fit.initial, x)
+        if not bool(torch.isfinite(output.probabilities).all()):
+            return f"the answer of {pipeline.spec}, for the situation {name}, is not finite"
+    return ""
+
+
+def _body(model: HostedModel, x: Tensor, number: int) -> tuple[bytes, int]:
+    """Return a request's body with raw numbers, and the length of its JSON header; every other answer is raw too."""
+    raw = x.numpy().tobytes()
+    tensor = {
+        "name": model.bundle.input.name, "shape": list(x.shape), "datatype": "FP32",
+        "parameters": {"binary_data_size": len(raw)},
+    }  # fmt: skip
+    parameters = {"sequence_id": "rehearsal", "binary_data_output": bool(number % 2)}
+    header = orjson.dumps({"id": str(number), "parameters": parameters, "inputs": [tensor]})
+    return header + raw, len(header)
