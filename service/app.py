@@ -12,6 +12,7 @@ import torch
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
+from service import distributions
 from service.api import (
     access,
     dashboard,
@@ -172,6 +173,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry.streams.set(len(all_streams))
         telemetry.resting.set(len(table.resting))
         telemetry.state_bytes.set(sum(stream.state_bytes for stream in all_streams))
+        distributions.observe(telemetry, all_streams)
         telemetry.tasks.set(len(asyncio.all_tasks()))
         return telemetry.expose()
 

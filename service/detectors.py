@@ -25,6 +25,12 @@ LOOK_TEST = AdwinOptions(delta=0.0002, clock=1)
 SURPRISE_TEST = BettingOptions(restarts=True, alpha=1e-6, tolerance=0.02)
 """On the entropies of the source model's answers: a million values on average to a false alarm, on images like those
 that its usual entropies are of."""
+OWN_DOMAIN = 0.06
+"""Norm-statistics distance below which inputs look like the source's own: there, and only there, is it trusted."""
+LEAST_CHANGE = {"entropy": 0.05, "prior_distance": 0.1, "agreement": 0.1, "source_entropy": 0.05}
+"""Absolute change of a signal below which nobody needs to know of it, however sure it is."""
+REASSURING = {"drift": False, "prior_distance": False, "source_entropy": False, "agreement": True}
+"""Whether a signal reassures where it rises (True) or where it falls (False)."""
 SILENT = 500
 """Requests after an alarm of that test in which it is not told again: an unlike stream stays unlike."""
 
@@ -77,6 +83,19 @@ class Alarm:
     def rose(self) -> bool:
         """Whether the signal is greater now."""
         return self.figures["now"] > self.figures["before"]
+
+    @property
+    def relevant(self) -> bool:
+        """Whether the change is large enough to be told; a drift must lead out of the source's own domain, or back."""
+        before, now = self.figures["before"], self.figures["now"]
+        if self.signal == "drift":
+            return max(before, now) >= OWN_DOMAIN
+        return abs(now - before) >= LEAST_CHANGE.get(self.signal, 0.0)
+
+    @property
+    def reassuring(self) -> bool:
+        """Whether the signal moved the way that an operator hopes for."""
+        return REASSURING.get(self.signal) is self.rose
 
     @property
     def reason(self) -> str:

@@ -18,13 +18,14 @@ from service import monitoring, window
 from service.guard import Action, Decision, Verdicts, decide
 from service.monitoring import Findings, Seeing
 from service.streams import SourceCheck, Stream, StreamState
+from service.suspicion import NONE
 
 Step: TypeAlias = Callable[[AdapterState, Tensor], Stepped]
 OWN_ANSWERS = 4
 LOOKED_AT = 24
 """Images of a request that the source model looks at unasked; a larger one is like these."""
 LEAST_IMAGES = 16
-"""Of a request by which it is told whether going back would help."""
+"""Minimum images in a request for a guard's margin to mean anything; on fewer, any difference decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ def guarded(stream: Stream, decision: Decision) -> None:
     if decision.action is Action.FROZEN:
         stream.mode = "frozen"
     stream.retries = stream.retries.emptied()
+    stream.suspicion = NONE
     stream.beginnings += 1
 
 
@@ -190,13 +192,12 @@ def _distance(stream: Stream, state: AdapterState) -> float | None:
 
 
 def _going_back_helps(stream: Stream, x: Tensor, output: StepOutput) -> bool:
-    """Whether the state before any batch agrees more often with the source model; on few images nobody can tell."""
-    if len(x) < LEAST_IMAGES:
-        return True
+    """Whether the state before any batch agrees more often with the source model on these images."""
     source = stream.model.answer_as_source(x).probabilities
     begun, _ = stream.fitted.step(stream.fitted.initial(), x)
     agreements = [answers.agreement(each.probabilities, source) or 0.0 for each in (begun, output)]
-    return agreements[0] - agreements[1] > stream.policy.margin / 2
+    least = stream.policy.margin / 2 if len(x) >= LEAST_IMAGES else 0.0
+    return agreements[0] - agreements[1] > least
 
 
 def _leisure(stream: Stream) -> int:

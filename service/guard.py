@@ -44,8 +44,8 @@ class Policy(BaseModel):
     """Where one class takes over the answers, and the source model sees others in the same images."""
     harm: Response = "roll_back"
     """Where inputs look like the source's own, and the stream differs from the source model more than twice as often
-    as that errs, so that it must be worse; what is no better in the state before any batch is no harm of learning, and
-    left alone."""
+    as that errs, so that it must be worse. Also where it contradicts a confident source model for long, at any batch
+    size. Left alone if the state before any batch would do no better, since that is no harm of learning."""
     non_finite: Literal["skip", "reset", "roll_back", "freeze"] = "skip"
     """Where an answer or a state holds NaN or infinity; such a state is never kept."""
     distance: Response = "off"

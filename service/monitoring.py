@@ -14,9 +14,10 @@ from adapters.monitors.entropy_bins import BinsState
 from adapters.monitors.moving_mean import MeanState
 from adapters.values import PartState
 from adapters.watch import Look, Seen
-from service import detectors
-from service.detectors import Alarm, DetectorsState, Readings
+from service import detectors, suspicion
+from service.detectors import OWN_DOMAIN, Alarm, DetectorsState, Readings
 from service.reference import Reference
+from service.suspicion import SuspicionState
 
 CHECK_MEMORY = 256
 """Images that comparisons with the source model fade over."""
@@ -34,8 +35,6 @@ ALERTED = 4
 """Requests after an alarm that the source model looks at, each."""
 WATCHED = 8
 """And after a guard has acted."""
-OWN_DOMAIN = 0.06
-"""Norm-statistics distance below which inputs look like the source's own: there, and only there, is it trusted."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class MonitorState(PartState):
         alert: () int64 requests that it still looks at after an alarm.
         recent: () decayed count of resets and roll-backs.
         pause: () int64 requests that the stream does not learn from yet.
+        suspicion: Evidence that the stream is worse than the source model.
     """
 
     answers: BalanceState
@@ -70,6 +70,7 @@ class MonitorState(PartState):
     alert: Tensor
     recent: Tensor
     pause: Tensor
+    suspicion: SuspicionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ def init(classes: int, seen: Seen) -> MonitorState:
         alert=zero,
         recent=torch.zeros(()),
         pause=zero,
+        suspicion=suspicion.init(),
     )
 
 
@@ -161,9 +163,10 @@ def update(
     )
     collapse = harm = ""
     if seeing.look is not None and seeing.known is not None:
-        moved = _compared(moved, seeing, seeing.look, seeing.known, reference)
+        moved, fall = _compared(moved, seeing, seeing.look, seeing.known, reference)
+        alarms = alarms if fall is None else (*alarms, fall)
         collapse = _collapse(moved, takeover)
-        harm = _harm(moved, seeing.look, margin) if reference.calibration is not None else ""
+        harm = _harm(moved, seeing.look, margin, reference) or suspicion.contradicts(moved.suspicion)
     soonest = _soonest(moved, reference, alarmed=bool(alarms), looked=seeing.look is not None) if learns else (every, 0)
     left = every if seeing.look is not None else int(moved.check_in)
     moved = replace(moved, check_in=_count(min(left, soonest[0]) - 1), alert=_count(soonest[1]))
@@ -172,7 +175,13 @@ def update(
 
 def begun_again(state: MonitorState, fresh: MonitorState) -> MonitorState:
     """Return the state after the stream went back: what told of its answers begins anew, the rest goes on."""
-    return replace(fresh, seen=state.seen, detectors=detectors.begun_again(state.detectors), recent=state.recent)
+    return replace(
+        fresh,
+        seen=state.seen,
+        detectors=detectors.begun_again(state.detectors),
+        recent=state.recent,
+        suspicion=suspicion.begun_again(state.suspicion),
+    )
 
 
 def alerted(state: MonitorState, pause: int) -> MonitorState:
@@ -195,8 +204,9 @@ def _readings(seeing: Seeing, reference: Reference) -> Readings:
     now = class_balance.update(class_balance.init(classes), seeing.probabilities)
     agreement = unlike = None
     if seeing.look is not None:
-        source, answers = _finite_pairs(seeing, seeing.look)
-        agreement = float((source.argmax(1) == answers.argmax(1)).float().mean()) if len(source) else None
+        pairs = _finite_pairs(seeing, seeing.look, reference)
+        equal = (pairs.source.argmax(1) == pairs.answers.argmax(1)).float()
+        agreement = float(equal.mean()) if len(equal) else None
         unlike = entropy_of_probabilities(seeing.look.logits.softmax(1))
     return Readings(
         entropy=entropy,
@@ -209,23 +219,28 @@ def _readings(seeing: Seeing, reference: Reference) -> Readings:
     )
 
 
-def _finite_pairs(seeing: Seeing, look: Look) -> tuple[Tensor, Tensor]:
-    """Return the source model's probabilities and the stream's of the same images (n, C), where both are finite."""
+def _finite_pairs(seeing: Seeing, look: Look, reference: Reference) -> suspicion.Compared:
+    """Return the source model's probabilities and the stream's of the same images, where both are finite."""
     both = torch.stack([look.logits.softmax(1), seeing.probabilities[: len(look.logits)]])
-    source, answers = both[:, torch.isfinite(both).all(2).all(0)]
-    return source, answers
+    finite = torch.isfinite(both).all(2).all(0)
+    source, answers = both[:, finite]
+    alone = look.alone[finite] if len(look.alone) == len(finite) else look.alone[:0]
+    return suspicion.Compared(source, answers, alone, reference.usual_distance, reference.calibration)
 
 
-def _compared(state: MonitorState, seeing: Seeing, look: Look, known: Seen, reference: Reference) -> MonitorState:
+def _compared(
+    state: MonitorState, seeing: Seeing, look: Look, known: Seen, reference: Reference
+) -> tuple[MonitorState, Alarm | None]:
     """Set the stream's answers beside the source model's to the same images, where both are finite."""
-    source, answers = _finite_pairs(seeing, look)
-    images = len(source)
+    pairs = _finite_pairs(seeing, look, reference)
+    source, answers, images = pairs.source, pairs.answers, len(pairs.source)
     if not images:
-        return replace(state, seen=known)
+        return replace(state, seen=known), None
     equal = (source.argmax(1) == answers.argmax(1)).float().mean()
     known_to_be = reference.calibration
     right = accuracy.average_confidence(source) if known_to_be is None else accuracy.thresholded(source, known_to_be)
-    return replace(
+    suspected, fall = suspicion.update(state.suspicion, pairs)
+    moved = replace(
         state,
         seen=known,
         checked=class_balance.update(state.checked, answers, CHECK_MEMORY),
@@ -235,7 +250,9 @@ def _compared(state: MonitorState, seeing: Seeing, look: Look, known: Seen, refe
         source_confidence=moving_mean.update(
             state.source_confidence, accuracy.average_confidence(source), images, CHECK_MEMORY
         ),
+        suspicion=suspected,
     )
+    return moved, fall
 
 
 def _collapse(state: MonitorState, takeover: float) -> str:
@@ -251,13 +268,15 @@ def _collapse(state: MonitorState, takeover: float) -> str:
     return f"class {label} takes {shares[0]:.0f} % of the answers, of the source model's {shares[1]:.0f} %"
 
 
-def _harm(state: MonitorState, look: Look, margin: float) -> str:
+def _harm(state: MonitorState, look: Look, margin: float, reference: Reference) -> str:
     """Say that the stream must be worse than the source model, on that one's own domain; "" if not.
 
     Where the source model is right on a share r, and the stream agrees with it on a share a, the stream is right on
     a + (1 - r) at most. That is less than r where it differs on more than twice the images that the source errs on.
     """
-    if float(state.source_accuracy.weight) < LEAST_WEIGHT or not 0 <= float(look.distance) < OWN_DOMAIN:
+    if reference.calibration is None or float(state.source_accuracy.weight) < LEAST_WEIGHT:
+        return ""
+    if not 0 <= float(look.distance) < OWN_DOMAIN:
         return ""
     expected, agreement = float(state.source_accuracy.mean), float(state.agreement.mean)
     if agreement >= expected - max(margin, 1 - expected):
@@ -272,7 +291,8 @@ def _soonest(state: MonitorState, reference: Reference, *, alarmed: bool, looked
     """Return in how many requests the source model is to look at the latest, and how long the alert goes on."""
     alert = ALERTED if alarmed else max(int(state.alert) - looked, 0)
     dominated = float(class_balance.dominant_share(state.answers)) > max(0.5, 2 * float(reference.prior.max()))
-    return 1 if alert else HURRIED if dominated else LONGEST_PAUSE, alert
+    urgent = alert or suspicion.hurries(state.suspicion)
+    return 1 if urgent else HURRIED if dominated else LONGEST_PAUSE, alert
 
 
 def _signals(state: MonitorState, seeing: Seeing, reference: Reference) -> dict[str, float]:
@@ -294,6 +314,7 @@ def _signals(state: MonitorState, seeing: Seeing, reference: Reference) -> dict[
         if known is not None:
             sure = state.source_confidence.mean
             found["source_confidence_accuracy"] = accuracy.by_difference_of_confidences(sure, known)
+        found["contradiction"] = state.suspicion.contradiction.mean
     if seeing.look is not None and float(seeing.look.distance) >= 0:
         found["source_distance"] = seeing.look.distance
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}

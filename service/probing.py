@@ -101,7 +101,8 @@ class Prober:
             time=time.time(),
             compared=found,
         )
-        self._telemetry.observe_probe(stream.model.name, result.source_gap, time.perf_counter() - began)
+        took = time.perf_counter() - began
+        self._telemetry.observe_probe(stream.model.name, result.source_gap, result.forgetting, took)
         await self._scheduler.submit(stream, lambda: self._conclude(stream, taken, result))
 
     async def _accuracy(self, fitted: Fitted, state: AdapterState, probe: Probe) -> float:

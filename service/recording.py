@@ -10,6 +10,7 @@ from torch import Tensor
 from adapters.functional import answers
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
+from service import suspicion
 from service.callers import CALLER
 from service.comparing import kept
 from service.engine import Served
@@ -66,11 +67,14 @@ class Recorder:
     def record(self, stream: Stream, request_id: str, x: Tensor, served: Served, seconds: float) -> None:
         """Write down an answered request; on the worker, in the stream's turn."""
         model, now = stream.model.name, time.time()
+        stream.seconds = seconds
         self._telemetry.step_seconds.labels(model, stream.fitted.spec).observe(seconds)
         self._telemetry.observe_answer(model, stream.fitted.spec, served.action.value, len(x), served.signals)
         self._telemetry.observe_monitors(model, stream.monitored, served.findings.alarms)
-        for happening in _happenings(stream, served):
+        for happening in _happenings(stream, served, now):
             self.tell(stream, happening)
+        if served.findings.looked:
+            self._judge(stream)
         if served.decision.rule:
             self._telemetry.observe_guard(model, served.decision)
         labels = _labels(served.adapted)
@@ -89,6 +93,15 @@ class Recorder:
         if misfit is not None:
             stream.history.add_misfit(misfit, self._misfits)
 
+    def _judge(self, stream: Stream) -> None:
+        """Note whether the stream is suspected to be worse than its source model; log it when that begins."""
+        gap = None if stream.probe is None else stream.probe.source_gap
+        known = stream.model.reference.calibration
+        found = suspicion.judged(stream.state.monitors.suspicion, known, gap, stream.policy.budget)
+        if found.cause and not stream.suspicion.cause:
+            self.tell(stream, Happening("suspected", found.reason, figures=stream.monitored))
+        stream.suspicion = found
+
 
 def _hidden(told: Event, before: Event | None) -> bool:
     """Tell whether trouble is less than what is shown already: a drift after a guard's action."""
@@ -97,13 +110,16 @@ def _hidden(told: Event, before: Event | None) -> bool:
     return before.kind == "guard" and told.time - before.time < TROUBLE_SECONDS
 
 
-def _happenings(stream: Stream, served: Served) -> list[Happening]:
-    told = [Happening("drift", alarm.reason, figures=alarm.figures) for alarm in served.findings.alarms]
+def _happenings(stream: Stream, served: Served, now: float) -> list[Happening]:
+    drift = stream.merging.drift(served.findings.alarms, now)
+    told = [] if drift is None else [drift]
     decision = served.decision
     if decision.rule:
         figures = {**stream.monitored, **served.signals}
         told.append(Happening("guard", decision.reason, decision.action.value, figures))
-    told += [Happening("seen", text, figures=stream.monitored) for text in _unanswered(served.findings, served.action)]
+    unanswered = _unanswered(served.findings, served.action)
+    if unanswered and stream.merging.notices(now):
+        told += [Happening("seen", text, figures=stream.monitored) for text in unanswered]
     if served.waited is not None and served.waited.rule:
         reason = f"on images that had waited: {served.waited.reason}"
         told.append(Happening("guard", reason, served.waited.action.value))

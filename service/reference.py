@@ -49,6 +49,7 @@ class Reference:
         calibration: What accuracy is estimated from, or None without a probe set.
         probe: The probe set, or None.
         features: (N, d) the source model's features of it, or None.
+        usual_distance: Norm-statistics distance that 99 % of its images stay below, each alone, or None.
     """
 
     prior: Tensor
@@ -56,6 +57,7 @@ class Reference:
     calibration: Calibration | None
     probe: Probe | None
     features: Tensor | None = None
+    usual_distance: float | None = None
 
 
 def reference_of(source: SourceModel, watch: Watch) -> Reference:
@@ -73,6 +75,7 @@ def reference_of(source: SourceModel, watch: Watch) -> Reference:
         calibration=None if probe is None else _calibration(looks, probe),
         probe=probe,
         features=torch.cat([look.features for look in looks]) if looks else None,
+        usual_distance=_usual_distance(looks),
     )
 
 
@@ -94,3 +97,9 @@ def _prior(source: SourceModel) -> Tensor:
 
 def _calibration(looks: Sequence[Look], probe: Probe) -> Calibration:
     return calibrated(torch.cat([look.logits.softmax(1) for look in looks]), probe.labels)
+
+
+def _usual_distance(looks: Sequence[Look]) -> float | None:
+    """Return the distance that 99 % of the images stay below; None where no layer measures images alone."""
+    alone = torch.cat([look.alone for look in looks]) if looks else torch.empty(0)
+    return float(alone.quantile(0.99)) if len(alone) else None

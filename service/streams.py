@@ -21,10 +21,12 @@ from service.good_states import GoodStates
 from service.guard import Policy
 from service.history import History
 from service.hosting import Fitted, HostedModel
+from service.merging import Merging
 from service.monitoring import MonitorState
 from service.retries import RetryLog
 from service.shadowing import ShadowReport
 from service.store.catalogue import Record
+from service.suspicion import NONE, Suspicion
 
 Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
 Durability: TypeAlias = Literal["ephemeral", "periodic", "sync"]
@@ -37,9 +39,11 @@ KEPT_ON_FAILURE = frozenset({
     "id", "model", "created",  # never change
     "claim", "unsettled", "kept", "durable_generation",  # what is known of the store
     "waiting", "turn", "last_used", "sized",  # the queue's, and a cache
-    "feedback", "history", "trouble",  # written down once a request is answered
+    "feedback", "history", "trouble", "merging", "seconds",  # written down once a request is answered
 })  # fmt: skip
 """The fields of a stream that a request which fails leaves alone; all others are put back as they were."""
+LEAST_LOOKS, LEAST_REQUESTS = 2, 20
+"""Looks by the source model, or requests, before a stream counts as known."""
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -135,6 +139,9 @@ class Stream:
     feedback: Feedback = field(default_factory=lambda: Feedback(FEEDBACK_IMAGES, FEEDBACK_SECONDS))
     history: History = field(default_factory=History)
     trouble: Event | None = None
+    suspicion: Suspicion = NONE
+    """Why the stream may be worse than its source model, as of the last look."""
+    merging: Merging = field(default_factory=Merging)
     features: Tensor | None = None
     shadow: ShadowReport = field(default_factory=ShadowReport)
     sized: tuple[AdapterState | None, int] = (None, 0)
@@ -143,6 +150,8 @@ class Stream:
     signals: Mapping[str, float] = field(default_factory=dict)
     monitored: Mapping[str, float] = field(default_factory=dict)
     source_check: SourceCheck | None = None
+    seconds: float = 0.0
+    """What the last request took on the worker."""
     requests: int = 0
     images: int = 0
     waiting: int = 0
@@ -164,6 +173,11 @@ class Stream:
     def explanation(self) -> str:
         """Which pipeline a selector has chosen, and why; "" where nothing is chosen."""
         return self.fitted.explain(self.state.adapter)
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether enough was seen of the stream to say how it is."""
+        return int(self.state.monitors.suspicion.looks) >= LEAST_LOOKS or self.requests >= LEAST_REQUESTS
 
     @property
     def window_full(self) -> bool:
@@ -221,6 +235,7 @@ class Stream:
         self.good = self.good.emptied()
         self.signals, self.monitored = {}, {}
         self.source_check = self.probe = self.features = None
+        self.suspicion = NONE
         self.shadow = ShadowReport()
         self.beginnings += 1
 

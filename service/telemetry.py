@@ -31,6 +31,10 @@ ESTIMATES = (
     "estimated_accuracy", "confidence_accuracy", "confidence",
     "source_estimated_accuracy", "source_confidence_accuracy", "source_confidence",
 )  # fmt: skip
+OVER_STREAMS = {
+    "min": "the least", "p10": "the 10 % quantile", "p50": "the median", "p90": "the 90 % quantile",
+    "max": "the greatest",
+}  # fmt: skip
 RATIO_SIGNALS = ("selected_ratio", "source_agreement")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
@@ -91,6 +95,19 @@ class Telemetry:
         self.source_gap = self._histogram(
             "source_gap_ratio", "Accuracy on the probe set lost against the source model.", GAPS, ("model",)
         )
+        self.forgetting = self._histogram(
+            "forgetting_ratio", "Accuracy on the probe set that learning cost.", GAPS, ("model",)
+        )
+        self.stream_signals = {
+            name: self._gauge(
+                f"stream_signal_{name}", f"Over streams in memory, {said} of a signal's newest values.",
+                ("model", "signal"),
+            )
+            for name, said in OVER_STREAMS.items()
+        }  # fmt: skip
+        self.suspected = self._gauge(
+            "streams_suspected", "Streams that seem to be worse than their source model.", ("model", "reason")
+        )
         self.estimates = self._histogram(
             "estimated_accuracy_ratio", "Accuracy as estimated without labels.", RATIOS, ("model", "signal")
         )
@@ -130,9 +147,10 @@ class Telemetry:
         if decision.action is Action.RESET:
             self.resets.labels(model, decision.rule).inc()
 
-    def observe_probe(self, model: str, source_gap: float, seconds: float) -> None:
+    def observe_probe(self, model: str, source_gap: float, forgetting: float, seconds: float) -> None:
         """Count one probe run."""
         self.source_gap.labels(model).observe(source_gap)
+        self.forgetting.labels(model).observe(forgetting)
         self.probe_seconds.observe(seconds)
 
     @contextmanager

@@ -7,11 +7,11 @@ from typing import Literal, TypeAlias
 
 from service.events import EventLog
 from service.hosting import HostedModel
-from service.recording import TROUBLE_SECONDS
+from service.recording import TROUBLE, TROUBLE_SECONDS
 from service.store.catalogue import Record
 from service.streams import Stream, StreamTable
 
-Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "frozen", "shadow", "resting"]
+Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "suspected", "frozen", "shadow", "resting"]
 CHANGES_SECONDS, MOVES_SECONDS = 1.0, 0.5
 """How often listeners hear of all streams, and of one."""
 
@@ -33,16 +33,18 @@ class Watching:
         """Return how a stream is in a word, and why."""
         since = time.time() - TROUBLE_SECONDS
         told = stream.trouble
+        if stream.suspicion.cause:
+            return "suspected", stream.suspicion.reason
         if told is not None and told.time >= since and told.kind == "guard":
             return "guarded", f"{told.action.replace('_', ' ')}: {told.reason}"
         if stream.mode == "frozen":
             return "frozen", "answers without learning"
         if stream.mode == "shadow":
             return "shadow", "answers as the source model, and learns beside it"
-        if not stream.requests and not stream.generation:
-            return "new", "no request yet"
-        if told is not None and told.time >= since:
+        if told is not None and told.time >= since and told.kind in TROUBLE:
             return "drifting", told.reason.replace("_", " ")
+        if not stream.has_evidence:
+            return "new", "too few requests to say how it does"
         return "steady", "no drift and no guard action of late"
 
     def all(self) -> list[Stream | Record]:

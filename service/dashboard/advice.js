@@ -30,6 +30,14 @@ export function showAdvice(element, known, acts) {
 function adviceFor({ badge, mode, hasSnapshot }, { freeze, reset, restore, take, adapt }) {
   const freezing = mode === "adapt" ? button("Freeze", freeze, { class: "button primary" }) : null;
   const restoring = hasSnapshot ? button("Restore a snapshot", restore) : null;
+  if (badge === "suspected") {
+    return {
+      tone: "bad",
+      title: "This stream seems to answer worse than its source model",
+      words: `No guard acts on it, or going back has not helped. Look at its images first: a camera that is stuck, or shows one thing alone, leads many adapters astray. Then freeze the stream${hasSnapshot ? ", restore a snapshot from before," : ""} or reset it, and choose an adapter that suits such images.`,
+      buttons: [freezing, restoring, button("Reset", reset)],
+    };
+  }
   if (badge === "guarded") {
     return {
       tone: "bad",

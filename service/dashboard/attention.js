@@ -1,6 +1,6 @@
 /** The streams that need a look, above all others: why, and the way to them. */
 
-import { badge } from "./badges.js";
+import { badge, inTrouble, isTrouble } from "./badges.js";
 import { h, refill } from "./dom.js";
 import { agoElement, plural, sentence, setAgo } from "./format.js";
 import { withNames } from "./naming.js";
@@ -10,16 +10,16 @@ const SHOWN = 3;
 /** @typedef {import("./store.js").Row} Row */
 
 /**
- * Show the streams that a guard acted on, or in calmer words that there are none.
+ * Show the streams that are in trouble, or nothing if there are none.
  *
  * @param {HTMLElement} element
  * @param {Iterable<Row>} rows
  * @param {Map<string, number>} counts
  */
 export function attention(element, rows, counts) {
-  const all = counts.get("guarded") ?? 0;
+  const all = inTrouble(counts);
   const troubled = [];
-  for (const row of rows) if (row.badge === "guarded") troubled.push(row);
+  for (const row of rows) if (isTrouble(row.badge)) troubled.push(row);
   troubled.sort((a, b) => (a.id < b.id ? -1 : 1)); // by a figure that moves they would never stand still
   const first = troubled.slice(0, SHOWN);
   const state = JSON.stringify(first.map(({ id, reason }) => [id, reason]).concat([["", String(all)]]));

@@ -1,6 +1,6 @@
 /** The columns of the table of streams: how each is sorted, shown and explained. */
 
-import { BADGES, badge, rankOf } from "./badges.js";
+import { BADGES, badge, isTrouble, rankOf } from "./badges.js";
 import { h, setText } from "./dom.js";
 import { agoElement, count, decimal, percent, points, setAgo } from "./format.js";
 import { withNames } from "./naming.js";
@@ -97,7 +97,7 @@ function numeric(key, title, hint, words) {
 
 /** @param {HTMLElement} cell @param {Row} row */
 function showName(cell, row) {
-  const said = row.badge === "guarded" || row.badge === "drifting" ? withNames(row.reason, row.model) : "";
+  const said = isTrouble(row.badge) || row.badge === "drifting" ? withNames(row.reason, row.model) : "";
   if (!cell.firstChild) {
     const link = h("a", { href: `#/streams/${encodeURIComponent(row.id)}`, title: row.id }, row.id);
     cell.append(link, h("span", { class: "reason" }));

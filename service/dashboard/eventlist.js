@@ -21,9 +21,11 @@ const FEW = 6; // figures that are shown without being asked for
 
 /** @type {Record<string, {word: string, sign: string, tone: string}>} */
 export const KINDS = {
+  suspected: { word: "Harm suspected", sign: "suspected", tone: "bad" },
   guard: { word: "Guard", sign: "guarded", tone: "bad" },
   seen: { word: "Noticed", sign: "drifting", tone: "warn" },
   drift: { word: "Drift", sign: "drifting", tone: "warn" },
+  settled: { word: "Settled", sign: "settled", tone: "" },
   probe: { word: "Probe", sign: "probe", tone: "" },
   created: { word: "Created", sign: "new", tone: "" },
   changed: { word: "Changed", sign: "event", tone: "" },

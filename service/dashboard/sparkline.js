@@ -1,5 +1,6 @@
 /** Draw a stream's recent entropy as a small line, and say its trend in a word. */
 
+import { isTrouble } from "./badges.js";
 import { colour } from "./palette.js";
 
 const WIDTH = 96;
@@ -24,7 +25,7 @@ export function drawSparkline(canvas, values, badge) {
   const range = Math.max(Math.max(...shown) - low, LEAST_RANGE);
   const x = (/** @type {number} */ i) => PAD + ((WIDTH - 2 * PAD) * (i + 32 - shown.length)) / 31;
   const y = (/** @type {number} */ value) => HEIGHT - PAD - ((HEIGHT - 2 * PAD) * (value - low)) / range;
-  pen.strokeStyle = pen.fillStyle = colour(badge === "guarded" ? "bad" : badge === "drifting" ? "warn" : "accent");
+  pen.strokeStyle = pen.fillStyle = colour(isTrouble(badge) ? "bad" : badge === "drifting" ? "warn" : "accent");
   pen.lineWidth = 1.5;
   pen.lineJoin = "round";
   pen.beginPath();

@@ -1,5 +1,6 @@
 /** The totals above the table: made once, so that what is focused or selected in them stays. */
 
+import { inTrouble } from "./badges.js";
 import { h, setText } from "./dom.js";
 import { agoElement, count, setAgo } from "./format.js";
 import { lastEvent } from "./lastevent.js";
@@ -34,9 +35,9 @@ export function totals() {
         answered += row.images;
         newest = Math.max(newest, row.last_used);
       }
-      const guarded = counts.get("guarded") ?? 0;
-      first.dataset.tone = guarded ? "bad" : "good";
-      setText(trouble, guarded ? count(guarded) : "None");
+      const troubled = inTrouble(counts);
+      first.dataset.tone = troubled ? "bad" : "good";
+      setText(trouble, troubled ? count(troubled) : "None");
       setText(drifting, `${count(counts.get("drifting") ?? 0)} drifting`);
       setText(streams, count(store.rows.size));
       setText(images, count(answered));

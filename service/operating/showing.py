@@ -13,6 +13,7 @@ COLOURS: Mapping[str, str] = {
     "steady": "green",
     "drifting": "yellow",
     "guarded": "red",
+    "suspected": "red",
     "frozen": "cyan",
     "shadow": "magenta",
     "drift": "yellow",

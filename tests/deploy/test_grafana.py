@@ -8,7 +8,17 @@ import yaml
 from tests.deploy.expressions import DASHBOARD, DEPLOY, panels
 
 PROVISIONING = DEPLOY / "grafana/provisioning"
-ROWS = ["Traffic", "Adaptation", "Drift", "Guards", "Accuracy without labels", "Forgetting", "Saturation", "Memory"]
+ROWS = [
+    "Traffic",
+    "Adaptation",
+    "Drift",
+    "Guards",
+    "Accuracy without labels",
+    "Forgetting",
+    "Saturation",
+    "Memory",
+    "Over streams",
+]
 UNITS = {"none", "short", "reqps", "percentunit", "s", "bytes", "cpm", "suffix: nats"}
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 

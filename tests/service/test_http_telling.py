@@ -221,3 +221,21 @@ def test_the_pages_of_the_documentation_are_served(api):
 
     assert root.status_code in (200, 307)
     assert api("GET", "/docs").status_code == 200
+
+
+def test_metrics_show_every_signal_as_a_distribution_over_streams(api):
+    for number in range(5):
+        api.infer(images(4, number), f"s{number}")
+
+    found, text = families(api)
+    spread = {
+        name: value(found, f"acclimate_stream_signal_{name}", signal="entropy")
+        for name in ("min", "p10", "p50", "p90", "max")
+    }
+
+    assert sorted(spread.values()) == list(spread.values())
+    assert spread["min"] < spread["max"]
+    signals = {s.labels["signal"] for f in found for s in f.samples if s.name == "acclimate_stream_signal_p50"}
+    assert {"entropy", "drift", "agreement", "confidence", "step_seconds", "contradiction"} <= signals
+    assert value(found, "acclimate_streams_suspected", reason="contradiction") == 0
+    assert text.count("acclimate_stream_signal_") < 1000  # whatever the number of streams

@@ -247,3 +247,43 @@ def test_a_clamped_stream_skips_what_is_not_finite_for_that_reason(model, data):
     served = serve(stream, torch.full_like(clean(data, 1)[0][0], torch.nan))
 
     assert (served.action, served.decision.rule) == (Action.SKIPPED, "non_finite")
+
+
+def stuck(model, data, spec, policy, copies=1, frames=80):
+    """Serve clean batches, one sure clean image again and again, then clean images; return what was served of each."""
+    images, labels = data
+    stream = begin(model, spec, {}, policy)
+    for start in range(0, 200, 10):
+        engine.serve(stream, images[start : start + 10], wants_source=False, source_check_every=5)
+    sure = model.answer_as_source(images[:200]).probabilities
+    frame = int(torch.where(sure.argmax(1) == labels[:200], sure.amax(1), 0.0).argmax())
+    batch = images[frame : frame + 1].repeat(copies, 1, 1, 1)
+    during = [engine.serve(stream, batch, wants_source=False, source_check_every=5) for _ in range(frames)]
+    after = [
+        engine.serve(stream, images[row : row + 1], wants_source=False, source_check_every=5) for row in range(200, 260)
+    ]
+    wrong = [float((each.output.probabilities.argmax(1) != labels[frame]).float().mean()) for each in during]
+    regained = np.mean([right(each.output.probabilities, labels[row : row + 1]) for row, each in enumerate(after, 200)])
+    return stream, during, wrong, float(regained)
+
+
+@pytest.mark.parametrize("copies", [1, 16])
+def test_a_camera_that_sticks_on_one_image_is_rolled_back_and_answers_right_again(model, data, copies):
+    _, during, wrong, regained = stuck(model, data, "ema", Policy(), copies)
+
+    acted = [each.decision for each in during if each.action is Action.ROLLED_BACK]
+    assert acted
+    assert acted[0].rule == "harm"
+    assert "contradicts a confident source model" in acted[0].reason
+    first = next(number for number, each in enumerate(during) if each.action is Action.ROLLED_BACK)
+    assert np.mean(wrong[first : first + 30]) == 0
+    assert regained > 0.85
+
+
+def test_a_stuck_camera_is_suspected_where_no_guard_may_act(model, data):
+    stream, during, wrong, _ = stuck(model, data, "ema", UNGUARDED)
+
+    assert np.mean(wrong[-20:]) == 1  # the fault is real
+    assert any("contradicts" in each.findings.harm for each in during)
+    assert {each.action for each in during} == {Action.KEPT}
+    assert stream.state.monitors.suspicion.looks > 20

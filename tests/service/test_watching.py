@@ -8,6 +8,7 @@ import pytest
 
 from service import watching as watching_module
 from service.events import Event
+from service.suspicion import NONE, Suspicion
 from service.watching import Watching
 from tests.applications import application, assert_error
 from tests.serving import images
@@ -20,9 +21,13 @@ def event(kind, age=0.0, action=""):
 class Shown:
     """Just what a badge and a mark are read from."""
 
-    def __init__(self, trouble=None, mode="adapt", requests=1, generation=0):
+    def __init__(self, trouble=None, mode="adapt", requests=1, generation=0, has_evidence=True, suspicion=NONE):
         self.id, self.trouble, self.mode, self.requests, self.generation = "s", trouble, mode, requests, generation
+        self.has_evidence, self.suspicion = has_evidence, suspicion
         self.fitted, self.probe, self.durable_generation = type("Fitted", (), {"spec": "source"}), None, 0
+
+
+SUSPECTED = Suspicion("contradiction", "it contradicts a confident source model")
 
 
 class Table(dict):
@@ -36,7 +41,14 @@ class Table(dict):
 
 
 BADGES = [
-    pytest.param(lambda: Shown(requests=0), "new", id="new"),
+    pytest.param(lambda: Shown(has_evidence=False), "new", id="new"),
+    pytest.param(lambda: Shown(event("drift"), has_evidence=False), "drifting", id="new but drifting"),
+    pytest.param(lambda: Shown(event("settled")), "steady", id="settled"),
+    pytest.param(lambda: Shown(suspicion=SUSPECTED), "suspected", id="suspected"),
+    pytest.param(lambda: Shown(mode="frozen", suspicion=SUSPECTED), "suspected", id="suspected while frozen"),
+    pytest.param(
+        lambda: Shown(event("guard", action="rolled_back"), suspicion=SUSPECTED), "suspected", id="suspected again"
+    ),
     pytest.param(lambda: Shown(), "steady", id="steady"),
     pytest.param(lambda: Shown(event("drift")), "drifting", id="drifting"),
     pytest.param(lambda: Shown(event("seen")), "drifting", id="seen"),
@@ -120,7 +132,7 @@ def test_the_overview_shows_streams_and_models(api):
 
     rows = overview["streams"]
     assert [(row["id"], row["badge"], row["requests"], row["images"]) for row in rows] == [
-        ("a", "steady", 3, 12),
+        ("a", "new", 3, 12),
         ("b", "new", 0, 0),
     ]
     assert len(rows[0]["spark"]) == 3

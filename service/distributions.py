@@ -1,0 +1,52 @@
+"""How every signal is distributed over a server's streams, and how many streams are suspected: read at each scrape."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from service.streams import Stream
+from service.suspicion import CAUSES
+from service.telemetry import Telemetry
+
+QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
+NAMES = {"source_agreement": "agreement"}
+"""Signals that the page calls by another name than the wire."""
+LEFT_OUT = frozenset({"source_age"})
+
+
+def observe(telemetry: Telemetry, streams: Iterable[Stream]) -> None:
+    """Set the gauges of all streams in memory; a stream that does not know a signal is no part of its distribution."""
+    known: dict[tuple[str, str], list[float]] = defaultdict(list)
+    suspected: dict[tuple[str, str], int] = defaultdict(int)
+    for stream in streams:
+        model = stream.model.name
+        for signal, value in signals_of(stream).items():
+            known[model, signal].append(value)
+        for cause in CAUSES:
+            suspected[model, cause] += stream.suspicion.cause == cause
+    for gauge in telemetry.stream_signals.values():
+        gauge.clear()
+    for (model, signal), values in known.items():
+        found = np.quantile(values, list(QUANTILES.values()))
+        for name, value in zip(QUANTILES, found.tolist(), strict=True):
+            telemetry.stream_signals[name].labels(model, signal).set(value)
+    telemetry.suspected.clear()
+    for (model, cause), count in suspected.items():
+        telemetry.suspected.labels(model, cause).set(count)
+
+
+def signals_of(stream: Stream) -> Mapping[str, float]:
+    """Return the newest value of each signal that is known of a stream, by the name it has on the page."""
+    found = {NAMES.get(name, name): value for name, value in (*stream.monitored.items(), *stream.signals.items())}
+    for name in LEFT_OUT:
+        found.pop(name, None)
+    if stream.probe is not None:
+        found |= {"source_gap": stream.probe.source_gap, "forgetting": stream.probe.forgetting}
+        if stream.probe.compared is not None:
+            found["feature_distance"] = stream.probe.compared.mmd
+    if stream.feedback.true.images:
+        found["true_accuracy"] = stream.feedback.true.recent
+    if stream.seconds:
+        found["step_seconds"] = stream.seconds
+    return found

@@ -1,0 +1,266 @@
+"""Evidence that a stream answers worse than its source model would: pure, gathered at every look, kept with the state.
+
+Each look is one bet, however many images it holds, since the images of one request may be copies of each other.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from adapters.monitors import accuracy, moving_mean
+from adapters.monitors.accuracy import Calibration
+from adapters.monitors.moving_mean import MeanState
+from adapters.values import PartState
+from service.detectors import Alarm
+
+SHARPNESS = 5.0
+"""A source model that is less sure than 1 - 1 / SHARPNESS counts for nothing; certainty rises linearly above that."""
+TOLERATED = 0.25
+"""Share of confidently contradicted images that is no harm. Streams that adapted rightly to the demo's corruptions
+stayed below it."""
+CONTRADICTION_ALPHA = 1e-6
+"""One false alarm in a million looks on average, as long as no more than TOLERATED is contradicted in the mean."""
+CONTRADICTION_BET = 2.0
+"""Stake on the excess over TOLERATED: a look at one contradicted image multiplies the evidence by 2.5, and a look at
+one image that is not contradicted halves it."""
+FAR = 0.2
+"""A fall of the agreement by more than this is far below its own past."""
+FALL_ALPHA = 1e-4
+"""One false alarm in ten thousand looks on average, as long as the agreement is no further below its past than FAR."""
+FALL_BET = 1.5
+MEMORY = 16
+"""Looks that the recent means fade over."""
+PAST = 64
+"""Looks that the usual agreement fades over."""
+ENOUGH = 4
+"""Looks before the agreement has a past, and before the recent means count."""
+HURRY = math.log(3.0)
+"""Evidence above which the source model looks at every request."""
+HOME = 0.1
+"""How much less accurate than on its own data the source model may seem while it is still believed."""
+SURE = 0.9
+"""Mean confidence of a source model that is believed, where no probe set says what it is on its own data."""
+LOWER = 0.2
+"""How much less accurate than the source model a stream must seem, by its own answers, to be suspected."""
+
+
+@dataclass(frozen=True)
+class SuspicionState(PartState):
+    """What speaks against a stream.
+
+    Attributes:
+        looks: () int64 looks since the stream began.
+        contradiction: Recent share of confidently contradicted images.
+        evidence: () float64 log(1 + evidence) that this share is above TOLERATED.
+        usual: Agreement in the past.
+        agreement: Recent agreement.
+        fall: () float64 log(1 + evidence) that the agreement is far below its past.
+        before: () float64 the agreement before it fell; -1 while it has not.
+        own_accuracy: Recent accuracy of the stream as its own answers suggest.
+        source_accuracy: The same of the source model.
+    """
+
+    looks: Tensor
+    contradiction: MeanState
+    evidence: Tensor
+    usual: MeanState
+    agreement: MeanState
+    fall: Tensor
+    before: Tensor
+    own_accuracy: MeanState
+    source_accuracy: MeanState
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The source model's and the stream's answers to the same images of one look, n of them, all finite.
+
+    Attributes:
+        source, answers: (n, C) probabilities.
+        alone: (n,) distance of each image's norm statistics from the source's; empty where it is not known.
+        usual_distance: Distance that 99 % of the source's own images stay below, or None where it is not known.
+        calibration: What accuracy is estimated from, or None.
+    """
+
+    source: Tensor
+    answers: Tensor
+    alone: Tensor
+    usual_distance: float | None
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """Why a stream is suspected to be worse than its source model: a word for metrics, a sentence for people."""
+
+    cause: str = ""
+    reason: str = ""
+
+
+NONE = Suspicion()
+CAUSES = ("contradiction", "agreement", "accuracy", "source_gap")
+
+
+def init() -> SuspicionState:
+    """Return the state before any look."""
+    mean, zero = moving_mean.init(), torch.zeros((), dtype=torch.float64)
+    return SuspicionState(
+        looks=torch.zeros((), dtype=torch.int64),
+        contradiction=mean,
+        evidence=zero,
+        usual=mean,
+        agreement=mean,
+        fall=zero,
+        before=zero - 1,
+        own_accuracy=mean,
+        source_accuracy=mean,
+    )
+
+
+def begun_again(state: SuspicionState) -> SuspicionState:
+    """Return the state after the stream went back: only its past agreement stays."""
+    return replace(init(), looks=state.looks, usual=state.usual)
+
+
+def update(state: SuspicionState, seen: Compared) -> tuple[SuspicionState, Alarm | None]:
+    """Take in one look; return the state after it, and an alarm if the agreement has fallen far below its past."""
+    contradicted = float(_contradicted(seen).mean())
+    agreement = float((seen.source.argmax(1) == seen.answers.argmax(1)).float().mean())
+    evidence = _evidence(float(state.evidence), 1 + CONTRADICTION_BET * (contradicted - TOLERATED))
+    moved = replace(
+        state,
+        looks=state.looks + 1,
+        contradiction=_recent(state.contradiction, contradicted),
+        evidence=_scalar(min(evidence, -math.log(CONTRADICTION_ALPHA) + 1)),  # soon forgotten once it is over
+        agreement=_recent(state.agreement, agreement),
+        own_accuracy=_recent(state.own_accuracy, _estimate(seen.answers, seen.calibration)),
+        source_accuracy=_recent(state.source_accuracy, _estimate(seen.source, seen.calibration)),
+    )
+    return _compared_with_past(moved, agreement)
+
+
+def contradicts(state: SuspicionState) -> str:
+    """Say that the stream has contradicted a confident source model for long; "" if it has not."""
+    if float(state.evidence) <= -math.log(CONTRADICTION_ALPHA):
+        return ""
+    share = 100 * float(state.contradiction.mean)
+    return f"the stream contradicts a confident source model on {share:.0f} % of the latest images it looked at"
+
+
+def hurries(state: SuspicionState) -> bool:
+    """Whether the next request should be looked at too, to find out sooner."""
+    return max(float(state.evidence), float(state.fall)) > HURRY
+
+
+def judged(
+    state: SuspicionState, calibration: Calibration | None, source_gap: float | None, budget: float
+) -> Suspicion:
+    """Return why the stream is suspected, the strongest cause first.
+
+    A contradiction speaks for itself. The other signs also show on a stream that has rightly followed its inputs into
+    another domain, and count only while the source model is about as sure as on its own data.
+    """
+    if reason := contradicts(state):
+        return Suspicion("contradiction", reason)
+    if not _is_believed(state, calibration):
+        return NONE
+    if float(state.before) >= 0:
+        now = 100 * float(state.agreement.mean)
+        return Suspicion(
+            "agreement",
+            f"agreement with a confident source model fell from {100 * float(state.before):.0f} % to {now:.0f} %",
+        )
+    own, source = float(state.own_accuracy.mean), float(state.source_accuracy.mean)
+    if own < source - LOWER:
+        return Suspicion(
+            "accuracy",
+            f"estimated accuracy is {100 * own:.0f} %, the source model's on the same images {100 * source:.0f} %",
+        )
+    if source_gap is not None and source_gap > budget:
+        worse = f"{100 * source_gap:.1f} points worse than the source model on the probe set"
+        return Suspicion("source_gap", f"{worse}, while that is as sure of the inputs as of its own")
+    return NONE
+
+
+def _contradicted(seen: Compared) -> Tensor:
+    """Return (n,) how surely each image is answered wrongly if the source model is right about its own images.
+
+    An image whose statistics alone are unlike the source's is left out: there the source model may be sure and wrong.
+    """
+    confidence, known = seen.source.amax(1), seen.calibration
+    excess = 0.0 if known is None else max(float(known.confidence - known.accuracy), 0.0)
+    certainty = (1 - SHARPNESS * (1 - (confidence - excess))).clamp(0, 1)
+    differs = (seen.source.argmax(1) != seen.answers.argmax(1)).float()
+    if seen.usual_distance is not None and len(seen.alone) == len(differs):
+        differs = differs * (seen.alone <= seen.usual_distance)
+    return certainty * differs
+
+
+def _compared_with_past(state: SuspicionState, agreement: float) -> tuple[SuspicionState, Alarm | None]:
+    usual, has_past = float(state.usual.mean), float(state.usual.weight) >= _weight(ENOUGH, PAST)
+    if float(state.before) >= 0:
+        return _after_a_fall(state), None
+    line = usual - FAR - _doubt(state.usual)
+    fall = 0.0
+    if has_past and line > 0:
+        stake = min(FALL_BET, 0.9 / (1 - line))  # else a look of full agreement could cost everything
+        fall = _evidence(float(state.fall), 1 + stake * (line - agreement))
+    if fall <= HURRY:  # what is in doubt is not taken for usual
+        moved = _recent(state.usual, agreement, PAST)
+        return replace(state, fall=_scalar(fall), usual=moved), None
+    if fall <= -math.log(FALL_ALPHA):
+        return replace(state, fall=_scalar(fall)), None
+    now = float(state.agreement.mean)
+    figures = {"before": usual, "now": now, "statistic": fall, "limit": -math.log(FALL_ALPHA)}
+    fallen = replace(state, fall=_scalar(0.0), before=_scalar(usual))
+    return fallen, Alarm("agreement", "betting", figures)
+
+
+def _doubt(usual: MeanState) -> float:
+    """Return twice the greatest standard error of a share that is known from so many looks."""
+    looks = -PAST * math.log(max(1 - float(usual.weight), math.exp(-1)))
+    return 1 / math.sqrt(max(looks, 1.0))
+
+
+def _after_a_fall(state: SuspicionState) -> SuspicionState:
+    """Wait for the agreement to come back near to where it was."""
+    before = float(state.before)
+    return replace(state, before=_scalar(-1.0)) if float(state.agreement.mean) >= before - FAR / 2 else state
+
+
+def _is_believed(state: SuspicionState, calibration: Calibration | None) -> bool:
+    if float(state.source_accuracy.weight) < _weight(ENOUGH, MEMORY):
+        return False
+    least = SURE if calibration is None else float(calibration.accuracy) - HOME
+    return float(state.source_accuracy.mean) >= least
+
+
+def _estimate(probabilities: Tensor, calibration: Calibration | None) -> float:
+    if calibration is None:
+        return float(accuracy.average_confidence(probabilities))
+    return float(accuracy.thresholded(probabilities, calibration))
+
+
+def _evidence(logarithm: float, payoff: float) -> float:
+    """Return log(1 + evidence) after a bet: the evidence is the summed wealth of bets begun at every look."""
+    return math.log1p(math.exp(logarithm) * payoff)
+
+
+def _recent(state: MeanState, value: float, memory: int = MEMORY) -> MeanState:
+    """Move a mean by one look: `moving_mean.update` in plain numbers, which take a tenth of the time here."""
+    keep = math.exp(-1 / memory)
+    weight = keep * float(state.weight) + (1 - keep)
+    mean = float(state.mean)
+    moved = mean + (1 - keep) / weight * (value - mean)
+    return MeanState(torch.scalar_tensor(moved), torch.scalar_tensor(weight))
+
+
+def _weight(looks: int, memory: int) -> float:
+    """Return the weight of a mean over so many looks, less what rounding may take."""
+    return 1 - math.exp(-(looks - 0.5) / memory)
+
+
+def _scalar(value: float) -> Tensor:
+    return torch.scalar_tensor(value, dtype=torch.float64)
