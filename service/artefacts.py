@@ -13,6 +13,7 @@ from torch import Tensor
 
 from service.errors import BundleError
 from service.files import AS_UMASK, sync_folder, write_whole
+from service.plain import sentences
 
 SUFFIX = ".safetensors"
 RECORD = "acclimate"
@@ -77,7 +78,7 @@ def read_record(file: Path) -> Record | None:
             text = (opened.metadata() or {}).get(RECORD)
         return None if text is None else Record.model_validate_json(text)
     except ValidationError as error:
-        raise BundleError(f"{file} has a wrong record of what it was made from: {error.errors()[0]['msg']}") from None
+        raise BundleError(f"{file} has a wrong record of what it was made from: {sentences(error.errors())}") from None
     except SafetensorError as error:
         raise BundleError(f"{file} is no safetensors file: {error}") from None
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from adapters.output_kind import OutputKind
 from service.artefacts import read_artefacts
 from service.errors import BundleError
+from service.plain import sentences
 from service.types import InputSpec
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -164,13 +165,7 @@ def _read_toml(file: Path) -> BundleToml:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{file} is not TOML: {error}") from None
     except ValidationError as error:
-        raise BundleError(f"{file}: {'; '.join(_readable(problem) for problem in error.errors())}") from None
-
-
-def _readable(problem: Mapping[str, object]) -> str:
-    place = problem["loc"]
-    path = ".".join(map(str, place)) if isinstance(place, tuple) else str(place)
-    return f"{path}: {problem['msg']}" if path else str(problem["msg"])
+        raise BundleError(f"{file}: {sentences(error.errors())}") from None
 
 
 def _fingerprint(toml: BundleToml, file: Path) -> str:

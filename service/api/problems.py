@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from service import errors
 from service.api.hardening import headers_of
+from service.plain import sentences
 from service.telemetry import log
 
 STATUS: Mapping[type[errors.ServiceError], int] = MappingProxyType(
@@ -79,8 +80,7 @@ def install(app: FastAPI) -> None:
         if media_type != JSON and any(problem["loc"][0] == "body" for problem in problems):
             return _answer(415, f"Content-Type is {media_type[:100]!r}, expected {JSON}")
         malformed = any(problem["type"] == "json_invalid" for problem in problems)
-        said = "; ".join(f"{_place(problem['loc'])}: {problem['msg']}"[:MAX_SAID] for problem in problems[:3])
-        return _answer(400 if malformed else 422, said)
+        return _answer(400 if malformed else 422, sentences(problems, skip=1))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
@@ -114,7 +114,3 @@ def note_left(scope: Scope) -> None:
 def _answer(status: int, said: str) -> JSONResponse:
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in RETRIED else None
     return JSONResponse({"error": said}, status, headers)
-
-
-def _place(loc: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in loc)

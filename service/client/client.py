@@ -26,6 +26,7 @@ from service.client.views import (
     StreamView,
     Told,
 )
+from service.plain import sentences
 from service.types import Array
 
 View = TypeVar("View", bound=Told)
@@ -191,9 +192,8 @@ def _view(kind: type[View], told: Any) -> View:
     try:
         return kind.model_validate(told)
     except ValidationError as error:
-        first = error.errors()[0]
-        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise RefusedError(f"the answer is not what an Acclimate server tells ({kind.__name__}: {said})") from None
+        said = sentences(error.errors(), most=1)
+        raise RefusedError(f"the answer is not what an Acclimate server sends ({kind.__name__}: {said})") from None
 
 
 def _stream(stream_id: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from service.errors import UnfitError
 from service.guard import Policy
+from service.plain import sentences
 
 MAX_HEADER_BYTES = 16 * 2**20
 ALIGNED = 8
@@ -97,10 +98,7 @@ def read_manifest(file: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(_manifest_text(file))
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise UnfitError(
-            f"the snapshot's manifest is wrong: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-        ) from None
+        raise UnfitError(f"the snapshot's manifest is wrong: {sentences(error.errors())}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UnfitError("the file is no snapshot: expected safetensors with a manifest in its metadata") from None
 
