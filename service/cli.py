@@ -1,19 +1,25 @@
 """The command line, `acclimate`: what operators do with a running server starts at once, the rest loads torch first."""
 
+import os
+import re
 import sys
 from functools import cache
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError as UnreadableError
 from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from service.client import RefusedError
 from service.errors import ServiceError
-from service.operating import events, snapshots, streams
+from service.operating import events, feedback, models, snapshots, streams
 from service.operating.errors import MistakeError
+from service.plain import sentences
 
 LOADED_WHEN_NEEDED = ("serve", "demo", "compare", "tune", "calibrate", "export", "bundle", "key")
 """The commands of `service.commands`, in the order of the help."""
@@ -41,6 +47,12 @@ def _loaded(name: str) -> Any:
     return typer.main.get_group(group).commands[name]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"acclimate {version('acclimate')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     cls=Commands,
     help="An inference server whose model keeps adapting to the data it is sent.",
@@ -48,22 +60,67 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that go before any command."""
+
+
+app.command()(models.models)
+app.command()(models.adapters)
 app.add_typer(streams.app, name="streams")
 app.add_typer(snapshots.app, name="snapshots")
 app.add_typer(events.app, name="events")
+app.command()(feedback.feedback)
 
 
 def main() -> None:
-    """Run the command; a refusal is one line on standard error and exit status 2."""
+    """Run the command; a refusal is one line on standard error and exit status 2, as for a wrong option."""
     try:
-        app(prog_name="acclimate")
+        sys.exit(app(prog_name="acclimate", standalone_mode=False))
+    except typer.Abort:
+        Console(stderr=True).print("acclimate: nothing was done", highlight=False)
+        sys.exit(1)
+    except TyperException as error:
+        _refuse(_of_usage(error))
     except ValidationError as error:
-        problems = (
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}, given {str(e['input'])[:100]!r}" for e in error.errors()
-        )
-        _refuse("; ".join(problems))
+        _refuse(sentences(map(_of_setting, error.errors())))
+    except UnreadableError as error:
+        _refuse(_not_json(error))
     except (ServiceError, RefusedError, MistakeError) as error:
         _refuse(str(error))
+
+
+def _of_usage(error: TyperException) -> str:
+    """Return what is wrong with options and arguments, in our words where typer's are pydantic's."""
+    cause, context = error.__cause__, getattr(error, "ctx", None)
+    if isinstance(cause, ValidationError):
+        first = cause.errors()[0]
+        error.message = sentences([{**first, "loc": ()}]).removeprefix("it is ")
+    said = error.format_message().rstrip(".")
+    if not said:  # the help was shown, as no command was named
+        sys.exit(2)
+    return f"{said}; see `{context.command_path} --help`" if context is not None else said
+
+
+def _of_setting(problem: Any) -> dict[str, Any]:
+    """Return a finding whose place is the environment variable, where the value came from there."""
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    variable = f"ACCLIMATE_{name.upper()}"
+    from_there = os.environ.get(variable) == str(problem["input"])
+    return {**problem, "loc": (variable if from_there else name, *problem["loc"][1:])}
+
+
+def _not_json(error: UnreadableError) -> str:
+    """Return in words that a variable, which pydantic names only within its message, is not JSON."""
+    found = re.search(r'field "(\w+)"', str(error))
+    variable = f"ACCLIMATE_{found[1].upper()}" if found else "a setting"
+    return f'{variable} is {os.environ.get(variable, "")[:100]!r}, expected a JSON list such as ["a", "b"]'
 
 
 def _refuse(said: str) -> None:

@@ -138,6 +138,26 @@ class Controlplane:
         self._recorder.tell(stream, Happening("changed", f"{changed}; now {stream.fitted.spec}, {stream.mode}"))
         return stream
 
+    async def check_change(
+        self,
+        stream_id: str,
+        expected: int | None,
+        adapter: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Stream:
+        """Do what `change`, `reset` and `delete` do before they change anything; return the stream as it is.
+
+        Raises:
+            MovedOnError: If the stream is not of the expected generation.
+            UnfitError: If spec or options do not fit its model.
+        """
+        stream = await self.residence.get(stream_id)
+        _check_generation(stream, expected)
+        if adapter is not None or options is not None:
+            spec = stream.fitted.spec if adapter is None else adapter
+            await self._worker.run(lambda: stream.model.fit(spec, options or {}))
+        return stream
+
     async def delete(self, stream_id: str, expected: int | None) -> None:
         """End a stream; its snapshots stay."""
         stream = await self.residence.get(stream_id)
@@ -193,6 +213,23 @@ class Controlplane:
         warning = await self._in_turn(stream, self._counted("restore", job))
         self._recorder.tell(stream, Happening("restored", f"from snapshot {snapshot_id}"))
         return stream, warning
+
+    async def check_restore(self, stream_id: str, snapshot_id: str, expected: int | None) -> tuple[Stream, str]:
+        """Do what `restore` does up to the restore itself, and leave the stream as it is.
+
+        Raises:
+            MovedOnError: If the stream is not of the expected generation.
+            UnfitError: If the snapshot does not fit the stream.
+        """
+        stream = await self.residence.get(stream_id)
+        _check_generation(stream, expected)
+
+        def job() -> str:
+            manifest, tensors = unpack(self._store.get(snapshot_id))
+            state_for(stream, manifest, tensors)
+            return warning_for(stream, manifest)
+
+        return stream, await self._worker.run(job)
 
     async def label(self, stream_id: str, labels: Mapping[str, Sequence[str | int]]) -> tuple[Feedback, int, list[str]]:
         """Take late labels by request id; return what is known now, the images labelled, and requests not known.

@@ -1,12 +1,13 @@
-"""Request headers of the control plane."""
+"""Request headers of the control plane, and the parameter by which a call is only checked."""
 
 from typing import Annotated
 
-from fastapi import Header
+from fastapi import Header, Query
 
 from service.errors import UnfitError
 
 IfMatch = Annotated[str | None, Header(alias="If-Match", description="The generation that the change is meant for.")]
+DryRun = Annotated[bool, Query(description="Only check the call: nothing is changed, and refusals are the same.")]
 
 
 def generation_of(if_match: str | None) -> int | None:

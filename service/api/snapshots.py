@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
 
 from service.api.body import read_body
-from service.api.headers import IfMatch, generation_of
+from service.api.headers import DryRun, IfMatch, generation_of
 from service.api.problems import responses
 from service.api.schemas import Restore, Restored, SnapshotCreate, SnapshotList, SnapshotView
 from service.api.streams import After, Limit, StreamId, view
@@ -50,9 +50,12 @@ def router(control: Controlplane) -> APIRouter:
         dependencies=named,
         responses=responses(400, 404, 409, 412, 422, 429, 503, 504, 507),
     )
-    async def restore_stream(stream_id: StreamId, body: Restore, if_match: IfMatch = None) -> Restored:
+    async def restore_stream(
+        stream_id: StreamId, body: Restore, if_match: IfMatch = None, dry_run: DryRun = False
+    ) -> Restored:
         """Continue a stream from a snapshot of the same model and spec."""
-        stream, warning = await control.restore(stream_id, body.snapshot, generation_of(if_match))
+        restore = control.check_restore if dry_run else control.restore
+        stream, warning = await restore(stream_id, body.snapshot, generation_of(if_match))
         return Restored(**view(stream).model_dump(), tta_warning=warning)
 
     return routes

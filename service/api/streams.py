@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 
-from service.api.headers import IfMatch, generation_of
+from service.api.headers import DryRun, IfMatch, generation_of
 from service.api.problems import responses
 from service.api.schemas import ShadowView, StreamCreate, StreamList, StreamPatch, StreamView
 from service.controlplane import Controlplane
@@ -57,6 +57,14 @@ def router(control: Controlplane, default_durability: Durability) -> APIRouter:
         response.headers["ETag"] = f'"{stream.generation}"'
         return view(stream)
 
+    routes.include_router(_changes(control))
+    return routes
+
+
+def _changes(control: Controlplane) -> APIRouter:
+    """Return the routes that change a stream."""
+    routes = APIRouter()
+
     async def known(stream_id: StreamId) -> None:
         control.check_known(stream_id)
 
@@ -64,19 +72,28 @@ def router(control: Controlplane, default_durability: Durability) -> APIRouter:
     @routes.patch(
         "/{stream_id}", dependencies=[Depends(known)], responses=responses(400, 404, 409, 412, 422, 429, 503, 504, 507)
     )
-    async def change_stream(stream_id: StreamId, body: StreamPatch, if_match: IfMatch = None) -> StreamView:
+    async def change_stream(
+        stream_id: StreamId, body: StreamPatch, if_match: IfMatch = None, dry_run: DryRun = False
+    ) -> StreamView:
         """Change mode, adapter, options or adaptation batch; a new adapter starts from its initial state."""
+        if dry_run:
+            return view(await control.check_change(stream_id, generation_of(if_match), body.adapter, body.options))
         changes = {name: getattr(body, name) for name in StreamPatch.model_fields}
         return view(await control.change(stream_id, generation_of(if_match), **changes))
 
     @routes.delete("/{stream_id}", status_code=204, responses=responses(404, 409, 412, 422, 429, 503, 504, 507))
-    async def end_stream(stream_id: StreamId, if_match: IfMatch = None) -> None:
+    async def end_stream(stream_id: StreamId, if_match: IfMatch = None, dry_run: DryRun = False) -> None:
         """End a stream and forget what it has learned; its snapshots stay."""
+        if dry_run:
+            await control.check_change(stream_id, generation_of(if_match))
+            return
         await control.delete(stream_id, generation_of(if_match))
 
     @routes.post("/{stream_id}/reset", responses=responses(404, 409, 412, 422, 429, 503, 504, 507))
-    async def reset_stream(stream_id: StreamId, if_match: IfMatch = None) -> StreamView:
+    async def reset_stream(stream_id: StreamId, if_match: IfMatch = None, dry_run: DryRun = False) -> StreamView:
         """Return a stream to the source state."""
+        if dry_run:
+            return view(await control.check_change(stream_id, generation_of(if_match)))
         return view(await control.reset(stream_id, generation_of(if_match)))
 
     return routes

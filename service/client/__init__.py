@@ -4,9 +4,11 @@ from service.client.client import Client
 from service.client.errors import RefusedError, UnreachableError
 from service.client.inference import Answer
 from service.client.views import (
+    AdapterView,
     EventView,
     FeedbackView,
     HistoryView,
+    ModelView,
     Restored,
     ShadowView,
     SnapshotView,
@@ -15,11 +17,13 @@ from service.client.views import (
 )
 
 __all__ = [
+    "AdapterView",
     "Answer",
     "Client",
     "EventView",
     "FeedbackView",
     "HistoryView",
+    "ModelView",
     "RefusedError",
     "Restored",
     "ShadowView",

@@ -15,9 +15,11 @@ from service.client.errors import RefusedError
 from service.client.inference import HEADER_LENGTH, Answer, read_answer, request_body
 from service.client.retrying import retried
 from service.client.views import (
+    AdapterView,
     EventView,
     FeedbackView,
     HistoryView,
+    ModelView,
     Overview,
     Page,
     Restored,
@@ -81,6 +83,14 @@ class Client:
             return False
         return True
 
+    def models(self) -> list[ModelView]:
+        """Return all served models."""
+        return [_view(ModelView, item) for item in _view(Page, self.call("GET", "/v1/models")).items]
+
+    def adapters(self) -> list[AdapterView]:
+        """Return every part that a spec may name."""
+        return [_view(AdapterView, item) for item in _view(Page, self.call("GET", "/v1/adapters")).items]
+
     def streams(self) -> Iterator[StreamView]:
         """Yield all streams by id, page after page."""
         return self._pages(StreamView, "/v1/streams", "after")
@@ -97,22 +107,29 @@ class Client:
         """Create a stream; settings left out are the model's default."""
         return _view(StreamView, self.call("POST", "/v1/streams", settings))
 
-    def change(self, stream_id: str, settings: Mapping[str, Any], generation: int | None = None) -> StreamView:
-        """Change settings of a stream; only while it is of a generation, where one is given."""
-        return _view(StreamView, self.call("PATCH", _stream(stream_id), settings, generation))
+    def change(
+        self, stream_id: str, settings: Mapping[str, Any], generation: int | None = None, *, dry_run: bool = False
+    ) -> StreamView:
+        """Change settings of a stream; only while it is of a generation, where one is given.
 
-    def reset(self, stream_id: str, generation: int | None = None) -> StreamView:
+        With `dry_run` nothing is changed, here and in the calls below: the server refuses what it would refuse else.
+        """
+        return _view(StreamView, self.call("PATCH", _dry(_stream(stream_id), dry_run), settings, generation))
+
+    def reset(self, stream_id: str, generation: int | None = None, *, dry_run: bool = False) -> StreamView:
         """Return a stream to the source state; only while it is of a generation, where one is given."""
-        return _view(StreamView, self.call("POST", f"{_stream(stream_id)}/reset", None, generation))
+        return _view(StreamView, self.call("POST", _dry(f"{_stream(stream_id)}/reset", dry_run), None, generation))
 
-    def delete(self, stream_id: str, generation: int | None = None) -> None:
+    def delete(self, stream_id: str, generation: int | None = None, *, dry_run: bool = False) -> None:
         """End a stream; only while it is of a generation, where one is given."""
-        self.call("DELETE", _stream(stream_id), None, generation)
+        self.call("DELETE", _dry(_stream(stream_id), dry_run), None, generation)
 
-    def restore(self, stream_id: str, snapshot_id: str, generation: int | None = None) -> Restored:
+    def restore(
+        self, stream_id: str, snapshot_id: str, generation: int | None = None, *, dry_run: bool = False
+    ) -> Restored:
         """Continue a stream from a snapshot; only while it is of a generation, where one is given."""
-        body = {"snapshot": snapshot_id}
-        return _view(Restored, self.call("POST", f"{_stream(stream_id)}/restore", body, generation))
+        path, body = _dry(f"{_stream(stream_id)}/restore", dry_run), {"snapshot": snapshot_id}
+        return _view(Restored, self.call("POST", path, body, generation))
 
     def snapshots(self, stream_id: str) -> Iterator[SnapshotView]:
         """Yield a stream's snapshots, newest first, page after page."""
@@ -185,7 +202,7 @@ def _json(response: httpx.Response) -> Any:
     try:
         return response.json()
     except ValueError:
-        raise RefusedError(f"what answers at {response.url} is no Acclimate server: it sent no JSON") from None
+        raise RefusedError(f"{response.url} is not an Acclimate server: its answer is not JSON") from None
 
 
 def _view(kind: type[View], told: Any) -> View:
@@ -193,7 +210,11 @@ def _view(kind: type[View], told: Any) -> View:
         return kind.model_validate(told)
     except ValidationError as error:
         said = sentences(error.errors(), most=1)
-        raise RefusedError(f"the answer is not what an Acclimate server sends ({kind.__name__}: {said})") from None
+        raise RefusedError(f"the server's answer is not one of an Acclimate server ({kind.__name__}: {said})") from None
+
+
+def _dry(path: str, dry_run: bool) -> str:
+    return f"{path}?dry_run=true" if dry_run else path
 
 
 def _stream(stream_id: str) -> str:

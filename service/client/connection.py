@@ -1,5 +1,6 @@
 """One connection to a server: sends, and turns refusals and lost connections into errors."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,11 +14,9 @@ class Connection:
     """Sends requests to one server."""
 
     def __init__(self, url: str, key: str | None, timeout_seconds: float) -> None:
+        _check(url)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise UnreachableError(f"{url!r} is no address of a server ({error}); expected http://HOST:PORT") from None
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
 
     def close(self) -> None:
         """Hang up."""
@@ -53,7 +52,26 @@ class Connection:
         try:
             yield
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise UnreachableError(f"no server answers at {self._http.base_url}: {error}") from None
+            raise UnreachableError(f"no server answers at {self._http.base_url}: {_said(error)}") from None
+
+
+def _check(url: str) -> None:
+    """Refuse what is no address of an HTTP server.
+
+    Raises:
+        UnreachableError: If it is none.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise UnreachableError(f"the server's address is {url!r} ({error}), expected http://HOST:PORT") from None
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise UnreachableError(f"the server's address is {url!r}, expected http://HOST:PORT")
+
+
+def _said(error: Exception) -> str:
+    """Return an error without its number, which says nothing that the words do not."""
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or "it does not answer in time"
 
 
 def _refusal(response: httpx.Response) -> RefusedError:
@@ -64,7 +82,7 @@ def _reason(response: httpx.Response) -> str:
     try:
         return str(response.json()["error"])
     except (ValueError, KeyError, TypeError):
-        return f"the server answered {response.status_code}"
+        return f"{response.url} answered {response.status_code} without a reason; expected an Acclimate server there"
 
 
 def _seconds(retry_after: str | None) -> float | None:

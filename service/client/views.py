@@ -69,6 +69,36 @@ class Restored(StreamView):
     tta_warning: str = ""
 
 
+class ModelView(Told):
+    """A served model."""
+
+    name: str
+    version: str = ""
+    description: str = ""
+    licence: str = ""
+    fingerprint: str = ""
+    backend: str = ""
+    adapter: str
+    """The default spec of its streams."""
+    classes: list[str] = []
+    input: dict[str, Any] = {}
+    artefacts: list[str] = []
+    pipelines: list[dict[str, Any]] = []
+
+
+class AdapterView(Told):
+    """A part that a spec may name."""
+
+    name: str
+    kind: str
+    summary: str = ""
+    remembers: str = ""
+    needs: list[str] = []
+    options: dict[str, Any] = {}
+    """The JSON Schema of its options."""
+    paper: str = ""
+
+
 class StreamRow(Told):
     """A stream in brief, as the overview tells it."""
 

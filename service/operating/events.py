@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from service.client import Client, EventView
 from service.operating import showing
+from service.operating.checking import known_to_events
 from service.operating.options import AsJson, KeyFile, OfStream, Url
 from service.operating.printing import print_array, print_list, say
 from service.operating.reaching import DEFAULT_URL, reach
@@ -45,6 +46,8 @@ def list_events(
     Example: `acclimate events list --stream camera-7 --last 100`
     """
     with reach(url, key_file) as client:
+        if stream is not None:
+            known_to_events(client, stream)
         if as_json:
             print_array(client.events(since or 0, stream))
         else:
@@ -73,6 +76,8 @@ def follow(
     Example: `acclimate events follow --json | jq 'select(.kind == "guard")'`
     """
     with reach(url, key_file) as client:
+        if stream is not None:
+            known_to_events(client, stream)
         try:
             for event in islice(client.follow(since, stream), count):
                 say(event.json_text() if as_json else showing.event_line(event))

@@ -9,6 +9,7 @@ import typer
 from service.client import Restored
 from service.files import AS_UMASK, write_whole
 from service.operating import inspecting, showing
+from service.operating.checking import known
 from service.operating.confirming import confirm, described, loss_of_state
 from service.operating.errors import MistakeError
 from service.operating.options import AsJson, IfGeneration, KeyFile, SnapshotId, StreamId, Url, Yes
@@ -27,7 +28,8 @@ def list_snapshots(stream: StreamId, url: Url = DEFAULT_URL, key_file: KeyFile =
     """
     none = f"{stream} has no snapshots; `acclimate snapshots take {stream}` takes one."
     with reach(url, key_file) as client:
-        print_list(client.snapshots(stream), showing.snapshots, none, as_json=as_json)
+        listed = known(client, stream, client.snapshots(stream))
+        print_list(listed, showing.snapshots, none, as_json=as_json)
 
 
 @app.command()
@@ -77,6 +79,7 @@ def restore(
     """
     with reach(url, key_file) as client:
         found = client.snapshot(snapshot)
+        client.restore(stream, snapshot, if_generation, dry_run=True)
         what = f"continues from snapshot {described(found)}"
         confirm(loss_of_state(client, client.stream(stream), what), yes=yes)
         print_one(client.restore(stream, snapshot, if_generation), _restored, as_json=as_json)

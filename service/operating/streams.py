@@ -104,6 +104,7 @@ def change(
             settings["options"] = parsing.options(option, view.options if adapter in (None, view.adapter) else {})
         if guard:
             settings["guard"] = parsing.guard(guard, view.guard)
+        client.change(stream, settings, if_generation, dry_run=True)
         if adapter or option:
             confirm(loss_of_state(client, view, "may start from its initial state"), yes=yes)
         changed = client.change(stream, settings, if_generation)
@@ -124,6 +125,7 @@ def reset(
     Example: `acclimate streams reset camera-7 --if-generation 300`
     """
     with reach(url, key_file) as client:
+        client.reset(stream, if_generation, dry_run=True)
         confirm(loss_of_state(client, client.stream(stream), "goes back to the source state"), yes=yes)
         view = client.reset(stream, if_generation)
         print_one(view, lambda one: f"{one.id} is in the source state, generation {one.generation}", as_json=as_json)
@@ -142,6 +144,7 @@ def delete(
     Example: `acclimate streams delete camera-7`
     """
     with reach(url, key_file) as client:
+        client.delete(stream, if_generation, dry_run=True)
         confirm(loss_of_state(client, client.stream(stream), "ends"), yes=yes)
         client.delete(stream, if_generation)
         say(f"{stream} has ended; its snapshots stay")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import httpx
 import pytest
@@ -190,6 +191,22 @@ def test_watching_prints_a_line_and_its_json(server):
         (["snapshots", "upload", "missing.safetensors"], "missing.safetensors cannot be read"),
         (["streams", "list", "--json", "--url", "127.0.0.1:1"], "no server answers at http://127.0.0.1:1"),
         (["streams", "list", "--key-file", "missing"], "the key file missing cannot be read"),
+        (["streams", "list", "--url", "ftp://x"], "the server's address is 'ftp://x', expected http://HOST:PORT"),
+        (["streams", "list", "--url", "http://"], "the server's address is 'http://', expected http://HOST:PORT"),
+        (["streams", "list", "--url", "http://127.0.0.1:1"], ":1: Connection refused; start one with"),
+        (["streams", "watch", "x", "--every", "x"], "'--every': 'x', expected a number; see `acclimate streams watch"),
+        (["streams", "watch", "x", "--every", "0"], "'--every': '0', expected at least 0.1; see"),
+        (["streams", "show"], "Missing argument 'stream'; see `acclimate streams show --help`"),
+        (["streams", "shw"], "No such command 'shw'. Did you mean 'show'"),
+        (["streams", "list", "--nope"], "No such option: --nope; see `acclimate streams list --help`"),
+        (["streams", "create", "x", "--guard", "collapse=explode"], "guard.collapse is 'explode', expected 'off', "),
+        (["streams", "create", "../x"], "id is '../x', expected a letter or digit, then"),
+        (["models", "nope"], "there is no model 'nope'; served are fashion"),
+        (["adapters", "nope"], "there is no part 'nope'; there are: alpha, "),
+        (["adapters", "--kind", "x"], "--kind is 'x', expected one of normalizer, learner, output, selector"),
+        (["feedback", "camera-7"], "no labels are given; expected REQUEST=LABEL"),
+        (["feedback", "camera-7", "r1"], "the label is 'r1', expected REQUEST=LABEL"),
+        (["feedback", "camera-7", "--file", "missing"], "missing cannot be read (No such file or directory)"),
     ],
 )
 def test_an_error_is_one_line_that_says_what_would_be_right(server, arguments, said):
@@ -199,6 +216,84 @@ def test_an_error_is_one_line_that_says_what_would_be_right(server, arguments, s
     assert ended.stdout == ""
     assert said in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["streams", "show", "nope"],
+        ["streams", "set", "nope", "--mode", "frozen"],
+        ["streams", "reset", "nope"],
+        ["streams", "delete", "nope"],
+        ["streams", "watch", "nope", "--json"],
+        ["snapshots", "list", "nope"],
+        ["snapshots", "list", "nope", "--json"],
+        ["snapshots", "take", "nope"],
+        ["events", "--stream", "nope"],
+        ["events", "list", "--stream", "nope", "--json"],
+        ["events", "follow", "--stream", "nope"],
+        ["feedback", "nope", "r1=Coat"],
+    ],
+    ids=" ".join,
+)
+def test_a_stream_that_is_not_there_is_an_error_in_every_command_that_names_one(server, arguments):
+    ended = run(server, *arguments)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "acclimate: there is no stream 'nope'\n"
+
+
+def test_what_the_server_would_refuse_is_refused_before_anybody_is_asked(server):
+    other = told(server, "streams", "create", "of-another-spec", "--adapter", "batch+tent")["id"]
+    snapshot = take(server)
+    before = httpx.get(f"{server.url}/v1/streams/camera-7").json()
+    refused = {
+        "no adapter part is named 'tnet'": ("streams", "set", "camera-7", "--adapter", "tnet"),
+        "which is no part of": ("streams", "set", "camera-7", "--option", "tent.lr=1"),
+        "is at generation 4, not 1": ("streams", "set", "camera-7", "--adapter", "batch", "--if-generation", "1"),
+        "mode is 'sleep', expected 'adapt'": ("streams", "set", "camera-7", "--adapter", "batch", "--mode", "sleep"),
+        "generation 4, not 2": ("streams", "reset", "camera-7", "--if-generation", "2"),
+        "generation 4, not 3": ("streams", "delete", "camera-7", "--if-generation", "3"),
+        "the snapshot is of": ("snapshots", "restore", other, snapshot),
+    }
+
+    for said, arguments in refused.items():
+        ended = run(server, *arguments)
+        assert ended.returncode == 2
+        assert said in ended.stderr
+        assert "--yes" not in ended.stderr
+    assert httpx.get(f"{server.url}/v1/streams/camera-7").json() == before
+
+
+def test_models_and_parts_are_listed_and_shown_in_full(server):
+    served, parts = told(server, "models"), told(server, "adapters")
+
+    assert served == httpx.get(f"{server.url}/v1/models").json()["items"]
+    assert parts == httpx.get(f"{server.url}/v1/adapters").json()["items"]
+    assert "fashion" in done(server, "models")
+    assert "T-shirt/top" in done(server, "models", "fashion")
+    assert told(server, "models", "fashion") == served[0]
+    assert {part["kind"] for part in told(server, "adapters", "--kind", "output")} == {"output"}
+    shown = done(server, "adapters", "eata")
+    assert "eata.lr" in shown
+    assert "default 0.001; 0.0 to 10.0" in shown
+
+
+def test_labels_are_given_by_request_and_from_a_file(server, tmp_path):
+    images = next(drifting(4, 16, 1)).images[:2]
+    with Client(server.url) as client:
+        for request in ("a=1", "b"):
+            client.infer("fashion", "input", images, "labelled", request_id=request)
+    file = tmp_path / "labels.json"
+    file.write_text('{"b": ["Coat", 3]}')
+
+    shown = done(server, "feedback", "labelled", "a=1=Coat,Bag", "unheard-of=1")
+    told_so_far = told(server, "feedback", "labelled", "--file", str(file))
+
+    assert "labels of 2 images" in shown
+    assert "unheard-of" in shown
+    assert (told_so_far["accepted"], told_so_far["images"]) == (2, 4)
+    assert "knows none of the requests" in run(server, "feedback", "labelled", "b=1,2").stderr
 
 
 def completions(server, *words):
@@ -253,7 +348,7 @@ def test_a_key_is_taken_from_a_file_or_the_environment(tmp_path):
         assert "holds more than a key" in run(server, "streams", "list", "--key-file", str(keys)).stderr
 
 
-COMMANDS = [
+COMMANDS = [["models"], ["adapters"], ["feedback"]] + [
     [group, name] for group, names in (("streams", HELD), ("snapshots", KEPT), ("events", TOLD)) for name in names
 ]
 
@@ -278,3 +373,30 @@ def test_operators_do_not_wait_for_torch_nor_servers_for_its_compiler(started, s
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert said.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ACCLIMATE_PORT": "x"}, "ACCLIMATE_PORT is 'x', expected a whole number"),
+        ({"ACCLIMATE_MAX_BATCH": "0"}, "ACCLIMATE_MAX_BATCH is '0', expected at least 1"),
+        ({"ACCLIMATE_DURABILITY": "x"}, "ACCLIMATE_DURABILITY is 'x', expected 'ephemeral', 'periodic' or 'sync'"),
+        ({"ACCLIMATE_BUNDLES": "x"}, 'ACCLIMATE_BUNDLES is \'x\', expected a JSON list such as ["a", "b"]'),
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_is_named_by_its_variable_with_what_was_expected(variables, said):
+    code = "import sys; sys.argv = ['acclimate', 'serve']; from service.cli import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **variables}
+    )
+
+    assert (ended.returncode, ended.stderr) == (2, f"acclimate: {said}\n")
+
+
+def test_the_version_is_printed():
+    said = subprocess.run(
+        [sys.executable, "-m", "service", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+    assert said == f"acclimate {version('acclimate')}\n"
