@@ -1,18 +1,25 @@
-# One base for both stages: the virtual environment points at its Python. To pin it by digest:
-# --build-arg BASE=python:3.11-slim-bookworm@sha256:...
-ARG BASE=python:3.11-slim-bookworm
+# One base for both stages: the virtual environment points at its Python. The digest is that of the tag's index, for all
+# architectures, as of September 2026; `make base` prints the tag's digest of today.
+ARG BASE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${BASE} AS builder
-# PyPI's torch for x86 brings gigabytes of CUDA libraries. This index has the same release built for the CPU; its
-# version ends in +cpu, which pip ranks above the plain one.
-ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# PyPI's torch for x86 brings gigabytes of CUDA libraries. This index has the same release built for the CPU; it is
+# asked for torch alone.
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 RUN python -m venv /opt/acclimate
+COPY requirements.lock torch.lock ./
+# pip compiles what it installs; nothing can be compiled later, on a read-only root. The locks name every package with
+# its hashes (`make lock`), so that nothing else is resolved or installed.
+RUN --mount=type=cache,target=/root/.cache/pip /opt/acclimate/bin/pip install --compile --no-deps --require-hashes \
+    --index-url ${TORCH_INDEX_URL} -r torch.lock
+RUN --mount=type=cache,target=/root/.cache/pip /opt/acclimate/bin/pip install --compile --no-deps --require-hashes \
+    -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY adapters adapters
 COPY service service
-# pip compiles what it installs; nothing can be compiled later, on a read-only root.
-RUN --mount=type=cache,target=/root/.cache/pip /opt/acclimate/bin/pip install --compile ".[postgres,s3]"
+RUN /opt/acclimate/bin/pip install --compile --no-deps --no-index --no-build-isolation . \
+    && /opt/acclimate/bin/pip check
 
 FROM ${BASE}
 # The base image ships the standard library uncompiled, and every start would compile it anew: over a second.

@@ -4,7 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-all lint types contracts format clean help
+BASE := python:3.11-slim-bookworm
+# Where the lock finds torch built for the CPU; uv knows that index by this name.
+TORCH ?= --torch-backend cpu
+
+.PHONY: demo test test-all lint types contracts format clean help lock sbom base image
 
 help:            ## Show what there is.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -33,6 +37,23 @@ contracts: $(VENV)/developing ## Who may import whom.
 format: $(VENV)/developing ## Put the code in form.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(VENV)/developing ## Write requirements.lock and torch.lock: what the image installs, each package with its hashes.
+	mkdir -p build
+	$(BIN)/uv pip compile pyproject.toml --extra postgres --extra s3 --generate-hashes --python-version 3.11 --upgrade \
+		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet $(TORCH) --output-file build/whole.lock
+	sed -n '/^torch==/,/[^\\]$$/p' build/whole.lock > torch.lock
+	sed '/^torch==/,/[^\\]$$/d' build/whole.lock > requirements.lock
+
+sbom: $(VENV)/developing ## Write sbom.json, a CycloneDX list of what the locks name.
+	cat requirements.lock torch.lock | $(BIN)/cyclonedx-py requirements - --pyproject pyproject.toml \
+		--mc-type application --of JSON --output-reproducible --output-file sbom.json
+
+base:            ## Print the digest of the base image's tag, for the Dockerfile's BASE.
+	docker buildx imagetools inspect $(BASE) --format '{{.Manifest.Digest}}'
+
+image: sbom      ## Build the image, with the list of its packages beside it.
+	docker build --tag acclimate .
 
 clean:           ## Remove the environment and all caches.
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

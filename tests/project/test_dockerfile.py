@@ -163,8 +163,11 @@ class Image:
         return found
 
 
-def build(folder: Path, *, pip: str, environment: Mapping[str, str]) -> Image:
-    """Follow the builder, with `pip` for its `pip install`, and make the folders that the server may write to."""
+def build(folder: Path, *, pip: str, environment: Mapping[str, str], locked: bool) -> Image:
+    """Follow the builder, with `pip` for its `pip install`, and make the folders that the server may write to.
+
+    What the locks name is installed only where `locked` says so; else the test's own packages stand for it.
+    """
     image, context, here = Image(folder), folder / "context", Path("/")
     copy_context(context)
     copy_python(image.root / "usr/local")
@@ -178,7 +181,9 @@ def build(folder: Path, *, pip: str, environment: Mapping[str, str]) -> Image:
             *sources, target = step.value.split()
             copy([context / source for source in sources], here / target)
         elif step.name == "RUN":
-            run(image.moved(step.value).replace("pip install", pip), here, {**os.environ, **base, **environment})
+            command = image.moved(step.value).replace("--index-url ${TORCH_INDEX_URL} ", "")
+            if locked or "--require-hashes" not in command:
+                run(command.replace("pip install", pip), here, {**os.environ, **base, **environment})
     make_writable(image)
     return image
 
@@ -278,9 +283,9 @@ def folder() -> Iterator[Path]:
 @pytest.mark.e2e
 def test_the_package_built_as_the_dockerfile_says_lives_as_its_user_on_a_read_only_root(folder: Path) -> None:
     here = sysconfig.get_path("purelib")
-    pip = "pip install --no-deps --no-build-isolation --ignore-installed"
+    pip = "pip install --ignore-installed"
 
-    image = build(folder, pip=pip, environment={"PYTHONPATH": here})
+    image = build(folder, pip=pip, environment={"PYTHONPATH": here}, locked=False)
     (image.packages / "dependencies_of_the_test.pth").write_text(here)
 
     wheel = {path.relative_to(image.packages).as_posix() for path in image.packages.rglob("*") if path.is_file()}
@@ -296,13 +301,14 @@ def test_the_package_built_as_the_dockerfile_says_lives_as_its_user_on_a_read_on
 def test_the_package_installed_with_all_it_needs_lives_as_the_dockerfiles_user_on_a_read_only_root(
     folder: Path,
 ) -> None:
-    image = build(folder, pip="pip install", environment={})
+    image = build(folder, pip="pip install", environment={}, locked=True)
 
     check_life(image)
 
 
 def test_the_image_is_built_in_two_stages_on_one_base_and_ships_only_the_environment() -> None:
-    assert BUILDER.base == FINAL.base == "python:3.11-slim-bookworm"
+    assert BUILDER.base == FINAL.base
+    assert re.fullmatch(r"python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", FINAL.base)
     (copied,) = FINAL.all("COPY")
     assert (copied.flags, copied.value) == ({"from": BUILDER.name}, "/opt/acclimate /opt/acclimate")
 
@@ -311,7 +317,9 @@ def test_an_engine_is_sent_nothing_but_what_the_package_is_built_from(tmp_path: 
     copy_context(tmp_path / "context")
 
     sent = {path.relative_to(tmp_path / "context") for path in (tmp_path / "context").rglob("*")}
-    assert {path.parts[0] for path in sent} == {"pyproject.toml", "README.md", "LICENSE", "adapters", "service"}
+    assert {path.parts[0] for path in sent} == {
+        "pyproject.toml", "requirements.lock", "torch.lock", "README.md", "LICENSE", "adapters", "service",
+    }  # fmt: skip
     assert not [path for path in sent if path.name == "__pycache__" or path.suffix == ".egg-info"]
 
 
