@@ -9,7 +9,8 @@ Problem: TypeAlias = Mapping[str, Any]
 
 MAX_SHOWN = 80
 NAME_WORDS = "a letter or digit, then at most 127 letters, digits, `.`, `_` or `-`"
-BRIEF = Repr(maxstring=MAX_SHOWN, maxother=MAX_SHOWN)
+BRIEF = Repr()
+BRIEF.maxstring = BRIEF.maxother = MAX_SHOWN
 PATTERNS: Mapping[str, str] = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$": NAME_WORDS,
     r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$": "`package.module:callable`",
