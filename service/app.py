@@ -44,6 +44,7 @@ from service.graphs import Graphs
 from service.grouping import Groups
 from service.hosting import HostedModel, host
 from service.keeping import Keeper
+from service.keys import LOOPBACK, check_listening, read_keys
 from service.native.workshop import Workshop
 from service.probing import Prober
 from service.readiness import Readiness
@@ -89,8 +90,8 @@ def create_app(settings: Settings) -> FastAPI:
         SettingsError: If the settings are unsafe or contradict each other.
         BundleError: If a bundle cannot be served.
     """
-    keys = access.read_keys(settings.keys_file)
-    access.check_listening(settings.host, keys, insecure=settings.insecure)
+    keys = read_keys(settings.keys_file)
+    check_listening(settings.host, keys, insecure=settings.insecure)
     torch.set_num_threads(settings.torch_threads)
     hosted = load_models(settings)
     telemetry, statistics = Telemetry(), Statistics()
@@ -194,7 +195,7 @@ def create_app(settings: Settings) -> FastAPI:
         RateLimit, sessions=sessions, keyed=bool(keys.scopes), rate=settings.rate_per_key,
         burst_seconds=settings.rate_burst_seconds,
     )  # fmt: skip
-    app.add_middleware(access.Gate, keys=keys, sessions=sessions, trusts_loopback=settings.host in access.LOOPBACK)
+    app.add_middleware(access.Gate, keys=keys, sessions=sessions, trusts_loopback=settings.host in LOOPBACK)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Audit, events=log_of_events)
     app.include_router(infer.router(dataplane, settings.max_body_bytes))  # the first is found the soonest

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from service.operating.errors import MistakeError
 from service.plain import sentences
 
 LOADED_WHEN_NEEDED = ("serve", "demo", "compare", "tune", "calibrate", "export", "bundle", "key")
-"""The commands of `service.commands`, in the order of the help."""
+"""The commands of `service.starting` and `service.commands`, in the order of the help."""
 
 
 class Commands(TyperGroup):
@@ -42,9 +43,8 @@ class Commands(TyperGroup):
 
 @cache
 def _loaded(name: str) -> Any:
-    from service.commands import app as group
-
-    return typer.main.get_group(group).commands[name]
+    module = import_module("service.starting" if name == "serve" else "service.commands")
+    return typer.main.get_group(module.app).commands[name]
 
 
 def _print_version(asked: bool) -> None:

@@ -1,14 +1,13 @@
-"""The commands that load torch: serve, demo, compare, tune, calibrate, export, bundle check, key."""
+"""The commands that load torch at once: demo, compare, tune, calibrate, export, bundle check, key."""
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.api.access import Scope
 from service.arguments import AllowFactory
 from service.bundles import read_bundle
 from service.calibration.command import calibrate
@@ -17,10 +16,10 @@ from service.errors import BundleError, SettingsError
 from service.evaluation.command import compare, tune
 from service.exporting.command import export
 from service.hosting import HostedModel, host
+from service.keys import Scope, make_key
 from service.operating.options import KeyFile
 from service.operating.reaching import address, read_key
 from service.rehearsal import rehearse, unfit_for_auto
-from service.serving import make_first_key, make_key, run
 from service.settings import Settings
 
 app = typer.Typer()
@@ -30,50 +29,6 @@ app.command()(compare)
 app.command()(tune)
 app.command()(calibrate)
 app.command()(export)
-
-
-@app.command()
-def serve(
-    bundle: Annotated[
-        list[Path] | None, typer.Option(help="A bundle folder; may be given several times. None: the embedded model.")
-    ] = None,
-    host_name: Annotated[str | None, typer.Option("--host", help="Address to listen on; else 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 8000 unless given, 0 takes a free one.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder for what is kept; ./acclimate-data unless given.")] = None,
-    keys_file: Annotated[Path | None, typer.Option(help="File of API keys; see `acclimate key`.")] = None,
-    first_key: Annotated[
-        bool, typer.Option("--first-key", help="Make the keys file with one admin key if it is missing; show it once.")
-    ] = False,
-    new_catalogue: Annotated[
-        bool, typer.Option("--new-catalogue", help="Begin without the streams whose catalogue was lost.")
-    ] = False,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without keys.")] = False,
-    allow_factory: AllowFactory = None,
-) -> None:
-    """Serve models; every stream adapts by itself.
-
-    Each setting is also an environment variable, `ACCLIMATE_PORT` for one; the README lists them all. Stop with
-    Ctrl-C or
-    SIGTERM: requests under way are answered, and what streams have learned is kept and taken up at the next start.
-
-    Example: `acclimate serve --bundle ./my-model --port 9000`
-    """
-    given: dict[str, Any] = {
-        "bundles": tuple(bundle) if bundle else None,
-        "host": host_name,
-        "port": port,
-        "data": data,
-        "keys_file": keys_file,
-        "new_catalogue": new_catalogue or None,
-        "insecure": insecure or None,
-    }
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    settings = settings.model_copy(update={"allow_factories": (*settings.allow_factories, *(allow_factory or []))})
-    if first_key and settings.keys_file is not None:
-        key = make_first_key(settings.keys_file)
-        if key:
-            typer.echo(f"Admin key, shown this once: {key}")
-    run(settings)
 
 
 @app.command()

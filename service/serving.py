@@ -2,12 +2,8 @@
 
 import asyncio
 import os
-import secrets
 import signal
-import socket
 from functools import partial
-from hashlib import sha256
-from pathlib import Path
 from time import monotonic
 from types import FrameType
 from typing import cast
@@ -17,6 +13,7 @@ import uvicorn
 from service.app import Lifecycle, create_app
 from service.connections import Connections, Patience, most_connections
 from service.errors import SettingsError
+from service.ports import Port
 from service.protocol import BoundedProtocol
 from service.settings import Settings
 from service.telemetry import configure_logging
@@ -46,8 +43,8 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT.
+def run(settings: Settings, port: Port) -> None:
+    """Load what is served, then serve it on a port that was taken before, until SIGTERM or SIGINT.
 
     Raises:
         SettingsError: If the settings are unsafe, or several worker processes are asked for.
@@ -68,40 +65,6 @@ def run(settings: Settings) -> None:
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
         server_header=False,
     )
-    listening = _listen(settings.host, settings.port)
-    host, port = listening.getsockname()[:2]
-    print(f"Acclimate listens on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)  # noqa: T201
+    listening = port.hand_over()
+    print(f"Acclimate listens on {port.url}", flush=True)  # noqa: T201
     DrainingServer(config, app.state.lifecycle, connections).run(sockets=[listening])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
-
-
-def make_key() -> tuple[str, str]:
-    """Return a new key and its sha256 in hex."""
-    key = secrets.token_urlsafe(32)
-    return key, sha256(key.encode()).hexdigest()
-
-
-def make_first_key(file: Path) -> str | None:
-    """Write a keys file with one admin key, unless it is there; return the key, to be shown once.
-
-    Raises:
-        SettingsError: If the file cannot be written.
-    """
-    key, digest = make_key()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return None
-    except OSError as error:
-        raise SettingsError(f"the keys file {file} cannot be written: {error.strerror}") from None
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        out.write(f"{digest} admin first\n")
-    return key

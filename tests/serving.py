@@ -37,11 +37,17 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str, environment: dict[str, str] | None = None, data: Path | None = None):
-    """Run `acclimate serve` with data in `folder` until the block ends."""
+def serving(
+    folder: Path,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    data: Path | None = None,
+    python: tuple[str, ...] = ("-m", "service"),
+):
+    """Run `acclimate serve`, by what Python is told to run, with data in `folder` until the block ends."""
     log = folder / "server.log"
     data = data or folder / "data"
-    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--data", str(data), *arguments]
+    command = [sys.executable, *python, "serve", "--port", "0", "--data", str(data), *arguments]
     settings = {
         "ACCLIMATE_THREADS": "1",
         "ACCLIMATE_ALLOW_FACTORIES": f'["{FACTORY}", "tests.models:Tripwire", "service.demo.network:build"]',

@@ -1,12 +1,5 @@
 """Who may call: keys with scopes; without keys, on loopback, only this machine's own pages and programs."""
 
-import hashlib
-import hmac
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
-from typing import Literal, TypeAlias, cast, get_args
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -17,90 +10,12 @@ from service.api import problems
 from service.api.hosts import check_host
 from service.api.session import Sessions
 from service.callers import CALLER
-from service.errors import ForbiddenError, ServiceError, SettingsError, UnauthenticatedError, UnsupportedError
+from service.errors import ForbiddenError, ServiceError, UnauthenticatedError, UnsupportedError
+from service.keys import LOOPBACK, Keys, Scope
 
-Scope: TypeAlias = Literal["infer", "read", "admin"]
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 FORM_TYPES = frozenset({"text/plain", "application/x-www-form-urlencoded"})
 """Content types that any web page may post to any host without asking first."""
-SHA256_HEX = 64
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Scopes and names by the sha256 of a key; `admin` includes the others, `infer` and `read` stand alone."""
-
-    scopes: Mapping[str, frozenset[Scope]]
-    names: Mapping[str, str]
-
-    def granted(self, key: str) -> frozenset[Scope]:
-        """Return a key's scopes, without keys all of them; compares with every known key in constant time.
-
-        Raises:
-            UnauthenticatedError: If the key is not known.
-        """
-        if not self.scopes:
-            return frozenset(get_args(Scope))
-        given = hashlib.sha256(key.encode()).hexdigest()
-        found: frozenset[Scope] | None = None
-        for digest, scopes in self.scopes.items():
-            if hmac.compare_digest(digest, given):
-                found = scopes
-        if found is None:
-            raise UnauthenticatedError("the key is not known; send one as `Authorization: Bearer` or `X-API-Key`")
-        return found
-
-    def name(self, key: str) -> str:
-        """Return what the keys file calls a known key, or how its digest begins; never the key."""
-        digest = hashlib.sha256(key.encode()).hexdigest()
-        return f"key {self.names.get(digest) or digest[:8]}"
-
-
-NO_KEYS = Keys(MappingProxyType({}), MappingProxyType({}))
-
-
-def read_keys(file: Path | None) -> Keys:
-    """Read a keys file: lines of sha256, scopes joined by commas, and a name; `#` begins a comment.
-
-    Raises:
-        SettingsError: If the file is missing, holds no key or a line is wrong.
-    """
-    if file is None:
-        return NO_KEYS
-    try:
-        lines = [line.split("#")[0].split() for line in file.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise SettingsError(f"the keys file {file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"the keys file {file} is no text") from None
-    read = [(*_read_key(file, fields), " ".join(fields[2:])) for fields in lines if fields]
-    scopes = {digest: granted for digest, granted, _ in read}
-    if not scopes:
-        raise SettingsError(f"the keys file {file} holds no key; make one with `acclimate key`")
-    return Keys(scopes, {digest: name for digest, _, name in read})
-
-
-def _read_key(file: Path, fields: list[str]) -> tuple[str, frozenset[Scope]]:
-    digest, names = fields[0].lower(), fields[1].split(",") if len(fields) > 1 else []
-    if len(digest) != SHA256_HEX or not set(digest) <= set("0123456789abcdef"):
-        raise SettingsError(f"{file}: {fields[0][:12]!r}... is no sha256 in hex; make a line with `acclimate key`")
-    if not names or not set(names) <= set(get_args(Scope)):
-        raise SettingsError(f"{file}: scopes are {','.join(names)!r}, expected some of {','.join(get_args(Scope))}")
-    return digest, frozenset(cast("list[Scope]", names))
-
-
-def check_listening(host: str, keys: Keys, *, insecure: bool) -> None:
-    """Refuse to listen beyond loopback without keys.
-
-    Raises:
-        SettingsError: Unless the operator insists with `--insecure`.
-    """
-    if host not in LOOPBACK and not keys.scopes and not insecure:
-        raise SettingsError(
-            f"refusing to listen on {host} without keys: everyone who reaches the port could change what the model has "
-            "learned. Give --keys-file FILE (see `acclimate key`), listen on 127.0.0.1, or insist with --insecure"
-        )
 
 
 def scope_of(method: str, path: str) -> Scope | None:

@@ -7,8 +7,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from service import residence
-from service.api.access import read_keys
 from service.checkpoints import Checkpoints
+from service.keys import read_keys
 from service.settings import Settings
 from tests.applications import INFER, application
 from tests.bundles import torch_bundle

@@ -1,0 +1,61 @@
+"""The command that serves models: it takes its port first, and loads torch only then."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.arguments import AllowFactory
+from service.keys import check_listening, make_first_key, read_keys
+from service.ports import Port
+from service.settings import Settings
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    bundle: Annotated[
+        list[Path] | None, typer.Option(help="A bundle folder; may be given several times. None: the embedded model.")
+    ] = None,
+    host_name: Annotated[str | None, typer.Option("--host", help="Address to listen on; else 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 8000 unless given, 0 takes a free one.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder for what is kept; ./acclimate-data unless given.")] = None,
+    keys_file: Annotated[Path | None, typer.Option(help="File of API keys; see `acclimate key`.")] = None,
+    first_key: Annotated[
+        bool, typer.Option("--first-key", help="Make the keys file with one admin key if it is missing; show it once.")
+    ] = False,
+    new_catalogue: Annotated[
+        bool, typer.Option("--new-catalogue", help="Begin without the streams whose catalogue was lost.")
+    ] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without keys.")] = False,
+    allow_factory: AllowFactory = None,
+) -> None:
+    """Serve models; every stream adapts by itself.
+
+    Each setting is also an environment variable, `ACCLIMATE_PORT` for one; the README lists them all. Stop with
+    Ctrl-C or
+    SIGTERM: requests under way are answered, and what streams have learned is kept and taken up at the next start.
+
+    Example: `acclimate serve --bundle ./my-model --port 9000`
+    """
+    given: dict[str, Any] = {
+        "bundles": tuple(bundle) if bundle else None,
+        "host": host_name,
+        "port": port,
+        "data": data,
+        "keys_file": keys_file,
+        "new_catalogue": new_catalogue or None,
+        "insecure": insecure or None,
+    }
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    settings = settings.model_copy(update={"allow_factories": (*settings.allow_factories, *(allow_factory or []))})
+    if first_key and settings.keys_file is not None:
+        key = make_first_key(settings.keys_file)
+        if key:
+            typer.echo(f"Admin key, shown this once: {key}")
+    check_listening(settings.host, read_keys(settings.keys_file), insecure=settings.insecure)
+    with Port(settings.host, settings.port) as taken:
+        from service.serving import run  # loads torch, which takes seconds
+
+        run(settings, taken)
