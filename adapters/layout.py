@@ -38,18 +38,20 @@ def protect(network: nn.Module) -> None:
     """
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
-            module.register_forward_pre_hook(_plain)
+            module.register_forward_pre_hook(_plain, with_kwargs=True)
 
 
-def _plain(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (inputs[0].contiguous(), *inputs[1:])
+def _plain(
+    _module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    return tuple(x.contiguous() for x in inputs), {name: x.contiguous() for name, x in named.items()}
 
 
-class _Called(TorchDispatchMode):
+class _Called(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch gives it no types
     """Collects the operations that are called."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.operations: set[Any] = set()
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -101,6 +101,17 @@ class Indexed(nn.Module):
         return functional.relu(y + norm.weight[:, None, None] + norm.running_mean[:, None, None] * norm.eps)
 
 
+class Named(nn.Module):
+    """Calls its norm layer by keyword."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.layer = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(input=x)
+
+
 class Fused(nn.Module):
     """Folds its norm into its convolution as it runs."""
 
@@ -258,6 +269,8 @@ NETWORKS = {
     "bn1d": Outside(_with_vectors),
     "sync": Outside(lambda: nn.SyncBatchNorm.convert_sync_batchnorm(_with_vectors())),
     "group_norm": Outside(lambda: _network(lambda c: nn.GroupNorm(2, c)), norms=False),
+    "named_group_norm": Outside(lambda: _network(lambda c: Named(nn.GroupNorm(2, c))), norms=False),
+    "named_input": Outside(lambda: _network(lambda c: Named(nn.BatchNorm2d(c)))),
     "layer_norm": Outside(lambda: _network(ChannelsFirst), norms=False),
     "mixed": Outside(_mixed),
     "affine_less": Outside(lambda: _network(lambda c: nn.BatchNorm2d(c, affine=False)), affine=False),
