@@ -53,14 +53,14 @@ class Target:
         """Return a connection whose calls end with the attack."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=max(0.1, self.until - monotonic()))
 
-    def send(self, *pieces: bytes, times: int = 1) -> None:
-        """Send pieces so often, until the server refuses them or the time is over; then read what it answers."""
+    def send(self, first: bytes, *pieces: bytes, times: int = 1) -> None:
+        """Send a first piece and then others so often, until the server refuses them or the time is over."""
         with suppress(OSError), self.connect() as connection:
-            for _ in range(times):
-                for piece in pieces:
-                    connection.sendall(piece)
+            connection.sendall(first)
+            for piece in (piece for _ in range(times) for piece in pieces):
                 if monotonic() > self.until:
                     return
+                connection.sendall(piece)
             connection.recv(4096)
 
     def post(self, path: str, body: bytes, headers: str = JSON) -> None:
@@ -81,44 +81,32 @@ CHUNKED = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n{JSON}Transfer-Encoding:
 
 def head_of_one_line(target: Target) -> None:
     """Send 300 MiB of one header."""
-    with suppress(OSError), target.connect() as connection:
-        connection.sendall(GET + b"x: ")
-        for _ in range(300 * 16):
-            connection.sendall(b"a" * 2**16)
+    target.send(GET + b"x: ", b"a" * 2**16, times=300 * 16)
 
 
 def head_of_long_lines(target: Target) -> None:
     """Send 300 MiB of headers of 64 kB each."""
-    with suppress(OSError), target.connect() as connection:
-        connection.sendall(GET)
-        for _ in range(300 * 16):
-            connection.sendall(b"x: " + b"a" * 65_000 + b"\r\n")
+    target.send(GET, b"x: " + b"a" * 65_000 + b"\r\n", times=300 * 16)
 
 
 def head_of_tiny_lines(target: Target) -> None:
     """Send 5 million headers of 6 bytes."""
-    with suppress(OSError), target.connect() as connection:
-        connection.sendall(GET)
-        for _ in range(500):
-            connection.sendall(b"a: b\r\n" * 10_000)
+    target.send(GET, b"a: b\r\n" * 10_000, times=500)
 
 
 def trailers_without_end(target: Target) -> None:
     """Send 100 MiB of trailers behind a body in chunks."""
-    with suppress(OSError), target.connect() as connection:
-        connection.sendall(CHUNKED + b"1\r\n{\r\n0\r\n")
-        for _ in range(100 * 16):
-            connection.sendall(b"x: " + b"a" * 65_000 + b"\r\n")
+    target.send(CHUNKED + b"1\r\n{\r\n0\r\n", b"x: " + b"a" * 65_000 + b"\r\n", times=100 * 16)
 
 
 def chunks_of_one_byte(target: Target) -> None:
     """Send bodies of 2 million chunks of one byte on 8 connections."""
-    target.together(8, lambda: target.send(CHUNKED, *[b"1\r\n \r\n" * 50_000] * 40))
+    target.together(8, lambda: target.send(CHUNKED, b"1\r\n \r\n" * 50_000, times=40))
 
 
 def pipelined(target: Target) -> None:
     """Send 200,000 requests on one connection without waiting for answers."""
-    target.send(GET + b"\r\n" + (GET + b"\r\n") * 10_000, times=20)
+    target.send(GET + b"\r\n", (GET + b"\r\n") * 10_000, times=20)
 
 
 def slow_heads(target: Target) -> None:

@@ -30,7 +30,9 @@ from service.api import watching as watching_routes
 from service.api.audit import Audit
 from service.api.body import BodyBound
 from service.api.hardening import SecurityHeaders
+from service.api.held import HeldBound
 from service.api.limits import RateLimit
+from service.api.listeners import ListenerBound
 from service.bundles import read_bundle
 from service.checkpoints import Checkpoints
 from service.controlplane import Controlplane
@@ -190,6 +192,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.lifecycle, app.state.residence, app.state.supervisor = lifecycle, residence, supervisor
     problems.install(app)
     app.add_middleware(BodyBound, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(HeldBound, most=settings.max_held_bytes)
+    app.add_middleware(ListenerBound, most=settings.max_listeners)
     sessions = session.Sessions()
     app.add_middleware(
         RateLimit, sessions=sessions, keyed=bool(keys.scopes), rate=settings.rate_per_key,

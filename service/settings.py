@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     """Most pixels of the encoded images of one request, decoded; beyond it 413."""
     max_pixels_under_way: int = Field(default=32_000_000, ge=1)
     """Most pixels of all encoded images that are being decoded, or wait decoded for their turn; beyond it 503."""
+    max_held_bytes: int = Field(default=2**29, ge=1024)
+    """Most bytes of all request bodies in memory at a time; beyond it 503."""
+    max_listeners: int = Field(default=128, ge=1)
+    """Most clients that listen to events or figures at a time, as every open dashboard does; beyond it 503."""
     max_connections: int = Field(default=0, ge=0)
     """Most connections at a time; beyond it idle ones close first, then 503. 0: as file descriptors allow."""
     head_seconds: float = Field(default=10.0, gt=0)

@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import problems
+from service.api.held import hold
 from service.errors import MalformedError, ServiceError, TooLargeError
 from service.inflating import inflater_of
 from service.json_bounds import check_json
@@ -91,7 +92,10 @@ async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         size += len(chunk)
         if size > max_bytes:
             raise TooLargeError(f"the body has more than {max_bytes} bytes")
-        yield chunk if inflater is None else await PARSING.run(inflater.feed, chunk)
+        if inflater is not None:
+            chunk = await PARSING.run(inflater.feed, chunk)
+        hold(request, len(chunk))
+        yield chunk
     if inflater is not None:
         inflater.finish()
 
