@@ -98,11 +98,12 @@ def create_app(settings: Settings) -> FastAPI:
     hosted = load_models(settings)
     telemetry, statistics = Telemetry(), Statistics()
     worker = Worker(settings.torch_threads)
+    drop_inputs = settings.checkpoint_inputs == "drop"
     table = StreamTable(
         settings.max_streams,
         lambda: RetryLog(settings.retry_entries, settings.retry_bytes),
         lambda: Feedback(settings.feedback_images, settings.feedback_days * DAY),
-        GoodStates(settings.good_bytes, Spill(settings.data / "spilled")),
+        GoodStates(settings.good_bytes, Spill(settings.data / "spilled", drop_inputs=drop_inputs)),
     )
     scheduler = Scheduler(
         worker,
@@ -118,7 +119,7 @@ def create_app(settings: Settings) -> FastAPI:
     log_of_events = EventLog(database, supervisor, sharded=settings.sharded)
     recorder = Recorder(telemetry, log_of_events, settings.keep_misfits)
     store, catalogue = SnapshotStore(database.engine, places[PLACE]), Catalogue(database.engine)
-    checkpoints = Checkpoints(catalogue, places[CHECKPOINTS], half=settings.half_checkpoints)
+    checkpoints = Checkpoints(catalogue, places[CHECKPOINTS], half=settings.half_checkpoints, drop_inputs=drop_inputs)
     keeper = Keeper(
         checkpoints, table, worker, recorder, telemetry, steps=settings.period_steps, seconds=settings.period_seconds,
         ended=EndedAnswers(settings.ended_seconds, settings.ended_bytes),

@@ -13,7 +13,7 @@ from service.guard import Policy
 from service.hosting import HostedModel
 from service.retries import Answered, Asked
 from service.snapshots.format import unpack
-from service.snapshots.streams import begun_anew, file_of, state_for
+from service.snapshots.streams import begun_anew, file_of, left_out, state_for
 from service.store import answers
 from service.store.answers import Kept
 from service.store.blobs import Blobs
@@ -87,12 +87,14 @@ class Checkpoints:
         catalogue: Where rows lie.
         blobs: Where states lie.
         half: Whether states are kept in half precision, but those of `sync` streams.
+        drop_inputs: Whether images in windows and memories are left out, of `sync` streams too.
     """
 
-    def __init__(self, catalogue: Catalogue, blobs: Blobs, *, half: bool = False) -> None:
+    def __init__(self, catalogue: Catalogue, blobs: Blobs, *, half: bool = False, drop_inputs: bool = False) -> None:
         self.catalogue = catalogue
         self.blobs = blobs
         self._half = half
+        self._drop_inputs = drop_inputs
 
     def enrol(self, stream: Stream) -> Claim:
         """Add a stream to the catalogue, as yet without what it has learned.
@@ -236,7 +238,8 @@ class Checkpoints:
             return claim.blob
         name = f"{claim.reserved}-{secrets.token_hex(4)}"
         half = self._half and stream.durability != "sync"  # which must be taken up bit for bit
-        _, file = file_of(stream, name=f"g{stream.generation}", checkpoint=True, half=half)
+        label = f"g{stream.generation}"
+        _, file = file_of(stream, label, checkpoint=True, drop_inputs=self._drop_inputs, half=half)
         self.blobs.put(name, file, unpack)
         return name
 
@@ -360,7 +363,7 @@ def _restore(stream: Stream, file: bytes) -> str:
     try:
         manifest, tensors = unpack(file)
         engine.restore(stream, state_for(stream, manifest, tensors))
-        return begun_anew(stream, tensors)
+        return "; ".join(filter(None, (begun_anew(stream, tensors), left_out(stream, manifest))))
     except UnfitError as error:
         raise UnfitError(
             f"stream {stream.id!r} is unfit: what was kept of it is damaged ({error}); reset it to begin anew"

@@ -17,12 +17,16 @@ SLACK = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GoodState:
-    """An adapter's state that passed the probe, the step that it is after, and its accuracy there."""
+    """An adapter's state that passed the probe, the step that it is after, and its accuracy there.
+
+    `holds_inputs` says whether the state holds images.
+    """
 
     adapter: AdapterState | Spilled
     steps: int
     generation: int
     accuracy: float
+    holds_inputs: bool = False
 
     def state(self, like: AdapterState) -> AdapterState | None:
         """Return the adapter's state, read from its file if it was put aside; None if that is lost."""
@@ -80,7 +84,8 @@ class GoodStates:
     def _aside(self, good: GoodState) -> GoodState | None:
         if isinstance(good.adapter, Spilled):
             return good
-        spilled = None if self.spill is None else self.spill.put(good.adapter)
+        may_be_written = self.spill is not None and not (good.holds_inputs and self.spill.drop_inputs)
+        spilled = self.spill.put(good.adapter) if self.spill is not None and may_be_written else None
         return None if spilled is None else replace(good, adapter=spilled)
 
 

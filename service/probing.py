@@ -129,7 +129,8 @@ class Prober:
         before, stream.probe = stream.probe, result
         self._tell_features(stream, before, result)
         if result.source_gap <= stream.policy.budget:
-            good = GoodState(taken.state, result.steps, taken.generation, result.accuracy)
+            with_images = stream.fitted.adapter.holds_inputs
+            good = GoodState(taken.state, result.steps, taken.generation, result.accuracy, with_images)
             stream.good = stream.good.with_newest(good)
         verdicts = Verdicts(source_gap=result.source_gap)
         decision = decide(verdicts, stream.policy)

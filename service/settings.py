@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     """Most bytes of streams' states in memory; beyond it those used longest ago rest in the store until asked for."""
     half_checkpoints: bool = False
     """Keep what streams have learned in half precision, but `sync` ones: up to half the room, about 1/2048 off."""
+    checkpoint_inputs: Literal["keep", "drop"] = "keep"
+    """Whether checkpoints and good states in files hold images of RoTTA, NOTE and the window; `drop` is not exact."""
     rest_after_seconds: float = Field(default=3600.0, ge=0)
     """Seconds without a request after which a stream rests in the store; 0 for never."""
     end_after_days: float = Field(default=0.0, ge=0)

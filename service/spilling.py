@@ -34,14 +34,18 @@ class Spilled:
 
 
 class Spill:
-    """A folder for states that one process puts aside; what an earlier one has left there is removed."""
+    """A folder for states that one process puts aside; what an earlier one has left there is removed.
 
-    def __init__(self, folder: Path) -> None:
+    `drop_inputs` says that no state that holds images may be put there.
+    """
+
+    def __init__(self, folder: Path, *, drop_inputs: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.iterdir():
             if NAME.fullmatch(left.name):
                 left.unlink(missing_ok=True)
         self.folder = folder
+        self.drop_inputs = drop_inputs
 
     def put(self, state: AdapterState) -> Spilled | None:
         """Write a state, without waiting for the disk: it need not survive the process. None if there is no room."""

@@ -97,6 +97,14 @@ def begun_anew(stream: Stream, tensors: Mapping[str, Tensor]) -> str:
     return f"taken by another version, whose monitors differ: {', '.join(names)} begin anew" if names else ""
 
 
+def left_out(stream: Stream, manifest: Manifest) -> str:
+    """Return that images of the stream were not kept, so that it does not go on exactly; "" if all were."""
+    of_memory = stream.fitted.adapter.holds_inputs and not manifest.contains_inputs
+    if not of_memory and (manifest.exact or manifest.halved):
+        return ""
+    return "without the images of its window and memory, which were not kept (exact: false)"
+
+
 def warning_for(stream: Stream, manifest: Manifest) -> str:
     """Return why the restored stream may not replay bit for bit; "" if it does."""
     now = replay_settings(stream).model_dump()
