@@ -79,9 +79,8 @@ def guard(engine: Engine, presence: Presence) -> None:
     """
 
     def refuse(*_: Any) -> None:
-        lost = presence.lost()
-        if lost:
-            raise StoreDownError(f"the catalogue is lost: {lost}; nothing was changed")
+        if presence.lost():  # the path is for the log alone: clients read this
+            raise StoreDownError("the database does not answer (its file is gone or was replaced); nothing was changed")
 
     event.listen(engine, "do_connect", refuse)
     event.listen(engine, "checkout", refuse)

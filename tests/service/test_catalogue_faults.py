@@ -154,7 +154,10 @@ def test_nothing_is_written_to_a_catalogue_that_is_gone_or_another_one(folder, l
     lose(file)
 
     for write in (lambda c: c.execute(insert(PROCESSES).values(started=0.0)), lambda c: c.execute(select(PROCESSES))):
-        with pytest.raises(StoreDownError, match="the catalogue is lost"), database.engine.begin() as connection:
+        with (
+            pytest.raises(StoreDownError, match="its file is gone or was replaced"),
+            database.engine.begin() as connection,
+        ):
             write(connection)
     database.engine.dispose()
     with pytest.raises(StoreDownError), database.engine.connect():
