@@ -100,11 +100,11 @@ class _Replacing(TorchFunctionMode):
         if names is None:
             return func(*args, **given)
         call = {**DEFAULTS, **dict(zip(names, args, strict=False)), **given}
-        slot = self._slot
-        if call["running_mean"] is not slot.mean or call["running_var"] is not slot.var:
-            return func(*args, **given)
-        if call["training"]:
+        slot, mean = self._slot, call["running_mean"]
+        if call["training"] and (mean is None or mean is slot.mean):
             raise UnfitModelError(_by_batch(slot.name, slot.kind))
+        if mean is not slot.mean or call["running_var"] is not slot.var:
+            return func(*args, **given)
         layer = StreamLayer(
             slot.name, slot.spatial, slot.mean, slot.var, call["weight"], call["bias"], call["eps"], slot.momentum
         )

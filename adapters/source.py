@@ -183,7 +183,7 @@ class SourceModel:
             memo.setdefault(id(tensor), _widened(tensor.detach().clone()))
         try:
             twin: nn.Module = copy.deepcopy(self.network, memo)
-        except (TypeError, RuntimeError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001 - code of a module's own copies it
             raise UnfitModelError(f"the network cannot be copied: {error}") from None
         return twin.eval()
 

@@ -33,7 +33,9 @@ def try_out(network: nn.Module, slots: Mapping[str, NormSlot], source: SourceMod
     try:
         with torch.no_grad(), _observed(slots, met), _without_chance():
             answer = network(x)
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+    except UnfitModelError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a network's own code may raise anything
         if source.narrow is not None:
             raise UnfitModelError(
                 f"the network is in {source.narrow} and fails in float32, which it is computed in here: {error}"

@@ -68,6 +68,20 @@ class RestlessNorm(nn.BatchNorm2d):
         return self
 
 
+class BatchOnly(nn.BatchNorm2d):
+    """Uses the statistics of each batch and no others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+
+
+class BatchAlways(nn.BatchNorm2d):
+    """Moves its running statistics in eval mode too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True)
+
+
 class FrozenNorm(nn.Module):
     """A batch norm of buffers alone, as detection models have."""
 
@@ -296,6 +310,8 @@ NETWORKS = {
         lambda: _network(lambda c: nn.BatchNorm2d(c, track_running_stats=False)), refused="track_running_stats=True"
     ),
     "always_training": Outside(lambda: _network(RestlessNorm), refused="in eval mode too"),
+    "batch_only": Outside(lambda: _network(BatchOnly), refused="in eval mode too"),
+    "batch_always": Outside(lambda: _network(BatchAlways), refused="in eval mode too"),
     "dropout_in_eval": Outside(Dropping, options=IN_BODY, refused="draws random numbers"),
     "dict_of_answers": Outside(Telling, options=IN_BODY, refused="answers by a dict"),
     "narrowing": Outside(lambda: Narrowing().half(), options=IN_BODY, refused="fails"),
