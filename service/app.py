@@ -22,9 +22,11 @@ from service.api import (
     infer,
     models,
     problems,
+    repository,
     session,
     snapshots,
     streams,
+    unserved,
 )
 from service.api import watching as watching_routes
 from service.api.audit import Audit
@@ -205,7 +207,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Audit, events=log_of_events)
     app.include_router(infer.router(dataplane, settings.max_body_bytes))  # the first is found the soonest
     app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, readiness.troubles, metrics))
-    app.include_router(models.router(dataplane, hosted, statistics))
+    app.include_router(repository.router(dataplane, hosted, statistics))
+    app.include_router(unserved.router())
+    app.include_router(models.router(dataplane, hosted))
     app.include_router(dashboard.router(DASHBOARD))
     app.include_router(session.router(sessions, keys.granted))
     app.include_router(events.router(log_of_events))

@@ -30,7 +30,10 @@ _TOLERANCE = 1e-3
 _UNCHECKED = 1024
 """Bytes of JSON that hold too little to be beyond any bound."""
 # Ignoring these would answer with something else, or elsewhere, than the client reads.
-_REFUSED = frozenset({"classification", "shared_memory_region"})
+_SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+_REFUSED_OF_INPUTS = frozenset(_SHARED_MEMORY)
+_REFUSED_OF_OUTPUTS = frozenset({"classification", *_SHARED_MEMORY})
+_PERF_ANALYZER = "perf_analyzer: --input-data zero, or a file of inputs"
 
 
 def parse_request(body: bytes | memoryview, header_length: int | None, limits: Limits, key: str = "") -> InferRequest:
@@ -230,7 +233,9 @@ def _input(value: dict[str, Any]) -> _Entry:
     if any(type(dimension) is not int for dimension in shape):
         raise MalformedError(f"{where}: shape is {shown(shape)}; integers are expected")
     name, datatype = required(value, "name", str, where), required(value, "datatype", str, where)
-    size = optional(parameters_of(value, where), "binary_data_size", int, where)
+    parameters = parameters_of(value, where)
+    _refuse(parameters, _REFUSED_OF_INPUTS, where, "tensors in the body")
+    size = optional(parameters, "binary_data_size", int, where)
     data = optional(value, "data", list, where)
     if (data is None) == (size is None):
         raise MalformedError(f"{where}: either data or the parameter binary_data_size is expected")
@@ -273,10 +278,15 @@ def _outputs(document: dict[str, Any]) -> tuple[RequestedOutput, ...]:
 def _output(value: dict[str, Any]) -> RequestedOutput:
     where = f"Output {shown(value.get('name'))}"
     name, parameters = required(value, "name", str, where), parameters_of(value, where)
-    refused = _REFUSED.intersection(parameters)
-    if refused:
-        raise UnfitError(f"{where}: {', '.join(sorted(refused))} is not served; plain outputs are")
+    _refuse(parameters, _REFUSED_OF_OUTPUTS, where, "plain outputs")
     return RequestedOutput(name, optional(parameters, "binary_data", bool, where))
+
+
+def _refuse(parameters: dict[str, Any], names: frozenset[str], where: str, served: str) -> None:
+    """Refuse parameters that would change where tensors are, or what they are."""
+    refused = names.intersection(parameters)
+    if refused:
+        raise UnfitError(f"{where}: {', '.join(sorted(refused))} is not served; {served} are")
 
 
 def _only_input(request: InferRequest, spec: InputSpec) -> WireTensor:
@@ -297,9 +307,12 @@ def _check_range(values: Array, spec: InputSpec) -> None:
     # By NumPy, on this thread alone: PyTorch's own threads would stay awake beside the worker's for a while.
     lowest, highest = float(values.min()), float(values.max())  # NaN, both, where there is one
     if not (math.isfinite(lowest) and math.isfinite(highest)):
-        raise UnfitError(f"Input {spec.name!r} holds NaN or infinite values; finite ones are expected")
+        said = f"Input {spec.name!r} holds NaN or infinite values; finite ones are expected"
+        raise UnfitError(f"{said} ({_PERF_ANALYZER})")
     low, high = spec.value_range
     slack = _TOLERANCE * (high - low)
     if lowest < low - slack or highest > high + slack:
         given = f"Input {spec.name!r} holds values from {lowest:.6g} to {highest:.6g}"
-        raise UnfitError(f"{given}; {low:g} to {high:g} is expected (is the tensor already standardised?)")
+        raise UnfitError(
+            f"{given}; {low:g} to {high:g} is expected (is the tensor already standardised? {_PERF_ANALYZER})"
+        )

@@ -4,7 +4,6 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -17,12 +16,13 @@ from service.buckets import Buckets
 from service.codec import decode_input, wanted_outputs
 from service.decoding import Decoder
 from service.engine import Served
-from service.errors import BusyError, ConflictError, MalformedError, ServiceError, UnfitError, UnknownError
+from service.errors import BusyError, ConflictError, ServiceError, UnknownError
 from service.grouping import Shared
 from service.guard import Action, Decision
 from service.hosting import HostedModel
 from service.keeping import Keeper
 from service.native.workshop import Workshop
+from service.parameters import Sequence, sequence_of, timeout_of
 from service.probing import Prober
 from service.recording import Recorder
 from service.residence import Residence
@@ -44,18 +44,8 @@ TRACER = trace.get_tracer("acclimate")
 TRACED = ("adapter", "mode", "action", "generation", "steps")
 OUTPUTS = ("logits", "probabilities", "labels")
 ON_REQUEST = ("source_probabilities",)
-MAX_REQUEST_ID = 256
 NAMED_ROWS = 10
 """Rows that are not finite, of those that a warning names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sequence:
-    """What a request says of its stream; one that names none neither starts nor ends the shared one."""
-
-    stream_id: str
-    start: bool
-    end: bool
 
 
 class Dataplane:
@@ -150,30 +140,31 @@ class Dataplane:
 
     async def _infer(self, model: HostedModel, request: InferRequest, header: str) -> tuple[InferResponse, float]:
         """Return the answer and the seconds that the worker took for it."""
-        sequence = _sequence(request, header)
+        sequence, by = sequence_of(request, header), asyncio.get_running_loop().time() + timeout_of(request)
         wanted = wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
         spec = model.bundle.input
         if all(tensor.datatype != "BYTES" for tensor in request.inputs):
             x = decode_input(request, spec, self.limits)
-            return await self._in_turn(model, request, sequence, x, wanted)
+            return await self._in_turn(model, request, sequence, x, wanted, by)
         stream = self._table.find(sequence.stream_id or default_id(model))
         async with self._decoder.decoded(request, spec, stream) as x:
-            return await self._in_turn(model, request, sequence, x, wanted)
+            return await self._in_turn(model, request, sequence, x, wanted, by)
 
     async def _in_turn(
-        self, model: HostedModel, request: InferRequest, sequence: Sequence, x: Tensor, wanted: tuple[str, ...]
-    ) -> tuple[InferResponse, float]:
+        self, model: HostedModel, request: InferRequest, sequence: Sequence, x: Tensor, wanted: tuple[str, ...],
+        by: float,
+    ) -> tuple[InferResponse, float]:  # fmt: skip
         """Return the answer of the request's stream, made if it is new, and the seconds that the worker took."""
         asked = Asked(request.id or uuid.uuid4().hex, request.key, request.digest)
         answered = None
         with TRACER.start_as_current_span("stream turn") as span:
             while answered is None:  # a stream that ended while the request waited is begun anew
-                answered = await self._turn(model, sequence, asked, x, wanted)
+                answered = await self._turn(model, sequence, asked, x, wanted, by)
             span.set_attributes({f"acclimate.{name}": answered[0].parameters[f"tta_{name}"] for name in TRACED})
         return answered
 
     async def _turn(
-        self, model: HostedModel, sequence: Sequence, asked: Asked, x: Tensor, wanted: tuple[str, ...]
+        self, model: HostedModel, sequence: Sequence, asked: Asked, x: Tensor, wanted: tuple[str, ...], by: float
     ) -> tuple[InferResponse, float] | None:
         """Answer in the stream's turn, or as the stream did before it ended; None if it has ended meanwhile."""
         chosen = sequence.stream_id or default_id(model)
@@ -187,15 +178,17 @@ class Dataplane:
         stream = stream or self._created(model, chosen, named=bool(sequence.stream_id))
         if stream.model is not model:
             raise ConflictError(f"stream {chosen!r} belongs to model {stream.model.name!r}, not {model.name!r}")
-        return await self._submit(stream, sequence, asked, x, wanted)
+        return await self._submit(stream, sequence, asked, x, wanted, by)
 
     async def _submit(
-        self, stream: Stream, sequence: Sequence, asked: Asked, x: Tensor, wanted: tuple[str, ...]
+        self, stream: Stream, sequence: Sequence, asked: Asked, x: Tensor, wanted: tuple[str, ...], by: float
     ) -> tuple[InferResponse, float] | None:
         """Answer in the stream's turn; None if the stream has ended meanwhile."""
         self._check_pace(stream)
         shared = Shared(stream, x, self._workshop)
-        answered = await self._scheduler.submit(stream, lambda: self._answer(shared, sequence, asked, wanted), shared)
+        answered = await self._scheduler.submit(
+            stream, lambda: self._answer(shared, sequence, asked, wanted), shared, by
+        )
         self._prober.note(stream)
         self._keeper.note(stream)
         if stream.window_full:
@@ -271,26 +264,6 @@ class Dataplane:
         self._telemetry.window_steps.labels(stream.model.name, stream.fitted.spec, decision.action.value).inc()
         if decision.action is Action.SKIPPED:
             log.warning("window_step_skipped", stream=stream.id, generation=stream.generation, reason=decision.reason)
-
-
-def _sequence(request: InferRequest, header: str) -> Sequence:
-    """Read the stream id (7 and "7" are one, 0 and "" are none) and the two flags."""
-    given = request.parameters.get("sequence_id", "")
-    if isinstance(given, bool | float):
-        raise UnfitError(f"sequence_id is {given!r}, expected a string or an integer")
-    if len(request.id) > MAX_REQUEST_ID:
-        raise UnfitError(f"the request id has {len(request.id)} characters, expected at most {MAX_REQUEST_ID}")
-    stream_id, header = ("" if text == "0" else text for text in (str(given), header))
-    if header and stream_id and header != stream_id:
-        raise MalformedError(
-            f"sequence_id is {stream_id[:200]!r} and X-Stream-Id is {header[:200]!r}; expected one of them"
-        )
-    flags = [request.parameters.get(name, False) for name in ("sequence_start", "sequence_end")]
-    wrong = [flag for flag in flags if not isinstance(flag, bool)]
-    if wrong:
-        raise UnfitError(f"sequence_start or sequence_end is {wrong[0]!r}, expected true or false")
-    named = stream_id or header
-    return Sequence(named, start=bool(named and flags[0]), end=bool(named and flags[1]))
 
 
 def _begins_anew(sequence: Sequence, asked: Asked) -> bool:

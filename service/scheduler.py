@@ -1,6 +1,7 @@
 """Per-stream order, queue bounds and groups of streams: the only place that refuses for load."""
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -44,13 +45,16 @@ class Scheduler:
         self._idle.set()
         self.draining = False
 
-    async def submit(self, stream: Stream, job: Callable[[], T], shared: Shared | None = None) -> T:
+    async def submit(
+        self, stream: Stream, job: Callable[[], T], shared: Shared | None = None, by: float = math.inf
+    ) -> T:
         """Run a job of a stream on the worker, after the stream's earlier ones.
 
         Args:
             stream: Whose job it is.
             job: What runs.
             shared: The step that the job will take, where other streams' may be taken with it.
+            by: The event loop's time at which the job is refused unless it has begun; the server's deadline holds too.
 
         Raises:
             SaturatedError: If too many requests wait or the server is stopping.
@@ -59,11 +63,11 @@ class Scheduler:
         """
         self._admit(stream)
         try:
-            return await asyncio.shield(asyncio.ensure_future(self._in_turn(Ticket(stream, job, shared))))
+            return await asyncio.shield(asyncio.ensure_future(self._in_turn(Ticket(stream, job, shared, by))))
         except TimeoutError:
-            raise DeadlineError(
-                f"stream {stream.id!r} is busy: no turn within {self._deadline_seconds:g} s; nothing was changed"
-            ) from None
+            expired = asyncio.get_running_loop().time() >= by
+            limit = "the request's timeout" if expired else f"{self._deadline_seconds:g} s"
+            raise DeadlineError(f"stream {stream.id!r} is busy: no turn within {limit}; nothing was changed") from None
 
     @contextmanager
     def place(self, stream: Stream | None) -> Iterator[None]:
@@ -172,7 +176,10 @@ class Scheduler:
 
         Returns whether the job has got the worker; if not, a job that has it took this one along.
         """
-        async with asyncio.timeout(self._deadline_seconds):
+        now = asyncio.get_running_loop().time()
+        if now >= ticket.by:  # a lock that is free is taken without a look at the clock
+            raise TimeoutError
+        async with asyncio.timeout_at(min(now + self._deadline_seconds, ticket.by)):
             await ticket.stream.turn.acquire()
             try:
                 return await self._take_worker(ticket)

@@ -1,6 +1,7 @@
 """A ticket: one request that waits inside the scheduler, and what becomes of it."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import Context, copy_context
@@ -21,6 +22,7 @@ class Ticket(Generic[T]):
         stream: Whose it is.
         job: What runs on the worker.
         shared: Its step, where that may be taken with other streams'.
+        by: The event loop's time until which it may wait.
         context: Of its caller, who is known on the worker too.
         done: What comes of it, set on the worker.
         waiting: Its wait for the worker, while another stream's job may take it along.
@@ -30,6 +32,7 @@ class Ticket(Generic[T]):
     stream: Stream
     job: Callable[[], T]
     shared: Shared | None
+    by: float = math.inf
     context: Context = field(default_factory=copy_context)
     done: "Future[T]" = field(default_factory=Future)
     waiting: "asyncio.Task[bool] | None" = None

@@ -84,6 +84,10 @@ def given_key(request: Request, sessions: Sessions) -> str:
     return key or sessions.key(request)
 
 
+REFUSED_ANYWAY = ("/v2/systemsharedmemory/", "/v2/cudasharedmemory/")
+"""Where libcurl's clients post without a body, and are to read why that is not served."""
+
+
 def _check_same_machine(request: Request) -> None:
     """Refuse what a foreign web page could send to this machine through its user's browser."""
     host = request.headers.get("host", "")
@@ -97,7 +101,7 @@ def _check_same_machine(request: Request) -> None:
     if origin is not None and _name(origin) not in LOOPBACK:
         raise ForbiddenError(f"Origin is {origin[:200]!r}: a foreign page may not change streams; give the server keys")
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type in FORM_TYPES:
+    if content_type in FORM_TYPES and not request.scope["path"].startswith(REFUSED_ANYWAY):
         raise UnsupportedError(f"Content-Type is {content_type}, expected application/json or binary data")
 
 

@@ -7,9 +7,12 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.api.v2 import Live, Ready, ServerMetadata
+
 TEXT: dict[str, dict[str, object]] = {"text/plain": {"schema": {"type": "string"}}}
 NOT_READY = "Starting, draining, or in a trouble that `reason` names."
-EXTENSIONS = ["binary_tensor_data", "sequence", "sequence(string_id)", "statistics", "model_repository"]
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "sequence", "sequence(string_id)", "statistics"]
+"""Of the protocol's extensions, those that are served whole."""
 
 
 def router(ready: Callable[[], bool], troubles: Callable[[], list[str]], metrics: Callable[[], bytes]) -> APIRouter:
@@ -17,16 +20,19 @@ def router(ready: Callable[[], bool], troubles: Callable[[], list[str]], metrics
     routes = APIRouter()
 
     @routes.get("/v2", tags=["V2 data plane"])
-    async def server_metadata() -> dict[str, object]:
+    async def server_metadata() -> ServerMetadata:
         """Name, version and extensions of the server."""
-        return {"name": "acclimate", "version": version("acclimate"), "extensions": EXTENSIONS}
+        return ServerMetadata(name="acclimate", version=version("acclimate"), extensions=EXTENSIONS)
 
     @routes.get("/v2/health/live", tags=["V2 data plane"])
-    async def live() -> dict[str, bool]:
+    async def live() -> Live:
         """Whether the process answers."""
-        return {"live": True}
+        return Live(live=True)
 
-    @routes.get("/v2/health/ready", tags=["V2 data plane"], responses={503: {"description": NOT_READY}})
+    @routes.get(
+        "/v2/health/ready", tags=["V2 data plane"], response_model=Ready,
+        responses={503: {"model": Ready, "description": NOT_READY}},
+    )  # fmt: skip
     async def server_ready() -> JSONResponse:
         """Whether requests are taken: not while starting, restoring or draining, and not in trouble."""
         found = troubles()
@@ -40,4 +46,8 @@ def router(ready: Callable[[], bool], troubles: Callable[[], list[str]], metrics
         """Metrics in Prometheus' text format."""
         return Response(metrics(), media_type=CONTENT_TYPE_LATEST)
 
+    # Monitors ask by HEAD whether a path is there, and some clients write a slash after the version.
+    for path, answer in (("/v2/health/live", live), ("/v2/health/ready", server_ready), ("/metrics", expose_metrics)):
+        routes.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
+    routes.add_api_route("/v2/", server_metadata, include_in_schema=False)
     return routes

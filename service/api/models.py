@@ -1,4 +1,4 @@
-"""What is served: models and adapter parts."""
+"""What is served, by the control plane: models and adapter parts."""
 
 from fastapi import APIRouter
 
@@ -7,17 +7,13 @@ from adapters.options import json_schema
 from adapters.registry import FOLDERS, kind_of, parts
 from service.api.problems import responses
 from service.api.schemas import AdapterList, AdapterPart, GroupView, ModelList, ModelView, NativeView, PipelineView
-from service.dataplane import ON_REQUEST, OUTPUTS, Dataplane
+from service.dataplane import Dataplane
 from service.hosting import Fitted, HostedModel
-from service.statistics import Statistics
-
-PLATFORMS = {"torch": "pytorch_module", "onnx": "onnx_onnxv1"}
 
 
-def router(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Statistics) -> APIRouter:
+def router(dataplane: Dataplane, models: dict[str, HostedModel]) -> APIRouter:
     """Return the routes about models and parts."""
     routes = APIRouter()
-    routes.include_router(_v2(dataplane, models, statistics))
 
     @routes.get("/v1/models", tags=["control plane"])
     async def list_models() -> ModelList:
@@ -37,61 +33,6 @@ def router(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Sta
         )
 
     return routes
-
-
-def _v2(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Statistics) -> APIRouter:
-    routes = APIRouter(tags=["V2 data plane"])
-
-    @routes.get("/v2/models/stats")  # before the routes that would take `stats` for a model's name
-    async def all_statistics() -> dict[str, object]:
-        """Counts and times of all models, in Triton's shape."""
-        return {"model_stats": [statistics.of(model.name, model.bundle.toml.version) for model in models.values()]}
-
-    async def metadata(model: str, version: str | None = None) -> dict[str, object]:
-        """Inputs and outputs of a model."""
-        return _metadata(dataplane.model(model, version))
-
-    async def model_ready(model: str, version: str | None = None) -> dict[str, object]:
-        """Whether a model answers."""
-        return {"name": dataplane.model(model, version).name, "ready": True}
-
-    for path, suffix in (("/v2/models/{model}", ""), ("/v2/models/{model}/versions/{version}", "_version")):
-        routes.add_api_route(path, metadata, operation_id=f"metadata{suffix}", responses=responses(404))
-        routes.add_api_route(f"{path}/ready", model_ready, operation_id=f"ready{suffix}", responses=responses(404))
-
-    @routes.get("/v2/models/{model}/stats", responses=responses(404))
-    async def model_statistics(model: str) -> dict[str, object]:
-        """Counts and times of one model, in Triton's shape."""
-        hosted = dataplane.model(model)
-        return {"model_stats": [statistics.of(hosted.name, hosted.bundle.toml.version)]}
-
-    @routes.post("/v2/repository/index")
-    async def repository_index() -> list[dict[str, str]]:
-        """All models of the repository; every one is loaded."""
-        return [
-            {"name": model.name, "version": model.bundle.toml.version, "state": "READY", "reason": ""}
-            for model in models.values()
-        ]
-
-    return routes
-
-
-def _metadata(model: HostedModel) -> dict[str, object]:
-    spec, classes = model.bundle.input, len(model.bundle.classes)
-    return {
-        "name": model.name,
-        "versions": [model.bundle.toml.version],
-        "platform": PLATFORMS[model.backend],
-        "inputs": [{"name": spec.name, "datatype": spec.datatype, "shape": [-1, *spec.shape]}],
-        "outputs": [
-            {
-                "name": name,
-                "datatype": "INT64" if name == "labels" else "FP32",
-                "shape": [-1] if name == "labels" else [-1, classes],
-            }
-            for name in (*OUTPUTS, *ON_REQUEST)
-        ],
-    }
 
 
 def _view(model: HostedModel) -> ModelView:

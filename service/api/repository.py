@@ -1,0 +1,137 @@
+"""V2's calls about models: metadata, readiness, configuration, statistics, and the index of all."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from service.api import v2
+from service.api.problems import responses
+from service.dataplane import ON_REQUEST, OUTPUTS, Dataplane
+from service.hosting import HostedModel
+from service.statistics import Statistics
+
+PLATFORMS: Mapping[str, str] = MappingProxyType({"torch": "pytorch_module", "onnx": "onnx_onnxv1"})
+PATHS = (("/v2/models/{model}", ""), ("/v2/models/{model}/versions/{version}", "_version"))
+"""Where a model is, with and without its version, and how operation ids end there."""
+
+
+def router(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Statistics) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(tags=["V2 data plane"])
+
+    # Before the routes that would take `stats` for a model's name.
+    @routes.get("/v2/models/stats", operation_id="all_statistics")
+    async def all_statistics() -> v2.Statistics:
+        """Counts and times of all models, in Triton's shape."""
+        return v2.Statistics.model_validate({"model_stats": [_statistics(model) for model in models.values()]})
+
+    def metadata(model: HostedModel) -> v2.ModelMetadata:
+        """Inputs and outputs of a model."""
+        return _metadata(model)
+
+    def ready(model: HostedModel) -> v2.ModelReady:
+        """Whether a model answers."""
+        return v2.ModelReady(name=model.name, ready=True)
+
+    def config(model: HostedModel) -> v2.ModelConfig:
+        """Triton's model configuration."""
+        return _config(model, dataplane.limits.max_batch)
+
+    def model_statistics(model: HostedModel) -> v2.Statistics:
+        """Counts and times of one model, in Triton's shape."""
+        return v2.Statistics.model_validate({"model_stats": [_statistics(model)]})
+
+    def _statistics(model: HostedModel) -> dict[str, object]:
+        return statistics.of(model.name, model.bundle.toml.version)
+
+    _add(routes, dataplane, "", "metadata", metadata, v2.ModelMetadata)
+    _add(routes, dataplane, "/ready", "ready", ready, v2.ModelReady)
+    _add(routes, dataplane, "/config", "config", config, v2.ModelConfig)
+    _add(routes, dataplane, "/stats", "statistics", model_statistics, v2.Statistics)
+
+    @routes.post("/v2/repository/index", operation_id="repository_index")
+    async def repository_index() -> list[v2.IndexEntry]:
+        """All models of the repository; every one is loaded."""
+        return [
+            v2.IndexEntry(name=model.name, version=model.bundle.toml.version, state="READY", reason="")
+            for model in models.values()
+        ]
+
+    return routes
+
+
+def _add(
+    routes: APIRouter, dataplane: Dataplane, end: str, name: str, answer: Callable[[HostedModel], BaseModel],
+    answered: type[BaseModel],
+) -> None:  # fmt: skip
+    """Serve an answer about a model with and without its version in the path."""
+
+    async def of_model(model: str) -> BaseModel:
+        return answer(dataplane.model(model))
+
+    async def of_version(model: str, version: str) -> BaseModel:
+        return answer(dataplane.model(model, version))
+
+    endpoints: tuple[Callable[..., Any], ...] = (of_model, of_version)
+    for (path, suffix), endpoint in zip(PATHS, endpoints, strict=True):
+        routes.add_api_route(
+            f"{path}{end}", endpoint, operation_id=f"{name}{suffix}", response_model=answered, summary=answer.__doc__,
+            responses=responses(404), response_model_exclude_none=True,
+        )  # fmt: skip
+
+
+def _metadata(model: HostedModel) -> v2.ModelMetadata:
+    spec = model.bundle.input
+    return v2.ModelMetadata(
+        name=model.name,
+        versions=[model.bundle.toml.version],
+        platform=PLATFORMS[model.backend],
+        inputs=[v2.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=[-1, *spec.shape])],
+        outputs=[
+            v2.TensorMetadata(name=name, datatype=_datatype(name), shape=[-1, *_dimensions(name, model)])
+            for name in (*OUTPUTS, *ON_REQUEST)
+        ],
+    )
+
+
+def _config(model: HostedModel, max_batch: int) -> v2.ModelConfig:
+    """Return what a client reads of a model's configuration before it sends requests.
+
+    A stream is a sequence, so that clients that follow the configuration send sequence ids.
+    """
+    spec = model.bundle.input
+    return v2.ModelConfig(
+        name=model.name,
+        platform=PLATFORMS[model.backend],
+        backend="acclimate",
+        version_policy={"specific": {"versions": [model.bundle.toml.version]}},
+        max_batch_size=max_batch,
+        input=[v2.TensorConfig(name=spec.name, data_type=f"TYPE_{spec.datatype}", dims=list(spec.shape))],
+        output=[_output(name, model) for name in (*OUTPUTS, *ON_REQUEST)],
+        sequence_batching=v2.SequenceBatching(
+            max_sequence_idle_microseconds=0,
+            control_input=[
+                v2.ControlInput(name=name, control=[v2.Control(kind=f"CONTROL_SEQUENCE_{name}")])
+                for name in ("START", "END", "CORRID")
+            ],
+        ),
+    )
+
+
+def _output(name: str, model: HostedModel) -> v2.TensorConfig:
+    dims = _dimensions(name, model)
+    if not dims:  # Triton's configuration has no scalars: one element that is reshaped to none
+        return v2.TensorConfig(name=name, data_type=f"TYPE_{_datatype(name)}", dims=[1], reshape=v2.Reshape(shape=[]))
+    return v2.TensorConfig(name=name, data_type=f"TYPE_{_datatype(name)}", dims=dims)
+
+
+def _datatype(output: str) -> str:
+    return "INT64" if output == "labels" else "FP32"
+
+
+def _dimensions(output: str, model: HostedModel) -> list[int]:
+    """Return the dimensions of an output after the batch."""
+    return [] if output == "labels" else [len(model.bundle.classes)]

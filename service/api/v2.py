@@ -1,0 +1,153 @@
+"""What the V2 data plane answers, beside inference."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class V2(BaseModel):
+    """An answer of the Open Inference Protocol, with Triton's extensions."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, protected_namespaces=())
+
+
+class ServerMetadata(V2):
+    """The server's name and version, and the protocol's extensions that it serves."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class Live(V2):
+    """Whether the process answers."""
+
+    live: bool
+
+
+class Ready(V2):
+    """Whether requests are taken."""
+
+    ready: bool
+    reason: str = ""
+    """Why not, where the server is in trouble."""
+
+
+class TensorMetadata(V2):
+    """A tensor: its name, datatype and shape, of which -1 is any size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(V2):
+    """A model's inputs and outputs."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ModelReady(V2):
+    """Whether a model answers."""
+
+    name: str
+    ready: bool
+
+
+class Reshape(V2):
+    """The shape that a tensor has instead of its dims."""
+
+    shape: list[int]
+
+
+class TensorConfig(V2):
+    """A tensor in a model's configuration; `dims` leave out the batch."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+    reshape: Reshape | None = None
+
+
+class Control(V2):
+    """A control signal of a sequence."""
+
+    kind: str
+
+
+class ControlInput(V2):
+    """Which control signals of a sequence a request carries, as its parameters."""
+
+    name: str
+    control: list[Control]
+
+
+class SequenceBatching(V2):
+    """That requests are parts of sequences; 0 microseconds: an idle sequence stays."""
+
+    max_sequence_idle_microseconds: int
+    control_input: list[ControlInput]
+
+
+class ModelConfig(V2):
+    """Triton's model configuration, as far as clients read it."""
+
+    name: str
+    platform: str
+    backend: str
+    version_policy: dict[str, dict[str, list[str]]]
+    max_batch_size: int
+    input: list[TensorConfig]
+    output: list[TensorConfig]
+    sequence_batching: SequenceBatching
+
+
+class Duration(V2):
+    """How often something was done, and the nanoseconds of all together."""
+
+    count: int
+    ns: int
+
+
+class InferStatistics(V2):
+    """Where a model's requests spent their time."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    cache_hit: Duration
+    cache_miss: Duration
+
+
+class ModelStatistics(V2):
+    """What a model has done since the start."""
+
+    name: str
+    version: str
+    last_inference: int
+    inference_count: int
+    execution_count: int
+    inference_stats: InferStatistics
+    batch_stats: list[dict[str, int]]
+
+
+class Statistics(V2):
+    """Statistics of models."""
+
+    model_stats: list[ModelStatistics]
+
+
+class IndexEntry(V2):
+    """A model of the repository."""
+
+    name: str
+    version: str
+    state: Literal["READY"]
+    reason: str

@@ -1,0 +1,65 @@
+"""The parameters of a V2 request that decide who answers it, and by when."""
+
+import math
+from dataclasses import dataclass
+
+from service.errors import MalformedError, UnfitError
+from service.types import InferRequest
+
+MICROSECONDS = 1_000_000
+MAX_REQUEST_ID = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """What a request says of its stream; one that names none neither starts nor ends the shared one."""
+
+    stream_id: str
+    start: bool
+    end: bool
+
+
+def sequence_of(request: InferRequest, header: str) -> Sequence:
+    """Read the stream id (7 and "7" are one, 0 and "" are none) and the two flags.
+
+    Args:
+        request: A parsed request.
+        header: The stream id of the header `X-Stream-Id`; "" for none.
+
+    Raises:
+        UnfitError: If the request id is too long, or a parameter is of another type than expected.
+        MalformedError: If parameter and header name two streams.
+    """
+    given = request.parameters.get("sequence_id", "")
+    if isinstance(given, bool | float):
+        raise UnfitError(f"sequence_id is {given!r}, expected a string or an integer")
+    if len(request.id) > MAX_REQUEST_ID:
+        raise UnfitError(f"the request id has {len(request.id)} characters, expected at most {MAX_REQUEST_ID}")
+    stream_id, header = ("" if text == "0" else text for text in (str(given), header))
+    if header and stream_id and header != stream_id:
+        raise MalformedError(
+            f"sequence_id is {stream_id[:200]!r} and X-Stream-Id is {header[:200]!r}; expected one of them"
+        )
+    flags = [request.parameters.get(name, False) for name in ("sequence_start", "sequence_end")]
+    wrong = [flag for flag in flags if not isinstance(flag, bool)]
+    if wrong:
+        raise UnfitError(f"sequence_start or sequence_end is {wrong[0]!r}, expected true or false")
+    named = stream_id or header
+    return Sequence(named, start=bool(named and flags[0]), end=bool(named and flags[1]))
+
+
+def timeout_of(request: InferRequest) -> float:
+    """Return the seconds that a request may wait for its turn; infinity where it does not say.
+
+    Raises:
+        UnfitError: If its timeout is no number of microseconds, or it asks for a priority.
+    """
+    priority = request.parameters.get("priority", 0)
+    if priority != 0:
+        raise UnfitError(
+            f"priority is {priority!r}; priorities are not served: each stream's requests are answered in their order"
+        )
+    given = request.parameters.get("timeout", 0)
+    if type(given) is not int or given < 0:
+        raise UnfitError(f"timeout is {given!r}, expected a whole number of microseconds, 0 for none")
+    return given / MICROSECONDS if given else math.inf
