@@ -23,10 +23,12 @@ from service.api import (
     models,
     problems,
     repository,
+    schema,
     session,
     snapshots,
     streams,
     unserved,
+    v2,
 )
 from service.api import watching as watching_routes
 from service.api.audit import Audit
@@ -191,9 +193,14 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a redirect would repeat the request's Host
         telemetry={"auto_configure": TRACES_TO in os.environ, "metrics": False, "logs": False},
         responses=problems.responses(401, 403, 422),
+        docs_url=None,  # FastAPI's pages load scripts from another host
+        redoc_url=None,
+        separate_input_output_schemas=False,
+        generate_unique_id_function=schema.operation_id,
     )
     app.state.lifecycle, app.state.residence, app.state.supervisor = lifecycle, residence, supervisor
     problems.install(app)
+    schema.install(app, v2.InferRequest)
     app.add_middleware(BodyBound, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(HeldBound, most=settings.max_held_bytes)
     app.add_middleware(ListenerBound, most=settings.max_listeners)

@@ -1,7 +1,7 @@
-"""The dashboard's files: a page at /, and what it loads under /dashboard/."""
+"""The dashboard's files: a page at /, the API's documentation at /docs, and what both load under /dashboard/."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.errors import SettingsError, UnknownError
 
-PAGE = "index.html"
+PAGE, DOCS = "index.html", "docs.html"
 MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
     {
         ".html": "text/html; charset=utf-8",
@@ -49,10 +49,9 @@ def router(folder: Path) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
 
     # HEAD too, for monitors that only ask whether the page is there.
-    @routes.api_route("/", methods=["GET", "HEAD"])
-    async def page(request: Request) -> Response:
-        """The page."""
-        return _answer(files[PAGE], request)
+    routes.add_api_route("/", _served(files[PAGE]), methods=["GET", "HEAD"])
+    if DOCS in files:
+        routes.add_api_route("/docs", _served(files[DOCS]), methods=["GET", "HEAD"])
 
     @routes.api_route("/dashboard/{path:path}", methods=["GET", "HEAD"])
     async def file(path: str, request: Request) -> Response:
@@ -62,6 +61,14 @@ def router(folder: Path) -> APIRouter:
         return _answer(files[path], request)
 
     return routes
+
+
+def _served(file: StaticFile) -> Callable[[Request], Awaitable[Response]]:
+    async def page(request: Request) -> Response:
+        """Answer with a file."""
+        return _answer(file, request)
+
+    return page
 
 
 def read_files(folder: Path) -> dict[str, StaticFile]:

@@ -14,12 +14,6 @@ HEADERS: Mapping[str, str] = MappingProxyType(
     }
 )
 POLICY = "default-src 'none'; frame-ancestors 'none'"
-DOCS_POLICY = (
-    "default-src 'none'; script-src https://cdn.jsdelivr.net 'unsafe-inline'; "
-    "style-src https://cdn.jsdelivr.net 'unsafe-inline'; img-src data: https://fastapi.tiangolo.com; "
-    "connect-src 'self'; frame-ancestors 'none'"
-)
-"""What FastAPI's page at /docs loads: Swagger UI from its CDN, begun by a script in the page."""
 
 
 class SecurityHeaders:
@@ -36,7 +30,7 @@ class SecurityHeaders:
                 given = list(message.get("headers", ()))
                 names = {name for name, _ in given}
                 path = scope["path"]
-                added = (header for header in _raw(*_kind(path)) if header[0] not in names)
+                added = (header for header in _raw(_is_data(path)) if header[0] not in names)
                 message = {**message, "headers": [*given, *added]}
             await send(message)
 
@@ -45,20 +39,20 @@ class SecurityHeaders:
 
 def headers_of(path: str) -> dict[str, str]:
     """Return the headers of the answers at a path."""
-    return _headers(*_kind(path))
+    return _headers(_is_data(path))
 
 
-def _kind(path: str) -> tuple[bool, bool]:
-    """Tell whether a path is the documentation's, and whether its answers are data."""
-    return path == "/docs", path.startswith(("/v1", "/v2"))
+def _is_data(path: str) -> bool:
+    """Tell whether a path's answers are data, which no browser is to keep."""
+    return path.startswith(("/v1", "/v2"))
 
 
-def _headers(docs: bool, data: bool) -> dict[str, str]:
+def _headers(data: bool) -> dict[str, str]:
     stored = {"Cache-Control": "no-store"} if data else {}
-    return {**HEADERS, "Content-Security-Policy": DOCS_POLICY if docs else POLICY, **stored}
+    return {**HEADERS, "Content-Security-Policy": POLICY, **stored}
 
 
 @cache
-def _raw(docs: bool, data: bool) -> tuple[tuple[bytes, bytes], ...]:
+def _raw(data: bool) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers as ASGI has them."""
-    return tuple((name.lower().encode(), value.encode()) for name, value in _headers(docs, data).items())
+    return tuple((name.lower().encode(), value.encode()) for name, value in _headers(data).items())

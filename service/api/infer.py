@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
 
+from service.api import v2
 from service.api.body import PARSING, read_aligned, read_body
 from service.api.forms import form_files
 from service.api.problems import STATUS, responses
@@ -24,40 +25,8 @@ KEY = re.compile(rf"[!-~]{{1,{MAX_KEY}}}")
 HEADER_LENGTH = "Inference-Header-Content-Length"
 JSON_TYPES = frozenset({"", "application/json", "application/octet-stream"})
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png"})
-TENSOR_SCHEMA = {
-    "type": "object",
-    "required": ["name", "shape", "datatype"],
-    "properties": {
-        "name": {"type": "string"},
-        "shape": {"type": "array", "items": {"type": "integer"}},
-        "datatype": {"type": "string", "examples": ["FP32", "UINT8", "BYTES"]},
-        "parameters": {"type": "object"},
-        "data": {"type": "array", "items": {}},
-    },
-}
-REQUEST_SCHEMA = {
-    "type": "object",
-    "required": ["inputs"],
-    "properties": {
-        "id": {"type": "string"},
-        "parameters": {"type": "object"},
-        "inputs": {"type": "array", "minItems": 1, "items": TENSOR_SCHEMA},
-        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
-    },
-}
-RESPONSE_SCHEMA = {
-    "type": "object",
-    "required": ["model_name", "outputs"],
-    "properties": {
-        "model_name": {"type": "string"},
-        "model_version": {"type": "string"},
-        "id": {"type": "string"},
-        "parameters": {"type": "object"},
-        "outputs": {"type": "array", "items": TENSOR_SCHEMA},
-    },
-}
 BINARY = {"type": "string", "format": "binary"}
-FORM_SCHEMA = {"type": "object", "properties": {"image": {"type": "array", "items": BINARY}}}
+FORM_SCHEMA = {"title": "InferForm", "type": "object", "properties": {"image": {"type": "array", "items": BINARY}}}
 PARAMETERS: Mapping[str, dict[str, object]] = {
     "model": {"in": "path", "required": True, "schema": {"type": "string"}},
     "version": {"in": "path", "required": True, "schema": {"type": "string"}},
@@ -69,7 +38,8 @@ BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": REQUEST_SCHEMA},
+            "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
+            "application/octet-stream": {"schema": BINARY},
             "image/jpeg": {"schema": BINARY},
             "image/png": {"schema": BINARY},
             "multipart/form-data": {"schema": FORM_SCHEMA},
@@ -79,7 +49,8 @@ BODY = {
 ANSWERS: dict[int | str, dict[str, object]] = {
     200: {
         "description": "The answer, and flat facts about it (`tta_*`).",
-        "content": {"application/json": {"schema": RESPONSE_SCHEMA}, "application/octet-stream": {"schema": BINARY}},
+        "model": v2.InferResponse,
+        "content": {"application/octet-stream": {"schema": BINARY}},
     },
     **responses(400, 404, 409, 413, 415, 422, 429, 503, 504, 507),
 }

@@ -78,7 +78,8 @@ def _add(
     endpoints: tuple[Callable[..., Any], ...] = (of_model, of_version)
     for (path, suffix), endpoint in zip(PATHS, endpoints, strict=True):
         routes.add_api_route(
-            f"{path}{end}", endpoint, operation_id=f"{name}{suffix}", response_model=answered, summary=answer.__doc__,
+            f"{path}{end}", endpoint, operation_id=f"{name}{suffix}", response_model=answered,
+            summary=f"Model {name}", description=answer.__doc__,
             responses=responses(404), response_model_exclude_none=True,
         )  # fmt: skip
 

@@ -1,8 +1,10 @@
 """What the V2 data plane answers, beside inference."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+Parameters = dict[str, str | int | float | bool]
 
 
 class V2(BaseModel):
@@ -151,3 +153,51 @@ class IndexEntry(V2):
     version: str
     state: Literal["READY"]
     reason: str
+
+
+class InferOutput(V2):
+    """An output tensor: its values in row-major order, or with `binary_data_size` as bytes behind the JSON."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: Parameters | None = None
+    data: list[Any] | None = None
+    """null for a value that is not finite."""
+
+
+class InferResponse(V2):
+    """An answer, and flat facts about it (`tta_*`)."""
+
+    model_name: str
+    model_version: str
+    id: str
+    parameters: Parameters
+    outputs: list[InferOutput]
+
+
+class InferInput(V2):
+    """An input tensor: its values in row-major order, or with `binary_data_size` as bytes behind the JSON."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    """FP32, UINT8, or BYTES for encoded images, which are base64 strings in JSON."""
+    parameters: Parameters | None = None
+    data: list[Any] | None = None
+
+
+class InferRequestedOutput(V2):
+    """An output to answer with."""
+
+    name: str
+    parameters: Parameters | None = None
+
+
+class InferRequest(V2):
+    """A batch to answer; `parameters.sequence_id` names its stream."""
+
+    id: str | None = None
+    parameters: Parameters | None = None
+    inputs: Annotated[list[InferInput], Field(min_length=1)]
+    outputs: list[InferRequestedOutput] | None = None

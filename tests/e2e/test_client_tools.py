@@ -1,8 +1,11 @@
 """Clients with large dependencies, each in an environment of its own: perf_analyzer, KServe's, mlserver infer."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +40,23 @@ async def main(url):
 asyncio.run(main(sys.argv[1]))
 """
 
+GENERATED = """
+import importlib, pkgutil, sys
+import generated
+from generated.api.v2_data_plane import infer, server_metadata
+from generated.models import InferInput, InferRequest, InferResponse
+
+for module in pkgutil.walk_packages(generated.__path__, "generated."):
+    importlib.import_module(module.name)
+client = generated.Client(base_url=sys.argv[1])
+assert server_metadata.sync(client=client).name == "acclimate"
+data = [0.5] * (2 * 3 * 16 * 16)
+given = InferInput(name="images", shape=[2, 3, 16, 16], datatype="FP32", data=data)
+answer = infer.sync("reference", client=client, body=InferRequest(inputs=[given]))
+assert isinstance(answer, InferResponse), answer
+print("answered", answer.outputs[2].shape[0], answer.outputs[2].name)
+"""
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
@@ -64,6 +84,48 @@ def environment(tmp_path_factory):
 
 def run(*command, **settings):
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False, **settings)
+
+
+@pytest.fixture(scope="module")
+def schema(server, tmp_path_factory):
+    """The server's OpenAPI schema, in a file."""
+    file = tmp_path_factory.mktemp("schema") / "openapi.json"
+    with server.client() as client:
+        file.write_bytes(client.get("/openapi.json").content)
+    return file
+
+
+def test_a_generated_python_client_imports_and_calls_the_server(server, environment, schema, tmp_path):
+    programs = environment("openapi-python-client")
+    settings = {"cwd": tmp_path, "env": {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}}
+
+    made = run(programs / "openapi-python-client", "generate", "--path", schema, "--meta", "none",
+               "--output-path", "generated", **settings)  # fmt: skip
+    called = run(programs / "python", "-c", GENERATED, server.url, cwd=tmp_path)
+
+    assert made.returncode == 0, made.stdout + made.stderr
+    left_out = {line for line in made.stdout.splitlines() if line.startswith(("WARNING", "Unsupported", "Cannot"))}
+    assert {line for line in left_out if not line.startswith("WARNING parsing POST /v2/models/")} <= {
+        "Unsupported content type image/jpeg", "Unsupported content type image/png",
+    }, made.stdout  # fmt: skip
+    assert called.returncode == 0, called.stderr
+    assert "answered 2 labels" in called.stdout
+
+
+def test_generated_typescript_types_compile(schema, tmp_path):
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    packages = ("openapi-typescript@^7", "typescript@^5")
+    installed = run("npm", "install", "--no-audit", "--no-fund", *packages, cwd=tmp_path)
+    if installed.returncode:
+        pytest.skip(f"npm cannot install: {installed.stderr.strip().splitlines()[-1]}")
+
+    made = run("npx", "openapi-typescript", schema, "-o", "api.ts", cwd=tmp_path)
+    compiled = run("npx", "tsc", "--noEmit", "--strict", "api.ts", cwd=tmp_path)
+
+    assert made.returncode == 0, made.stderr
+    assert compiled.returncode == 0, compiled.stdout
+    assert "InferResponse" in (tmp_path / "api.ts").read_text()
 
 
 def test_perf_analyzer_measures_zeros_and_is_told_the_flag_where_it_sends_random_bits(server, environment):

@@ -1,5 +1,7 @@
 """What the server tells of itself: parts, models, metrics, OpenAPI."""
 
+import json
+
 import jsonschema_rs
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -185,6 +187,35 @@ def test_inference_tells_its_parameters_though_it_reads_them_by_itself(schema):
     for path, in_path in (("", {"model": "path"}), ("/versions/{version}", {"model": "path", "version": "path"})):
         told = schema["paths"][f"/v2/models/{{model}}{path}/infer"]["post"]["parameters"]
         assert {parameter["name"]: parameter["in"] for parameter in told} == in_path | headers
+
+
+def test_no_parameter_may_be_null_and_nothing_with_a_default_is_required(schema):
+    for call, operation in operations(schema).items():
+        for parameter in operation.get("parameters", ()):
+            assert "null" not in json.dumps(parameter), (call, parameter["name"])
+    for name, model in schema["components"]["schemas"].items():
+        with_default = {key for key, field in model.get("properties", {}).items() if "default" in field}
+        assert with_default.isdisjoint(model.get("required", ())), name
+
+
+def test_every_answer_has_a_schema_but_streams_of_events(schema):
+    for call, operation in operations(schema).items():
+        answers = [response for code, response in operation["responses"].items() if code[0] == "2" and code != "204"]
+        assert call[1] == "/v1/session" or operation["responses"].get("204") or answers
+        for answer in answers:
+            for media_type, content in answer["content"].items():
+                assert media_type == "text/event-stream" or content["schema"], call
+
+
+def test_inference_takes_and_answers_named_schemas(schema):
+    for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
+        operation = schema["paths"][path]["post"]
+        taken = operation["requestBody"]["content"]
+        answered = operation["responses"]["200"]["content"]
+        assert taken["application/json"]["schema"] == {"$ref": "#/components/schemas/InferRequest"}
+        assert taken["application/octet-stream"]["schema"] == {"type": "string", "format": "binary"}
+        assert answered["application/json"]["schema"] == {"$ref": "#/components/schemas/InferResponse"}
+        assert answered["application/octet-stream"]["schema"] == {"type": "string", "format": "binary"}
 
 
 def test_every_documented_error_has_the_body_of_the_contract(schema):

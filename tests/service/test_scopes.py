@@ -18,10 +18,6 @@ GET    /dashboard/{path:path}                                 open
 HEAD   /dashboard/{path:path}                                 open
 GET    /docs                                                  read
 HEAD   /docs                                                  read
-GET    /docs/oauth2-redirect                                  read
-HEAD   /docs/oauth2-redirect                                  read
-GET    /redoc                                                 read
-HEAD   /redoc                                                 read
 GET    /openapi.json                                          read
 HEAD   /openapi.json                                          read
 GET    /metrics                                               read
