@@ -31,6 +31,7 @@ def labels(probabilities: Tensor) -> Labels:
     """Return the most probable class (N,) of probabilities (N, C); NONE for a row that is not finite.
 
     Example:
+        >>> import torch
         >>> labels(torch.tensor([[0.25, 0.75], [torch.nan, torch.nan]]))
         array([ 1, -1])
     """
@@ -43,6 +44,7 @@ def agreement(one: Tensor, other: Tensor) -> float | None:
     """Return the share of equal labels of probabilities (N, C) each, over rows where both are finite; None for no row.
 
     Example:
+        >>> import torch
         >>> agreement(torch.tensor([[0.25, 0.75], [torch.nan, torch.nan]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
         0.0
     """
