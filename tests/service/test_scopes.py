@@ -159,14 +159,14 @@ def filled(path):
     return path.replace(":path", "").replace("{", "").replace("}", "")
 
 
-def walked(routes):
-    """Every method and path of the routes, and of the routers included in them."""
+def walked(routes, outer="", own=""):
+    """Every method and path of the routes, and of the routers included in them, under the prefixes of both."""
     for route in routes:
         inner = getattr(route, "original_router", None)
         if inner is not None:
-            yield from walked(inner.routes)
+            yield from walked(inner.routes, outer + own, inner.prefix)
         else:
-            yield from ((method, route.path) for method in route.methods)
+            yield from ((method, outer + route.path) for method in route.methods)
 
 
 def test_the_table_lists_every_route_of_the_application_and_no_other(open_app):
