@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from torch import Tensor
 
 from adapters.options import Options
 from adapters.source import SourceModel
+from adapters.state import Range
 from adapters.values import StepOutput
 
 
@@ -35,6 +36,15 @@ class AdapterState:
 
     steps: Tensor
     seed: Tensor
+
+    ranges: ClassVar[Mapping[str, Range]] = {"seed": (0, 2**63 - 1)}
+
+    def check(self) -> None:
+        """Refuse values that contradict each other.
+
+        Raises:
+            StateError: Saying which.
+        """
 
 
 S = TypeVar("S", bound=AdapterState)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,13 +12,14 @@ from adapters import diagnosis
 from adapters.adapter import AdapterOf, AdapterState, Prepared, Spec
 from adapters.base import Part
 from adapters.diagnosis import Diagnosis, Situation, situation_of
-from adapters.errors import UnfitModelError
+from adapters.errors import StateError, UnfitModelError
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.monitors import label_correlation, label_runs
 from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.options import Options
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.source import SourceModel
+from adapters.state import Range
 from adapters.values import StepOutput
 from adapters.watch import Seen, Watch
 
@@ -39,6 +40,17 @@ class ChoosingState(AdapterState):
     diagnosis: Diagnosis
     seen: Seen
     pipelines: Mapping[str, PipelineState]
+
+    ranges: ClassVar[Mapping[str, Range]] = {**AdapterState.ranges, "chosen": (-1, 2**53)}
+
+    def check(self) -> None:
+        """Refuse the number of a situation that there is not.
+
+        Raises:
+            StateError: If it is one.
+        """
+        if int(self.chosen) >= len(self.pipelines):
+            raise StateError(f"situation {int(self.chosen)} is chosen, of {len(self.pipelines)}")
 
 
 @dataclass(frozen=True)

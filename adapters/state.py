@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,8 +12,20 @@ from adapters.errors import StateError
 
 T = TypeVar("T")
 R = TypeVar("R")
+Range: TypeAlias = tuple[float, float]
+"""Least and greatest value."""
+COUNT: Range = (0, 2**53)
+"""The range of integers that have none of their own."""
 ALONE = "tensor"
 """The name of a tensor that is no part of a state."""
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A state that refuses values which contradict each other."""
+
+    def check(self) -> None:
+        """Raise StateError if there are any."""
 
 
 def flatten(state: object) -> dict[str, Tensor]:
@@ -36,13 +48,41 @@ def unflatten(template: T, tensors: Mapping[str, Tensor]) -> T:
     """Rebuild a state like `template` from named tensors.
 
     Raises:
-        StateError: If names, shapes or dtypes differ from the template's, or a value is not finite.
+        StateError: If names, shapes or dtypes differ from the template's, or a value is not finite or out of range.
     """
     expected = flatten(template)
     _check_names(expected, tensors)
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, expected[name])
-    return rebuild(template, tensors)
+    state = rebuild(template, tensors)
+    check(state)
+    return state
+
+
+def check(state: object, path: str = "") -> None:
+    """Refuse a state with values that no stream can have reached; where a part declares ranges, these hold.
+
+    Raises:
+        StateError: Naming the tensor, its value and its range.
+    """
+    ranges: Mapping[str, Range] = getattr(type(state), "ranges", {})
+    for name, child in children(state, path):
+        below = f"{path}/{name}" if path else name
+        if not isinstance(child, Tensor):
+            check(child, below)
+        elif name in ranges or child.dtype in (torch.int32, torch.int64):
+            _check_range(below, child, ranges.get(name, COUNT))
+    if isinstance(state, Checked):
+        state.check()
+
+
+def _check_range(name: str, tensor: Tensor, expected: Range) -> None:
+    if not tensor.numel():
+        return
+    least, greatest = tensor.min().item(), tensor.max().item()
+    if not expected[0] <= least <= greatest <= expected[1]:
+        wrong = greatest if greatest > expected[1] else least
+        raise StateError(f"{name} holds {wrong:g}, expected {expected[0]:g} to {expected[1]:g}")
 
 
 def rebuild(template: T, tensors: Mapping[str, Tensor]) -> T:

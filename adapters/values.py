@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from torch import Tensor
+
+from adapters.state import Range
 
 Params: TypeAlias = Mapping[str, Tensor]
 """Learned parameters by their name in the source model."""
@@ -15,7 +17,21 @@ Noise: TypeAlias = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class PartState:
-    """What one part remembers: a frozen dataclass of tensors, or of mappings from names to such values."""
+    """What one part remembers: a frozen dataclass of tensors, or of mappings from names to such values.
+
+    A state may come from a file. `ranges` and `check` say which values no stream can have reached, so that no step
+    fails on them or runs without end.
+    """
+
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    """Ranges of tensors by field; integers without one are counts."""
+
+    def check(self) -> None:
+        """Refuse values that contradict each other.
+
+        Raises:
+            StateError: Saying which.
+        """
 
 
 @dataclass(frozen=True)

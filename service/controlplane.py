@@ -206,7 +206,9 @@ class Controlplane:
         def job() -> str:
             _check_generation(stream, expected)
             manifest, tensors = unpack(self._store.get(snapshot_id))
-            engine.restore(stream, state_for(stream, manifest, tensors))
+            state = state_for(stream, manifest, tensors)
+            engine.check_serves(stream, state)
+            engine.restore(stream, state)
             stream.parent = manifest.id
             return "; ".join(filter(None, (warning_for(stream, manifest), begun_anew(stream, tensors))))
 

@@ -1,19 +1,24 @@
 """What tells that a signal of a stream has changed: a detector for each signal, pure, and kept with the state."""
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from adapters.errors import StateError
 from adapters.monitors import adwin, betting, page_hinkley
 from adapters.monitors.adwin import AdwinOptions, AdwinState
 from adapters.monitors.betting import BettingOptions, BettingState
 from adapters.monitors.page_hinkley import PageHinkleyOptions, PageHinkleyState
+from adapters.state import Range
 from adapters.values import PartState
 
 LEAST_DISTANCE = 1e-6
+GREATEST_LOGARITHM = math.log(sys.float_info.max)
 DRIFT_TEST = PageHinkleyOptions(tolerance=0.1, threshold=1.5, forgetting=1.0, at_least=4)
 """On the logarithm of the drift signal."""
 STEP_TEST = PageHinkleyOptions(tolerance=0.5, threshold=4.0, forgetting=1.0, at_least=16)
@@ -46,6 +51,18 @@ class DetectorsState(PartState):
     agreement: AdwinState
     source_entropy: BettingState
     silent: Tensor
+
+    ranges: ClassVar[Mapping[str, Range]] = {"silent": (0, SILENT)}
+
+    def check(self) -> None:
+        """Refuse mean logarithms of signals that no number has.
+
+        Raises:
+            StateError: If there is one.
+        """
+        for name, state in (("drift", self.drift), ("step", self.step)):
+            if abs(float(state.mean)) > GREATEST_LOGARITHM:
+                raise StateError(f"the mean logarithm of {name} is {float(state.mean):g}")
 
 
 @dataclass(frozen=True, slots=True)

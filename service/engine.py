@@ -1,5 +1,6 @@
 """The whole of adaptation: one request in one stream, read from top to bottom."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from adapters.monitors.parameter_distance import fisher_weighted, learned, relat
 from adapters.state import is_finite
 from adapters.values import StepOutput
 from service import monitoring, window
+from service.errors import UnfitError
+from service.good_states import GoodStates
 from service.guard import Action, Decision, Verdicts, decide
 from service.monitoring import Findings, Seeing
 from service.streams import SourceCheck, Stream, StreamState
@@ -308,3 +311,22 @@ def reset(stream: Stream) -> None:
 def restore(stream: Stream, state: StreamState) -> None:
     """Continue from a stored state; a new generation."""
     stream.begin_again(state)
+
+
+def check_serves(stream: Stream, state: StreamState) -> None:
+    """Try a request on a state from outside, whose values may be such that requests fail; the stream stays as it is.
+
+    Raises:
+        UnfitError: If it fails.
+    """
+    spec = stream.model.bundle.input
+    low, high = spec.value_range
+    x = torch.linspace(low, high, 2 * math.prod(spec.shape)).reshape(2, *spec.shape)
+    trial = copy.copy(stream)
+    trial.good, trial.mode, trial.adapt_batch_size = GoodStates(0), "adapt", 1
+    awake = replace(state.monitors, pause=torch.zeros_like(state.monitors.pause))
+    trial.state = replace(state, monitors=awake, window=window.empty(spec))
+    try:
+        serve(trial, x, wants_source=True, source_check_every=1)
+    except Exception as error:
+        raise UnfitError(f"the snapshot cannot be restored: a request on it fails ({error})") from error

@@ -1,7 +1,9 @@
 """What a stream's monitors know, and what they find at each request: pure, and kept with the stream's state."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from adapters.monitors import accuracy, class_balance, entropy_bins, moving_mean
 from adapters.monitors.class_balance import BalanceState
 from adapters.monitors.entropy_bins import BinsState
 from adapters.monitors.moving_mean import MeanState
+from adapters.state import Range
 from adapters.values import PartState
 from adapters.watch import Look, Seen
 from service import detectors, suspicion
@@ -71,6 +74,13 @@ class MonitorState(PartState):
     recent: Tensor
     pause: Tensor
     suspicion: SuspicionState
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "check_in": (-1, 10**9),
+        "alert": (0, WATCHED),
+        "recent": (0.0, 10.0 * RECENT),
+        "pause": (0, LONGEST_PAUSE),
+    }
 
 
 @dataclass(frozen=True, slots=True)

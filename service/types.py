@@ -10,6 +10,10 @@ import numpy.typing as npt
 Parameter: TypeAlias = str | int | float | bool
 """What V2 allows as a parameter's value."""
 Array: TypeAlias = npt.NDArray[np.generic]
+LARGEST_BATCH = 4096
+"""Most images that a stream may be set to wait for."""
+MAX_NOTE = 4096
+"""Most characters of a snapshot's note."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-from service.types import InputSpec
+from service.types import LARGEST_BATCH, InputSpec
+
+MOST_WAITING = 2 * LARGEST_BATCH
+"""Images that never wait together: a request that fills the window is smaller than a batch."""
 
 
 def empty(spec: InputSpec) -> Tensor:

@@ -1,13 +1,15 @@
 """Remembered images in a fixed number of places: what RoTTA's and NOTE's memories share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from adapters.errors import StateError
 from adapters.source import as_inputs
+from adapters.state import Range
 from adapters.values import PartState
 
 UNUSED = -1
@@ -33,6 +35,20 @@ class Places(PartState):
     def filled(self) -> Tensor:
         """Share () of the places that are used."""
         return (self.classes != UNUSED).float().mean()
+
+    ranges: ClassVar[Mapping[str, Range]] = {"classes": (UNUSED, 2**53)}
+
+    def check(self) -> None:
+        """Refuse arrivals that have not come yet, or that two images share.
+
+        Raises:
+            StateError: If there are any.
+        """
+        arrivals = self.arrivals[self.classes != UNUSED]
+        if len(arrivals) and int(arrivals.max()) >= int(self.arrived):
+            raise StateError(f"the memory holds an image with arrival {int(arrivals.max())}, of {int(self.arrived)}")
+        if len(set(arrivals.tolist())) != len(arrivals):
+            raise StateError("the memory holds two images with one arrival")
 
 
 class Entry(NamedTuple):

@@ -1,15 +1,18 @@
 """ADWIN: tells that the mean of a signal has changed, by comparing every older with every newer part of a window."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from adapters.errors import StateError
 from adapters.options import Options, option
+from adapters.state import Range
 from adapters.values import PartState
 from adapters.verdict import Verdict
 
@@ -34,6 +37,20 @@ class AdwinState(PartState):
     width: Tensor
     total: Tensor
     variance: Tensor
+    ranges: ClassVar[Mapping[str, Range]] = {"variance": (0.0, math.inf)}
+
+    def check(self) -> None:
+        """Refuse a window whose rows do not hold as many values as it says.
+
+        Raises:
+            StateError: If it is one.
+        """
+        counts = self.counts.tolist()
+        if max(counts) > self.sums.shape[1]:
+            raise StateError(f"a row of the window holds {max(counts)} sums, of {self.sums.shape[1]}")
+        held = sum(count * 2**row for row, count in enumerate(counts))
+        if held != int(self.width):
+            raise StateError(f"the window holds {held} values and says {int(self.width)}")
 
 
 @dataclass(frozen=True, kw_only=True)

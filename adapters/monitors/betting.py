@@ -1,12 +1,15 @@
 """Betting against the source: tells that entropies are not the source's, by the wealth that bets on that have won."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from adapters.options import Options, option
+from adapters.state import Range
 from adapters.values import PartState
 from adapters.verdict import Verdict
 
@@ -31,6 +34,12 @@ class BettingState(PartState):
     log_wealth: Tensor
     greatest: Tensor
     count: Tensor
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "bet": (-GREATEST_BET, GREATEST_BET),
+        "squares": (0.0, math.inf),
+        "log_wealth": (-math.inf, 100.0),
+        "greatest": (0.0, 100.0),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

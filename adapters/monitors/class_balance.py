@@ -1,13 +1,16 @@
 """What a stream's answers say of its classes: shares, how many classes are left, how far from the source's prior."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from adapters.functional.answers import entropies, sound_rows
+from adapters.state import Range
 from adapters.values import PartState
 
 
@@ -17,6 +20,8 @@ class BalanceState(PartState):
 
     shares: Tensor
     weight: Tensor
+
+    ranges: ClassVar[Mapping[str, Range]] = {"shares": (-0.01, 1.01), "weight": (0.0, 1.01)}
 
 
 def init(classes: int) -> BalanceState:

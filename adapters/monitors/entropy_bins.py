@@ -1,13 +1,16 @@
 """The distribution of a stream's answer entropies: decayed counts in equal bins from 0 to ln(classes)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from adapters.functional.answers import entropies, sound_rows
+from adapters.state import Range
 from adapters.values import PartState
 
 BINS = 20
@@ -18,6 +21,8 @@ class BinsState(PartState):
     """Decayed counts (BINS,) of images by entropy."""
 
     counts: Tensor
+
+    ranges: ClassVar[Mapping[str, Range]] = {"counts": (0.0, math.inf)}
 
 
 def init() -> BinsState:

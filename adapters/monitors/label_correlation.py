@@ -1,11 +1,14 @@
 """Whether neighbours in a stream share their label more often than chance: autocorrelation of the answers."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from adapters.state import Range
 from adapters.values import PartState
 
 LAGS = 4
@@ -34,6 +37,8 @@ class CorrelationState(PartState):
     pairs: Tensor
     squares: Tensor
     shares: Tensor
+
+    ranges: ClassVar[Mapping[str, Range]] = {"pairs": (0.0, math.inf)}
 
 
 def init(classes: int) -> CorrelationState:

@@ -1,10 +1,14 @@
 """How long neighbours in a stream keep their label: the mean run of equal predicted labels."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from adapters.state import Range
 from adapters.values import PartState
 
 
@@ -21,6 +25,8 @@ class RunsState(PartState):
     last: Tensor
     repeats: Tensor
     pairs: Tensor
+
+    ranges: ClassVar[Mapping[str, Range]] = {"last": (-1, 2**53), "repeats": (0.0, math.inf), "pairs": (0.0, math.inf)}
 
 
 def init() -> RunsState:

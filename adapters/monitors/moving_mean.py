@@ -1,10 +1,13 @@
 """The moving mean of a signal, weighted by images, which a value that is not finite never reaches."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from adapters.state import Range
 from adapters.values import PartState
 
 
@@ -14,6 +17,8 @@ class MeanState(PartState):
 
     mean: Tensor
     weight: Tensor
+
+    ranges: ClassVar[Mapping[str, Range]] = {"weight": (0.0, 1.01)}
 
 
 def init() -> MeanState:

@@ -1,11 +1,14 @@
 """Moving moments of a layer's inputs: enough images to compare with the source's, however few come in a batch."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from adapters.state import Range
 from adapters.values import Moments, PartState
 
 
@@ -15,6 +18,8 @@ class MomentsState(PartState):
 
     moments: Moments
     weight: Tensor
+
+    ranges: ClassVar[Mapping[str, Range]] = {"weight": (0.0, 1.01)}
 
 
 def init(like: Moments) -> MomentsState:

@@ -6,11 +6,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, m
 
 from service.bundles import NAME
 from service.guard import Policy
+from service.types import LARGEST_BATCH, MAX_NOTE
 
 Mode = Literal["adapt", "frozen", "shadow"]
 Durability = Literal["ephemeral", "periodic", "sync"]
 Name = Annotated[str, Field(pattern=NAME)]
-MAX_NOTE = 4096
 MAX_SPEC = 256
 MAX_ENTRIES = 64
 
@@ -62,7 +62,7 @@ class StreamCreate(Given):
     beside."""
     durability: Durability | None = None
     """ephemeral: in memory alone. periodic: kept every few steps or seconds. sync: kept before each answer."""
-    adapt_batch_size: int = Field(default=1, ge=1, le=4096)
+    adapt_batch_size: int = Field(default=1, ge=1, le=LARGEST_BATCH)
     """Images of one adaptation step; requests with fewer are answered at once and wait in the window."""
     idempotent: bool = False
     """Whether a request id that comes with another body is refused (409). Else it is a new request."""
@@ -75,7 +75,7 @@ class StreamPatch(Given):
     adapter: str | None = Field(default=None, min_length=1, max_length=MAX_SPEC)
     options: Options | None = None
     guard: Guard | None = None
-    adapt_batch_size: int | None = Field(default=None, ge=1, le=4096)
+    adapt_batch_size: int | None = Field(default=None, ge=1, le=LARGEST_BATCH)
     durability: Durability | None = None
     idempotent: bool | None = None
 

@@ -14,8 +14,13 @@ from torch import Tensor
 from service.errors import UnfitError
 from service.guard import Policy
 from service.plain import sentences
+from service.types import LARGEST_BATCH, MAX_NOTE
 
 MAX_HEADER_BYTES = 16 * 2**20
+GREATEST_COUNT = 2**53
+"""Beyond which JSON's numbers are not exact."""
+END_OF_YEARS = 253_402_300_799.0
+"""Unix seconds of the end of the year 9999, the last that calendars know."""
 ALIGNED = 8
 """Bytes: where the tensors begin."""
 
@@ -39,20 +44,20 @@ class Manifest(BaseModel):
     format: Literal["acclimate-snapshot-1"] = "acclimate-snapshot-1"
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
     kind: Literal["taken", "checkpoint", "shutdown"] = "taken"
-    stream: str
-    name: str
-    note: str = ""
-    model: str
-    fingerprint: str
-    adapter: str
+    stream: Annotated[str, Field(max_length=128)]
+    name: Annotated[str, Field(max_length=128)]
+    note: Annotated[str, Field(max_length=MAX_NOTE)] = ""
+    model: Annotated[str, Field(max_length=128)]
+    fingerprint: Annotated[str, Field(max_length=64)]
+    adapter: Annotated[str, Field(max_length=256)]
     options: dict[str, Any]
     mode: Literal["adapt", "frozen", "shadow"]
     guard: Policy = Policy()
-    adapt_batch_size: Annotated[int, Field(ge=1)]
-    generation: Annotated[int, Field(ge=0)]
-    steps: Annotated[int, Field(ge=0)]
-    parent: str = ""
-    created: Annotated[float, Field(allow_inf_nan=False)]
+    adapt_batch_size: Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
+    generation: Annotated[int, Field(ge=0, le=GREATEST_COUNT)]
+    steps: Annotated[int, Field(ge=0, le=GREATEST_COUNT)]
+    parent: Annotated[str, Field(max_length=64)] = ""
+    created: Annotated[float, Field(ge=0, le=END_OF_YEARS)]
     contains_inputs: bool
     exact: bool = True
     halved: bool = False

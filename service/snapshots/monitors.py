@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from adapters.errors import StateError
-from adapters.state import flatten, rebuild
+from adapters.state import check, flatten, rebuild
 from service.monitoring import MonitorState
 
 
@@ -17,7 +17,7 @@ def restored(fresh: MonitorState, tensors: Mapping[str, Tensor]) -> tuple[Monito
     and whose count is not would raise a false alarm.
 
     Raises:
-        StateError: If a value is not finite.
+        StateError: If a value is not finite, or out of its range.
     """
     expected = flatten(fresh)
     given, wanted = _by_monitor(tensors, expected), _by_monitor(expected, expected)
@@ -28,7 +28,9 @@ def restored(fresh: MonitorState, tensors: Mapping[str, Tensor]) -> tuple[Monito
             taken |= {name: _finite(name, tensors[name]) for name in names}
         else:
             anew.append(monitor)
-    return rebuild(fresh, taken), anew
+    state = rebuild(fresh, taken)
+    check(state, "monitors")
+    return state, anew
 
 
 def _by_monitor(names: Iterable[str], expected: Iterable[str]) -> dict[str, set[str]]:

@@ -17,6 +17,7 @@ from service.snapshots import monitors
 from service.snapshots.format import Manifest, Replay, pack
 from service.snapshots.halving import halved, widened
 from service.streams import Stream, StreamState
+from service.window import MOST_WAITING
 
 ADAPTER, MONITORS, WINDOW = "adapter/", "monitors/", "window"
 
@@ -79,6 +80,8 @@ def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor])
     shape = tuple(stream.state.window.shape[1:])
     if waiting is None or waiting.dtype != torch.uint8 or tuple(waiting.shape[1:]) != shape:
         raise UnfitError(f"the snapshot's window does not fit the model's images {shape}")
+    if len(waiting) > MOST_WAITING:
+        raise UnfitError(f"the snapshot's window holds {len(waiting)} images, expected at most {MOST_WAITING}")
     try:
         initial = stream.initial()
         others = {key: tensor for key, tensor in tensors.items() if key != WINDOW and not key.startswith(MONITORS)}
