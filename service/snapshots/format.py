@@ -101,11 +101,21 @@ def read_manifest(file: bytes) -> Manifest:
         UnfitError: If there is none.
     """
     try:
-        return Manifest.model_validate_json(_manifest_text(file))
-    except ValidationError as error:
-        raise UnfitError(f"the snapshot's manifest is wrong: {sentences(error.errors())}") from None
+        return parse_manifest(_manifest_text(file))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UnfitError("the file is no snapshot: expected safetensors with a manifest in its metadata") from None
+
+
+def parse_manifest(text: str) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        UnfitError: If it is damaged, or of another version's form.
+    """
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise UnfitError(f"the snapshot's manifest is wrong: {sentences(error.errors())}") from None
 
 
 def header_length(head: bytes) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Engine, delete, insert, select
 
 from service.errors import UnfitError, UnknownError
-from service.snapshots.format import Manifest, read_manifest, unpack
+from service.snapshots.format import Manifest, parse_manifest, read_manifest, unpack
 from service.store import garbage
 from service.store.blobs import Blobs
 from service.store.database import available
@@ -67,19 +67,19 @@ class SnapshotStore:
             row = connection.execute(query).first()
         if row is None:
             raise UnknownError(f"there is no snapshot {snapshot_id[:200]!r}")
-        return Manifest.model_validate_json(row.manifest), int(row.size)
+        return parse_manifest(row.manifest), int(row.size)
 
     def manifests(self, stream: str | None = None) -> Iterator[tuple[Manifest, int]]:
-        """Read all manifests, or those of one stream, newest first."""
-        query = select(SNAPSHOTS.c.manifest, SNAPSHOTS.c.size).order_by(
+        """Read all manifests, or those of one stream, newest first; those of another version's form are left out."""
+        query = select(SNAPSHOTS.c.id, SNAPSHOTS.c.manifest, SNAPSHOTS.c.size).order_by(
             SNAPSHOTS.c.created.desc(), SNAPSHOTS.c.id.desc()
         )
         with available(), self._engine.connect() as connection:
-            rows: Sequence[tuple[str, int]] = [
-                (row.manifest, int(row.size))
+            rows: Sequence[tuple[str, str, int]] = [
+                (row.id, row.manifest, int(row.size))
                 for row in connection.execute(query if stream is None else query.where(SNAPSHOTS.c.stream == stream))
             ]
-        return ((Manifest.model_validate_json(text), size) for text, size in rows)
+        return _readable(rows)
 
     def delete(self, snapshot_id: str) -> None:
         """Remove a snapshot.
@@ -122,6 +122,14 @@ class SnapshotStore:
         with available(), self._engine.begin() as connection:
             connection.execute(insert(SNAPSHOTS).values(**_row(manifest, len(file))))
         return True
+
+
+def _readable(rows: Sequence[tuple[str, str, int]]) -> Iterator[tuple[Manifest, int]]:
+    for snapshot_id, text, size in rows:
+        try:
+            yield parse_manifest(text), size
+        except UnfitError as error:
+            log.warning("snapshot_unreadable", snapshot=snapshot_id, reason=str(error))
 
 
 def _blob(snapshot_id: str) -> str:

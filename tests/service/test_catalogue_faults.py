@@ -255,6 +255,23 @@ def test_a_server_without_its_data_folder_is_not_ready_says_why_and_acknowledges
     assert [line["event"] for line in logs if line["event"] == "store_is_back"] == ["store_is_back"]
 
 
+def test_a_snapshot_of_a_newer_version_is_refused_in_words_and_hides_no_other(bundle, learned, tmp_path):
+    with application(tmp_path, bundle) as api:
+        newer, known = (api("POST", "/v1/streams/s/snapshots").json()["id"] for _ in range(2))
+    with sqlite3.connect(learned / "acclimate.db") as connection:
+        change = "UPDATE snapshots SET manifest = replace(manifest, 'snapshot-1', 'snapshot-2') WHERE id = ?"
+        connection.execute(change, [newer])
+    connection.close()
+
+    with application(tmp_path, bundle) as api:
+        listed = api("GET", "/v1/streams/s/snapshots").json()["items"]
+        refused = api("GET", f"/v1/snapshots/{newer}")
+
+    assert [snapshot["id"] for snapshot in listed] == [known]
+    assert refused.status_code == 422
+    assert "format is 'acclimate-snapshot-2', expected 'acclimate-snapshot-1'" in refused.json()["error"]
+
+
 @pytest.mark.e2e
 def test_a_server_says_what_is_wrong_in_one_line_and_exits_with_2(folder):
     cut_in_half(folder / "acclimate.db")
