@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.client import Client, StreamRow
+from service.client import Client, RefusedError, StreamRow
 from service.operating import inspecting, parsing, showing, watching
 from service.operating.confirming import confirm, loss_of_state
 from service.operating.errors import MistakeError
@@ -15,6 +15,7 @@ from service.operating.printing import print_list, print_one, say
 from service.operating.reaching import DEFAULT_URL, reach
 
 app = typer.Typer(help="Look at streams and change them.", no_args_is_help=True)
+UNFIT = 422
 NONE = "There are no streams; the first request of one creates it, or `acclimate streams create`."
 
 Model = Annotated[str | None, typer.Option(help="The model; needed where several are served.")]
@@ -125,8 +126,7 @@ def reset(
     Example: `acclimate streams reset camera-7 --if-generation 300`
     """
     with reach(url, key_file) as client:
-        client.reset(stream, if_generation, dry_run=True)
-        confirm(loss_of_state(client, client.stream(stream), "goes back to the source state"), yes=yes)
+        confirm(_loss_by_reset(client, stream, if_generation), yes=yes)
         view = client.reset(stream, if_generation)
         print_one(view, lambda one: f"{one.id} is in the source state, generation {one.generation}", as_json=as_json)
 
@@ -172,6 +172,21 @@ def watch(
                 say(view.json_text() if as_json else watching.line(view, time.time()))
         except KeyboardInterrupt:
             return
+
+
+def _loss_by_reset(client: Client, stream: str, generation: int | None) -> str:
+    """Return what a reset loses; a stream that is unfit for its model, or damaged, can be reset too.
+
+    Raises:
+        RefusedError: If the server would refuse the reset.
+    """
+    try:
+        client.reset(stream, generation, dry_run=True)
+        return loss_of_state(client, client.stream(stream), "goes back to the source state")
+    except RefusedError as error:
+        if error.status != UNFIT:
+            raise
+        return f"{error}. What it has learned is lost."
 
 
 def _given(**settings: Any) -> dict[str, Any]:
