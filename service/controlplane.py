@@ -1,10 +1,9 @@
 """What operators do with streams and snapshots, each in the stream's turn."""
 
-import asyncio
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,10 +22,11 @@ from service.scheduler import Scheduler
 from service.snapshots.format import Manifest, pack, unpack
 from service.snapshots.store import SnapshotStore
 from service.snapshots.streams import begun_anew, file_of, state_for, warning_for
+from service.store.calls import StoreCalls
 from service.streams import Durability, Mode, Stream, StreamTable
 from service.telemetry import Telemetry
+from service.tickets import Steps, at_once
 from service.types import Happening
-from service.worker import Worker
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Controlplane:
         models: Mapping[str, HostedModel],
         table: StreamTable,
         scheduler: Scheduler,
-        worker: Worker,
+        calls: StoreCalls,
         store: SnapshotStore,
         telemetry: Telemetry,
         recorder: Recorder,
@@ -49,7 +49,7 @@ class Controlplane:
         self.models = models
         self.table = table
         self._scheduler = scheduler
-        self._worker = worker
+        self.calls = calls
         self._store = store
         self._telemetry = telemetry
         self._recorder = recorder
@@ -79,19 +79,19 @@ class Controlplane:
         hosted = self._model(model)
         self._scheduler.check_open()
         spec = hosted.bundle.toml.adapter if adapter is None else adapter
-        fitted = await self._worker.run(lambda: hosted.fit(spec, options))
+        fitted = await self._scheduler.beside(lambda: hosted.fit(spec, options))
         if self.table.knows(chosen):
             raise ConflictError(f"there is a stream {chosen!r} already; choose another id, or reset it")
         stream = self.table.create(chosen, hosted, fitted, **settings)
         stream.waiting += 1  # it is not put to rest, or ended, before it is there
         try:
-            stream.claim = await asyncio.to_thread(self._keeper.checkpoints.enrol, stream)
+            stream.claim = await self.calls.run(partial(self._keeper.checkpoints.enrol, stream))
         except ServiceError:
             self.table.delete(chosen)
             raise
         finally:
             stream.waiting -= 1
-        stream.last_used = time.time()
+        stream.touch()
         self.residence.note(stream)
         self._recorder.tell(stream, Happening("created", f"with {fitted.spec}"))
         return stream
@@ -155,24 +155,24 @@ class Controlplane:
         _check_generation(stream, expected)
         if adapter is not None or options is not None:
             spec = stream.fitted.spec if adapter is None else adapter
-            await self._worker.run(lambda: stream.model.fit(spec, options or {}))
+            await self._scheduler.beside(lambda: stream.model.fit(spec, options or {}))
         return stream
 
     async def delete(self, stream_id: str, expected: int | None) -> None:
         """End a stream; its snapshots stay."""
         stream = await self.residence.get(stream_id)
 
-        def job() -> None:
+        def job() -> Steps[None]:
             _check_generation(stream, expected)
-            self._keeper.forget(stream)
+            yield from self._keeper.forget(stream)
             self.table.delete(stream.id)
 
-        await self._in_turn(stream, job)
+        await self._in_steps(stream, job)
         self._recorder.tell(stream, Happening("deleted", f"at generation {stream.generation}; its snapshots stay"))
 
-    def end(self, stream: Stream, *new: Answered) -> None:
+    def end(self, stream: Stream, *new: Answered) -> Steps[None]:
         """End a stream as its client asks; its last answers and its snapshots stay. On the worker, in its turn."""
-        self._keeper.end(stream, *new)
+        yield from self._keeper.end(stream, *new)
         self.table.delete(stream.id)
 
     async def reset(self, stream_id: str, expected: int | None) -> Stream:
@@ -192,27 +192,27 @@ class Controlplane:
         """Snapshot a stream as it is at its turn; without the images that wait, if they are not to be kept."""
         stream = await self.residence.get(stream_id)
 
-        def job() -> tuple[Manifest, int]:
-            saved = self._save(stream, name or f"g{stream.generation}", note, drop_inputs=drop_inputs)
-            self._keeper.append(stream, always=True)
+        def job() -> Steps[tuple[Manifest, int]]:
+            saved = yield from self._save(stream, name or f"g{stream.generation}", note, drop_inputs=drop_inputs)
+            yield from self._keeper.append(stream, always=True)
             return saved
 
-        return await self._in_turn(stream, self._counted("take", job))
+        return await self._in_steps(stream, self._counted("take", job))
 
     async def restore(self, stream_id: str, snapshot_id: str, expected: int | None) -> tuple[Stream, str]:
         """Continue a stream from a snapshot; return it and why it may not replay bit for bit ("" if it does)."""
         stream = await self.residence.get(stream_id)
 
-        def job() -> str:
+        def job() -> Steps[str]:
             _check_generation(stream, expected)
-            manifest, tensors = unpack(self._store.get(snapshot_id))
+            manifest, tensors = unpack((yield partial(self._store.get, snapshot_id)))
             state = state_for(stream, manifest, tensors)
             engine.check_serves(stream, state)
             engine.restore(stream, state)
             stream.parent = manifest.id
             return "; ".join(filter(None, (warning_for(stream, manifest), begun_anew(stream, tensors))))
 
-        warning = await self._in_turn(stream, self._counted("restore", job))
+        warning = await self._in_steps(stream, self._counted("restore", job))
         self._recorder.tell(stream, Happening("restored", f"from snapshot {snapshot_id}"))
         return stream, warning
 
@@ -226,12 +226,14 @@ class Controlplane:
         stream = await self.residence.get(stream_id)
         _check_generation(stream, expected)
 
+        file = await self.calls.run(partial(self._store.get, snapshot_id))
+
         def job() -> str:
-            manifest, tensors = unpack(self._store.get(snapshot_id))
+            manifest, tensors = unpack(file)
             state_for(stream, manifest, tensors)
             return warning_for(stream, manifest)
 
-        return stream, await self._worker.run(job)
+        return stream, await self._scheduler.beside(job)
 
     async def label(self, stream_id: str, labels: Mapping[str, Sequence[str | int]]) -> tuple[Feedback, int, list[str]]:
         """Take late labels by request id; return what is known now, the images labelled, and requests not known.
@@ -279,7 +281,8 @@ class Controlplane:
             self._recorder.tell_of(manifest.stream, manifest.model, Happening("uploaded", f"snapshot {manifest.id}"))
             return manifest, len(content)
 
-        return await self._worker.run(self._counted("upload", job))
+        with self._counting("upload"):
+            return await self.calls.run(job)
 
     def snapshots(self, stream_id: str | None = None) -> Iterator[tuple[Manifest, int]]:
         """Return all snapshots, or those of one stream, newest first."""
@@ -305,12 +308,12 @@ class Controlplane:
         self._store.delete(snapshot_id)
         self._recorder.tell_of(manifest.stream, manifest.model, Happening("snapshot_deleted", snapshot_id))
 
-    def _save(self, stream: Stream, name: str, note: str, *, drop_inputs: bool = False) -> tuple[Manifest, int]:
+    def _save(self, stream: Stream, name: str, note: str, *, drop_inputs: bool = False) -> Steps[tuple[Manifest, int]]:
         manifest, file = file_of(stream, name, note, drop_inputs=drop_inputs)
-        self._store.put(manifest.id, file)
+        yield partial(self._store.put, manifest.id, file)
         stream.parent = manifest.id
         self._recorder.tell(stream, Happening("snapshot", f"{manifest.name} ({manifest.id}) taken"))
-        return self._store.manifest(manifest.id)
+        return manifest, len(file)
 
     async def _even_unfit(self, stream_id: str) -> Stream:
         """Return a stream to be reset: one that is unfit for the served model, or damaged, too."""
@@ -343,28 +346,35 @@ class Controlplane:
         return self.models[chosen]
 
     async def _in_turn(self, stream: Stream, job: Callable[[], T]) -> T:
-        def there() -> T:
+        return await self._in_steps(stream, lambda: at_once(job))
+
+    async def _in_steps(self, stream: Stream, job: Callable[[], Steps[T]]) -> T:
+        def there() -> Steps[T]:
             if self.table.find(stream.id) is not stream:
                 raise UnknownError(f"stream {stream.id!r} was deleted meanwhile")
             with stream.unchanged_on_failure():
-                result = job()
+                result = yield from job()
                 if self.table.find(stream.id) is stream:
-                    self._keeper.append(stream)
+                    yield from self._keeper.append(stream)
             return result
 
-        result = await self._scheduler.submit(stream, there)
+        result = await self._scheduler.submit_steps(stream, there)
         self._keeper.note(stream, soon=True)
         return result
 
-    def _counted(self, action: str, job: Callable[[], T]) -> Callable[[], T]:
-        def counted() -> T:
-            try:
-                result = job()
-            except Exception:
-                self._telemetry.snapshots.labels(action, "refused").inc()
-                raise
-            self._telemetry.snapshots.labels(action, "done").inc()
-            return result
+    @contextmanager
+    def _counting(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self._telemetry.snapshots.labels(action, "refused").inc()
+            raise
+        self._telemetry.snapshots.labels(action, "done").inc()
+
+    def _counted(self, action: str, job: Callable[[], Steps[T]]) -> Callable[[], Steps[T]]:
+        def counted() -> Steps[T]:
+            with self._counting(action):
+                return (yield from job())
 
         return counted
 

@@ -1,7 +1,6 @@
 """Inference: from a parsed request to an answer, through one stream's turn."""
 
 import asyncio
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from time import perf_counter
@@ -32,6 +31,7 @@ from service.settings import Settings
 from service.statistics import Statistics
 from service.streams import Stream, StreamTable, check_id, default_id
 from service.telemetry import Telemetry, log
+from service.tickets import Steps
 from service.types import Array, Happening, InferRequest, InferResponse, JsonLimits, Limits, Parameter
 
 DONE = {
@@ -63,7 +63,7 @@ class Dataplane:
         prober: Prober,
         keeper: Keeper,
         residence: Residence,
-        end: Callable[..., None],
+        end: Callable[..., Steps[None]],
         workshop: Workshop | None = None,
     ) -> None:
         self._models = models
@@ -186,13 +186,13 @@ class Dataplane:
         """Answer in the stream's turn; None if the stream has ended meanwhile."""
         self._check_pace(stream)
         shared = Shared(stream, x, self._workshop)
-        answered = await self._scheduler.submit(
+        answered = await self._scheduler.submit_steps(
             stream, lambda: self._answer(shared, sequence, asked, wanted), shared, by
         )
         self._prober.note(stream)
         self._keeper.note(stream)
         if stream.window_full:
-            task = asyncio.ensure_future(self._scheduler.submit(stream, lambda: self._adapt_full_window(stream)))
+            task = asyncio.ensure_future(self._scheduler.submit_steps(stream, lambda: self._adapt_full_window(stream)))
             task.add_done_callback(_log_failure)
         return answered
 
@@ -216,7 +216,7 @@ class Dataplane:
 
     def _answer(
         self, shared: Shared, sequence: Sequence, asked: Asked, wanted: tuple[str, ...]
-    ) -> tuple[InferResponse, float] | None:
+    ) -> Steps[tuple[InferResponse, float] | None]:
         """Serve one request; runs on the worker, in the stream's turn. None if the stream has ended."""
         stream, x = shared.stream, shared.x
         if self._table.find(stream.id) is not stream:
@@ -240,22 +240,22 @@ class Dataplane:
             # Nobody can send again a request that has neither id nor key.
             kept = [Answered(asked, response)] if asked.digest else []
             if sequence.end:
-                self._end(stream, *kept)
+                yield from self._end(stream, *kept)
             else:
-                self._keeper.append(stream, *kept)
+                yield from self._keeper.append(stream, *kept)
         self._recorder.record(stream, asked.id, x, served, seconds)
         if served.waited is not None:
             self._count_window(stream, served.waited)
-        stream.last_used = time.time()
+        stream.touch()
         if asked.digest:
             stream.retries.add(asked, response)
         return response, seconds
 
-    def _adapt_full_window(self, stream: Stream) -> None:
+    def _adapt_full_window(self, stream: Stream) -> Steps[None]:
         if stream.window_full and stream.mode != "frozen":
             with stream.unchanged_on_failure():
                 decision = engine.adapt_window(stream)
-                self._keeper.append(stream)
+                yield from self._keeper.append(stream)
             if decision is not None:
                 self._count_window(stream, decision)
 

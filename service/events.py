@@ -4,11 +4,11 @@ import asyncio
 import json
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 from sqlalchemy import Engine, delete, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.clock import CLOCK
 from service.errors import SettingsError
+from service.store.calls import StoreCalls
 from service.store.database import Database, available
 from service.store.tables import EVENTS
 from service.supervision import Supervisor
@@ -53,14 +55,16 @@ class EventLog:
     Args:
         database: Where they are kept.
         supervisor: Runs the thread that writes.
+        calls: Runs the calls that read.
         sharded: Whether other processes write there too.
 
     Raises:
         SettingsError: If it cannot be read.
     """
 
-    def __init__(self, database: Database, supervisor: Supervisor, *, sharded: bool = False) -> None:
+    def __init__(self, database: Database, supervisor: Supervisor, calls: StoreCalls, *, sharded: bool = False) -> None:
         self._engine = database.engine
+        self._calls = calls
         stored = _newest(self._engine)
         self._lock = threading.Lock()
         self._newest: deque[Event] = deque(stored, maxlen=IN_MEMORY + UNWRITTEN)
@@ -80,7 +84,7 @@ class EventLog:
             self.last += 1
             figures = {name: float(value) for name, value in happening.figures.items() if math.isfinite(value)}
             told = Event(
-                self.last, time.time(), happening.kind, stream, model, happening.action, happening.reason, figures
+                self.last, CLOCK.now(), happening.kind, stream, model, happening.action, happening.reason, figures
             )
             self._newest.append(told)
             self._unwritten.put(told)
@@ -89,6 +93,17 @@ class EventLog:
             loop.call_soon_threadsafe(woken.set)
         log.info("event", kind=told.kind, stream=stream, action=told.action, reason=told.reason)
         return told
+
+    async def read(self, after: int, limit: int = PAGE, stream: str | None = None) -> list[Event]:
+        """Return events as `since` does; those that are not in memory are read beside the event loop.
+
+        Raises:
+            StoreDownError: If the database does not answer in time.
+        """
+        with self._lock:
+            in_memory = not self._newest or after + 1 >= self._newest[0].id
+        find = partial(self.since, after, limit, stream)
+        return find() if in_memory else await self._calls.run(find)
 
     def since(self, after: int, limit: int = PAGE, stream: str | None = None) -> list[Event]:
         """Return up to `limit` events with greater ids, the oldest first; of one stream, if it is named."""
@@ -114,7 +129,7 @@ class EventLog:
             while not self._closing:
                 woken.clear()
                 told = self.last
-                while page := self.since(after, PAGE, stream):
+                while page := await self.read(after, PAGE, stream):
                     after = page[-1].id
                     yield page
                 after = max(after, told)  # what was told to others is not looked through again
@@ -133,13 +148,14 @@ class EventLog:
             StoreDownError: If the database does not answer.
         """
         with available(), self._engine.begin() as connection:
-            connection.execute(delete(EVENTS).where(EVENTS.c.time < time.time() - older_seconds))
+            connection.execute(delete(EVENTS).where(EVENTS.c.time < CLOCK.now() - older_seconds))
 
-    def close(self) -> None:
-        """Write what is left."""
+    def close(self, seconds: float | None = None) -> bool:
+        """Write what is left; False if that takes longer than `seconds`."""
         self.wake()
         self._unwritten.put(None)
-        self._writer.join()
+        self._writer.join(seconds)
+        return not self._writer.is_alive()
 
     @contextmanager
     def _listening(self) -> Iterator[asyncio.Event]:

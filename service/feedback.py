@@ -20,7 +20,7 @@ class Answered:
     """What was answered to one request.
 
     Attributes:
-        time: When, Unix seconds.
+        time: When, on the monotonic clock.
         labels: (N,) the answered classes.
         source: Those of the source model, where it looked: (N,), or of the first images alone.
         estimates: What accuracy was estimated to be, by estimator.
@@ -111,7 +111,7 @@ class Feedback:
         return True
 
     def _forget_old(self) -> None:
-        oldest = time.time() - self.max_seconds
+        oldest = time.monotonic() - self.max_seconds
         while self._waiting and (self._images > self.max_images or next(iter(self._waiting.values())).time < oldest):
             self._forget(next(iter(self._waiting)))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from adapters import AdapterState
 from adapters.grouping import Stepped
 from adapters.values import StepOutput
+from service.containment import contained
 from service.gains import SIZES, Gain, measured
 from service.hosting import Fitted
 from service.native.workshop import Workshop
@@ -108,7 +109,7 @@ class Groups:
         states = [request.stream.state.adapter for request in requests]
         began = perf_counter()
         try:
-            taken = fitted.step_together(states, [request.x for request in requests])
+            taken = contained(lambda: fitted.step_together(states, [request.x for request in requests]))
         except Exception as error:  # noqa: BLE001 - a model's own code; each stream's step tells whose fault it is
             log.warning("group_failed", model=model.name, adapter=fitted.spec, reason=type(error).__name__)
             return

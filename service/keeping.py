@@ -3,8 +3,10 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 
 from service.changes import Changes
 from service.checkpoints import Checkpoints, Taken, Written, record_of, take
@@ -12,8 +14,10 @@ from service.ended import LAST, EndedAnswers
 from service.errors import FencedError, ServiceError
 from service.recording import Recorder
 from service.retries import Answered, Asked
+from service.store.calls import StoreCalls
 from service.streams import Claim, Stream, StreamTable
 from service.telemetry import Telemetry, log
+from service.tickets import Steps
 from service.types import Happening, InferResponse
 from service.worker import Worker
 
@@ -35,6 +39,7 @@ class Keeper:
         worker: Where streams change, and are taken.
         recorder: Where it is told.
         telemetry: Where it is counted.
+        calls: Runs the calls of the store.
         steps, seconds: After how many generations and seconds a `periodic` stream is kept.
         ended: Where the last answers of streams that have ended are.
     """
@@ -48,9 +53,10 @@ class Keeper:
         telemetry: Telemetry,
         steps: int,
         seconds: float,
-        ended: EndedAnswers,
+        ended: EndedAnswers | None = None,
+        calls: StoreCalls | None = None,
     ) -> None:
-        self.ended = ended
+        self.ended = ended or EndedAnswers(0.0, 0)
         self.checkpoints = checkpoints
         self._table = table
         self._worker = worker
@@ -58,13 +64,17 @@ class Keeper:
         self._checkpoints = telemetry.checkpoints
         self._steps = steps
         self._seconds = seconds
+        self._calls = calls or StoreCalls()
+        self._worker_hangs = False
         self._changed = Changes()
         self._writing: dict[str, threading.Event] = {}
         self._under_way: set[asyncio.Future[list[Taken]]] = set()
         self._wake = asyncio.Event()
 
-    def append(self, stream: Stream, *new: Answered, always: bool = False) -> None:
+    def append(self, stream: Stream, *new: Answered, always: bool = False) -> Steps[None]:
         """Make what a `sync` stream is now durable; on the worker, in its turn. `always`: of any that is not ephemeral.
+
+        The write itself is a call beside the worker.
 
         Raises:
             FencedError: If another process has taken the stream over; this one has let it go.
@@ -74,8 +84,8 @@ class Keeper:
         wanted = stream.durability == "sync" or (always and stream.durability == "periodic")
         if not wanted or _is_kept(stream):
             return
-        self._wait_for_write(stream)
-        written = self.checkpoints.write([take(stream, *new)])
+        with (yield from self._alone(stream)):
+            written = yield partial(self.checkpoints.write, [take(stream, *new)])
         if stream.id in written.failed:
             raise written.failed[stream.id]
         if stream.id in written.lost:
@@ -100,15 +110,15 @@ class Keeper:
             stream.claim = replace(stream.claim, mark=())
             self.note(stream, soon=True)
 
-    def forget(self, stream: Stream) -> None:
+    def forget(self, stream: Stream) -> Steps[None]:
         """Remove a stream from the store, with its answers; on the worker, in its turn.
 
         Raises:
             FencedError: If another process has taken it over; its state there stays.
         """
-        self._remove(stream, [])
+        yield from self._remove(stream, [])
 
-    def end(self, stream: Stream, *new: Answered) -> None:
+    def end(self, stream: Stream, *new: Answered) -> Steps[None]:
         """Remove a stream that a client has ended, and keep its last answers; on the worker, in its turn.
 
         `new` are answers under way. Those of a `sync` stream are durable once this returns.
@@ -117,7 +127,7 @@ class Keeper:
             FencedError: If another process has taken it over; its state there stays.
         """
         last = (*stream.retries.entries(), *new)[-LAST:]
-        self._remove(stream, last if stream.durability == "sync" else [])
+        yield from self._remove(stream, last if stream.durability == "sync" else [])
         self.ended.keep(stream.id, last)
 
     async def answer_of_ended(self, stream_id: str, asked: Asked, *, sharded: bool) -> InferResponse | None:
@@ -128,7 +138,7 @@ class Keeper:
         """
         answered = self.ended.find(stream_id, asked)
         if answered is None and sharded:  # another process may have ended it
-            there = await asyncio.to_thread(self.checkpoints.ended, self.ended.seconds, stream_id)
+            there = await self._calls.run(partial(self.checkpoints.ended, self.ended.seconds, stream_id))
             for name, answers in there.items():
                 self.ended.keep(name, answers)
             answered = self.ended.find(stream_id, asked)
@@ -144,10 +154,11 @@ class Keeper:
         """Remove answers of ended streams from the store that are too old or too many."""
         self.checkpoints.catalogue.forget_ended(self.ended.seconds, self.ended.limit_bytes)
 
-    def _remove(self, stream: Stream, last: Sequence[Answered]) -> None:
-        self._wait_for_write(stream)  # it may be the one that enrols the stream
-        in_store = stream.claim is not None or stream.unsettled
-        if in_store and not self.checkpoints.remove(stream, last):
+    def _remove(self, stream: Stream, last: Sequence[Answered]) -> Steps[None]:
+        with (yield from self._alone(stream)):  # a write under way may be the one that enrols the stream
+            in_store = stream.claim is not None or stream.unsettled
+            removed = (yield partial(self.checkpoints.remove, stream, last)) if in_store else True
+        if not removed:
             self._lose(stream)
             raise FencedError(f"stream {stream.id!r} {FENCED}")
         self._changed.drop(stream.id)
@@ -184,10 +195,11 @@ class Keeper:
     async def _write(self, there: Mapping[str, Stream], *, final: bool) -> list[Taken]:
         for stream_id in there:
             self._changed.calm(stream_id)  # what is noted from here on may come too late for this write
-        taken = await self._worker.run(lambda: self._take(there.values(), final=final))
+        taking = partial(self._take, there.values(), final=final)
+        taken = taking() if self._worker_hangs else await self._worker.run(taking)
         written = Written({}, set(), {})
         try:
-            written = await asyncio.to_thread(self.checkpoints.write, taken)
+            written = await self._calls.run(partial(self.checkpoints.write, taken))
         finally:
             for each in taken:
                 self._written(there[each.stream.id], each, written)
@@ -195,19 +207,33 @@ class Keeper:
                 self._writing.pop(each.stream.id).set()
         return [each for each in taken if each.stream.id in written.claims]
 
-    def _wait_for_write(self, stream: Stream) -> None:
-        """Wait for another thread's write of a stream; on the worker, which that write needs no more."""
-        under_way = self._writing.get(stream.id)
-        if under_way is not None:
-            under_way.wait()
+    def _alone(self, stream: Stream) -> Steps[AbstractContextManager[None]]:
+        """Wait until nobody writes a stream, and keep others from it until the block ends. On the worker.
+
+        The worker alone marks streams as being written, so that no two do so at once.
+        """
+        while (under_way := self._writing.get(stream.id)) is not None:
+            yield under_way.wait
+        self._writing[stream.id] = threading.Event()
+        return self._until_written(stream.id)
+
+    @contextmanager
+    def _until_written(self, stream_id: str) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._writing.pop(stream_id).set()
 
     def _take(self, streams: Iterable[Stream], *, final: bool) -> list[Taken]:
-        """Take streams that are there and that nobody else is writing; on the worker."""
+        """Take streams that are there and that nobody else is writing; on the worker, unless that hangs at the stop.
+
+        A stream whose job hangs is taken as it was before that job.
+        """
         free = [
             stream for stream in streams if self._table.find(stream.id) is stream and stream.id not in self._writing
         ]
         self._writing |= {stream.id: threading.Event() for stream in free}
-        return [take(stream, final=final) for stream in free]
+        return [_taken(stream, final=final) for stream in free]
 
     def _written(self, stream: Stream, taken: Taken, written: Written) -> None:
         if stream.id in written.lost:
@@ -232,18 +258,33 @@ class Keeper:
             log.error("stream_not_kept", stream=stream.id, reason=str(error))
             self._changed.delay(stream.id, AGAIN_SECONDS)
 
-    async def close(self) -> int:
-        """Keep all streams that are to be kept, for the next start; return how many were."""
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+    async def close(self, progress: Callable[[], None] = lambda: None) -> tuple[int, list[str]]:
+        """Keep all streams that are to be kept, for the next start; a worker that hangs is not waited for.
+
+        Args:
+            progress: Called after each batch.
+
+        Returns:
+            How many were kept, and what hangs, the worker or the store.
+        """
+        busy = self._worker.busy
+        self._worker_hangs = busy is not None
+        hangs = [] if busy is None else [f"the worker, with {busy.of}"]
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=self._calls.seconds)
+            hangs += ["the store"] if late and busy is None else []
         streams = [stream for stream in self._table if stream.durability != "ephemeral"]
         kept = 0
         for start in range(0, len(streams), AT_A_TIME):
-            some = streams[start : start + AT_A_TIME]
+            some, began = streams[start : start + AT_A_TIME], time.monotonic()
             try:
                 kept += len(await self.keep(some, final=True))
             except (ServiceError, OSError) as error:
                 log.error("streams_not_kept", streams=[stream.id for stream in some], reason=str(error))
-        return kept
+                if time.monotonic() - began >= self._calls.seconds:
+                    return kept, [*hangs, "the store"]
+            progress()
+        return kept, hangs
 
     def _is_wanted(self, stream: Stream) -> bool:
         """Tell whether a stream is to be kept: of one that is ephemeral, the row alone."""
@@ -255,7 +296,7 @@ class Keeper:
             return False
         if stream.durability == "ephemeral" or stream.claim is None or stream.unsettled:
             return True
-        return self._changed.is_urgent(stream.id) or time.time() - stream.kept >= self._seconds
+        return self._changed.is_urgent(stream.id) or time.monotonic() - stream.kept >= self._seconds
 
     def _lose(self, stream: Stream) -> None:
         """Let a stream go that is another process's now."""
@@ -277,4 +318,11 @@ def _is_kept(stream: Stream) -> bool:
 def _settle(stream: Stream, claim: Claim, generation: int | None = None) -> None:
     stream.claim, stream.unsettled = claim, ""
     stream.durable_generation = stream.generation if generation is None else generation
-    stream.kept = time.time()
+    stream.kept = time.monotonic()
+
+
+def _taken(stream: Stream, *, final: bool) -> Taken:
+    """Take a stream; one whose job is under way, as it was before."""
+    before = stream.before_job()
+    taken = take(stream, final=final)
+    return taken if before is stream else replace(taken, stream=before, answered=tuple(before.retries.entries()))

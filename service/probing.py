@@ -10,6 +10,7 @@ import torch
 from adapters import AdapterState
 from adapters.functional import answers
 from service import engine
+from service.clock import CLOCK
 from service.comparing import LEAST, Compared, compared
 from service.errors import ServiceError
 from service.good_states import GoodState
@@ -98,7 +99,7 @@ class Prober:
             source_gap=float(calibration.accuracy) - accuracy,
             generation=taken.generation,
             steps=int(taken.state.steps),
-            time=time.time(),
+            time=CLOCK.now(),
             compared=found,
         )
         took = time.perf_counter() - began

@@ -12,6 +12,7 @@ from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
 from service import suspicion
 from service.callers import CALLER
+from service.clock import CLOCK
 from service.comparing import kept
 from service.engine import Served
 from service.events import Event, EventLog
@@ -66,7 +67,7 @@ class Recorder:
 
     def record(self, stream: Stream, request_id: str, x: Tensor, served: Served, seconds: float) -> None:
         """Write down an answered request; on the worker, in the stream's turn."""
-        model, now = stream.model.name, time.time()
+        model, now = stream.model.name, CLOCK.now()
         stream.seconds = seconds
         self._telemetry.step_seconds.labels(model, stream.fitted.spec).observe(seconds)
         self._telemetry.observe_answer(model, stream.fitted.spec, served.action.value, len(x), served.signals)
@@ -80,7 +81,7 @@ class Recorder:
         labels = _labels(served.adapted)
         source = None if served.source is None else _labels(served.source)
         estimates = {name: stream.monitored[name] for name in ESTIMATES if name in stream.monitored}
-        stream.feedback.remember(request_id, Answered(now, labels, source, estimates))
+        stream.feedback.remember(request_id, Answered(time.monotonic(), labels, source, estimates))
         stream.history.add(now, stream.generation, len(x), _series(stream, served, seconds))
         if served.findings.looked:
             distances = stream.model.watch.layers(stream.state.monitors.seen)

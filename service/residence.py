@@ -5,18 +5,21 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from weakref import WeakValueDictionary
 
 from service.checkpoints import Loaded, built, load, model_of, record_of
+from service.clock import CLOCK
 from service.errors import UnknownError
 from service.hosting import HostedModel
 from service.keeping import Keeper
 from service.recording import Recorder
+from service.scheduler import Scheduler
+from service.store.calls import StoreCalls
 from service.store.catalogue import Record
 from service.streams import Stream, StreamTable
 from service.telemetry import log
 from service.types import Happening
-from service.worker import Worker
 
 LOOK_SECONDS = 1.0
 """How often it is looked for streams that are to rest or to end, where nothing asks for it sooner."""
@@ -52,7 +55,8 @@ class Residence:
         table: The streams.
         keeper: Writes them.
         models: The served models, by name.
-        worker: Where streams are built.
+        scheduler: Lets streams be built on the worker.
+        calls: Runs the calls of the store.
         recorder: Where it is told.
         limits: When streams rest, and when they end.
         sharded: Whether other processes may have made streams that are not known here.
@@ -63,7 +67,8 @@ class Residence:
         table: StreamTable,
         keeper: Keeper,
         models: Mapping[str, HostedModel],
-        worker: Worker,
+        scheduler: Scheduler,
+        calls: StoreCalls,
         recorder: Recorder,
         *,
         limits: RestLimits,
@@ -72,12 +77,14 @@ class Residence:
         self.table = table
         self._keeper = keeper
         self._models = models
-        self._worker = worker
+        self._scheduler = scheduler
+        self._calls = calls
         self._recorder = recorder
         self.limits = limits
         self._sharded = sharded
         self._untold: set[str] = set()
         self._forgotten: set[str] = set()
+        self._used: dict[str, float] = {}
         self._coming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._free = float(limits.resident_bytes)
         self._wake = asyncio.Event()
@@ -137,7 +144,7 @@ class Residence:
 
     async def make_room(self) -> None:
         """Put to rest streams unused for long, and those used longest ago while there are too many bytes in memory."""
-        oldest = min(self.table, key=lambda stream: stream.last_used, default=None)
+        oldest = min(self.table, key=lambda stream: stream.used, default=None)
         held = self._bytes()
         if oldest is not None and (self._unused(oldest) or held > self.limits.resident_bytes):
             await self._rest_oldest()
@@ -145,7 +152,7 @@ class Residence:
         self._free = self.limits.resident_bytes - held
 
     async def _rest_oldest(self) -> None:
-        idle = sorted((stream for stream in self.table if not stream.waiting), key=lambda stream: stream.last_used)
+        idle = sorted((stream for stream in self.table if not stream.waiting), key=lambda stream: stream.used)
         while idle and (self._unused(idle[0]) or self._bytes() > self.limits.resident_bytes):
             enough = self._bytes() - (1 - SLACK) * self.limits.resident_bytes
             some = [stream for stream in idle[:SOME] if self._unused(stream)] or _first(idle[:SOME], enough)
@@ -157,9 +164,9 @@ class Residence:
         """End resting streams that nobody has used for as long as is allowed."""
         if not self.limits.end_seconds:
             return
-        before = time.time() - self.limits.end_seconds
-        for record in [record for record in self.table.resting.values() if record.last_used < before]:
-            if await asyncio.to_thread(self._ended, record):
+        self._used = {name: used for name, used in self._used.items() if name in self.table.resting}
+        for record in [record for record in self.table.resting.values() if self._is_over(record)]:
+            if await self._calls.run(partial(self._ended, record)):
                 self.table.delete(record.id)
                 self._recorder.tell_of(record.id, record.model, Happening("ended", "unused for as long as is allowed"))
 
@@ -171,8 +178,19 @@ class Residence:
         unused = before.last_used <= record.last_used  # else another process has used it
         return unused and self._keeper.checkpoints.catalogue.remove(record.id, after.epoch, after.reserved)
 
+    def _is_over(self, record: Record) -> bool:
+        """Whether a resting stream was unused for too long.
+
+        The age of one that this process has used is measured by the monotonic clock. That of any other is believed
+        once the wall clock can be: it may have been wrong when the process started, or when the stream was used.
+        """
+        used = self._used.get(record.id)
+        if used is not None:
+            return time.monotonic() - used > self.limits.end_seconds
+        return CLOCK.now() - record.last_used > self.limits.end_seconds and CLOCK.is_sure()
+
     def _unused(self, stream: Stream) -> bool:
-        return 0 < self.limits.rest_seconds < time.time() - stream.last_used
+        return 0 < self.limits.rest_seconds < time.monotonic() - stream.used
 
     def _rest(self, stream_id: str, kept: Stream) -> None:
         """Let a stream go that was kept, unless it was used meanwhile."""
@@ -183,6 +201,7 @@ class Residence:
             self._keeper.stays(stream)
         else:
             record = record_of(stream, stream.claim)
+            self._used[stream_id] = stream.used
             self.table.rest(replace(record, ceiling=record.generation))
 
     def _bytes(self) -> int:
@@ -193,13 +212,15 @@ class Residence:
         known = self.table.resting.get(stream_id)
         if known is not None:
             model_of(self._models, known, anew=anew)  # an unfit stream is not claimed
-        loaded = await asyncio.to_thread(load, self._keeper.checkpoints, stream_id)
+        loaded = await self._calls.run(partial(load, self._keeper.checkpoints, stream_id))
         if loaded is None:
             self.table.resting.pop(stream_id, None)
             return None
-        stream, lacks = await self._worker.run(lambda: built(self.table, self._models, loaded, anew=anew))
+        stream, lacks = await self._scheduler.beside(
+            lambda: built(self.table, self._models, loaded, anew=anew), f"stream {stream_id!r}"
+        )
         self._forgotten.discard(stream_id)
-        stream.last_used = time.time()
+        stream.touch()
         self.table.put(stream)
         self.note(stream)
         if lacks or stream_id in self._untold:

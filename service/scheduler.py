@@ -2,15 +2,17 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from service.containment import EscapeError
 from service.errors import BusyError, DeadlineError, FailedError, SaturatedError, ServiceError
 from service.grouping import Groups, Kind, Shared
+from service.store.calls import StoreCalls
 from service.streams import Stream
 from service.telemetry import Telemetry, log
-from service.tickets import Ticket
+from service.tickets import Call, Pause, Steps, Ticket, at_once
 from service.worker import Worker
 
 T = TypeVar("T")
@@ -28,6 +30,7 @@ class Scheduler:
         worker: Worker,
         telemetry: Telemetry,
         groups: Groups,
+        store: StoreCalls,
         *,
         max_queue: int,
         max_queue_per_stream: int,
@@ -36,6 +39,7 @@ class Scheduler:
         self._worker = worker
         self._telemetry = telemetry
         self._groups = groups
+        self._store = store
         self._sharing: dict[Kind, list[Ticket[Any]]] = {}
         self._max_queue = max_queue
         self._max_queue_per_stream = max_queue_per_stream
@@ -61,13 +65,27 @@ class Scheduler:
             BusyError: If too many requests of this stream wait.
             DeadlineError: If its turn does not come in time; nothing has happened then.
         """
-        self._admit(stream)
+        return await self._submit(Ticket(stream, lambda: at_once(job), shared, by))
+
+    async def submit_steps(
+        self, stream: Stream, job: Callable[[], Steps[T]], shared: Shared | None = None, by: float = math.inf
+    ) -> T:
+        """Run a job in steps: what it yields runs as a call of the store, while the worker serves other streams.
+
+        The stream's next job waits until all of it is done. Raises as `submit` does.
+        """
+        return await self._submit(Ticket(stream, job, shared, by))
+
+    async def _submit(self, ticket: Ticket[T]) -> T:
+        self._admit(ticket.stream)
         try:
-            return await asyncio.shield(asyncio.ensure_future(self._in_turn(Ticket(stream, job, shared, by))))
+            return await asyncio.shield(asyncio.ensure_future(self._in_turn(ticket)))
         except TimeoutError:
-            expired = asyncio.get_running_loop().time() >= by
+            expired = asyncio.get_running_loop().time() >= ticket.by
             limit = "the request's timeout" if expired else f"{self._deadline_seconds:g} s"
-            raise DeadlineError(f"stream {stream.id!r} is busy: no turn within {limit}; nothing was changed") from None
+            raise DeadlineError(
+                f"stream {ticket.stream.id!r} is busy: no turn within {limit}; nothing was changed"
+            ) from None
 
     @contextmanager
     def place(self, stream: Stream | None) -> Iterator[None]:
@@ -82,6 +100,14 @@ class Scheduler:
             yield
         finally:
             self._move_depth(stream, -1)
+
+    async def beside(self, job: Callable[[], T], of: str = "") -> T:
+        """Run a job on the worker that is in no stream's turn; in time, as the others.
+
+        Raises:
+            DeadlineError: If it does not begin in time.
+        """
+        return await self._worker.run(job, of, self._deadline_seconds)
 
     async def idle(self, seconds: float) -> None:
         """Wait until no request waits or runs, but no longer than `seconds`."""
@@ -127,24 +153,41 @@ class Scheduler:
             try:
                 if has_worker:
                     await self._run(ticket)
-                return await ticket.result()
+                return await self._all_of(ticket)
             except ServiceError:
                 raise
             except Exception as error:
                 log.error("job_failed", stream=stream.id, exc_info=error)
-                said = f"stream {stream.id!r} could not be served: {type(error).__name__}; the stream is as it was"
+                name = type(error.__cause__ if isinstance(error, EscapeError) else error).__name__
+                said = f"stream {stream.id!r} could not be served: {name}; the stream is as it was"
                 raise FailedError(said) from error
             finally:
                 stream.turn.release()
         finally:
             self._move_depth(stream, -1)
 
+    async def _all_of(self, ticket: Ticket[T]) -> T:
+        """Return what a job returns in the end; the calls that it waits for run beside the worker."""
+        found = await ticket.result()
+        while isinstance(found, Pause):
+            found = await self._after(ticket, found.call)
+        return found
+
+    async def _after(self, ticket: Ticket[T], call: Call) -> T | Pause:
+        of = _said([ticket])
+        try:
+            returned = await self._store.run(call)
+        except Exception as error:  # noqa: BLE001 - the job is told, and decides
+            failed = error
+            return await self._worker.run(lambda: ticket.fail_on(failed), of)
+        return await self._worker.run(lambda: ticket.go_on(returned), of)
+
     async def _run(self, ticket: Ticket[T]) -> None:
         """Run a job, with those that share its step, on the worker that it has got."""
         tickets = [ticket]
         try:
             tickets += self._others(ticket)
-            await self._worker.run(lambda: self._run_all(tickets))
+            await self._worker.run(lambda: self._run_all(tickets), _said(tickets))
         except Exception as error:
             for each in tickets:
                 each.fail(error)
@@ -217,3 +260,9 @@ class Scheduler:
             self._idle.clear()
         else:
             self._idle.set()
+
+
+def _said(tickets: Sequence[Ticket[Any]]) -> str:
+    """Name the streams of a job, for people."""
+    others = f" and {len(tickets) - 1} others" if len(tickets) > 1 else ""
+    return f"stream {tickets[0].stream.id!r}{others}"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from functools import partial
 from time import monotonic
 from types import FrameType
@@ -10,22 +11,26 @@ from typing import cast
 
 import uvicorn
 
-from service.app import Lifecycle, create_app
+from service.app import create_app
 from service.connections import Connections, Patience, most_connections
 from service.errors import SettingsError
 from service.ports import Port
 from service.protocol import BoundedProtocol
 from service.settings import Settings
+from service.stopping import HUNG, Lifecycle, end_when_late
 from service.telemetry import configure_logging
 
 
 class DrainingServer(uvicorn.Server):
     """Answers `not ready` and takes no new requests from the moment it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, connections: Connections) -> None:
+    def __init__(
+        self, config: uvicorn.Config, lifecycle: Lifecycle, connections: Connections, drain_seconds: float
+    ) -> None:
         super().__init__(config)
         self._lifecycle = lifecycle
         self._connections = connections
+        self._drain_seconds = drain_seconds
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to stop; once a second, end connections whose clients take too long."""
@@ -33,12 +38,20 @@ class DrainingServer(uvicorn.Server):
             self._connections.sweep(monotonic())
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop in order; a thread that hangs would keep the process from its end, so that is ended then."""
+        await super().shutdown(sockets)
+        if self._lifecycle.hung:
+            os._exit(HUNG)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's form
         """Begin to drain on SIGTERM or SIGINT; a second SIGINT does not wait.
 
         Unlike uvicorn's own, it does not raise the signal again at the end: an orderly stop is exit status 0.
         """
-        self._lifecycle.drain()
+        self._lifecycle.begin_stop()
+        if not self.should_exit:
+            end_when_late(self._lifecycle, self._drain_seconds)
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
@@ -67,4 +80,4 @@ def run(settings: Settings, port: Port) -> None:
     )
     listening = port.hand_over()
     print(f"Acclimate listens on {port.url}", flush=True)  # noqa: T201
-    DrainingServer(config, app.state.lifecycle, connections).run(sockets=[listening])
+    DrainingServer(config, app.state.lifecycle, connections, settings.drain_seconds).run(sockets=[listening])

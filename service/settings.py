@@ -103,7 +103,11 @@ class Settings(BaseSettings):
     deadline_seconds: float = Field(default=30.0, gt=0)
     """How long a request may wait for its turn; beyond it 504. A step that has begun is finished."""
     drain_seconds: float = Field(default=20.0, gt=0)
-    """How long a stopping server waits for requests under way."""
+    """How long a stopping server waits for requests under way; a stop ends some seconds later, whatever hangs."""
+    step_seconds: float = Field(default=60.0, gt=0)
+    """Seconds that one step may take; beyond it the server is not ready until the step is over."""
+    store_seconds: float = Field(default=10.0, gt=0)
+    """Seconds that a call of the database or of the blobs' store may take; beyond it 503, for its stream alone."""
     source_check_every: int = Field(default=20, ge=1)
     """Requests of a stream between two measurements of its agreement with the source model."""
     probe_every: int = Field(default=50, ge=0)

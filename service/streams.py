@@ -1,6 +1,7 @@
 """Streams: each an ordered sequence of batches with its own adapted state, and the table that bounds them."""
 
 import asyncio
+import copy
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from torch import Tensor
 from adapters import AdapterState
 from adapters.state import size_bytes
 from service import monitoring, window
+from service.clock import CLOCK
 from service.comparing import Compared
 from service.errors import SaturatedError, UnfitError, UnknownError
 from service.events import Event
@@ -126,8 +128,8 @@ class Stream:
     claim: Claim | None = None
     unsettled: Unsettled = ""
     """What was last tried on the stream's row, while it is not known whether it took effect; "" if it is known."""
-    kept: float = field(default_factory=time.time)
-    """When the last checkpoint was written, Unix seconds."""
+    kept: float = field(default_factory=time.monotonic)
+    """When the last checkpoint was written, on the monotonic clock."""
     generation: int = 0
     durable_generation: int = 0
     policy: Policy = field(default_factory=Policy)
@@ -145,8 +147,10 @@ class Stream:
     features: Tensor | None = None
     shadow: ShadowReport = field(default_factory=ShadowReport)
     sized: tuple[AdapterState | None, int] = (None, 0)
-    created: float = field(default_factory=time.time)
-    last_used: float = field(default_factory=time.time)
+    created: float = field(default_factory=CLOCK.now)
+    last_used: float = field(default_factory=CLOCK.now)
+    used: float = field(default_factory=time.monotonic)
+    """When it was used last, on the monotonic clock."""
     signals: Mapping[str, float] = field(default_factory=dict)
     monitored: Mapping[str, float] = field(default_factory=dict)
     source_check: SourceCheck | None = None
@@ -155,6 +159,8 @@ class Stream:
     requests: int = 0
     images: int = 0
     waiting: int = 0
+    before: Mapping[str, Any] = field(default_factory=dict)
+    """What the job that is under way may change, as it was before."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -216,13 +222,29 @@ class Stream:
     @contextmanager
     def unchanged_on_failure(self) -> Iterator[None]:
         """Put everything back if the block raises: a request either happens or does not."""
-        before = {name: getattr(self, name) for name in PUT_BACK}
+        self.before = before = {name: getattr(self, name) for name in PUT_BACK}
         try:
             yield
         except BaseException:
             for name, value in before.items():
                 setattr(self, name, value)
             raise
+        finally:
+            self.before = {}
+
+    def touch(self) -> None:
+        """Note that the stream is used now."""
+        self.last_used, self.used = CLOCK.now(), time.monotonic()
+
+    def before_job(self) -> "Stream":
+        """Return the stream as it was before the job that is under way; itself where there is none."""
+        before = self.before
+        if not before:
+            return self
+        copied = copy.copy(self)
+        for name, value in before.items():
+            setattr(copied, name, value)
+        return copied
 
     def note(self, state: StreamState) -> None:
         """Put a new state in place that differs in window or monitors alone: no learning, so the generation stays."""

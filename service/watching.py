@@ -1,10 +1,10 @@
 """What is shown of streams: how each of them is in a word, and what has changed since somebody looked."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Literal, TypeAlias
 
+from service.clock import CLOCK
 from service.events import EventLog
 from service.hosting import HostedModel
 from service.recording import TROUBLE, TROUBLE_SECONDS
@@ -31,7 +31,7 @@ class Watching:
 
     def badge(self, stream: Stream) -> tuple[Badge, str]:
         """Return how a stream is in a word, and why."""
-        since = time.time() - TROUBLE_SECONDS
+        since = CLOCK.now() - TROUBLE_SECONDS
         told = stream.trouble
         if stream.suspicion.cause:
             return "suspected", stream.suspicion.reason

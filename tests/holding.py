@@ -9,6 +9,7 @@ from service.gains import Gain
 from service.grouping import Groups, Shared
 from service.retries import RetryLog
 from service.scheduler import Scheduler
+from service.store.calls import StoreCalls
 from service.streams import Stream, initial_state
 from service.telemetry import Telemetry
 from service.worker import Worker
@@ -69,7 +70,7 @@ async def running(*, measure=pays, most=64, deadline_seconds=30.0):
     worker, telemetry = Worker(1), Telemetry()
     groups = Groups(most, telemetry, measure)
     bounds = {"max_queue": 1000, "max_queue_per_stream": 50, "deadline_seconds": deadline_seconds}
-    made = Running(Scheduler(worker, telemetry, groups, **bounds), telemetry)
+    made = Running(Scheduler(worker, telemetry, groups, StoreCalls(), **bounds), telemetry)
     try:
         yield made
     finally:

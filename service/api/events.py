@@ -26,7 +26,7 @@ def router(events: EventLog) -> APIRouter:
     @routes.get("")
     async def list_events(since: Since = 0, limit: Limit = 100, stream: OfStream = None) -> EventList:
         """Events with greater ids than `since`, the oldest first."""
-        found = events.since(since, limit, stream)
+        found = await events.read(since, limit, stream)
         return EventList(
             items=[event_view(event) for event in found], next=found[-1].id if len(found) == limit else None
         )

@@ -1,6 +1,6 @@
 """Snapshots: take, list, restore, download, upload, delete."""
 
-import asyncio
+from functools import partial
 from itertools import islice
 from typing import Annotated
 
@@ -30,7 +30,7 @@ def router(control: Controlplane) -> APIRouter:
     @routes.get("/streams/{stream_id}/snapshots")
     async def list_snapshots(stream_id: StreamId, after: After = "", limit: Limit = 100) -> SnapshotList:
         """A stream's snapshots, newest first; those of an ended stream too."""
-        return await asyncio.to_thread(_page, control, stream_id, after, limit)
+        return await control.calls.run(partial(_page, control, stream_id, after, limit))
 
     @routes.post(
         "/streams/{stream_id}/snapshots",
@@ -78,12 +78,12 @@ def store_router(control: Controlplane, max_body_bytes: int) -> APIRouter:
     @routes.get("/snapshots/{snapshot_id}", responses=responses(404, 503))
     async def get_snapshot(snapshot_id: SnapshotId) -> SnapshotView:
         """One snapshot's manifest."""
-        return snapshot_view(*await asyncio.to_thread(control.snapshot, snapshot_id))
+        return snapshot_view(*await control.calls.run(partial(control.snapshot, snapshot_id)))
 
     @routes.delete("/snapshots/{snapshot_id}", status_code=204, responses=responses(404, 503))
     async def delete_snapshot(snapshot_id: SnapshotId) -> None:
         """Remove a snapshot for good."""
-        await asyncio.to_thread(control.delete_snapshot, snapshot_id)
+        await control.calls.run(partial(control.delete_snapshot, snapshot_id))
 
     @routes.get(
         "/snapshots/{snapshot_id}/download",
@@ -92,7 +92,7 @@ def store_router(control: Controlplane, max_body_bytes: int) -> APIRouter:
     )
     async def download_snapshot(snapshot_id: SnapshotId) -> Response:
         """The snapshot as one safetensors file."""
-        content = await asyncio.to_thread(control.snapshot_file, snapshot_id)
+        content = await control.calls.run(partial(control.snapshot_file, snapshot_id))
         disposition = f'attachment; filename="{snapshot_id}.safetensors"'
         headers = {"Content-Disposition": disposition}
         return Response(content, media_type="application/octet-stream", headers=headers)

@@ -1,11 +1,11 @@
 """The last answers of ended streams in the catalogue: written with the stream's removal, and read at the next start."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
+from service.clock import CLOCK
 from service.store.answers import Kept
 from service.store.database import available
 from service.store.tables import ENDED_ANSWERS
@@ -15,7 +15,7 @@ def keep(connection: Connection, stream_id: str, answers: Sequence[Kept]) -> Non
     """Make these the answers kept of an ended stream, in the transaction that removes it."""
     connection.execute(delete(ENDED_ANSWERS).where(ENDED_ANSWERS.c.stream == stream_id))
     rows = [
-        {"stream": stream_id, "place": place, "time": time.time(), **asdict(kept)} for place, kept in enumerate(answers)
+        {"stream": stream_id, "place": place, "time": CLOCK.now(), **asdict(kept)} for place, kept in enumerate(answers)
     ]
     if rows:
         connection.execute(insert(ENDED_ANSWERS), rows)
@@ -23,7 +23,7 @@ def keep(connection: Connection, stream_id: str, answers: Sequence[Kept]) -> Non
 
 def read(engine: Engine, seconds: float, stream_id: str | None = None) -> dict[str, list[Kept]]:
     """Return the answers of all streams, or of one, that ended within so many seconds; that ended first come first."""
-    query = select(ENDED_ANSWERS).where(ENDED_ANSWERS.c.time > time.time() - seconds)
+    query = select(ENDED_ANSWERS).where(ENDED_ANSWERS.c.time > CLOCK.now() - seconds)
     if stream_id is not None:
         query = query.where(ENDED_ANSWERS.c.stream == stream_id)
     found: dict[str, list[Kept]] = {}
@@ -36,7 +36,7 @@ def read(engine: Engine, seconds: float, stream_id: str | None = None) -> dict[s
 def forget(engine: Engine, seconds: float, size_bytes: int) -> None:
     """Remove answers that are older than so many seconds, and the oldest while all have more bytes than allowed."""
     with available(), engine.begin() as connection:
-        connection.execute(delete(ENDED_ANSWERS).where(ENDED_ANSWERS.c.time < time.time() - seconds))
+        connection.execute(delete(ENDED_ANSWERS).where(ENDED_ANSWERS.c.time < CLOCK.now() - seconds))
         size = func.length(ENDED_ANSWERS.c.content)
         too_many = int(connection.execute(select(func.sum(size))).scalar() or 0) - size_bytes
         if too_many <= 0:

@@ -3,12 +3,12 @@
 Only what is noted here is ever removed; a blob that somebody else put there is left alone.
 """
 
-import time
 from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from service.clock import CLOCK
 from service.store.blobs import Blobs
 from service.store.database import available
 from service.store.tables import GARBAGE, STREAMS
@@ -21,7 +21,7 @@ GRACE_SECONDS = 600.0
 
 def note(connection: Connection, blobs: Iterable[str]) -> None:
     """Note blobs, `place/name`, that nothing refers to from this transaction on; one noted before is noted anew."""
-    rows = [{"blob": blob, "time": time.time()} for blob in blobs]
+    rows = [{"blob": blob, "time": CLOCK.now()} for blob in blobs]
     if not rows:
         return
     if connection.dialect.name == "postgresql":
@@ -42,7 +42,7 @@ def take_back(connection: Connection, blob: str) -> bool:
 def collect(engine: Engine, places: Mapping[str, Blobs], older_seconds: float = GRACE_SECONDS) -> int:
     """Remove what was noted some time ago; a name that ends in `-*` is a prefix. Return how many notes were done."""
     with available(), engine.connect() as connection:
-        old = select(GARBAGE.c.blob).where(GARBAGE.c.time < time.time() - older_seconds)
+        old = select(GARBAGE.c.blob).where(GARBAGE.c.time < CLOCK.now() - older_seconds)
         noted = list(connection.execute(old).scalars())
     for place, blobs in places.items():
         here = [blob.partition("/")[2] for blob in noted if blob.startswith(f"{place}/")]

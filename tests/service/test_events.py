@@ -13,6 +13,7 @@ import pytest
 from service import events as events_module
 from service.errors import SettingsError
 from service.events import EventLog
+from service.store.calls import StoreCalls
 from service.store.database import open_database
 from service.supervision import Supervisor
 from service.telemetry import Telemetry
@@ -24,7 +25,9 @@ FEW = 8
 
 
 def log_in(file):
-    return EventLog(open_database(f"sqlite:///{file}", file.parent, sharded=True), Supervisor(Telemetry()))
+    return EventLog(
+        open_database(f"sqlite:///{file}", file.parent, sharded=True), Supervisor(Telemetry()), StoreCalls()
+    )
 
 
 @contextmanager

@@ -153,8 +153,8 @@ def taken(feedback, count):
 
 
 def test_answers_are_forgotten_after_days_even_where_nothing_new_comes(monkeypatch):
-    feedback, now = remembered([time.time(), time.time() + DAY / 2]), time.time()
-    monkeypatch.setattr(feedback_module.time, "time", lambda: now + DAY + 1)
+    feedback, now = remembered([time.monotonic(), time.monotonic() + DAY / 2]), time.monotonic()
+    monkeypatch.setattr(feedback_module.time, "monotonic", lambda: now + DAY + 1)
 
     feedback.check({})
 
@@ -162,16 +162,16 @@ def test_answers_are_forgotten_after_days_even_where_nothing_new_comes(monkeypat
 
 
 def test_no_answers_are_kept_where_none_may_be():
-    assert taken(remembered([time.time()] * 3, max_images=0), 3) == [False] * 3
+    assert taken(remembered([time.monotonic()] * 3, max_images=0), 3) == [False] * 3
 
 
 def test_an_answer_larger_than_the_bound_takes_all_others_with_it_and_a_repeated_id_counts_once():
-    feedback = remembered([time.time()] * 2, max_images=10)
+    feedback = remembered([time.monotonic()] * 2, max_images=10)
     for _ in range(5):
-        feedback.remember("1", Answered(time.time(), np.zeros(5, np.int32), None, {}))
+        feedback.remember("1", Answered(time.monotonic(), np.zeros(5, np.int32), None, {}))
 
     assert taken(feedback, 2) == [True, True]
-    feedback.remember("large", Answered(time.time(), np.zeros(11, np.int32), None, {}))
+    feedback.remember("large", Answered(time.monotonic(), np.zeros(11, np.int32), None, {}))
     assert not feedback.label("large", np.zeros(11, np.int64))
 
 

@@ -18,6 +18,7 @@ from service.grouping import Groups
 from service.hosting import host
 from service.retries import RetryLog
 from service.scheduler import Scheduler
+from service.store.calls import StoreCalls
 from service.streams import Stream, initial_state
 from service.telemetry import Telemetry
 from service.worker import SWITCH_SECONDS, Worker
@@ -86,7 +87,9 @@ class Running:
 async def running(*, max_queue=100, max_queue_per_stream=50, deadline_seconds=30.0):
     worker, telemetry = Worker(1), Telemetry()
     bounds = {"max_queue": max_queue, "max_queue_per_stream": max_queue_per_stream}
-    scheduler = Scheduler(worker, telemetry, Groups(64, telemetry), **bounds, deadline_seconds=deadline_seconds)
+    scheduler = Scheduler(
+        worker, telemetry, Groups(64, telemetry), StoreCalls(), **bounds, deadline_seconds=deadline_seconds
+    )
     made = Running(scheduler, worker, telemetry)
     try:
         yield made

@@ -80,20 +80,20 @@ def test_a_background_task_that_is_killed_runs_again(bundle, tmp_path, name):
 
 
 def test_a_task_that_fails_or_returns_is_started_again_and_its_end_is_logged(capsys):
-    telemetry, runs = Telemetry(), []
+    telemetry, runs, third = Telemetry(), [], asyncio.Event()
 
     async def job():
         runs.append(len(runs))
         if len(runs) == 1:
             raise ValueError("no such thing")
         if len(runs) > 2:
+            third.set()
             await asyncio.Event().wait()
 
     async def scenario():
         supervisor = Supervisor(telemetry)
         supervisor.start("job", job)
-        while len(runs) < 3:  # noqa: ASYNC110 - restarts set no event
-            await asyncio.sleep(0.01)
+        await third.wait()
         supervisor.close()
         await asyncio.sleep(0.01)
         return supervisor
