@@ -15,7 +15,7 @@ class NormAct(nn.BatchNorm2d):
     """A norm and an activation in one layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(super().forward(x))
+        return functional.silu(super().forward(x))
 
 
 class NormDropAct(nn.BatchNorm2d):
