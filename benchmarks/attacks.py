@@ -285,7 +285,7 @@ def suffer_all(chosen: Mapping[str, Attack], seconds: float, threads: int, show:
     while left:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             with few_descriptors():
-                server = stack.enter_context(serving(Path(folder), {"threads": threads}))
+                server = stack.enter_context(serving(Path(folder), {"threads": threads, "compiled": "false"}))
             while not _is_live(int(server.url.rpartition(":")[2])):
                 sleep(0.1)
             before = rss_of(server.pid)

@@ -24,6 +24,8 @@ MAX_PIPELINED = 16
 FRAMING_SHARE = 8
 """A body in chunks may take one byte of framing for so many of its own, beyond MAX_HEAD: chunks of single bytes would
 keep the event loop busy."""
+FEW_CHUNKS, LEAST_CHUNK = 2000, 64
+"""Pieces of a body beyond this number must hold so many bytes each on average."""
 DISCARDED = 2**26
 """Bytes of a body that are read on and thrown away after its answer: most clients read the answer only then."""
 LINGER_SECONDS = 1.0
@@ -90,7 +92,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = self._in_body = False
         self._begun = 0  # messages that began in the piece of data being parsed
         self._piece_body = 0  # bytes of bodies in that piece
-        self._head_bytes = self._headers = self._framing = self._body_bytes = 0
+        self._head_bytes = self._headers = self._framing = self._body_bytes = self._chunks = 0
         self._unanswered = 0  # requests, of which the first is being answered
         self._since = self.loop.time()  # the head's or the body's beginning
         self._unread, self._unread_since = 0, self._since  # bytes of answers that the client has not taken
@@ -191,8 +193,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._refuse_head()
         else:
-            said = f"the body's chunks take more than a byte of framing for each {FRAMING_SHARE} of its own"
-            self._refuse(HTTPStatus.BAD_REQUEST, f"{said}; send larger chunks")
+            said = (
+                f"the body's chunks are too small, or their extensions too long; chunks of {LEAST_CHUNK} bytes at least"
+            )
+            self._refuse(HTTPStatus.BAD_REQUEST, f"{said} are expected")
 
     def _refuse_head(self) -> None:
         said = f"the request's head holds more than {MAX_HEAD} bytes or {MAX_HEADERS} headers"
@@ -215,7 +219,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._begun += 1
         self._in_head = True
-        self._head_bytes = self._headers = self._body_bytes = 0
+        self._head_bytes = self._headers = self._body_bytes = self._chunks = 0
         self._discarded = 0
         self._since = self.loop.time()
 
@@ -249,6 +253,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Take in a piece of a body; go on reading unless too much waits, or a request that came too early."""
         self._piece_body += len(body)
         self._body_bytes += len(body)
+        self._chunks += 1
+        if self._chunks > FEW_CHUNKS + self._body_bytes // LEAST_CHUNK:
+            self._refuse_framing()
+            raise RefusedError
         super().on_body(body)
         if self.cycle.response_complete:
             self._discarded += len(body)
