@@ -48,6 +48,7 @@ from service.feedback import Feedback
 from service.good_states import GoodStates
 from service.graphs import Graphs
 from service.grouping import Groups
+from service.histories import Histories
 from service.hosting import HostedModel, host
 from service.keeping import Keeper
 from service.keys import LOOPBACK, check_listening, read_keys
@@ -124,9 +125,11 @@ def create_app(settings: Settings) -> FastAPI:
         checkpoints, table, worker, recorder, telemetry, steps=settings.period_steps, seconds=settings.period_seconds,
         calls=calls, ended=EndedAnswers(settings.ended_seconds, settings.ended_bytes),
     )  # fmt: skip
+    histories = Histories(settings.data / "histories")
     residence = Residence(
-        table, keeper, hosted, scheduler, calls, recorder, limits=limits_of(settings), sharded=settings.sharded
-    )
+        table, keeper, hosted, scheduler, calls, recorder, limits=limits_of(settings), sharded=settings.sharded,
+        histories=histories,
+    )  # fmt: skip
     control = Controlplane(hosted, table, scheduler, calls, store, telemetry, recorder, keeper, residence)
     prober = Prober(worker, scheduler, telemetry, recorder, settings.probe_every)
     workshop = Workshop(settings.allow_factories, settings.torch_threads) if settings.compiled_gradients else None
@@ -162,8 +165,11 @@ def create_app(settings: Settings) -> FastAPI:
         supervisor.start("step_watch", step_watch.run)
         events_seconds = settings.events_days * DAY
         supervisor.start("cleaner", lambda: _cleaning(database.engine, places, log_of_events, keeper, events_seconds))
+        supervisor.start("histories", lambda: _keeping_histories(histories, table))
         yield
         await stop(lifecycle, scheduler, keeper, supervisor, calls, settings.drain_seconds)
+        lasting = [each for each in table if each.durability != "ephemeral"]
+        close_part(lifecycle, "histories", lambda: histories.save(lasting))
         if workshop is not None:
             workshop.close()
         dataplane.close()
@@ -201,7 +207,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyBound, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(HeldBound, most=settings.max_held_bytes)
     app.add_middleware(ListenerBound, most=settings.max_listeners)
-    sessions = session.Sessions()
+    sessions = session.Sessions(settings.data / "sessions.json" if keys.scopes else None)
     app.add_middleware(
         RateLimit, sessions=sessions, keyed=bool(keys.scopes), rate=settings.rate_per_key,
         burst_seconds=settings.rate_burst_seconds,
@@ -215,7 +221,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(unserved.router())
     app.include_router(models.router(dataplane, hosted))
     app.include_router(dashboard.router(DASHBOARD))
-    app.include_router(session.router(sessions, keys.granted))
+    app.include_router(session.router(sessions, keys.granted, keys.granted_to))
     app.include_router(events.router(log_of_events))
     app.include_router(watching_routes.router(watching, residence))
     app.include_router(feedback.router(control))
@@ -258,6 +264,14 @@ def where(settings: Settings, place: str) -> str:
 def limits_of(settings: Settings) -> RestLimits:
     """Return when streams leave the memory, and when they end."""
     return RestLimits(settings.resident_bytes, settings.rest_after_seconds, settings.end_after_days * DAY)
+
+
+async def _keeping_histories(histories: Histories, table: StreamTable) -> None:
+    """Write histories that have moved on, and remove those that nobody adds to, until cancelled."""
+    while True:
+        await asyncio.sleep(CLEAN_SECONDS)
+        await asyncio.to_thread(histories.keep_up, list(table))
+        await asyncio.to_thread(histories.forget_old)
 
 
 async def _cleaning(

@@ -1,27 +1,44 @@
-"""The recent past of a stream: series behind the dashboard, in bounded memory, coarser the older they are."""
+"""The recent past of a stream: series behind the dashboard, each time at the resolution of its tier, in bounded memory.
+
+A request is added to the finest tier alone. A slot of time that ends becomes a point there and is added to the next
+tier, so that a request costs the same whatever the history spans.
+"""
 
 import math
+import struct
+import zlib
 from array import array
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
 
 from adapters.monitors.layer_distance import LayerDistance
+from service.tiers import (
+    COUNT,
+    MOST,
+    SIGNALS,
+    STAMPS,
+    TIERS,
+    Points,
+    Tier,
+    by_column,
+    by_point,
+    joined,
+    merged_by,
+    pieces_of,
+    thinned,
+)
 from service.types import Array
 
 RECENT = 120
-"""Requests of the newest that are kept each by itself; as many points tell of all before."""
+"""Newest requests that are kept each by itself, for those who follow a stream live."""
 LAYER_ROWS = 60
 SPARKS = 32
-STAMPS = ("cursor", "time", "generation", "requests", "images")
-SIGNALS = (
-    "entropy", "drift", "agreement", "source_gap", "forgetting", "estimated_accuracy", "source_estimated_accuracy",
-    "true_accuracy", "selected_ratio", "milliseconds", "confidence", "confidence_accuracy",
-    "source_confidence_accuracy",
-)  # fmt: skip
-COLUMNS = (*STAMPS, *SIGNALS)
-SUMMED = frozenset({"requests", "images"})
-LATEST = frozenset({"cursor", "time", "generation"})
-REQUESTS = COLUMNS.index("requests")
+COLUMNS = (*STAMPS, *SIGNALS, *(f"{name}_min" for name in SIGNALS), *(f"{name}_max" for name in SIGNALS))
+"""Of a point; minimum and maximum are not known where it stands for one request."""
 ENTROPY = COLUMNS.index("entropy")
 
 
@@ -51,34 +68,53 @@ class LayerRow:
     divergence: "array[float]"
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a history: rows in the order of COLUMNS, and the seconds that a point stands for, if all are alike."""
+
+    rows: list[list[float | None]]
+    resolution: int | None
+
+
 @dataclass(slots=True)
 class History:
-    """A stream's series; lost when the server stops.
+    """A stream's series.
 
     Attributes:
-        recent: The newest points, one a request, in the order of COLUMNS.
-        older: Points that each stand for several requests; halved in number when there are too many.
+        recent: The newest requests, in the order of STAMPS and SIGNALS.
+        tiers: Points of each resolution.
         layers: How far the layers' inputs were from the source's.
         misfits: Images that the stream was unsure of.
+        cursor: Requests so far.
+        newest: Time of the newest request.
+        saved, saved_at: The cursor when it was written to disk last, and when by the monotonic clock.
     """
 
-    recent: list["array[float]"] = field(default_factory=list)
-    older: list["array[float]"] = field(default_factory=list)
+    recent: "deque[array[float]]" = field(default_factory=lambda: deque(maxlen=RECENT))
+    tiers: tuple[Tier, ...] = field(default_factory=lambda: tuple(map(Tier, TIERS)))
     layers: list[LayerRow] = field(default_factory=list)
     misfits: list[Misfit] = field(default_factory=list)
     cursor: int = 0
+    newest: float = 0.0
+    saved: int = 0
+    saved_at: float = 0.0
 
     def add(self, time: float, generation: int, images: int, signals: Mapping[str, float]) -> None:
         """Take in one request; a signal that is not given is not known."""
         self.cursor += 1
-        point = (float(self.cursor), time, float(generation), 1.0, float(images))
-        self.recent.append(array("d", [*point, *(signals.get(name, math.nan) for name in SIGNALS)]))
-        if len(self.recent) > RECENT:
-            self.older.append(self.recent.pop(0))
-        if len(self.older) > RECENT:
-            pairs = zip(self.older[::2], self.older[1::2], strict=False)
-            odd = self.older[-1:] if len(self.older) % 2 else []
-            self.older = [*(_merged(*pair) for pair in pairs), *odd]
+        self.newest = time = max(time, self.newest)  # a clock that is set back would put points in the wrong order
+        values = [signals.get(name, math.nan) for name in SIGNALS]
+        self.recent.append(array("d", [self.cursor, time, generation, 1, images, *values]))
+        slot, ended = self.tiers[0].slot(time)
+        slot.take(values, values, values, 1)
+        slot.stamp(self.cursor, time, generation, 1, images)
+        for tier in self.tiers[1:]:
+            if ended is None:
+                return
+            slot, of_this = tier.slot(ended.time)
+            slot.take(ended.means, ended.lows, ended.highs, ended.requests)
+            slot.stamp(ended.cursor, ended.time, ended.generation, ended.requests, ended.images)
+            ended = of_this
 
     def add_layers(self, time: float, distances: Sequence[LayerDistance]) -> None:
         """Take in how far each layer was from the source."""
@@ -92,30 +128,100 @@ class History:
         del self.misfits[:-keep]
 
     def since(self, cursor: int) -> list[list[float | None]]:
-        """Return the points that end after a cursor, the oldest first; None where a value is not known."""
-        points = (point for point in (*self.older, *self.recent) if point[0] > cursor)
-        return [[value if math.isfinite(value) else None for value in point] for point in points]
+        """Return the points that end after a cursor, the oldest first; None where a value is not known.
+
+        Requests one by one where all since then are remembered so; else points of the tiers, the finer the newer.
+        """
+        newest = tuple(self.recent)
+        if newest and cursor >= newest[0][0] - 1:
+            return [_row(point) for point in newest if point[0] > cursor]
+        return [row for row in _rows(self._all()) if (row[0] or 0) > cursor]
+
+    def spanning(self, seconds: float) -> Span:
+        """Return the newest so many seconds at the finest resolution that reaches back as far."""
+        tier = next((tier for tier in self.tiers if tier.resolution.span >= seconds), self.tiers[-1])
+        finer = self.tiers[: self.tiers.index(tier)]
+        points = joined([tier.points(), *(each.points()[-each.resolution.points :] for each in reversed(finer))])
+        points = points[points["time"] > self.newest - seconds]
+        width = tier.resolution.seconds
+        factor = max(1, -(-int(min(seconds, tier.resolution.span)) // (width * MOST)))
+        return Span(_rows(merged_by(points, width * factor)), width * factor)
+
+    @property
+    def oldest(self) -> float | None:
+        """The time of the oldest point; None before any request."""
+        firsts = [points["time"][0] for points in (tier.points() for tier in self.tiers) if len(points)]
+        return float(min(firsts)) if firsts else None
+
+    @property
+    def older(self) -> list[list[float | None]]:
+        """The points that stand for more than the newest requests one by one."""
+        first = self.recent[0][0] if self.recent else 1
+        return [row for row in _rows(self._all()) if (row[0] or 0) < first]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all points, about."""
+        return sum(tier.nbytes for tier in self.tiers) + len(self.recent) * (len(STAMPS) + COUNT + 8) * 8
 
     def time_of(self, cursor: int) -> float:
         """Return the time of the newest point up to a cursor; 0 where there is none."""
-        return max((point[1] for point in (*self.older, *self.recent) if point[0] <= cursor), default=0.0)
+        if cursor <= 0:
+            return 0.0
+        newest = tuple(self.recent)
+        if newest and cursor >= newest[0][0]:
+            return max(point[1] for point in newest if point[0] <= cursor)
+        points = self._all()
+        before = points[points["cursor"] <= cursor]
+        return float(before["time"][-1]) if len(before) else 0.0
 
     def sparks(self) -> list[float]:
         """Return the newest entropies, the oldest first."""
-        newest = (point[ENTROPY] for point in self.recent[-SPARKS:])
+        newest = [point[ENTROPY] for point in tuple(self.recent)[-SPARKS:]]
         return [round(value, 4) for value in newest if math.isfinite(value)]
 
+    def packed(self) -> bytes:
+        """Return the points of all tiers, to be kept; the slots under way as points."""
+        parts = [by_column(tier.points().tobytes()) for tier in self.tiers]
+        head = struct.pack(f"<Q{len(parts)}I", self.cursor, *map(len, parts))
+        return zlib.compress(head + b"".join(parts), 1)
 
-def _merged(one: "array[float]", other: "array[float]") -> "array[float]":
-    """Return one point for two neighbours: sums, the later stamp, and means weighted by requests."""
-    merged = array("d")
-    for name, first, second in zip(COLUMNS, one, other, strict=True):
-        if name in SUMMED:
-            merged.append(first + second)
-        elif name in LATEST:
-            merged.append(second)
-        else:
-            weighted = [(v, p[REQUESTS]) for v, p in ((first, one), (second, other)) if math.isfinite(v)]
-            total = sum(weight for _, weight in weighted)
-            merged.append(sum(v * weight for v, weight in weighted) / total if total else math.nan)
-    return merged
+    def unpack(self, content: bytes) -> None:
+        """Begin with the points that were kept.
+
+        Raises:
+            ValueError: If the content is damaged.
+        """
+        try:
+            content = zlib.decompress(content)
+            cursor, *lengths = struct.unpack_from(f"<Q{len(TIERS)}I", content)
+            places = np.cumsum([struct.calcsize(f"<Q{len(TIERS)}I"), *lengths]).tolist()
+            parts = [by_point(content[a:b]) for a, b in pairwise(places)]
+        except (zlib.error, struct.error, ValueError) as error:
+            raise ValueError(f"the history is damaged: {error}") from None
+        for tier, points in zip(self.tiers, parts, strict=True):
+            for point in points[-tier.resolution.points :]:
+                tier.append(point.tobytes())
+        self.cursor = cursor
+        self.newest = float(max((points["time"][-1] for points in parts if len(points)), default=0.0))
+
+    def _all(self) -> Points:
+        """Return the whole history, each time at the finest resolution that reaches back to it, thinned to be sent."""
+        parts = [tier.points() for tier in reversed(self.tiers)]
+        return np.concatenate([thinned(piece) for piece in pieces_of(parts)])
+
+
+def _row(point: "array[float]") -> list[float | None]:
+    values: list[float | None] = [value if math.isfinite(value) else None for value in point]
+    return values + [None] * (2 * COUNT)
+
+
+def _rows(points: Points) -> list[list[float | None]]:
+    stamps = np.stack([points[name].astype(np.float64) for name in STAMPS], 1).tolist() if len(points) else []
+    known = [points[name].astype(np.float64).round(4).tolist() for name in ("mean", "low", "high")]
+    rows = []
+    for place, stamp in enumerate(stamps):
+        alone = stamp[3] == 1
+        values = [*known[0][place], *([math.nan] * (2 * COUNT) if alone else (*known[1][place], *known[2][place]))]
+        rows.append([*stamp, *(value if math.isfinite(value) else None for value in values)])
+    return rows

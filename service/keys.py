@@ -30,9 +30,12 @@ class Keys:
         Raises:
             UnauthenticatedError: If the key is not known.
         """
+        return self.granted_to(hashlib.sha256(key.encode()).hexdigest())
+
+    def granted_to(self, given: str) -> frozenset[Scope]:
+        """Return the scopes of the key with this sha256, as `granted` does."""
         if not self.scopes:
             return frozenset(get_args(Scope))
-        given = hashlib.sha256(key.encode()).hexdigest()
         found: frozenset[Scope] | None = None
         for digest, scopes in self.scopes.items():
             if hmac.compare_digest(digest, given):
@@ -41,9 +44,8 @@ class Keys:
             raise UnauthenticatedError("the key is not known; send one as `Authorization: Bearer` or `X-API-Key`")
         return found
 
-    def name(self, key: str) -> str:
-        """Return what the keys file calls a known key, or how its digest begins; never the key."""
-        digest = hashlib.sha256(key.encode()).hexdigest()
+    def name(self, digest: str) -> str:
+        """Return what the keys file calls the known key with this sha256, or how that begins."""
         return f"key {self.names.get(digest) or digest[:8]}"
 
 

@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from service.checkpoints import Loaded, built, load, model_of, record_of
 from service.clock import CLOCK
 from service.errors import UnknownError
+from service.histories import Histories
 from service.hosting import HostedModel
 from service.keeping import Keeper
 from service.recording import Recorder
@@ -28,7 +29,7 @@ BREAK_SECONDS = 0.05
 SLACK = 0.1
 """Share of the allowed bytes that is free once streams are put to rest."""
 OWN_BYTES = 32_768
-"""What a stream takes in memory besides its state's tensors: monitors, history, answers; a rough mean."""
+"""What a stream takes in memory besides its state's tensors and its history: monitors, answers; a rough mean."""
 SOME = 64
 """Streams put to rest at a time."""
 
@@ -60,6 +61,7 @@ class Residence:
         recorder: Where it is told.
         limits: When streams rest, and when they end.
         sharded: Whether other processes may have made streams that are not known here.
+        histories: Where histories are kept, or None to lose them.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class Residence:
         *,
         limits: RestLimits,
         sharded: bool,
+        histories: Histories | None = None,
     ) -> None:
         self.table = table
+        self._histories = histories
         self._keeper = keeper
         self._models = models
         self._scheduler = scheduler
@@ -157,7 +161,10 @@ class Residence:
             enough = self._bytes() - (1 - SLACK) * self.limits.resident_bytes
             some = [stream for stream in idle[:SOME] if self._unused(stream)] or _first(idle[:SOME], enough)
             idle = idle[len(some) :]
-            for taken in await self._keeper.keep(some, final=True):
+            kept = await self._keeper.keep(some, final=True)
+            if self._histories is not None:
+                await asyncio.to_thread(self._histories.save, [taken.stream for taken in kept])
+            for taken in kept:
                 self._rest(taken.stream.id, taken.stream)
 
     async def end_unused(self) -> None:
@@ -219,6 +226,8 @@ class Residence:
         stream, lacks = await self._scheduler.beside(
             lambda: built(self.table, self._models, loaded, anew=anew), f"stream {stream_id!r}"
         )
+        if self._histories is not None:
+            await asyncio.to_thread(self._histories.load, stream)
         self._forgotten.discard(stream_id)
         stream.touch()
         self.table.put(stream)
@@ -230,7 +239,7 @@ class Residence:
 
 
 def _bytes(stream: Stream) -> int:
-    return stream.state_bytes + OWN_BYTES
+    return stream.state_bytes + OWN_BYTES + stream.history.nbytes
 
 
 def _first(streams: list[Stream], enough: float) -> list[Stream]:

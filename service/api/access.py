@@ -1,5 +1,6 @@
 """Who may call: keys with scopes; without keys, on loopback, only this machine's own pages and programs."""
 
+import hashlib
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -68,20 +69,20 @@ class Gate:
         needed = scope_of(request.method, request.scope["path"])
         if needed is None:
             return
-        key = given_key(request, self._sessions)
-        if not key:
+        digest = given_digest(request, self._sessions)
+        if not digest:
             raise UnauthenticatedError("a key is needed; send it as `Authorization: Bearer` or `X-API-Key`")
-        granted = self._keys.granted(key)
+        granted = self._keys.granted_to(digest)
         if needed not in granted and "admin" not in granted:
             raise ForbiddenError(f"the key's scopes are {', '.join(sorted(granted))}; this call needs {needed}")
-        CALLER.set(self._keys.name(key))
+        CALLER.set(self._keys.name(digest))
 
 
-def given_key(request: Request, sessions: Sessions) -> str:
-    """Return the key that a request brings, in a header or by the dashboard's cookie; "" without one."""
+def given_digest(request: Request, sessions: Sessions) -> str:
+    """Return the sha256 of the key that a request brings, in a header or by the dashboard's cookie; "" without one."""
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     key = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-    return key or sessions.key(request)
+    return hashlib.sha256(key.encode()).hexdigest() if key else sessions.digest(request)
 
 
 REFUSED_ANYWAY = ("/v2/systemsharedmemory/", "/v2/cudasharedmemory/")

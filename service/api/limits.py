@@ -1,12 +1,10 @@
 """How often a caller may call: one token bucket per key, or per client address where there are no keys."""
 
-import hashlib
-
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
-from service.api.access import given_key, scope_of
+from service.api.access import given_digest, scope_of
 from service.api.session import Sessions
 from service.buckets import Buckets
 from service.errors import BusyError
@@ -37,7 +35,5 @@ class RateLimit:
     def _caller(self, request: Request) -> str:
         """Return the digest of the caller's key, or the address: there are none, or none is checked at this path."""
         checked = self._keyed and scope_of(request.method, request.scope["path"]) is not None
-        key = given_key(request, self._sessions) if checked else ""
-        if key:
-            return hashlib.sha256(key.encode()).hexdigest()
-        return request.client.host if request.client else ""
+        digest = given_digest(request, self._sessions) if checked else ""
+        return digest or (request.client.host if request.client else "")

@@ -382,6 +382,10 @@ class HistoryView(Wire):
 
     columns: list[str]
     points: list[list[float | None]]
+    resolution: int | None
+    """Seconds that a point stands for, where a span was asked for; else the finer, the newer."""
+    oldest: float | None
+    """When the oldest point that is still known is of, Unix seconds."""
     next: int
     layers: dict[str, Any]
     classes: dict[str, Any]

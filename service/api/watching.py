@@ -15,14 +15,24 @@ from adapters.monitors import entropy_bins
 from service.api.events import event_view
 from service.api.problems import responses
 from service.api.schemas import HistoryView, ModelRow, Overview, ProbeView, StreamRow
-from service.history import COLUMNS, Misfit
+from service.history import COLUMNS, Misfit, Span
 from service.residence import Residence
 from service.store.catalogue import Record
 from service.streams import Stream
+from service.tiers import TIERS
 from service.watching import Watching
 
 StreamId = Annotated[str, Path()]
 Since = Annotated[int, Query(ge=0, description="The `next` of an earlier answer; 0 for all there is.")]
+Seconds = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        le=TIERS[-1].span,
+        description="The newest so many seconds, at the finest resolution that reaches back as far: 1 s for "
+        "15 minutes, 10 s for 6 hours, 5 minutes for 14 days.",
+    ),
+]
 SHOWN_EVENTS = 200
 
 
@@ -48,9 +58,9 @@ def router(watching: Watching, residence: Residence) -> APIRouter:
             yield ServerSentEvent(event="streams", data={"streams": rows, "gone": gone})
 
     @routes.get("/streams/{stream_id}/history", responses=responses(404, 422, 503))
-    async def history(stream_id: StreamId, since: Since = 0) -> HistoryView:
+    async def history(stream_id: StreamId, since: Since = 0, seconds: Seconds = None) -> HistoryView:
         """A stream's series; the further back, the more requests a point stands for."""
-        return view(watching, await residence.get(stream_id), since)
+        return view(watching, await residence.get(stream_id), since, seconds)
 
     async def known(stream_id: StreamId) -> None:
         await residence.get(stream_id)
@@ -126,15 +136,21 @@ def _resident_row(watching: Watching, stream: Stream) -> StreamRow:
     )
 
 
-def view(watching: Watching, stream: Stream, since: int) -> HistoryView:
-    """Return what is new of a stream's series since a cursor; all where the cursor is of an earlier server."""
+def view(watching: Watching, stream: Stream, since: int, seconds: int | None = None) -> HistoryView:
+    """Return what is new of a stream's series since a cursor; all where the cursor is of an earlier server.
+
+    Where a span is asked for, the points are of that, and all else as since the cursor.
+    """
     history, monitors = stream.history, stream.state.monitors
     since = 0 if since > history.cursor else since
     told = history.time_of(since)
+    span = Span(history.since(since), None) if seconds is None else history.spanning(seconds)
     layers = [row for row in history.layers if row.time > told]
     return HistoryView(
         columns=list(COLUMNS),
-        points=history.since(since),
+        points=span.rows,
+        resolution=span.resolution,
+        oldest=history.oldest,
         next=history.cursor,
         layers={
             "names": list(monitors.seen),

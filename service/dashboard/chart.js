@@ -5,6 +5,7 @@ import { h } from "./dom.js";
 import { clock, known } from "./format.js";
 import { marksPlugin } from "./marks.js";
 import { colour } from "./palette.js";
+import { rangePlugin, within } from "./extremes.js";
 
 const HEIGHT = 168;
 const FEW = 30; // figures that are also drawn as dots: one alone has no line
@@ -13,6 +14,8 @@ const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10
   [1, 2, 5, 10, 30, 90, 365].map((days) => days * 86400),
 );
 const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
+
+/** @typedef {import("./extremes.js").Extremes} Extremes */
 
 /**
  * @typedef {object} Line
@@ -25,9 +28,11 @@ const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
  * @property {string} hint what the figure means
  * @property {Line[]} lines the first is drawn strong, the second dashed, the third as dots, others thin
  * @property {(value: number | null | undefined) => string} format
+ * @property {(value: number | null | undefined) => string} [axis] says a value at the axis, where there is less room
  * @property {string} empty what to do where nothing is known
  * @property {number} [ceiling] a bound of the values
  * @property {boolean} [fromZero]
+ * @property {boolean} [optional] hidden where nothing is known
  */
 
 export class Chart {
@@ -46,6 +51,8 @@ export class Chart {
     this.lines = spec.lines;
     /** @type {any[]} */
     this.data = [];
+    /** @type {Extremes} lowest and highest values of the first line, where a point stands for several requests */
+    this.extremes = { low: [], high: [] };
     this.place = h("div", { class: "chart-place" });
     this.empty = h("p", { class: "chart-empty", hidden: true }, spec.empty);
     this.summary = h("p", { class: "sr-only" });
@@ -70,9 +77,12 @@ export class Chart {
   show(history, range) {
     if (!this.plot) this.lines = this.spec.lines.filter(({ column }) => history.columns.has(column));
     this.data = [history.column("time"), ...this.lines.map(({ column }) => history.column(column))];
+    const first = this.lines[0]?.column;
+    this.extremes = { low: history.column(`${first}_min`), high: history.column(`${first}_max`) };
     const values = this.data.slice(1).flat().filter(known);
     this.empty.hidden = values.length > 0;
     this.place.hidden = values.length === 0;
+    this.element.hidden = Boolean(this.spec.optional) && values.length === 0;
     if (!values.length) return;
     this.plot ??= this.#make();
     this.plot.batch(() => {
@@ -120,7 +130,7 @@ export class Chart {
             size: 58,
             space: 34,
             values: (/** @type {any} */ _plot, /** @type {number[]} */ splits) =>
-              splits.map((value) => short(spec.format(value))),
+              splits.map((value) => short((spec.axis ?? spec.format)(value))),
           },
         ],
         series: [
@@ -151,7 +161,7 @@ export class Chart {
           setSelect: [(/** @type {any} */ chart) => chart.select.width > 0 && this.onZoom("zoom")],
           setCursor: [(/** @type {any} */ chart) => chart.cursor.idx === null && this.#restLegend()],
         },
-        plugins: [marksPlugin(this.marks)],
+        plugins: [marksPlugin(this.marks), rangePlugin(() => this.extremes)],
       },
       this.data,
       this.place,
@@ -170,6 +180,7 @@ export class Chart {
 
   /** @param {number} low @param {number} high @returns {[number, number]} */
   #bounds(low, high) {
+    [low, high] = within(this.extremes, low, high);
     const span = Math.max(high - low, Math.abs(high) * 0.02, 1e-3);
     const top = high + span * 0.1;
     const bottom = low - span * 0.1;

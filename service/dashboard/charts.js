@@ -1,9 +1,9 @@
 /** The charts of a stream: one time axis, one cursor, one legend of marks, and the same figures as a table. */
 
 import { Chart } from "./chart.js";
-import { button, fill, h } from "./dom.js";
+import { button, fill, h, setText } from "./dom.js";
 import { figuresTable } from "./figurestable.js";
-import { clock, count, decimal, milliseconds, percent, points } from "./format.js";
+import { clock, count, decimal, duration, gap, milliseconds, percent, points } from "./format.js";
 
 const ROWS_IN_TABLE = 60;
 
@@ -14,12 +14,13 @@ const SPECS = [
     hint: "How unsure the answers are, in nats. Low is sure, not always right.",
     lines: [{ column: "entropy", label: "Entropy" }],
     format: (value) => decimal(value),
+    axis: (value) => `${decimal(value)} nats`,
     empty: "Known after the first request.",
     fromZero: true,
   },
   {
     title: "Drift",
-    hint: "How far the norm statistics are from those of training.",
+    hint: "How far the norm statistics are from those of training, in variances of these.",
     lines: [{ column: "drift", label: "Drift" }],
     format: (value) => decimal(value),
     empty: "This model has no statistics to compare.",
@@ -40,7 +41,8 @@ const SPECS = [
       { column: "source_gap", label: "Source gap" },
       { column: "forgetting", label: "Forgetting" },
     ],
-    format: points,
+    format: gap,
+    axis: points,
     empty: "Drawn from the first request after a probe.",
   },
   {
@@ -59,6 +61,7 @@ const SPECS = [
     ceiling: 1,
   },
   {
+    optional: true,
     title: "Selected share",
     hint: "Share of images that the learner took to learn from.",
     lines: [{ column: "selected_ratio", label: "Selected" }],
@@ -89,11 +92,15 @@ const RANGES = [
   ["15m", "15 min", 900],
   ["1h", "1 h", 3600],
   ["6h", "6 h", 21600],
+  ["1d", "1 day", 86400],
+  ["14d", "14 days", 1209600],
   ["all", "All", null],
 ];
 
 export class Charts {
-  constructor() {
+  /** @param {(seconds: number | null) => void} load called with the span to be loaded, null for all */
+  constructor(load) {
+    this.load = load;
     /** @type {import("./series.js").History | null} */
     this.history = null;
     /** @type {string} one of RANGES, or "zoom" while the operator looks at a part */
@@ -147,6 +154,7 @@ export class Charts {
   /** @param {import("./series.js").History} history */
   show(history) {
     this.history = history;
+    this.#showSpan(history);
     // What the operator looks at closely must not move away below the cursor.
     if (this.range === "zoom") return;
     const seconds = RANGES.find(([key]) => key === this.range)?.[2] ?? null;
@@ -165,6 +173,20 @@ export class Charts {
     this.range = key;
     this.#showRange();
     if (this.history) this.show(this.history);
+    this.load(RANGES.find(([one]) => one === key)?.[2] ?? null);
+  }
+
+  /** Say how far back the figures go, and offer no range that would show nothing more. @param {import("./series.js").History} history */
+  #showSpan({ oldest, columns }) {
+    const last = columns.get("time")?.at(-1) ?? null;
+    const span = oldest === null || last === null ? 0 : Math.max(0, last - oldest);
+    RANGES.forEach(([, words, seconds], i) => {
+      const smaller = RANGES[i - 1]?.[2] ?? 0;
+      const button = this.rangeButtons[i];
+      button.disabled = seconds !== null && i > 0 && span <= smaller;
+      button.title = button.disabled ? `Nothing is older than ${duration(span)}` : "";
+      setText(button, seconds === null ? `All (${duration(span)})` : words);
+    });
   }
 
   /** @param {"zoom" | "all"} mode */

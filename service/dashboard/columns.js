@@ -2,7 +2,7 @@
 
 import { BADGES, badge, isTrouble, rankOf } from "./badges.js";
 import { h, setText } from "./dom.js";
-import { agoElement, count, decimal, percent, points, setAgo } from "./format.js";
+import { agoElement, count, decimal, gap, percent, setAgo } from "./format.js";
 import { withNames } from "./naming.js";
 import { drawSparkline, trend } from "./sparkline.js";
 
@@ -62,7 +62,7 @@ export const COLUMNS = [
   numeric("entropy", "Entropy", "How unsure the newest answers are, in nats; low is sure", (value) => decimal(value)),
   numeric("drift", "Drift", "Distance of the norm statistics from those of training", (value) => decimal(value)),
   numeric("agreement", "Agreement", "Share of answers equal to the source model's", percent),
-  numeric("source_gap", "Source gap", "Accuracy lost on source data, against the source model", points),
+  numeric("source_gap", "Source gap", "Accuracy on the probe set, against the source model", gap),
   {
     key: "spark",
     title: "Recent entropy",

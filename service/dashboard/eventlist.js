@@ -21,7 +21,7 @@ const FEW = 6; // figures that are shown without being asked for
 
 /** @type {Record<string, {word: string, sign: string, tone: string}>} */
 export const KINDS = {
-  suspected: { word: "Harm suspected", sign: "suspected", tone: "bad" },
+  suspected: { word: "Suspected", sign: "suspected", tone: "bad" },
   guard: { word: "Guard", sign: "guarded", tone: "bad" },
   seen: { word: "Noticed", sign: "drifting", tone: "warn" },
   drift: { word: "Drift", sign: "drifting", tone: "warn" },

@@ -1,7 +1,7 @@
 /** What a stream is: its newest figures as tiles, its settings as a list; both made once and kept right. */
 
 import { h, setText } from "./dom.js";
-import { bytes, clock, count, decimal, duration, milliseconds, percent, points } from "./format.js";
+import { bytes, clock, count, decimal, duration, gap, milliseconds, percent } from "./format.js";
 
 /** @typedef {import("./change.js").View} View */
 /** @typedef {import("./series.js").History} History */
@@ -11,8 +11,8 @@ const TILES = [
   ["entropy", "Entropy", (value) => decimal(value), "nats"],
   ["drift", "Drift", (value) => decimal(value), "from training"],
   ["agreement", "Agreement", percent, "with the source"],
-  ["source_gap", "Source gap", points, "on the probe set"],
-  ["forgetting", "Forgetting", points, "by learning"],
+  ["source_gap", "Source gap", gap, "on the probe set"],
+  ["forgetting", "Forgetting", gap, "by learning"],
   ["estimated_accuracy", "Accuracy", percent, "estimated"],
   ["selected_ratio", "Selected", percent, "of images"],
   ["milliseconds", "Latency", milliseconds, "per request"],
@@ -40,15 +40,15 @@ const FACTS = [
 export function tiles() {
   const values = TILES.map(() => h("span", {}));
   const under = TILES.map(() => h("small", {}));
-  const element = h(
-    "dl",
-    { class: "tiles" },
-    TILES.map(([, title], i) => h("div", { class: "tile" }, h("dt", {}, title), h("dd", {}, values[i], under[i]))),
+  const places = TILES.map(([, title], i) =>
+    h("div", { class: "tile" }, h("dt", {}, title), h("dd", {}, values[i], under[i])),
   );
+  const element = h("dl", { class: "tiles" }, places);
   return {
     element,
     show(history) {
       TILES.forEach(([column, , format, words], i) => {
+        if (column === "selected_ratio") places[i].hidden = history.latest(column) === null;
         // A probe may be newer than the newest request, which the series are told by.
         const probed = history.probe?.[/** @type {"source_gap" | "forgetting"} */ (column)];
         const value = probed ?? history.latest(column);

@@ -58,6 +58,21 @@ export class Feed {
     });
   }
 
+  /**
+   * Load another span of the past.
+   *
+   * @param {number | null} seconds null for all there is
+   */
+  async span(seconds) {
+    try {
+      const query = seconds === null ? "" : `?seconds=${seconds}`;
+      this.history.replace(await get(`${streamPath(this.id)}/history${query}`));
+      this.changed();
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
   /** Look again, though not too often, if the overview tells otherwise. @param {import("./store.js").Row} row */
   compare({ generation, mode, adapter }) {
     const { view } = this;

@@ -31,6 +31,14 @@ export function points(value) {
   return `${value > 0 ? "+" : ""}${rounded.replace("-", "−")}${UNBROKEN}pts`;
 }
 
+/** Say an accuracy that was lost or gained, as what it is. @param {number | null | undefined} value above 0: lost */
+export function gap(value) {
+  if (!known(value)) return UNKNOWN;
+  const size = Math.abs(value * 100).toFixed(1);
+  if (Number(size) === 0) return "no difference";
+  return `${size}${UNBROKEN}points ${value > 0 ? "worse" : "better"}`;
+}
+
 /** @param {number | null | undefined} value */
 export const milliseconds = (value) => (known(value) ? `${value.toFixed(value < 10 ? 1 : 0)}${UNBROKEN}ms` : UNKNOWN);
 

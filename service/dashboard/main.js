@@ -1,9 +1,11 @@
 /** Start the page: its frame, its routes, and what every page shares. */
 
+import { isTrouble } from "./badges.js";
 import { fill, h } from "./dom.js";
 import { eventsPage } from "./events.js";
 import { keepTimesRight } from "./format.js";
 import { overviewPage } from "./overview.js";
+import { learnRights } from "./rights.js";
 import { signedIn, signOut } from "./session.js";
 import { followStreams, onChange, store } from "./store.js";
 import { streamPage } from "./stream.js";
@@ -47,7 +49,7 @@ function route(first) {
 /** Tell of trouble wherever the operator looks: in the tab's title and icon, and in the header. */
 function showTrouble() {
   let troubled = 0;
-  for (const row of store.rows.values()) if (row.badge === "guarded") troubled += 1;
+  for (const row of store.rows.values()) if (isTrouble(row.badge)) troubled += 1;
   document.title = `${troubled ? `(${troubled}) ` : ""}${title} · Acclimate`;
   const wanted = troubled ? "dashboard/icon-trouble.svg" : "dashboard/icon.svg";
   if (element("icon").getAttribute("href") !== wanted) element("icon").setAttribute("href", wanted);
@@ -86,5 +88,6 @@ addEventListener("hashchange", () => route(false));
 onChange(showTrouble);
 showSession();
 keepTimesRight();
+learnRights();
 followStreams();
 route(true);

@@ -2,7 +2,7 @@
 
 import { h, setText } from "./dom.js";
 import { showFigures } from "./figurelist.js";
-import { agoElement, count, decimal, percent, plural, points, setAgo } from "./format.js";
+import { agoElement, count, decimal, gap as lost, percent, plural, setAgo } from "./format.js";
 
 const LEVEL = 0.005; // the p-value at and below which the server tells of unlike features
 
@@ -67,8 +67,8 @@ function figuresOf({ accuracy, source_gap: gap, forgetting, compared }) {
   /** @type {import("./figurelist.js").Figure[]} */
   const known = [
     ["Accuracy", percent(accuracy), "of the probe set"],
-    ["Source gap", points(gap), "against the source"],
-    ["Forgetting", points(forgetting), "by learning"],
+    ["Source gap", lost(gap), "against the source"],
+    ["Forgetting", lost(forgetting), "by learning"],
   ];
   if (!compared) return known;
   return [

@@ -27,6 +27,14 @@ export class History {
     /** @type {Misfit[]} */
     this.misfits = [];
     this.next = 0;
+    /** @type {number | null} when the oldest figure that the server still has is of */
+    this.oldest = null;
+  }
+
+  /** Take in an answer whose figures stand in the place of all before. @param {any} answer */
+  replace(answer) {
+    this.columns.clear();
+    this.merge(answer);
   }
 
   /** @param {string} name @returns {(number | null)[]} */
@@ -60,6 +68,7 @@ export class History {
     for (const event of answer.events ?? []) this.events.set(event.id, event);
     if (answer.misfits?.length) this.misfits = newestOf([...this.misfits, ...answer.misfits]);
     this.next = answer.next ?? this.next;
+    this.oldest = answer.oldest ?? this.oldest;
   }
 
   /** Events, newest first. */

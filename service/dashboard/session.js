@@ -2,6 +2,7 @@
 
 import { note } from "./announce.js";
 import { button, h } from "./dom.js";
+import { learnRights } from "./rights.js";
 
 const REMEMBERED = "acclimate.signed-in";
 
@@ -115,4 +116,5 @@ function remember(yes) {
     // Without storage there is no sign-out button after a reload; the cookie still ends with the browser.
   }
   document.dispatchEvent(new Event("session"));
+  learnRights();
 }

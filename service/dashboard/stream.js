@@ -20,6 +20,7 @@ import { misfitGallery } from "./misfits.js";
 import { withNames } from "./naming.js";
 import { probeReport } from "./probe.js";
 import { recentEvents } from "./recent.js";
+import { lock } from "./rights.js";
 import { shadowReport } from "./shadow.js";
 import { snapshotList } from "./snapshots.js";
 import { onChange, store } from "./store.js";
@@ -44,7 +45,7 @@ export function streamPage(main, id) {
     choice,
   );
   const shadow = shadowReport();
-  const charts = new Charts();
+  const charts = new Charts((seconds) => feed.span(seconds));
   const heat = new HeatMap();
   const classes = new ClassShares();
   const entropies = entropyBars();
@@ -107,12 +108,15 @@ export function streamPage(main, id) {
     kept.show(snapshots, feed.snapshotProblem);
     events.show(history.eventList());
     settings.show(view, history);
+    lock(bar.element, advice, kept.element);
   }
 
   const stopRows = onChange(show);
+  document.addEventListener("rights", show);
   feed.begin();
   return () => {
     stopRows();
+    document.removeEventListener("rights", show);
     feed.stop();
     charts.destroy();
     heat.destroy();

@@ -141,13 +141,13 @@ def asking(value):
 
 def test_a_session_ends_by_itself(monkeypatch):
     sessions, now = Sessions(), [1000.0]
-    monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(session.time, "time", lambda: now[0])
     begun = sessions.begin(KEY)
     now[0] += session.SESSION_SECONDS - 1
 
-    assert sessions.key(asking(begun)) == KEY
+    assert sessions.digest(asking(begun)) == sha256(KEY.encode()).hexdigest()
     now[0] += 1
-    assert sessions.key(asking(begun)) == ""
+    assert sessions.digest(asking(begun)) == ""
 
 
 def test_of_too_many_sessions_the_oldest_end(monkeypatch):
@@ -156,5 +156,48 @@ def test_of_too_many_sessions_the_oldest_end(monkeypatch):
 
     begun = [sessions.begin(str(number)) for number in range(5)]
 
-    assert [sessions.key(asking(each)) for each in begun] == ["", "", "2", "3", "4"]
+    assert [sessions.digest(asking(each)) for each in begun] == [
+        "",
+        "",
+        *(sha256(number.encode()).hexdigest() for number in "234"),
+    ]
     assert len(set(begun)) == 5
+
+
+def test_sessions_survive_a_restart_in_a_file_for_the_owner_alone_that_holds_neither_key_nor_token(tmp_path):
+    file = tmp_path / "sessions.json"
+    begun = Sessions(file).begin(KEY)
+
+    again = Sessions(file)
+
+    assert again.digest(asking(begun)) == sha256(KEY.encode()).hexdigest()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert KEY not in file.read_text()
+    assert begun not in file.read_text()
+    again.end(begun)
+    assert Sessions(file).digest(asking(begun)) == ""
+
+
+def test_a_damaged_file_of_sessions_signs_everybody_out(tmp_path):
+    (tmp_path / "sessions.json").write_text("{")
+
+    assert Sessions(tmp_path / "sessions.json").digest(asking("anything")) == ""
+
+
+def test_a_key_that_may_not_read_is_told_so_when_it_logs_in(tmp_path):
+    lines = [f"{sha256(KEY.encode()).hexdigest()} infer camera"]
+    (tmp_path / "keys").write_text("\n".join(lines))
+    with application(tmp_path, torch_bundle(tmp_path / "reference"), keys_file=tmp_path / "keys") as sender:
+        assert_error(
+            sender("POST", "/v1/session", json={"key": KEY}), 403, "scopes are infer; the dashboard needs one with read"
+        )
+
+
+def test_the_page_learns_what_its_session_may_do(api):
+    scopes = [
+        api("GET", "/v1/session", headers=with_cookie(token(log_in(api, key)))).json()["scopes"]
+        for key in (KEY, READER)
+    ]
+
+    assert scopes == [["admin"], ["read"]]
+    assert api("GET", "/v1/session").json()["scopes"] == []

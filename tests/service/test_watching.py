@@ -186,3 +186,33 @@ def test_images_are_shown_only_where_the_operator_allows_it(bundles, tmp_path):
 def test_there_is_no_history_of_a_stream_that_is_not_there(api):
     for path in ("history", "history/live"):
         assert_error(api("GET", f"/v1/streams/nope/{path}"), 404, "there is no stream 'nope'")
+
+
+def test_a_span_of_a_history_comes_at_the_finest_resolution_that_reaches_back_as_far(api):
+    for number in range(3):
+        api.infer(images(4, number), "spanned")
+
+    answers = {
+        seconds: api("GET", f"/v1/streams/spanned/history?seconds={seconds}").json() for seconds in (900, 86_400)
+    }
+
+    assert {seconds: answer["resolution"] for seconds, answer in answers.items()} == {900: 1, 86_400: 300}
+    for answer in answers.values():
+        assert sum(point[answer["columns"].index("requests")] for point in answer["points"]) == 3
+        assert answer["oldest"] <= time.time()
+    assert_error(api("GET", "/v1/streams/spanned/history?seconds=0"), 422, "seconds")
+
+
+def test_a_history_survives_a_restart(bundles, tmp_path):
+    with application(tmp_path, bundles[0]) as before:
+        for number in range(3):
+            before.infer(images(4, number), "s")
+
+    with application(tmp_path, bundles[0]) as after:
+        past = after("GET", "/v1/streams/s/history?seconds=3600").json()
+        after.infer(images(4, 9), "s")
+        more = after("GET", f"/v1/streams/s/history?since={past['next']}").json()
+
+    assert sum(point[past["columns"].index("requests")] for point in past["points"]) == 3
+    assert past["next"] == 3
+    assert [point[0] for point in more["points"]] == [4]
