@@ -313,7 +313,8 @@ class Controlplane:
         yield partial(self._store.put, manifest.id, file)
         stream.parent = manifest.id
         self._recorder.tell(stream, Happening("snapshot", f"{manifest.name} ({manifest.id}) taken"))
-        return manifest, len(file)
+        kept: tuple[Manifest, int] = yield partial(self._store.manifest, manifest.id)
+        return kept
 
     async def _even_unfit(self, stream_id: str) -> Stream:
         """Return a stream to be reset: one that is unfit for the served model, or damaged, too."""

@@ -172,7 +172,7 @@ class Keeper:
             except TimeoutError:
                 pass
             self._wake.clear()
-            due = [stream for stream in self._changed.values() if self._is_due(stream)]
+            due = self._due()
             for start in range(0, len(due), AT_A_TIME):
                 try:
                     await self.keep(due[start : start + AT_A_TIME])
@@ -290,6 +290,16 @@ class Keeper:
         """Tell whether a stream is to be kept: of one that is ephemeral, the row alone."""
         enrolled = stream.claim is not None and not stream.unsettled
         return not enrolled if stream.durability == "ephemeral" else not _is_kept(stream)
+
+    def _due(self) -> list[Stream]:
+        """Return the streams whose time has come; one that cannot be looked at does not hold up the others."""
+        due = []
+        for stream in self._changed.values():
+            try:
+                due += [stream] if self._is_due(stream) else []
+            except Exception as error:  # noqa: BLE001 - the fault of one stream is not the others'
+                log.error("stream_not_looked_at", stream=stream.id, reason=str(error))
+        return due
 
     def _is_due(self, stream: Stream) -> bool:
         if self._changed.is_delayed(stream.id):
