@@ -203,7 +203,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.lifecycle, app.state.residence, app.state.supervisor = lifecycle, residence, supervisor
     problems.install(app)
-    schema.install(app, v2.InferRequest)
+    schema.install(app, v2.InferRequest, v2.InferResponse)
     app.add_middleware(BodyBound, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(HeldBound, most=settings.max_held_bytes)
     app.add_middleware(ListenerBound, most=settings.max_listeners)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
 
-from service.api import v2
 from service.api.body import PARSING, read_aligned, read_body
 from service.api.forms import form_files
 from service.api.problems import STATUS, responses
@@ -49,8 +48,11 @@ BODY = {
 ANSWERS: dict[int | str, dict[str, object]] = {
     200: {
         "description": "The answer, and flat facts about it (`tta_*`).",
-        "model": v2.InferResponse,
-        "content": {"application/octet-stream": {"schema": BINARY}},
+        # JSON first: generated clients read the first form that they know.
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/InferResponse"}},
+            "application/octet-stream": {"schema": BINARY},
+        },
     },
     **responses(400, 404, 409, 413, 415, 422, 429, 503, 504, 507),
 }

@@ -215,6 +215,7 @@ def test_inference_takes_and_answers_named_schemas(schema):
         assert taken["application/json"]["schema"] == {"$ref": "#/components/schemas/InferRequest"}
         assert taken["application/octet-stream"]["schema"] == {"type": "string", "format": "binary"}
         assert answered["application/json"]["schema"] == {"$ref": "#/components/schemas/InferResponse"}
+        assert list(answered) == ["application/json", "application/octet-stream"]
         assert answered["application/octet-stream"]["schema"] == {"type": "string", "format": "binary"}
 
 
