@@ -5,7 +5,7 @@ import json
 import math
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from sqlalchemy import Engine, delete, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from service.clock import CLOCK
 from service.errors import SettingsError
@@ -23,12 +23,15 @@ from service.store.database import Database, available
 from service.store.tables import EVENTS
 from service.supervision import Supervisor
 from service.telemetry import log
+from service.texts import as_storable, storable
 from service.types import Happening
 
 IN_MEMORY = 10_000
 """Newest events that are answered without the database."""
 UNWRITTEN = 40_000
 """Most events that wait for a database that cannot be written; where more do, the oldest are lost."""
+REFUSED = (DataError, IntegrityError, ValueError)
+"""What a database says of rows that it does not take, while it takes others; ValueError of texts without encoding."""
 PAGE = 500
 """Most events handed to a listener at a time."""
 SHARD_BITS = 32
@@ -83,9 +86,10 @@ class EventLog:
         with self._lock:
             self.last += 1
             figures = {name: float(value) for name, value in happening.figures.items() if math.isfinite(value)}
-            told = Event(
-                self.last, CLOCK.now(), happening.kind, stream, model, happening.action, happening.reason, figures
+            kind, stream, model, action, reason = map(
+                as_storable, (happening.kind, stream, model, happening.action, happening.reason)
             )
+            told = Event(self.last, CLOCK.now(), kind, stream, model, action, reason, figures)
             self._newest.append(told)
             self._unwritten.put(told)
             listeners = list(self._listeners.items())
@@ -170,6 +174,8 @@ class EventLog:
 
     def _stored(self, after: int, limit: int, stream: str | None) -> list[Event]:
         query = select(EVENTS).where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)
+        if stream is not None and not storable(stream):
+            return []
         if stream is not None:
             query = query.where(EVENTS.c.stream == stream)
         try:
@@ -192,13 +198,33 @@ class EventLog:
     def _write_left(self) -> None:
         try:
             if self._left:
-                rows = [{**asdict(told), "figures": json.dumps(told.figures)} for told in self._left]
-                with self._engine.begin() as connection:
-                    connection.execute(EVENTS.insert(), rows)
+                self._insert(self._left)
             self._left.clear()
             self._forget_written()
+        except REFUSED:
+            self._write_one_by_one()
         except SQLAlchemyError as error:
             log.error("events_not_written", events=len(self._left), reason=str(error))
+
+    def _write_one_by_one(self) -> None:
+        """Write events that were refused together: those that are there already, or cannot be stored, are left out."""
+        while self._left:
+            told = self._left[0]
+            try:
+                self._insert([told])
+            except IntegrityError:
+                pass  # it was written before, though the reply was lost
+            except REFUSED as error:
+                log.error("event_not_stored", kind=told.kind, stream=told.stream, reason=str(error))
+            except SQLAlchemyError as error:
+                log.error("events_not_written", events=len(self._left), reason=str(error))
+                return
+            self._left.popleft()
+
+    def _insert(self, events: Iterable[Event]) -> None:
+        rows = [{**asdict(told), "figures": json.dumps(told.figures)} for told in events]
+        with self._engine.begin() as connection:
+            connection.execute(EVENTS.insert(), rows)
 
     def _forget_written(self) -> None:
         """Leave to the database what is in it and too much for the memory."""

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from service.errors import MalformedError, UnfitError
+from service.texts import storable
 from service.types import InferRequest
 
 MICROSECONDS = 1_000_000
@@ -35,6 +36,8 @@ def sequence_of(request: InferRequest, header: str) -> Sequence:
         raise UnfitError(f"sequence_id is {given!r}, expected a string or an integer")
     if len(request.id) > MAX_REQUEST_ID:
         raise UnfitError(f"the request id has {len(request.id)} characters, expected at most {MAX_REQUEST_ID}")
+    if not storable(request.id):
+        raise UnfitError(f"the request id is {request.id!r}, expected a text without NUL and lone surrogates")
     stream_id, header = ("" if text == "0" else text for text in (str(given), header))
     if header and stream_id and header != stream_id:
         raise MalformedError(

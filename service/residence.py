@@ -18,7 +18,7 @@ from service.recording import Recorder
 from service.scheduler import Scheduler
 from service.store.calls import StoreCalls
 from service.store.catalogue import Record
-from service.streams import Stream, StreamTable
+from service.streams import Stream, StreamTable, valid_id
 from service.telemetry import log
 from service.types import Happening
 
@@ -102,7 +102,7 @@ class Residence:
 
     def may_know(self, stream_id: str) -> bool:
         """Whether there may be a stream of this id, as far as can be told without asking the store."""
-        return self._sharded or self.table.knows(stream_id)
+        return valid_id(stream_id) and (self._sharded or self.table.knows(stream_id))
 
     async def get(self, stream_id: str, *, anew: bool = False) -> Stream:
         """Return a stream, brought back if it rests; `anew` in its initial state, where it is unfit else.

@@ -44,7 +44,7 @@ class Manifest(BaseModel):
     format: Literal["acclimate-snapshot-1"] = "acclimate-snapshot-1"
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
     kind: Literal["taken", "checkpoint", "shutdown"] = "taken"
-    stream: Annotated[str, Field(max_length=128)]
+    stream: Annotated[str, Field(max_length=128, pattern=r"^[^\x00]*$")]
     name: Annotated[str, Field(max_length=128)]
     note: Annotated[str, Field(max_length=MAX_NOTE)] = ""
     model: Annotated[str, Field(max_length=128)]

@@ -13,6 +13,7 @@ from service.store.blobs import Blobs
 from service.store.database import available
 from service.store.tables import GARBAGE, SNAPSHOTS
 from service.telemetry import log
+from service.texts import storable
 
 PLACE = "snapshots"
 SUFFIX = ".safetensors"
@@ -62,7 +63,8 @@ class SnapshotStore:
         Raises:
             UnknownError: If there is none of this id.
         """
-        query = select(SNAPSHOTS.c.manifest, SNAPSHOTS.c.size).where(SNAPSHOTS.c.id == snapshot_id[:200])
+        _check_known(snapshot_id)
+        query = select(SNAPSHOTS.c.manifest, SNAPSHOTS.c.size).where(SNAPSHOTS.c.id == snapshot_id)
         with available(), self._engine.connect() as connection:
             row = connection.execute(query).first()
         if row is None:
@@ -71,6 +73,8 @@ class SnapshotStore:
 
     def manifests(self, stream: str | None = None) -> Iterator[tuple[Manifest, int]]:
         """Read all manifests, or those of one stream, newest first; those of another version's form are left out."""
+        if stream is not None and not storable(stream):
+            return iter(())
         query = select(SNAPSHOTS.c.id, SNAPSHOTS.c.manifest, SNAPSHOTS.c.size).order_by(
             SNAPSHOTS.c.created.desc(), SNAPSHOTS.c.id.desc()
         )
@@ -87,8 +91,9 @@ class SnapshotStore:
         Raises:
             UnknownError: If there is none of this id.
         """
+        _check_known(snapshot_id)
         with available(), self._engine.begin() as connection:
-            if not connection.execute(delete(SNAPSHOTS).where(SNAPSHOTS.c.id == snapshot_id[:200])).rowcount:
+            if not connection.execute(delete(SNAPSHOTS).where(SNAPSHOTS.c.id == snapshot_id)).rowcount:
                 raise UnknownError(f"there is no snapshot {snapshot_id[:200]!r}")
             garbage.note(connection, [_blob(snapshot_id)])
         self._blobs.delete(f"{snapshot_id}{SUFFIX}")
@@ -130,6 +135,12 @@ def _readable(rows: Sequence[tuple[str, str, int]]) -> Iterator[tuple[Manifest, 
             yield parse_manifest(text), size
         except UnfitError as error:
             log.warning("snapshot_unreadable", snapshot=snapshot_id, reason=str(error))
+
+
+def _check_known(snapshot_id: str) -> None:
+    """Refuse an id that no snapshot can have, which a database might not even be asked for."""
+    if not ID.fullmatch(snapshot_id):
+        raise UnknownError(f"there is no snapshot {snapshot_id[:200]!r}")
 
 
 def _blob(snapshot_id: str) -> str:
