@@ -131,4 +131,4 @@ def test_keys_are_never_written_down(bundle, tmp_path, keys):
 def test_a_key_without_a_name_is_known_by_its_digest(keys):
     digest = hashlib.sha256(READER.encode()).hexdigest()
 
-    assert read_keys(keys).name(READER) == f"key {digest[:8]}"
+    assert read_keys(keys).name(digest) == f"key {digest[:8]}"

@@ -100,7 +100,7 @@ def test_where_no_server_is_nothing_is_ready():
         assert client.ready() is False
 
 
-@pytest.mark.parametrize(("body", "said"), [(b"<html>", "it sent no JSON"), (b"{}", "Page: items is missing")])
+@pytest.mark.parametrize(("body", "said"), [(b"<html>", "its answer is not JSON"), (b"{}", "Page: items is missing")])
 def test_another_kind_of_server_is_a_refusal_that_says_so(monkeypatch, body, said):
     monkeypatch.setattr(
         httpx.Client, "request", lambda _self, method, url, **_: httpx.Response(

@@ -28,6 +28,7 @@ GET    /v1/models                                             read
 GET    /v1/models/{model}                                     read
 GET    /v1/overview                                           read
 GET    /v1/overview/live                                      read
+GET    /v1/session                                            open
 POST   /v1/session                                            open
 DELETE /v1/session                                            open
 POST   /v1/snapshots                                          admin
