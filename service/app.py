@@ -46,6 +46,7 @@ from service.errors import ServiceError, SettingsError
 from service.events import EventLog
 from service.feedback import Feedback
 from service.good_states import GoodStates
+from service.gradient_trials import Trials
 from service.graphs import Graphs
 from service.grouping import Groups
 from service.histories import Histories
@@ -95,7 +96,8 @@ def create_app(settings: Settings) -> FastAPI:
     keys = read_keys(settings.keys_file)
     check_listening(settings.host, keys, insecure=settings.insecure)
     torch.set_num_threads(settings.torch_threads)
-    hosted = load_models(settings)
+    trials = _trials(settings)
+    hosted = load_models(settings, trials)
     telemetry, statistics = Telemetry(), Statistics()
     worker, calls = Worker(settings.torch_threads), StoreCalls(settings.store_seconds)
     drop_inputs = settings.checkpoint_inputs == "drop"
@@ -172,6 +174,8 @@ def create_app(settings: Settings) -> FastAPI:
         close_part(lifecycle, "histories", lambda: histories.save(lasting))
         if workshop is not None:
             workshop.close()
+        if trials is not None:
+            trials.close()
         dataplane.close()
         close_part(lifecycle, "worker", worker.close)
         close_part(lifecycle, "events", log_of_events.close)
@@ -290,7 +294,7 @@ async def _cleaning(
             log.error("store_not_cleaned", reason=str(error))
 
 
-def load_models(settings: Settings) -> dict[str, HostedModel]:
+def load_models(settings: Settings, trials: Trials | None = None) -> dict[str, HostedModel]:
     """Load every bundle, by model name.
 
     Raises:
@@ -301,7 +305,7 @@ def load_models(settings: Settings) -> dict[str, HostedModel]:
     threads = settings.torch_threads
     graphs = _graphs(settings) if settings.compiled else None
     for path in settings.bundles:
-        model = host(read_bundle(path), settings.allow_factories, threads, graphs)
+        model = host(read_bundle(path), settings.allow_factories, threads, graphs, trials)
         if model.name in loaded:
             raise SettingsError(f"two bundles are named {model.name!r}: {loaded[model.name].bundle.path} and {path}")
         loaded[model.name] = model
@@ -313,3 +317,9 @@ def load_models(settings: Settings) -> dict[str, HostedModel]:
 def _graphs(settings: Settings) -> Graphs:
     grouping = settings.group_streams > 1
     return Graphs(settings.data / "graphs", settings.torch_threads, settings.compiled_specs, grouping=grouping)
+
+
+def _trials(settings: Settings) -> Trials | None:
+    if not settings.try_gradients:
+        return None
+    return Trials(settings.data / "tried", settings.allow_factories, settings.torch_threads)

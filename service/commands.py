@@ -15,6 +15,7 @@ from service.demo.tour import own_server, tour
 from service.errors import BundleError, SettingsError
 from service.evaluation.command import compare, tune
 from service.exporting.command import export
+from service.gradient_trials import Trials
 from service.hosting import HostedModel, host
 from service.keys import Scope, make_key
 from service.operating.options import KeyFile
@@ -76,7 +77,9 @@ def check(
     """
     settings = Settings()
     bundle = read_bundle(folder)
-    model = host(bundle, (*settings.allow_factories, *(allow_factory or [])), settings.torch_threads)
+    factories, threads = (*settings.allow_factories, *(allow_factory or [])), settings.torch_threads
+    trials = Trials(None, factories, threads) if settings.try_gradients else None
+    model = host(bundle, factories, threads, trials=trials)
     Console().print(_summary(model))
     failures = rehearse(model)
     if failures:

@@ -78,8 +78,7 @@ class Controlplane:
         chosen = stream_id or f"s-{secrets.token_hex(6)}"
         hosted = self._model(model)
         self._scheduler.check_open()
-        spec = hosted.bundle.toml.adapter if adapter is None else adapter
-        fitted = await self._scheduler.beside(lambda: hosted.fit(spec, options))
+        fitted = await self._fitted(hosted, hosted.bundle.toml.adapter if adapter is None else adapter, options)
         if self.table.knows(chosen):
             raise ConflictError(f"there is a stream {chosen!r} already; choose another id, or reset it")
         stream = self.table.create(chosen, hosted, fitted, **settings)
@@ -112,6 +111,9 @@ class Controlplane:
         """Change a stream's settings; with a new spec or options of other shapes it starts from its initial state."""
         stream = await self.residence.get(stream_id)
         refit = adapter is not None or options is not None
+        if refit:
+            spec = stream.fitted.spec if adapter is None else adapter
+            await stream.model.try_ahead(spec, options or {}, self._scheduler.place(None))
 
         def job() -> None:
             _check_generation(stream, expected)
@@ -126,14 +128,9 @@ class Controlplane:
 
         await self._in_turn(stream, job)
         given = {
-            "mode": mode,
-            "adapter": adapter,
-            "options": options,
-            "guard": guard,
-            "batch": adapt_batch_size,
-            "durability": durability,
-            "idempotent": idempotent,
-        }
+            "mode": mode, "adapter": adapter, "options": options, "guard": guard, "batch": adapt_batch_size,
+            "durability": durability, "idempotent": idempotent,
+        }  # fmt: skip
         changed = ", ".join(name for name, value in given.items() if value is not None) or "nothing"
         self._recorder.tell(stream, Happening("changed", f"{changed}; now {stream.fitted.spec}, {stream.mode}"))
         return stream
@@ -154,8 +151,7 @@ class Controlplane:
         stream = await self.residence.get(stream_id)
         _check_generation(stream, expected)
         if adapter is not None or options is not None:
-            spec = stream.fitted.spec if adapter is None else adapter
-            await self._scheduler.beside(lambda: stream.model.fit(spec, options or {}))
+            await self._fitted(stream.model, stream.fitted.spec if adapter is None else adapter, options or {})
         return stream
 
     async def delete(self, stream_id: str, expected: int | None) -> None:
@@ -328,6 +324,10 @@ class Controlplane:
             there, _ = self._store.manifest(manifest.id)
             if there.sha256 != manifest.sha256:
                 raise ConflictError(f"another snapshot has the id {manifest.id!r}; delete it first")
+
+    async def _fitted(self, model: HostedModel, spec: str, options: Mapping[str, Any]) -> Fitted:
+        await model.try_ahead(spec, options, self._scheduler.place(None))
+        return await self._scheduler.beside(lambda: model.fit(spec, options))
 
     def _refit(self, stream: Stream, fitted: Fitted) -> None:
         """Start from the new spec's initial state; other options of the same spec keep what fits."""

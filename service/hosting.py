@@ -3,6 +3,7 @@
 import json
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from service.backends.compiled import TRIED
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
 from service.gains import Gain
+from service.gradient_trials import Trials, trials_of
 from service.graphs import Graph, Graphs, Wanted
 from service.native.step import Native
 from service.reference import reference_of
@@ -118,8 +120,11 @@ class HostedModel:
     `source` is the model that pipelines reach into; those that take its answers as they are run the model as shipped.
     """
 
-    def __init__(self, bundle: Bundle, shipped: SourceModel, graphs: Graphs | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, shipped: SourceModel, graphs: Graphs | None = None, trials: Trials | None = None
+    ) -> None:
         self.bundle = bundle
+        self._trials = trials_of(trials, bundle, shipped.network)
         self._fidelity = Fidelity(shipped, samples(shipped))
         check_outputs(self._fidelity, shipped)
         self.source = source = _opened(bundle, shipped)
@@ -158,13 +163,38 @@ class HostedModel:
             adapter = create(spec, **options)
             key = json.dumps([str(adapter.spec), options], sort_keys=True)
             if key not in self._fitted:
-                self._fitted[key] = self._compiled(self._fit_anew(adapter, options))
+                fitted = self._fit_anew(adapter, options)
+                if self._trials is not None:
+                    self._trials.check(adapter, options)
+                self._fitted[key] = self._compiled(fitted)
         except AdapterError as error:
             raise UnfitError(str(error)) from None
         self._fitted.move_to_end(key)
         while len(self._fitted) > MAX_FITTED:
             self._fitted.popitem(last=False)
         return self._fitted[key]
+
+    async def try_ahead(self, spec: str, options: Mapping[str, Any], place: AbstractContextManager[None]) -> None:
+        """Try a pipeline's gradient steps in a child process if `fit` would do so, off the event loop and the worker.
+
+        Args:
+            spec: The pipeline; if it is wrong, `fit` says so.
+            options: Its options.
+            place: Entered while the trial is waited for.
+
+        Raises:
+            UnfitError: If the trial's process was ended.
+            DeadlineError: If it takes too long.
+        """
+        if self._trials is None:
+            return
+        try:
+            adapter = create(spec, **options)
+        except AdapterError:
+            return
+        if self._trials.is_due(adapter):
+            with place:
+                await self._trials.ahead(adapter, options)
 
     def _fit_anew(self, adapter: Adapter, options: Mapping[str, Any]) -> Fitted:
         as_shipped = onnx.runs_as_shipped(adapter.spec)
@@ -209,15 +239,23 @@ def _fisher(source: SourceModel, normalizer: str) -> dict[str, Tensor]:
     return {name.removeprefix(FISHER): tensor for name, tensor in fitting.items() if name.startswith(FISHER)}
 
 
-def host(bundle: Bundle, allow_factories: Collection[str], threads: int, graphs: Graphs | None = None) -> HostedModel:
+def host(
+    bundle: Bundle,
+    allow_factories: Collection[str],
+    threads: int,
+    graphs: Graphs | None = None,
+    trials: Trials | None = None,
+) -> HostedModel:
     """Load a bundle's model and try it on a sample; with `graphs`, its pipelines run compiled where they can.
+
+    With `trials`, gradient steps through a network with code of its own are taken in a child process first.
 
     Raises:
         BundleError: If the model cannot be loaded, cannot run, or answers other than bundle.toml says.
     """
     shipped = _shipped(bundle, allow_factories, threads)
     try:
-        model = HostedModel(bundle, shipped, graphs)
+        model = HostedModel(bundle, shipped, graphs, trials)
         logits = model.answer_as_source(model.sample()).logits
         model.default.step(
             model.default.initial(), model.sample()

@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     """Pipelines, as `unmix_tns+lame`, whose graphs are made at the start beside the bundle's own, as a JSON list."""
     compiled_gradients: bool = False
     """Compile steps that learn by gradients to machine code, beside the server, once a size was asked 100 times."""
+    try_gradients: bool = True
+    """Before a spec is accepted, take gradient steps in a child process, for networks with layers of their own."""
     group_streams: int = Field(default=64, ge=1)
     """Most streams whose steps are taken as one, where that pays; 1 for none."""
     create_streams: bool = True

@@ -60,6 +60,7 @@ class Api:
 def application(folder, *bundles, **settings):
     """Run an application with its data in `folder` until the block ends."""
     settings = {"data": folder / "data", "threads": 1, "allow_factories": (FACTORY,), **settings}
+    settings.setdefault("try_gradients", False)  # a trial takes seconds, for each network with code of its own
     app = create_app(Settings(bundles=bundles or (folder / "reference",), **settings))
     with asyncio.Runner() as runner, ExitStack() as undo:
         lifespan = app.router.lifespan_context(app)

@@ -50,6 +50,7 @@ def serving(
     command = [sys.executable, *python, "serve", "--port", "0", "--data", str(data), *arguments]
     settings = {
         "ACCLIMATE_THREADS": "1",
+        "ACCLIMATE_TRY_GRADIENTS": "false",  # a trial takes seconds, for each network with code of its own
         "ACCLIMATE_ALLOW_FACTORIES": f'["{FACTORY}", "tests.models:Tripwire", "service.demo.network:build"]',
     }
     with log.open("w") as errors:

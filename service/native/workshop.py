@@ -1,11 +1,9 @@
 """Has the steps that are taken often compiled, one after the other, and judges what comes of it."""
 
-import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +19,7 @@ from adapters.precision import FLOAT32
 from service.errors import BundleError
 from service.gains import WORTH, fastest
 from service.hosting import Fitted, HostedModel
+from service.native.environment import private_environment
 from service.native.job import Job
 from service.native.passes import NativePasses
 from service.native.step import STEP, Made, Native, NativeStep, check
@@ -33,8 +32,6 @@ MOST_SIZES = 4
 """Of one pipeline."""
 SECONDS = 1800.0
 """Of one compilation, at most."""
-SECRET = ("ACCLIMATE_", "AWS_")
-"""How the names of variables begin that a compiler does without."""
 COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -184,10 +181,3 @@ def _judge(native: Native, fitted: Fitted, state: AdapterState, x: Tensor) -> No
     else:
         native.reason = f"compiled, it takes {1 / native.times:.1f} times as long"
     log.info("native_step_judged", adapter=fitted.spec, images=len(x), times=round(native.times, 2))
-
-
-def private_environment(folder: Path) -> Mapping[str, str]:
-    """Return the environment of a process that writes into a folder alone, and need not know the server's secrets."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(SECRET)}
-    own = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"), "TMPDIR": str(folder)}
-    return {**kept, **own, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}

@@ -14,10 +14,11 @@ from service.bundles import read_bundle
 from service.errors import BundleError
 from service.hosting import host
 from service.native import workshop as workshops
+from service.native.environment import private_environment
 from service.native.job import Job
 from service.native.passes import IMITATE, OBSERVE, READ
 from service.native.step import TOLERANCE, Native, check
-from service.native.workshop import Workshop, private_environment, why_not
+from service.native.workshop import Workshop, why_not
 from service.retries import RetryLog
 from service.streams import Stream, initial_state
 from tests.applications import application
