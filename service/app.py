@@ -64,6 +64,7 @@ from service.settings import Settings
 from service.snapshots.store import PLACE, SnapshotStore
 from service.spilling import Spill
 from service.statistics import Statistics
+from service.step_journal import StepJournal
 from service.step_watch import StepWatch
 from service.stopping import Lifecycle, close_part, stop
 from service.store import garbage, orphans
@@ -76,6 +77,7 @@ from service.store.presence import Presence
 from service.store.watching import StoreWatch
 from service.streams import StreamTable
 from service.supervision import Supervisor
+from service.suspects import Suspects
 from service.telemetry import Telemetry, log
 from service.watching import Watching
 from service.worker import Worker
@@ -107,6 +109,8 @@ def create_app(settings: Settings) -> FastAPI:
         lambda: Feedback(settings.feedback_images, settings.feedback_days * DAY),
         GoodStates(settings.good_bytes, Spill(settings.data / "spilled", drop_inputs=drop_inputs)),
     )
+    journal = StepJournal(settings.data / "steps")
+    suspects = Suspects(journal)
     scheduler = Scheduler(
         worker,
         telemetry,
@@ -115,6 +119,7 @@ def create_app(settings: Settings) -> FastAPI:
         max_queue=settings.max_queue,
         max_queue_per_stream=settings.max_queue_per_stream,
         deadline_seconds=settings.deadline_seconds,
+        suspects=suspects,
     )
     supervisor = Supervisor(telemetry)
     places = {place: blobs_of(settings, place) for place in (PLACE, CHECKPOINTS)}
@@ -130,7 +135,7 @@ def create_app(settings: Settings) -> FastAPI:
     histories = Histories(settings.data / "histories")
     residence = Residence(
         table, keeper, hosted, scheduler, calls, recorder, limits=limits_of(settings), sharded=settings.sharded,
-        histories=histories,
+        histories=histories, suspects=suspects,
     )  # fmt: skip
     control = Controlplane(hosted, table, scheduler, calls, store, telemetry, recorder, keeper, residence)
     prober = Prober(worker, scheduler, telemetry, recorder, settings.probe_every)
@@ -178,6 +183,7 @@ def create_app(settings: Settings) -> FastAPI:
             trials.close()
         dataplane.close()
         close_part(lifecycle, "worker", worker.close)
+        journal.close()
         close_part(lifecycle, "events", log_of_events.close)
         close_part(lifecycle, "database", database.close)
         calls.close()

@@ -169,6 +169,7 @@ class Dataplane:
         """Answer in the stream's turn, or as the stream did before it ended; None if it has ended meanwhile."""
         chosen = sequence.stream_id or default_id(model)
         check_id(chosen)
+        self._residence.check_served(chosen)
         stream = await self._residence.find(chosen)
         if stream is None and asked.digest and not _begins_anew(sequence, asked):
             before = await self._keeper.answer_of_ended(chosen, asked, sharded=self._settings.sharded)
@@ -212,6 +213,7 @@ class Dataplane:
         stream = self._table.create(stream_id, model, model.default, **settings)
         self._residence.note(stream)
         self._recorder.tell(stream, Happening("created", "by its first request"))
+        self._residence.hold(stream)
         return stream
 
     def _answer(

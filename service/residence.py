@@ -19,6 +19,7 @@ from service.scheduler import Scheduler
 from service.store.calls import StoreCalls
 from service.store.catalogue import Record
 from service.streams import Stream, StreamTable, valid_id
+from service.suspects import Suspects
 from service.telemetry import log
 from service.types import Happening
 
@@ -62,6 +63,7 @@ class Residence:
         limits: When streams rest, and when they end.
         sharded: Whether other processes may have made streams that are not known here.
         histories: Where histories are kept, or None to lose them.
+        suspects: Which streams are held back as their steps have ended the process.
     """
 
     def __init__(
@@ -76,9 +78,11 @@ class Residence:
         limits: RestLimits,
         sharded: bool,
         histories: Histories | None = None,
+        suspects: Suspects | None = None,
     ) -> None:
         self.table = table
         self._histories = histories
+        self._suspects = suspects or Suspects()
         self._keeper = keeper
         self._models = models
         self._scheduler = scheduler
@@ -131,6 +135,20 @@ class Residence:
         self._free -= _bytes(stream)  # all are counted anew at each look: 10,000 streams take 30 ms
         if self._free < 0:
             self._wake.set()
+
+    def check_served(self, stream_id: str) -> None:
+        """Refuse requests of a stream that ends the process even when it is frozen.
+
+        Raises:
+            ConflictError: If it is one.
+        """
+        self._suspects.check(stream_id)
+
+    def hold(self, stream: Stream, *, again: bool = True) -> None:
+        """Freeze a stream that has come into memory if its step ended the process twice, and tell it."""
+        held = self._suspects.hold(stream, again=again)
+        if held is not None:
+            self._recorder.tell(stream, held)
 
     async def run(self) -> None:
         """Put streams to rest, and end those that nobody uses, until cancelled."""
@@ -223,19 +241,22 @@ class Residence:
         if loaded is None:
             self.table.resting.pop(stream_id, None)
             return None
-        stream, lacks = await self._scheduler.beside(
-            lambda: built(self.table, self._models, loaded, anew=anew), f"stream {stream_id!r}"
-        )
+        stream, lacks = await self._scheduler.beside(lambda: self._built(loaded, anew=anew), f"stream {stream_id!r}")
         if self._histories is not None:
             await asyncio.to_thread(self._histories.load, stream)
         self._forgotten.discard(stream_id)
         stream.touch()
         self.table.put(stream)
         self.note(stream)
+        self.hold(stream, again=stream_id in self._untold)
         if lacks or stream_id in self._untold:
             self._untold.discard(stream_id)
             self._recorder.tell(stream, _resumed(stream, loaded, lacks))
         return stream
+
+    def _built(self, loaded: Loaded, *, anew: bool) -> tuple[Stream, str]:
+        with self._suspects.marked(loaded.record.id):
+            return built(self.table, self._models, loaded, anew=anew)
 
 
 def _bytes(stream: Stream) -> int:

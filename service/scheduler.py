@@ -11,6 +11,7 @@ from service.errors import BusyError, DeadlineError, FailedError, SaturatedError
 from service.grouping import Groups, Kind, Shared
 from service.store.calls import StoreCalls
 from service.streams import Stream
+from service.suspects import Suspects
 from service.telemetry import Telemetry, log
 from service.tickets import Call, Pause, Steps, Ticket, at_once
 from service.worker import Worker
@@ -35,11 +36,13 @@ class Scheduler:
         max_queue: int,
         max_queue_per_stream: int,
         deadline_seconds: float,
+        suspects: Suspects | None = None,
     ) -> None:
         self._worker = worker
         self._telemetry = telemetry
         self._groups = groups
         self._store = store
+        self._suspects = suspects or Suspects()
         self._sharing: dict[Kind, list[Ticket[Any]]] = {}
         self._max_queue = max_queue
         self._max_queue_per_stream = max_queue_per_stream
@@ -153,7 +156,9 @@ class Scheduler:
             try:
                 if has_worker:
                     await self._run(ticket)
-                return await self._all_of(ticket)
+                found = await self._all_of(ticket)
+                self._suspects.settle(stream)
+                return found
             except ServiceError:
                 raise
             except Exception as error:
@@ -180,7 +185,11 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - the job is told, and decides
             failed = error
             return await self._worker.run(lambda: ticket.fail_on(failed), of)
-        return await self._worker.run(lambda: ticket.go_on(returned), of)
+        return await self._worker.run(lambda: self._gone_on(ticket, returned), of)
+
+    def _gone_on(self, ticket: Ticket[T], returned: Any) -> T | Pause:
+        with self._suspects.marked(ticket.stream.id):
+            return ticket.go_on(returned)
 
     async def _run(self, ticket: Ticket[T]) -> None:
         """Run a job, with those that share its step, on the worker that it has got."""
@@ -197,22 +206,29 @@ class Scheduler:
 
     def _run_all(self, tickets: list[Ticket[Any]]) -> None:
         """Take the steps as one, then finish each stream's job by itself; on the worker."""
-        if len(tickets) > 1:
-            self._groups.take([each.shared for each in tickets if each.shared is not None])
-        for each in tickets:
-            each.run()
+        with self._suspects.running(tickets):
+            if len(tickets) > 1:
+                self._groups.take([each.shared for each in tickets if each.shared is not None])
+            for each in tickets:
+                each.run()
 
     def _others(self, ticket: Ticket[Any]) -> list[Ticket[Any]]:
         """Take along, in the order in which they came, those that wait for the worker and may share a job's step."""
         if ticket.shared is None or not self._sharing:
             return []
-        kind = self._groups.kind(ticket.shared)
+        kind = self._kind(ticket)
         there = [] if kind is None else self._sharing.get(kind, [])
         waiting = [each for each in there if each.waiting is not None and not each.waiting.done()]
         others = waiting[: self._groups.room(ticket.shared)]
         for each in others:
             each.take_along()
         return others
+
+    def _kind(self, ticket: Ticket[Any]) -> Kind | None:
+        """Return what a job can share its step with; None for nothing, as where the step may end the process."""
+        if ticket.shared is None or self._suspects.is_suspect(ticket.stream.id):
+            return None
+        return self._groups.kind(ticket.shared)
 
     async def _take_turn(self, ticket: Ticket[Any]) -> bool:
         """Wait for the stream's turn and for the worker, no longer than the deadline in all.
@@ -232,7 +248,7 @@ class Scheduler:
 
     async def _take_worker(self, ticket: Ticket[Any]) -> bool:
         slot = self._worker.slot
-        kind = self._groups.kind(ticket.shared) if ticket.shared is not None and slot.locked() else None
+        kind = self._kind(ticket) if slot.locked() else None
         if kind is None:
             return await slot.acquire()
         waiting = ticket.waiting = asyncio.ensure_future(slot.acquire())

@@ -61,6 +61,11 @@ class Ticket(Generic[T]):
     def __post_init__(self) -> None:
         self.steps = self.job()
 
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether the job has run, up to its first pause at least, and has raised nothing."""
+        return self.done.done() and self.done.exception() is None
+
     def run(self) -> None:
         """Run the job up to its first pause; what it raises is kept for who waits for it."""
         if not self.done.set_running_or_notify_cancel():
