@@ -41,6 +41,7 @@ KEPT_ON_FAILURE = frozenset({
     "id", "model", "created",  # never change
     "claim", "unsettled", "kept", "durable_generation",  # what is known of the store
     "waiting", "turn", "last_used", "sized",  # the queue's, and a cache
+    "before",  # what is put back
     "feedback", "history", "trouble", "merging", "seconds",  # written down once a request is answered
 })  # fmt: skip
 """The fields of a stream that a request which fails leaves alone; all others are put back as they were."""
@@ -242,6 +243,7 @@ class Stream:
         if not before:
             return self
         copied = copy.copy(self)
+        copied.before = {}
         for name, value in before.items():
             setattr(copied, name, value)
         return copied
