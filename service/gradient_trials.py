@@ -137,7 +137,10 @@ class Trials:
     ) -> Refused | None:
         """Try a pipeline, and keep it if it passes."""
         began = monotonic()
-        outcome = self._run(bundle, spec, options)
+        try:
+            outcome = self._run(bundle, spec, options)
+        except OSError as error:  # no process or no folder to be had
+            outcome = Outcome(doubt=str(error))
         told = {"model": bundle.name, "adapter": spec, "seconds": round(monotonic() - began, 1)}
         if outcome.refusal:
             log.warning("gradients_refused", **told, reason=outcome.refusal)

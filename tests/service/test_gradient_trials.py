@@ -14,7 +14,7 @@ from service.errors import BundleError, UnfitError
 from service.gradient_child import SIZES
 from service.gradient_trials import Outcome, Trials, foreign_code, read_outcome
 from service.hosting import host
-from tests.applications import application, assert_error
+from tests.applications import INFER, application, assert_error
 from tests.crashing import FACTORY, Crashing, crashing_bundle
 from tests.models import untrained_reference_network
 from tests.serving import images, infer_body, serving, wait_ready
@@ -35,14 +35,13 @@ def test_a_spec_whose_backward_crashes_is_refused_by_signal_and_the_server_goes_
     with serving(tmp_path, "--bundle", str(bundle), environment=environment) as server:
         wait_ready(server)
         with server.client() as client, ThreadPoolExecutor(1) as pool:
-            infer = "/v2/models/reference/infer"
-            assert client.post(infer, json=infer_body(images(2), "s")).status_code == 200
+            assert client.post(INFER, json=infer_body(images(2), "s")).status_code == 200
 
             changing = pool.submit(client.patch, "/v1/streams/s", json={"adapter": "batch+tent"})
             pauses = []
             while not changing.done():
                 began = time.perf_counter()
-                assert client.post(infer, json=infer_body(images(2), "other")).status_code == 200
+                assert client.post(INFER, json=infer_body(images(2), "other")).status_code == 200
                 pauses.append(time.perf_counter() - began)
 
             assert_error(changing.result(), 422, "SIGSEGV")
@@ -51,7 +50,7 @@ def test_a_spec_whose_backward_crashes_is_refused_by_signal_and_the_server_goes_
             assert_error(created, 422, "SIGSEGV")
             assert client.get("/v1/streams/s").json()["adapter"] == "source"
             assert client.patch("/v1/streams/s", json={"adapter": "batch"}).status_code == 200
-            assert client.post(infer, json=infer_body(images(2), "s")).status_code == 200
+            assert client.post(INFER, json=infer_body(images(2), "s")).status_code == 200
         assert server.stop() == 0
 
 
@@ -63,6 +62,15 @@ def test_auto_is_refused_where_a_pipeline_that_it_may_choose_crashes_and_a_dry_r
         assert_error(response, 422, "SIGSEGV")
         assert "auto: a gradient step of " in response.json()["error"]
         api.infer(images(2), "s")
+
+
+def test_a_stored_stream_whose_spec_was_never_tried_is_refused_at_the_next_start_and_others_are_served(tmp_path):
+    bundle = crashing_bundle(tmp_path / "bundle", "crash")
+    with application(tmp_path, bundle, allow_factories=(FACTORY,)) as api:
+        api.create(id="s", adapter="batch+tent")
+    with application(tmp_path, bundle, allow_factories=(FACTORY,), try_gradients=True) as api:
+        assert_error(api("POST", INFER, json=infer_body(images(2), "s")), 422, "SIGSEGV")
+        api.infer(images(2), "other")
 
 
 def test_a_default_spec_that_ends_the_process_is_a_bundle_error(tmp_path):
