@@ -19,12 +19,12 @@ class Merging:
     Attributes:
         told: When the last drift event was told, Unix seconds.
         waiting: The newest alarm of each signal since then.
-        noticed: When a finding that no guard acts on was told last, Unix seconds.
+        noticed: When each other kind of finding was told last, Unix seconds.
     """
 
     told: float = 0.0
     waiting: dict[str, Alarm] = field(default_factory=dict)
-    noticed: float = 0.0
+    noticed: dict[str, float] = field(default_factory=dict)
 
     def drift(self, alarms: Sequence[Alarm], now: float) -> Happening | None:
         """Take in the alarms of a request, and return the event to tell now, if any.
@@ -45,11 +45,12 @@ class Merging:
         reason = "; ".join(alarm.reason for alarm in told)
         return Happening("drift" if amber else "settled", reason, figures=first.figures)
 
-    def notices(self, now: float) -> bool:
-        """Whether a finding that no guard acts on is to be told now: at most once in MERGED_SECONDS."""
-        if 0 <= now - self.noticed < MERGED_SECONDS:
+    def notices(self, kind: str, now: float) -> bool:
+        """Whether a finding of this kind is to be told now: at most once in MERGED_SECONDS."""
+        # A clock that was set back must not silence a stream.
+        if 0 <= now - self.noticed.get(kind, 0.0) < MERGED_SECONDS:
             return False
-        self.noticed = now
+        self.noticed[kind] = now
         return True
 
     def _add(self, alarm: Alarm) -> None:

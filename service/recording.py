@@ -75,7 +75,7 @@ class Recorder:
         for happening in _happenings(stream, served, now):
             self.tell(stream, happening)
         if served.findings.looked:
-            self._judge(stream)
+            self._judge(stream, now)
         if served.decision.rule:
             self._telemetry.observe_guard(model, served.decision)
         labels = _labels(served.adapted)
@@ -94,12 +94,16 @@ class Recorder:
         if misfit is not None:
             stream.history.add_misfit(misfit, self._misfits)
 
-    def _judge(self, stream: Stream) -> None:
-        """Note whether the stream is suspected to be worse than its source model; log it when that begins."""
+    def _judge(self, stream: Stream, now: float) -> None:
+        """Note whether the stream is suspected to be worse than its source model; log it when that begins.
+
+        A suspicion that comes and goes is logged at most once a minute for each cause.
+        """
         gap = None if stream.probe is None else stream.probe.source_gap
         known = stream.model.reference.calibration
         found = suspicion.judged(stream.state.monitors.suspicion, known, gap, stream.policy.budget)
-        if found.cause and not stream.suspicion.cause:
+        begins = bool(found.cause) and not stream.suspicion.cause
+        if begins and stream.merging.notices(found.cause, now):
             self.tell(stream, Happening("suspected", found.reason, figures=stream.monitored))
         stream.suspicion = found
 
@@ -119,7 +123,7 @@ def _happenings(stream: Stream, served: Served, now: float) -> list[Happening]:
         figures = {**stream.monitored, **served.signals}
         told.append(Happening("guard", decision.reason, decision.action.value, figures))
     unanswered = _unanswered(served.findings, served.action)
-    if unanswered and stream.merging.notices(now):
+    if unanswered and stream.merging.notices("seen", now):
         told += [Happening("seen", text, figures=stream.monitored) for text in unanswered]
     if served.waited is not None and served.waited.rule:
         reason = f"on images that had waited: {served.waited.reason}"

@@ -54,11 +54,25 @@ def test_a_clock_that_was_set_back_silences_nobody():
     merging.drift([alarm()], 1e9)
 
     assert merging.drift([alarm()], 1000.0) is not None
-    assert merging.notices(1e9)
-    assert merging.notices(1000.0)
+    assert merging.notices("seen", 1e9)
+    assert merging.notices("seen", 1000.0)
 
 
 def test_a_finding_that_no_guard_acts_on_is_told_once_a_minute():
     merging = Merging()
 
-    assert [merging.notices(1000.0 + seconds) for seconds in (0, 1, 59, 60, 61)] == [True, False, False, True, False]
+    assert [merging.notices("seen", 1000.0 + seconds) for seconds in (0, 1, 59, 60, 61)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_each_kind_of_finding_is_told_once_a_minute_whatever_the_others_do():
+    merging = Merging()
+
+    assert [merging.notices(kind, 1000.0) for kind in ("seen", "agreement", "seen", "source_gap")] == [
+        True, True, False, True,
+    ]  # fmt: skip
