@@ -23,6 +23,10 @@ Adapter = Annotated[str | None, typer.Option(help="The spec, as `unmix_tns+eta+l
 Mode = Annotated[str | None, typer.Option(help="adapt, frozen or shadow.")]
 Durability = Annotated[str | None, typer.Option(help="ephemeral, periodic or sync: when it is kept.")]
 Batch = Annotated[int | None, typer.Option("--adapt-batch-size", min=1, help="Images of one adaptation step.")]
+Idempotent = Annotated[
+    bool | None,
+    typer.Option("--idempotent/--not-idempotent", help="Refuse a request id that comes again with another body."),
+]
 
 
 @app.command("list")
@@ -58,6 +62,7 @@ def create(
     guard: Guard = None,
     durability: Durability = None,
     adapt_batch_size: Batch = None,
+    idempotent: Idempotent = None,
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
     as_json: AsJson = False,
@@ -67,8 +72,9 @@ def create(
     Example: `acclimate streams create camera-7 --adapter batch+eta --option eta.lr=1e-4 --guard every=1000`
     """
     settings = _given(
-        id=stream, model=model, adapter=adapter, mode=mode, durability=durability, adapt_batch_size=adapt_batch_size
-    )
+        id=stream, model=model, adapter=adapter, mode=mode, durability=durability, adapt_batch_size=adapt_batch_size,
+        idempotent=idempotent,
+    )  # fmt: skip
     settings |= {"options": parsing.options(option, {})} if option else {}
     settings |= {"guard": parsing.guard(guard, {})} if guard else {}
     with reach(url, key_file) as client:
@@ -85,6 +91,7 @@ def change(
     guard: Guard = None,
     durability: Durability = None,
     adapt_batch_size: Batch = None,
+    idempotent: Idempotent = None,
     if_generation: IfGeneration = None,
     yes: Yes = False,
     url: Url = DEFAULT_URL,
@@ -96,7 +103,9 @@ def change(
     A new adapter starts from its initial state, and options may do so too; that is asked for first.
     Example: `acclimate streams set camera-7 --mode frozen`
     """
-    settings = _given(adapter=adapter, mode=mode, durability=durability, adapt_batch_size=adapt_batch_size)
+    settings = _given(
+        adapter=adapter, mode=mode, durability=durability, adapt_batch_size=adapt_batch_size, idempotent=idempotent
+    )
     if not (settings or option or guard):
         raise MistakeError("nothing is given to change; expected one of --adapter, --option, --mode, --guard, ...")
     with reach(url, key_file) as client:

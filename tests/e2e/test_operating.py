@@ -85,13 +85,15 @@ def test_a_stream_is_shown_in_full(server):
 
 
 def test_a_stream_is_created_changed_and_ended(server):
-    created = told(server, "streams", "create", "made", "--adapter", "batch+eta", "-o", "eta.lr=1e-4", "-o", "seed=7")
-    guarded = told(server, "streams", "set", "made", "--mode", "frozen", "--guard", "collapse=off")
+    options = ("-o", "eta.lr=1e-4", "-o", "seed=7")
+    created = told(server, "streams", "create", "made", "--adapter", "batch+eta", *options, "--idempotent")
+    guarded = told(server, "streams", "set", "made", "--mode", "frozen", "--guard", "collapse=off", "--not-idempotent")
     guarded = told(server, "streams", "set", "made", "--guard", "every=100")
     changed = told(server, "streams", "set", "made", "--option", "eta.d_margin=0.4", "--yes")
     ended = done(server, "streams", "delete", "made", "--yes")
 
     assert created["options"] == {"eta": {"lr": 1e-4}, "seed": 7}
+    assert (created["idempotent"], guarded["idempotent"]) == (True, False)
     assert (guarded["mode"], guarded["guard"]["collapse"], guarded["guard"]["every"]) == ("frozen", "off", 100)
     assert changed["options"] == {"eta": {"lr": 1e-4, "d_margin": 0.4}, "seed": 7}
     assert "made has ended" in ended
