@@ -104,6 +104,10 @@ class Keeper:
                 self._changed.hasten(stream.id)
                 self._wake.set()
 
+    def is_writing(self, stream_id: str) -> bool:
+        """Whether a write of a stream is under way."""
+        return stream_id in self._writing
+
     def stays(self, stream: Stream) -> None:
         """Keep a stream anew that was kept for its rest and goes on: it may go beyond the generation kept."""
         if stream.claim is not None:

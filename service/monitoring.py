@@ -179,7 +179,7 @@ def update(
         harm = _harm(moved, seeing.look, margin, reference) or suspicion.contradicts(moved.suspicion)
     soonest = _soonest(moved, reference, alarmed=bool(alarms), looked=seeing.look is not None) if learns else (every, 0)
     left = every if seeing.look is not None else int(moved.check_in)
-    moved = replace(moved, check_in=_count(min(left, soonest[0]) - 1), alert=_count(soonest[1]))
+    moved = replace(moved, check_in=_count(max(min(left, soonest[0]) - 1, -1)), alert=_count(soonest[1]))
     return Findings(moved, alarms, _signals(moved, seeing, reference), collapse, harm, seeing.look is not None)
 
 

@@ -178,6 +178,8 @@ class Residence:
         while idle and (self._unused(idle[0]) or self._bytes() > self.limits.resident_bytes):
             enough = self._bytes() - (1 - SLACK) * self.limits.resident_bytes
             some = [stream for stream in idle[:SOME] if self._unused(stream)] or _first(idle[:SOME], enough)
+            if any(self._keeper.is_writing(stream.id) for stream in some):
+                return  # the next look comes to them first; going on would put streams to rest that were used later
             idle = idle[len(some) :]
             kept = await self._keeper.keep(some, final=True)
             if self._histories is not None:

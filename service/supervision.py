@@ -99,6 +99,7 @@ class Supervisor:
                 self._note_start(name)
 
     def _note_start(self, name: str) -> None:
+        self._restarts.labels(name)  # a task that never ended shows as 0
         with self._lock:
             health = self._health.setdefault(name, Health(self._clock()))
             health.started, health.running = self._clock(), True

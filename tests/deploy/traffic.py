@@ -5,6 +5,7 @@ from itertools import cycle
 
 import httpx
 import numpy as np
+import torch
 
 from service.demo.drift import Batch, drifting
 from service.snapshots.format import pack, unpack
@@ -75,12 +76,16 @@ class Traffic:
         self.call("POST", "/v2/models/tripwire/infer", refused=500, json=body)
 
     def _broken_snapshot(self) -> str:
-        """Upload a snapshot of finite weights whose answers are not."""
+        """Upload a snapshot of finite weights whose answers are not; a restore refuses spoiled monitors."""
         taken = self.call("POST", "/v1/streams/broken/snapshots").json()["id"]
         manifest, tensors = unpack(self.call("GET", f"/v1/snapshots/{taken}/download").content)
         self.call("DELETE", f"/v1/snapshots/{taken}")
-        spoiled = {name: x * FAR_TOO_LARGE if x.is_floating_point() else x for name, x in tensors.items()}
+        spoiled = {name: x * FAR_TOO_LARGE if _is_learned(name, x) else x for name, x in tensors.items()}
         return self.call("POST", "/v1/snapshots", content=pack(manifest, spoiled), headers=OCTETS).json()["id"]
+
+
+def _is_learned(name: str, x: torch.Tensor) -> bool:
+    return x.is_floating_point() and not name.startswith("monitors/")
 
 
 def _batches() -> Iterator[Batch]:
