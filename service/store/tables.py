@@ -1,5 +1,7 @@
 """The tables of the catalogue; `migrations` makes and changes them."""
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, MetaData, String, Table, Text
 
 LONG = BigInteger().with_variant(Integer, "sqlite")
@@ -17,6 +19,20 @@ EVENTS = Table(
     Column("reason", Text, nullable=False),
     Column("figures", Text, nullable=False),
 )
+
+
+def _answer_columns() -> list[Column[Any]]:
+    """Return new columns for an answer and its place among the stream's latest; a column belongs to one table."""
+    return [
+        Column("stream", String(128), primary_key=True),
+        Column("request", String(256), primary_key=True),
+        Column("key", String(256), primary_key=True),
+        Column("digest", String(64), primary_key=True),
+        Column("place", Integer, nullable=False),
+        Column("content", LargeBinary, nullable=False),
+    ]
+
+
 PROCESSES = Table(
     "processes",
     NAMES,
@@ -44,22 +60,12 @@ STREAMS = Table(
 ANSWERS = Table(
     "answers",
     NAMES,
-    Column("stream", String(128), primary_key=True),
-    Column("request", String(256), primary_key=True),
-    Column("key", String(256), primary_key=True),
-    Column("digest", String(64), primary_key=True),
-    Column("place", Integer, nullable=False),
-    Column("content", LargeBinary, nullable=False),
+    *_answer_columns(),
 )
 ENDED_ANSWERS = Table(
     "ended_answers",
     NAMES,
-    Column("stream", String(128), primary_key=True),
-    Column("request", String(256), primary_key=True),
-    Column("key", String(256), primary_key=True),
-    Column("digest", String(64), primary_key=True),
-    Column("place", Integer, nullable=False),
-    Column("content", LargeBinary, nullable=False),
+    *_answer_columns(),
     Column("time", Float, nullable=False, index=True),
 )
 SNAPSHOTS = Table(
