@@ -1,6 +1,7 @@
 """Which streams are in memory: brought back when they are asked for, put to rest when there are too many bytes."""
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -238,7 +239,9 @@ class Residence:
         anew = anew or stream_id in self._forgotten
         known = self.table.resting.get(stream_id)
         if known is not None:
-            model_of(self._models, known, anew=anew)  # an unfit stream is not claimed
+            model = model_of(self._models, known, anew=anew)  # an unfit stream is not claimed
+            options = json.loads(known.settings)["options"]
+            await model.try_ahead(known.adapter, options, self._scheduler.place(None))
         loaded = await self._calls.run(partial(load, self._keeper.checkpoints, stream_id))
         if loaded is None:
             self.table.resting.pop(stream_id, None)
