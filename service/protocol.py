@@ -28,9 +28,10 @@ FEW_CHUNKS, LEAST_CHUNK = 2000, 64
 """Pieces of a body beyond this number must hold so many bytes each on average."""
 DISCARDED = 2**26
 """Bytes of a body that are read on and thrown away after its answer: most clients read the answer only then."""
-LINGER_SECONDS = 1.0
-LINGER_BYTES = 2**20
-"""How long, and for how many bytes, a refused connection is read on: closed at once, it would lose the answer."""
+LINGER_SECONDS = 5.0
+LINGER_BYTES = 2**24
+"""How long, and for how many bytes, a refused connection is read on: a connection closed with unread data is reset, and
+its client loses the answer. Most clients read an answer only once they have sent what they have."""
 HEALTH = "/v2/health/"
 RETRIED = frozenset({429, 503})
 

@@ -80,6 +80,12 @@ def test_a_head_that_comes_byte_by_byte_is_served_soon():
     assert seconds < 10
 
 
+def test_a_refused_client_that_sends_8_mib_before_it_reads_still_gets_its_answer():
+    answer = play(lambda port: port.ask(GET + b"x: ", *[b"a" * 65_536] * 128))
+
+    assert status(answer) == 431
+
+
 TRAILERS = {
     "one_trailer_without_end": [CHUNKED + b"1\r\nx\r\n0\r\nx: ", *[b"a" * 65_536] * 64],
     "many_trailers": [CHUNKED + b"1\r\nx\r\n0\r\n" + b"a: b\r\n" * 200 + b"\r\n"],

@@ -90,7 +90,7 @@ def test_the_schema_of_a_parts_options_is_valid_and_its_defaults_build_the_part(
         assert bounded("DELETE", f"/v1/streams/{created.json()['id']}").status_code == 204
 
 
-ALLOWED_LABELS = {"model", "adapter", "signal", "detector", "outcome", "reason", "action", "code"}
+ALLOWED_LABELS = {"model", "adapter", "signal", "detector", "outcome", "reason", "action", "code", "task"}
 
 
 def families(api):
