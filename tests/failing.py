@@ -3,6 +3,7 @@
 import threading
 from contextlib import contextmanager
 
+import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
@@ -16,11 +17,10 @@ class Faults:
     blobs. Events are written beside all this, and are left alone.
     """
 
-    def __init__(self, checkpoints, database):
-        self._database, self._lock = database, threading.Lock()
+    def __init__(self):
+        self._lock = threading.Lock()
         self._armed, self._count = None, 0
         self.fired = ""
-        checkpoints.blobs = FailingBlobs(checkpoints.blobs, self)
 
     def arm(self, number):
         """Fail at the step of this number from now on, counted from 0."""
@@ -50,32 +50,25 @@ class Faults:
         """Take the step of a statement."""
         self.sql(" ".join(statement.split()[:3]))
 
+    def blobs(self, name, call):
+        """Return a call of the blobs that is two steps more."""
+        down = StoreDownError("the object store does not answer")
 
-class FailingBlobs:
-    """Blobs whose calls are steps."""
-
-    def __init__(self, blobs, faults):
-        self._blobs, self._faults = blobs, faults
-
-    def __getattr__(self, name):
-        call = getattr(self._blobs, name)
-
-        def step(*arguments):
-            self._faults.step(f"before {name}", StoreDownError("the object store does not answer"))
+        def stepping(*arguments):
+            self.step(f"before {name}", down)
             result = call(*arguments)
-            self._faults.step(f"after {name}", StoreDownError("the object store does not answer"))
+            self.step(f"after {name}", down)
             return result
 
-        return step
+        return stepping
 
 
 @contextmanager
 def faults_of(api):
     """Make an application's store one that fails when told to, until the block ends."""
     checkpoints = api.app.state.residence._keeper.checkpoints
-    engine = checkpoints.catalogue._engine
-    blobs, commit = checkpoints.blobs, engine.dialect.do_commit
-    faults = Faults(checkpoints, engine)
+    engine, blobs = checkpoints.catalogue._engine, type(checkpoints.blobs)  # the snapshots' blobs are of this class too
+    commit, faults = engine.dialect.do_commit, Faults()
 
     def committing(connection):
         faults.sql("before commit")
@@ -84,9 +77,11 @@ def faults_of(api):
 
     event.listen(engine, "before_cursor_execute", faults.statement)
     engine.dialect.do_commit = committing
-    try:
-        yield faults
-    finally:
-        event.remove(engine, "before_cursor_execute", faults.statement)
-        engine.dialect.do_commit = commit
-        checkpoints.blobs = blobs
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("put", "get", "delete", "names"):
+            patch.setattr(blobs, name, faults.blobs(name, getattr(blobs, name)))
+        try:
+            yield faults
+        finally:
+            event.remove(engine, "before_cursor_execute", faults.statement)
+            engine.dialect.do_commit = commit

@@ -123,9 +123,15 @@ class Catalogue:
     def claim(self, stream_id: str) -> tuple[Record, Record, list[Kept]] | None:
         """Make a stream this process's own: whoever had it can move it on no more.
 
+        Call it only for a stream that this process does not have in memory. If the process claimed the row before and
+        nothing was written since, the reply was lost or the stream could not be built. No generation was made under
+        that claim, so it is undone first: else the stream would seem to have lost generations.
+
         Return its record as it was and as it is now, and its answers; None if there is no such stream.
         """
+        unused = self._own(stream_id) & (STREAMS.c.ceiling > STREAMS.c.generation) & (STREAMS.c.durability != "sync")
         with available(), self._engine.begin() as connection:
+            connection.execute(update(STREAMS).where(unused).values(ceiling=STREAMS.c.ceiling - HEADROOM))
             claimed = _claimed(connection, STREAMS.c.id == stream_id, self.reservation())
             if claimed is None:
                 return None

@@ -24,18 +24,20 @@ class ObjectBlobs:
             raise SettingsError(f"the blobs' URL {url} is wrong: {error}") from None
 
     def put(self, name: str, content: bytes, check: Callable[[bytes], object]) -> None:
-        """Write a blob that is not there yet, and read it back.
+        """Write a blob and read it back. One of the same content may be there: an earlier put whose reply was lost.
 
         Raises:
-            StoreDownError: If the store does not answer.
+            StoreDownError: If the store does not answer, or holds another content under this name; that one stays.
         """
         import obstore
 
         try:
-            obstore.put(self._store, name, content, mode="create")
+            created = _create(self._store, name, content)
             written = bytes(obstore.get(self._store, name).bytes())
         except Exception as error:
             raise _down(error) from error
+        if not created and written != content:
+            raise StoreDownError(f"the object store holds another content as {name}; nothing was changed")
         try:
             check(written)
         except ServiceError:
@@ -73,6 +75,18 @@ class ObjectBlobs:
                 yield from (entry["path"] for entry in page)
         except Exception as error:
             raise _down(error) from error
+
+
+def _create(store: Any, name: str, content: bytes) -> bool:
+    """Create an object; return False if there is one of this name."""
+    import obstore
+    from obstore.exceptions import AlreadyExistsError
+
+    try:
+        obstore.put(store, name, content, mode="create")
+    except AlreadyExistsError:
+        return False
+    return True
 
 
 def _down(error: Exception) -> StoreDownError:

@@ -84,9 +84,29 @@ def test_a_claimed_stream_that_is_not_sync_may_go_on_by_so_many_generations(cata
     catalogue.enrol(record("p", durability="periodic", generation=7, ceiling=7))
 
     before, after, _ = catalogue.claim("p")
-    again, _, _ = catalogue.claim("p")
+    there, _, _ = Catalogue(catalogue._engine).claim("p")  # as another process
 
-    assert (before.ceiling, after.ceiling, again.ceiling) == (7, 7 + HEADROOM, 7 + HEADROOM)
+    assert (before.ceiling, after.ceiling, there.ceiling) == (7, 7 + HEADROOM, 7 + HEADROOM)
+
+
+def test_a_stream_claimed_again_by_its_process_goes_on_as_if_the_first_claim_had_not_been(catalogue):
+    catalogue.enrol(record("p", durability="periodic", generation=7, ceiling=9))
+    another = Catalogue(catalogue._engine)
+    claims = [another.claim("p") for _ in range(3)]
+
+    assert [(before.ceiling, after.ceiling) for before, after, _ in claims] == [(9, 9 + HEADROOM)] * 3
+    assert [after.epoch for _, after, _ in claims] == [2, 3, 4]
+    assert catalogue.claim("p")[0].ceiling == 9 + HEADROOM  # the other process may have gone on from 9
+
+
+def test_a_stream_that_its_process_put_to_rest_is_claimed_at_its_generation(catalogue):
+    catalogue.enrol(record("p", durability="periodic", generation=7, ceiling=7))
+    _, claimed, _ = catalogue.claim("p")
+    catalogue.advance([Move(replace(claimed, generation=12, ceiling=12), 7, "", ())])
+
+    before, after, _ = catalogue.claim("p")
+
+    assert (before.ceiling, after.ceiling) == (12, 12 + HEADROOM)
 
 
 def test_answers_follow_the_state_in_order_and_old_ones_leave(catalogue):

@@ -8,13 +8,15 @@ import pytest
 from service import keeping
 from service.errors import StoreDownError
 from service.store.catalogue import Catalogue
-from tests.applications import INFER, application
+from tests.applications import INFER, OCTETS, application
 from tests.bundles import torch_bundle
 from tests.failing import faults_of
 from tests.serving import images, infer_body
-from tests.stored import copied, rest, wait
+from tests.stored import rest, wait
 
 TRIES = 3
+STEPS_OF_A_RETURN = 16
+"""At least as many as the store takes to bring a stream back."""
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +30,24 @@ def hurried(monkeypatch):
     monkeypatch.setattr(keeping, "AGAIN_SECONDS", 0.02)
 
 
+@pytest.fixture
+def open_application(bundle, store, tmp_path, monkeypatch):
+    """Open an application on the store, as often as a test wants."""
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def opened(**settings):
+        return application(tmp_path, bundle, data=store.data, **settings)
+
+    return opened
+
+
+def events(api):
+    return api("GET", "/v1/events?limit=1000").json()["items"]
+
+
 def fenced(api):
-    return [event for event in api("GET", "/v1/events").json()["items"] if event["kind"] == "fenced"]
+    return [event for event in events(api) if event["kind"] == "fenced"]
 
 
 def rests(api, name):
@@ -54,8 +72,8 @@ def tried(api, method, path, **settings):
     raise AssertionError([response.text for response in responses])
 
 
-def test_a_new_periodic_stream_is_kept_though_the_store_fails_at_any_step_once(bundle, tmp_path):
-    with application(tmp_path, bundle, period_steps=1) as api, faults_of(api) as faults:
+def test_a_new_periodic_stream_is_kept_though_the_store_fails_at_any_step_once(open_application):
+    with open_application(period_steps=1) as api, faults_of(api) as faults:
         failed = []
         for number in count():
             name = f"s{number}"
@@ -69,7 +87,7 @@ def test_a_new_periodic_stream_is_kept_though_the_store_fails_at_any_step_once(b
             wait(api, lambda name=name: api.stream(name)["durable_generation"] == 2)
         assert fenced(api) == []
         assert {"before put", "after put", "before commit", "after commit"} <= set(failed)
-    with application(tmp_path, bundle) as api:
+    with open_application() as api:
         for number in range(len(failed)):
             stream = api.stream(f"s{number}")
             assert (stream["generation"], stream["steps"]) == (2, 2)
@@ -80,8 +98,8 @@ def answered(api, stream, seed, request):
     return tried(api, "POST", INFER, json=infer_body(images(2, seed), stream, request)).json()
 
 
-def test_a_sync_stream_gives_the_same_answers_though_the_store_fails_at_any_step_once(bundle, tmp_path):
-    with application(tmp_path, bundle) as api, faults_of(api) as faults:
+def test_a_sync_stream_gives_the_same_answers_though_the_store_fails_at_any_step_once(open_application):
+    with open_application(sharded=True) as api, faults_of(api) as faults:
         expected = [api.infer(images(2, seed), "whole", f"r{seed}") for seed in range(3)]
         failed, given = [], []
         for number in count():
@@ -97,12 +115,11 @@ def test_a_sync_stream_gives_the_same_answers_though_the_store_fails_at_any_step
             if not any(steps):
                 break
         assert fenced(api) == []
-        left = copied(tmp_path)
-    with application(left, bundle) as api:
-        for name, answer in failed:
-            stream = api.stream(name)
-            assert (stream["generation"], stream["steps"]) == (3, 3)
-            assert answered(api, name, 2, "r2") == answer
+        with open_application(sharded=True) as after_a_crash:  # the first has kept nothing at its stop yet
+            for name, answer in failed:
+                assert answered(after_a_crash, name, 2, "r2") == answer
+                stream = after_a_crash.stream(name)
+                assert (stream["generation"], stream["steps"]) == (3, 3)
 
 
 CALLS = {
@@ -125,9 +142,9 @@ CALLS = {
         ("restore", "periodic"),
     ],
 )
-def test_an_operators_call_succeeds_though_the_store_fails_at_any_step_once(bundle, tmp_path, name_of_call, durability):
+def test_an_operators_call_succeeds_though_the_store_fails_at_any_step_once(open_application, name_of_call, durability):
     call = CALLS[name_of_call]
-    with application(tmp_path, bundle, period_steps=1) as api, faults_of(api) as faults:
+    with open_application(period_steps=1) as api, faults_of(api) as faults:
         for number in count():
             name = f"s{number}"
             api.create(id=name, durability=durability)
@@ -148,8 +165,26 @@ def test_an_operators_call_succeeds_though_the_store_fails_at_any_step_once(bund
         assert fenced(api) == []
 
 
-def test_a_stream_rests_and_returns_though_the_store_fails_at_any_step_once(bundle, tmp_path):
-    with application(tmp_path, bundle) as api, faults_of(api) as faults:
+def test_a_snapshot_can_be_uploaded_though_the_store_fails_at_any_step_once(open_application):
+    with open_application() as api, faults_of(api) as faults:
+        api.infer(images(2), "s")
+        taken = api("POST", "/v1/streams/s/snapshots").json()["id"]
+        file = api("GET", f"/v1/snapshots/{taken}/download").content
+        failed = []
+        for number in count():
+            assert api("DELETE", f"/v1/snapshots/{taken}").status_code == 204
+            faults.arm(number)
+            tried(api, "POST", "/v1/snapshots", content=file, headers=OCTETS)
+            fired = faults.disarm()
+            assert api("GET", f"/v1/snapshots/{taken}/download").content == file
+            if not fired:
+                break
+            failed.append(fired)
+        assert {"before put", "after put", "before commit", "after commit"} <= set(failed)
+
+
+def test_a_stream_rests_and_returns_though_the_store_fails_at_any_step_once(open_application):
+    with open_application() as api, faults_of(api) as faults:
         expected = [api.infer(images(2, seed), "whole")["outputs"] for seed in range(2)]
         for number in count():
             name = f"s{number}"
@@ -158,14 +193,35 @@ def test_a_stream_rests_and_returns_though_the_store_fails_at_any_step_once(bund
             wait(api, lambda name=name: rests(api, name))
             rested = faults.disarm()
             faults.arm(number)
-            assert answered(api, name, 1, "r")["outputs"] == expected[1]
-            if not (rested or faults.disarm()):
+            answer = answered(api, name, 1, "r")
+            assert answer["outputs"] == expected[1]
+            assert (answer["parameters"]["tta_generation"], answer["parameters"]["tta_steps"]) == (2, 2)
+            returned = faults.disarm()
+            if not (rested or returned):
                 break
         assert number > 3
         assert fenced(api) == []
 
 
-def test_a_stream_that_cannot_be_kept_does_not_hold_up_the_others(bundle, tmp_path, monkeypatch):
+def test_a_stream_that_returns_after_a_restart_lost_nothing_though_the_store_fails_at_any_step_once(open_application):
+    names = [f"s{number}" for number in range(STEPS_OF_A_RETURN + 1)]
+    with open_application() as api:
+        for name in names:
+            api.infer(images(2), name)
+    with open_application() as api, faults_of(api) as faults:
+        failed = []
+        for number, name in enumerate(names):
+            faults.arm(number)
+            stream = tried(api, "GET", f"/v1/streams/{name}").json()
+            assert (stream["generation"], stream["durable_generation"], stream["steps"]) == (1, 1, 1)
+            failed.append(faults.disarm())
+        assert failed[-1] == ""
+        assert {"after get", "before commit", "after commit"} <= set(failed)
+        resumed = [event for event in events(api) if event["kind"] == "resumed"]
+        assert {event["stream"]: event["reason"] for event in resumed} == dict.fromkeys(names, "at generation 1")
+
+
+def test_a_stream_that_cannot_be_kept_does_not_hold_up_the_others(open_application, monkeypatch):
     advance = Catalogue.advance
 
     def refuses_one(self, moves):
@@ -174,7 +230,7 @@ def test_a_stream_that_cannot_be_kept_does_not_hold_up_the_others(bundle, tmp_pa
         return advance(self, moves)
 
     monkeypatch.setattr(Catalogue, "advance", refuses_one)
-    with application(tmp_path, bundle, period_steps=1) as api:
+    with open_application(period_steps=1) as api:
         names = ["a", "guilty", "z"]
         for name in names:
             api.create(id=name)
