@@ -302,7 +302,7 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
         for kept in loaded.answers:
             answered = _answered(kept)
             stream.retries.add(answered.asked, answered.response)
-    stream.generation = max(loaded.before.ceiling, loaded.before.generation)
+    stream.generation = loaded.before.newest
     stream.durable_generation = record.generation
     stream.claim = Claim(record.epoch, record.generation, record.blob, record.reserved)
     if stream.generation == record.generation and not anew:

@@ -6,12 +6,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-
 from adapters.state import flatten
 from service import engine
-from service.errors import ConflictError, MovedOnError, ServiceError, UnfitError, UnknownError
-from service.feedback import Feedback, Labels
+from service.errors import ConflictError, ServiceError, UnfitError, UnknownError
+from service.feedback import Feedback, class_numbers
 from service.guard import Policy
 from service.hosting import Fitted, HostedModel
 from service.keeping import Keeper
@@ -23,7 +21,7 @@ from service.snapshots.format import Manifest, pack, unpack
 from service.snapshots.store import SnapshotStore
 from service.snapshots.streams import begun_anew, file_of, state_for, warning_for
 from service.store.calls import StoreCalls
-from service.streams import Durability, Mode, Stream, StreamTable
+from service.streams import Durability, Mode, Stream, StreamTable, check_generation
 from service.telemetry import Telemetry
 from service.tickets import Steps, at_once
 from service.types import Happening
@@ -116,7 +114,7 @@ class Controlplane:
             await stream.model.try_ahead(spec, options or {}, self._scheduler.place(None))
 
         def job() -> None:
-            _check_generation(stream, expected)
+            check_generation(stream.id, stream.generation, expected)
             if refit:
                 spec = stream.fitted.spec if adapter is None else adapter
                 self._refit(stream, stream.model.fit(spec, options or {}))
@@ -142,29 +140,44 @@ class Controlplane:
         adapter: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Stream:
-        """Do what `change`, `reset` and `delete` do before they change anything; return the stream as it is.
+        """Do what `change` and `reset` do before they change anything; return the stream as it is.
 
         Raises:
             MovedOnError: If the stream is not of the expected generation.
             UnfitError: If spec or options do not fit its model.
         """
         stream = await self.residence.get(stream_id)
-        _check_generation(stream, expected)
+        check_generation(stream.id, stream.generation, expected)
         if adapter is not None or options is not None:
             await self._fitted(stream.model, stream.fitted.spec if adapter is None else adapter, options or {})
         return stream
 
     async def delete(self, stream_id: str, expected: int | None) -> None:
-        """End a stream; its snapshots stay."""
+        """End a stream; its snapshots stay. A resting stream is not read for this: it may be unfit or damaged."""
+        self._scheduler.check_open()
+        record = await self.residence.end_resting(stream_id, expected)
+        if record is not None:
+            self._recorder.tell_of(stream_id, record.model, _deleted(record.generation))
+            return
         stream = await self.residence.get(stream_id)
 
         def job() -> Steps[None]:
-            _check_generation(stream, expected)
+            check_generation(stream.id, stream.generation, expected)
             yield from self._keeper.forget(stream)
             self.table.delete(stream.id)
 
         await self._in_steps(stream, job)
-        self._recorder.tell(stream, Happening("deleted", f"at generation {stream.generation}; its snapshots stay"))
+        self._recorder.tell(stream, _deleted(stream.generation))
+
+    async def check_delete(self, stream_id: str, expected: int | None) -> None:
+        """Do what `delete` does before it changes anything.
+
+        Raises:
+            UnknownError: If there is no such stream.
+            MovedOnError: If it is not of the expected generation.
+        """
+        if await self.residence.end_resting(stream_id, expected, dry_run=True) is None:
+            await self.check_change(stream_id, expected)
 
     def end(self, stream: Stream, *new: Answered) -> Steps[None]:
         """End a stream as its client asks; its last answers and its snapshots stay. On the worker, in its turn."""
@@ -173,10 +186,10 @@ class Controlplane:
 
     async def reset(self, stream_id: str, expected: int | None) -> Stream:
         """Return a stream to its state before any batch."""
-        stream = await self._even_unfit(stream_id)
+        stream = await self.residence.get_even_unfit(stream_id)
 
         def job() -> None:
-            _check_generation(stream, expected)
+            check_generation(stream.id, stream.generation, expected)
             engine.reset(stream)
 
         await self._in_turn(stream, job)
@@ -200,7 +213,7 @@ class Controlplane:
         stream = await self.residence.get(stream_id)
 
         def job() -> Steps[str]:
-            _check_generation(stream, expected)
+            check_generation(stream.id, stream.generation, expected)
             manifest, tensors = unpack((yield partial(self._store.get, snapshot_id)))
             state = state_for(stream, manifest, tensors)
             engine.check_serves(stream, state)
@@ -220,7 +233,7 @@ class Controlplane:
             UnfitError: If the snapshot does not fit the stream.
         """
         stream = await self.residence.get(stream_id)
-        _check_generation(stream, expected)
+        check_generation(stream.id, stream.generation, expected)
 
         file = await self.calls.run(partial(self._store.get, snapshot_id))
 
@@ -239,7 +252,7 @@ class Controlplane:
         """
         stream = await self.residence.get(stream_id)
         numbers = {name: number for number, name in enumerate(stream.model.bundle.classes)}
-        known = {request: _class_numbers(given, numbers) for request, given in labels.items()}
+        known = {request: class_numbers(given, numbers) for request, given in labels.items()}
 
         def job() -> tuple[Feedback, int, list[str]]:
             images, right = stream.feedback.true.images, stream.feedback.true.right
@@ -312,13 +325,6 @@ class Controlplane:
         kept: tuple[Manifest, int] = yield partial(self._store.manifest, manifest.id)
         return kept
 
-    async def _even_unfit(self, stream_id: str) -> Stream:
-        """Return a stream to be reset: one that is unfit for the served model, or damaged, too."""
-        try:
-            return await self.residence.get(stream_id)
-        except UnfitError:
-            return await self.residence.get(stream_id, anew=True)
-
     def _check_id(self, manifest: Manifest) -> None:
         with suppress(UnknownError):
             there, _ = self._store.manifest(manifest.id)
@@ -380,21 +386,10 @@ class Controlplane:
         return counted
 
 
-def _class_numbers(given: Sequence[str | int], numbers: Mapping[str, int]) -> Labels:
-    found = [numbers.get(label, -1) if isinstance(label, str) else label for label in given]
-    for label, number in zip(given, found, strict=True):
-        if not 0 <= number < len(numbers):
-            raise UnfitError(
-                f"{label!r} is no class; expected a name, as {next(iter(numbers))!r}, or 0 to {len(numbers) - 1}"
-            )
-    return np.asarray(found, dtype=np.int64)
-
-
 def _same_shapes(one: Fitted, other: Fitted) -> bool:
     first, second = flatten(one.initial()), flatten(other.initial())
     return {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
 
 
-def _check_generation(stream: Stream, expected: int | None) -> None:
-    if expected is not None and expected != stream.generation:
-        raise MovedOnError(f"stream {stream.id!r} is at generation {stream.generation}, not {expected}")
+def _deleted(generation: int) -> Happening:
+    return Happening("deleted", f"at generation {generation}; its snapshots stay")

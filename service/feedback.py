@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,3 +118,22 @@ class Feedback:
     def _forget(self, request_id: str) -> None:
         answered = self._waiting.pop(request_id, None)
         self._images -= 0 if answered is None else len(answered.labels)
+
+
+def class_numbers(given: Sequence[str | int], numbers: Mapping[str, int]) -> Labels:
+    """Return labels, each a class name or number, as numbers.
+
+    Args:
+        given: The labels.
+        numbers: The number of each class name.
+
+    Raises:
+        UnfitError: If a label is no class.
+    """
+    found = [numbers.get(label, -1) if isinstance(label, str) else label for label in given]
+    for label, number in zip(given, found, strict=True):
+        if not 0 <= number < len(numbers):
+            raise UnfitError(
+                f"{label!r} is no class; expected a name, as {next(iter(numbers))!r}, or 0 to {len(numbers) - 1}"
+            )
+    return np.asarray(found, dtype=np.int64)

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from service.checkpoints import Loaded, built, load, model_of, record_of
 from service.clock import CLOCK
-from service.errors import UnknownError
+from service.errors import UnfitError, UnknownError
 from service.histories import Histories
 from service.hosting import HostedModel
 from service.keeping import Keeper
@@ -19,7 +19,7 @@ from service.recording import Recorder
 from service.scheduler import Scheduler
 from service.store.calls import StoreCalls
 from service.store.catalogue import Record
-from service.streams import Stream, StreamTable, valid_id
+from service.streams import Stream, StreamTable, check_generation, valid_id
 from service.suspects import Suspects
 from service.telemetry import log
 from service.types import Happening
@@ -122,6 +122,13 @@ class Residence:
             raise UnknownError(f"there is no stream {stream_id[:200]!r}")
         return stream
 
+    async def get_even_unfit(self, stream_id: str) -> Stream:
+        """Return a stream as `get` does; in its initial state where it is unfit for the served model, or damaged."""
+        try:
+            return await self.get(stream_id)
+        except UnfitError:
+            return await self.get(stream_id, anew=True)
+
     async def find(self, stream_id: str, *, anew: bool = False) -> Stream | None:
         """Return a stream as `get` does, or None if there is none."""
         stream = self.table.find(stream_id)
@@ -130,6 +137,53 @@ class Residence:
         lock = self._coming.setdefault(stream_id, asyncio.Lock())
         async with lock:
             return self.table.find(stream_id) or await self._brought(stream_id, anew=anew)
+
+    async def end_resting(self, stream_id: str, expected: int | None, *, dry_run: bool = False) -> Record | None:
+        """End a resting stream by its record alone: its model need not be served, nor its state be readable.
+
+        Args:
+            stream_id: The stream.
+            expected: The generation that it must be of, if any.
+            dry_run: Whether it is only checked, and stays.
+
+        Returns:
+            Its record; None if no stream of this id rests.
+
+        Raises:
+            MovedOnError: If it is not of the expected generation.
+            StoreDownError: If the store does not answer.
+        """
+        lock = self._coming.setdefault(stream_id, asyncio.Lock())
+        async with lock:
+            if self.table.find(stream_id) is not None or not self.may_know(stream_id):
+                return None
+            record = await self._calls.run(partial(self._removed, stream_id, expected, dry_run=dry_run))
+            if record is None or not dry_run:
+                self._forget(stream_id)
+            return record
+
+    def _removed(self, stream_id: str, expected: int | None, *, dry_run: bool) -> Record | None:
+        """Remove a stream's row; return it, or None if there is none."""
+        catalogue = self._keeper.checkpoints.catalogue
+        known = catalogue.find(stream_id)
+        if known is None:
+            return None
+        check_generation(stream_id, known.newest, expected)
+        if dry_run:
+            return known
+        claimed = catalogue.claim(stream_id)
+        if claimed is None:
+            return None
+        before, after, _ = claimed
+        check_generation(stream_id, before.newest, expected)  # another process may have moved it on meanwhile
+        return before if catalogue.remove(stream_id, after.epoch, after.reserved) else None
+
+    def _forget(self, stream_id: str) -> None:
+        """Forget all that is known of a resting stream, so that a new one of its id inherits nothing."""
+        self.table.resting.pop(stream_id, None)
+        self._untold.discard(stream_id)
+        self._forgotten.discard(stream_id)
+        self._used.pop(stream_id, None)
 
     def note(self, stream: Stream) -> None:
         """Count a stream that has come into memory; where it is too much, room is made at once. On the event loop."""
@@ -195,7 +249,7 @@ class Residence:
         self._used = {name: used for name, used in self._used.items() if name in self.table.resting}
         for record in [record for record in self.table.resting.values() if self._is_over(record)]:
             if await self._calls.run(partial(self._ended, record)):
-                self.table.delete(record.id)
+                self._forget(record.id)
                 self._recorder.tell_of(record.id, record.model, Happening("ended", "unused for as long as is allowed"))
 
     def _ended(self, record: Record) -> bool:

@@ -16,7 +16,7 @@ from adapters.state import size_bytes
 from service import monitoring, window
 from service.clock import CLOCK
 from service.comparing import Compared
-from service.errors import SaturatedError, UnfitError, UnknownError
+from service.errors import MovedOnError, SaturatedError, UnfitError, UnknownError
 from service.events import Event
 from service.feedback import Feedback
 from service.good_states import GoodStates
@@ -292,6 +292,16 @@ def check_id(text: str) -> None:
     """
     if not valid_id(text):
         raise UnfitError(f"the stream id {text[:200]!r} is not of the form {ID.pattern}")
+
+
+def check_generation(stream_id: str, generation: int, expected: int | None) -> None:
+    """Refuse a change that is meant for a stream of another generation.
+
+    Raises:
+        MovedOnError: If a generation is expected and the stream's is another.
+    """
+    if expected is not None and expected != generation:
+        raise MovedOnError(f"stream {stream_id!r} is at generation {generation}, not {expected}")
 
 
 def default_id(model: HostedModel) -> str:

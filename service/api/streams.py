@@ -83,9 +83,9 @@ def _changes(control: Controlplane) -> APIRouter:
 
     @routes.delete("/{stream_id}", status_code=204, responses=responses(404, 409, 412, 422, 429, 503, 504, 507))
     async def end_stream(stream_id: StreamId, if_match: IfMatch = None, dry_run: DryRun = False) -> None:
-        """End a stream and forget what it has learned; its snapshots stay."""
+        """End a stream and forget what it has learned; its snapshots stay. An unfit or damaged stream ends too."""
         if dry_run:
-            await control.check_change(stream_id, generation_of(if_match))
+            await control.check_delete(stream_id, generation_of(if_match))
             return
         await control.delete(stream_id, generation_of(if_match))
 

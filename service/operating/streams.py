@@ -148,13 +148,13 @@ def delete(
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
 ) -> None:
-    """End a stream and forget what it has learned; its snapshots stay.
+    """End a stream and forget what it has learned; its snapshots stay. A stream that is unfit or damaged ends too.
 
     Example: `acclimate streams delete camera-7`
     """
     with reach(url, key_file) as client:
         client.delete(stream, if_generation, dry_run=True)
-        confirm(loss_of_state(client, client.stream(stream), "ends"), yes=yes)
+        confirm(_loss(client, stream, "ends"), yes=yes)
         client.delete(stream, if_generation)
         say(f"{stream} has ended; its snapshots stay")
 
@@ -191,7 +191,16 @@ def _loss_by_reset(client: Client, stream: str, generation: int | None) -> str:
     """
     try:
         client.reset(stream, generation, dry_run=True)
-        return loss_of_state(client, client.stream(stream), "goes back to the source state")
+    except RefusedError as error:
+        if error.status != UNFIT:
+            raise
+    return _loss(client, stream, "goes back to the source state")
+
+
+def _loss(client: Client, stream: str, what: str) -> str:
+    """Return what a stream loses; of one that is unfit for its model, or damaged, in the server's words."""
+    try:
+        return loss_of_state(client, client.stream(stream), what)
     except RefusedError as error:
         if error.status != UNFIT:
             raise

@@ -50,6 +50,11 @@ class Record:
     created: float
     last_used: float
 
+    @property
+    def newest(self) -> int:
+        """The generation that the stream goes on from once it is brought back."""
+        return max(self.ceiling, self.generation)
+
 
 @dataclass(frozen=True, slots=True)
 class Move:

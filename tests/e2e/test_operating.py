@@ -404,19 +404,27 @@ def test_the_version_is_printed():
     assert said == f"acclimate {version('acclimate')}\n"
 
 
-def test_a_stream_whose_checkpoint_is_damaged_can_be_reset(tmp_path):
+def test_a_stream_whose_checkpoint_is_damaged_can_be_reset_and_deleted(tmp_path):
     data = tmp_path / "data"
     with serving(tmp_path, data=data) as server, Client(server.url) as client:
         wait_ready(server)
         client.infer("fashion", "input", next(drifting(4, 16, 1)).images[:2], "damaged")
-    (checkpoint,) = (data / "checkpoints").iterdir()
-    checkpoint.write_bytes(b"broken")
+        client.infer("fashion", "input", next(drifting(4, 16, 1)).images[:2], "unwanted")
+    for checkpoint in (data / "checkpoints").iterdir():
+        checkpoint.write_bytes(b"broken")
     with serving(tmp_path, data=data) as server:
         wait_ready(server)
         asked = run(server, "streams", "reset", "damaged")
         undone = told(server, "streams", "reset", "damaged", "--yes")
+        asked_to_delete = run(server, "streams", "delete", "unwanted")
+        deleted = run(server, "streams", "delete", "unwanted", "--yes")
+        left = told(server, "streams", "list")
 
     assert asked.returncode == 2
     assert "is unfit: what was kept of it is damaged" in asked.stderr
     assert "What it has learned is lost. There is no terminal to ask at" in asked.stderr
     assert undone["steps"] == 0
+    assert asked_to_delete.returncode == 2
+    assert "What it has learned is lost. There is no terminal to ask at" in asked_to_delete.stderr
+    assert (deleted.returncode, deleted.stdout) == (0, "unwanted has ended; its snapshots stay\n")
+    assert [stream["id"] for stream in left] == ["damaged"]
