@@ -144,7 +144,7 @@ def create_app(settings: Settings) -> FastAPI:
         hosted, table, scheduler, telemetry, statistics, settings, recorder, prober, keeper, residence,
         end=control.end, workshop=workshop,
     )  # fmt: skip
-    watching = Watching(hosted, table, log_of_events)
+    watching = Watching(hosted, table, log_of_events, suspects)
     store_watch = StoreWatch(Presence.of(filter(None, (settings.data, database.file))))
     step_watch = StepWatch(worker, settings.step_seconds)
     readiness = Readiness(supervisor.troubles, store_watch.troubles, step_watch.troubles)

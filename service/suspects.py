@@ -6,6 +6,7 @@ from typing import Any
 
 from service.errors import ConflictError
 from service.step_journal import StepJournal
+from service.store.catalogue import Record
 from service.streams import Stream
 from service.tickets import Ticket
 from service.types import Happening
@@ -43,6 +44,12 @@ class Suspects:
             said = f"its step ended the process {count} times"
             raise ConflictError(f"stream {stream_id!r} is not served: {said}; {WAY_ON}")
 
+    def held(self, stream: Stream | Record) -> str:
+        """Return why a stream is held back, or will be once it comes back from the store; "" if it is not."""
+        count = self._journal.count(stream.id)
+        is_let_go = not isinstance(stream, Record) and stream.mode != "frozen"
+        return "" if count < HELD or is_let_go else _said(count)
+
     def hold(self, stream: Stream, *, again: bool) -> Happening | None:
         """Freeze a stream that comes into memory if its step ended the process twice; return what is to be told.
 
@@ -54,9 +61,7 @@ class Suspects:
         if count < HELD or (stream.mode == "frozen" and not again):
             return None
         stream.mode = "frozen"
-        state = "its requests are refused" if count >= REFUSED else "it is frozen and does not learn"
-        said = f"its step ended the process {count} times: {state}; {WAY_ON}"
-        return Happening("held", said, figures={"times": float(count)})
+        return Happening("held", _said(count), figures={"times": float(count)})
 
     def settle(self, stream: Stream) -> None:
         """Let a stream go that was held back and is no longer frozen."""
@@ -92,3 +97,8 @@ class Suspects:
         answered = stream.mode == "frozen" and ticket.shared is not None and ticket.has_succeeded
         if learned or answered:
             self._journal.set_count(stream.id, 0)
+
+
+def _said(count: int) -> str:
+    state = "its requests are refused" if count >= REFUSED else "it is frozen and does not learn"
+    return f"its step ended the process {count} times: {state}; {WAY_ON}"

@@ -10,8 +10,9 @@ from service.hosting import HostedModel
 from service.recording import TROUBLE, TROUBLE_SECONDS
 from service.store.catalogue import Record
 from service.streams import Stream, StreamTable
+from service.suspects import Suspects
 
-Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "suspected", "frozen", "shadow", "resting"]
+Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "suspected", "held", "frozen", "shadow", "resting"]
 CHANGES_SECONDS, MOVES_SECONDS = 1.0, 0.5
 """How often listeners hear of all streams, and of one."""
 
@@ -19,18 +20,30 @@ CHANGES_SECONDS, MOVES_SECONDS = 1.0, 0.5
 class Watching:
     """Reads streams for those who watch; changes nothing."""
 
-    def __init__(self, models: Mapping[str, HostedModel], table: StreamTable, events: EventLog) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, HostedModel],
+        table: StreamTable,
+        events: EventLog,
+        suspects: Suspects | None = None,
+    ) -> None:
         self.models = models
         self.table = table
         self.events = events
+        self._suspects = suspects or Suspects()
         self._closing = asyncio.Event()
 
     def close(self) -> None:
         """Let all listeners go."""
         self._closing.set()
 
-    def badge(self, stream: Stream) -> tuple[Badge, str]:
+    def badge(self, stream: Stream | Record) -> tuple[Badge, str]:
         """Return how a stream is in a word, and why."""
+        held = self._suspects.held(stream)
+        if held:
+            return "held", held
+        if isinstance(stream, Record):
+            return "resting", "rests in the store, and comes back when it is asked for"
         since = CLOCK.now() - TROUBLE_SECONDS
         told = stream.trouble
         if stream.suspicion.cause:

@@ -324,7 +324,7 @@ class StreamRow(Wire):
     model: str
     adapter: str
     mode: Mode
-    badge: Literal["new", "steady", "drifting", "guarded", "suspected", "frozen", "shadow", "resting"]
+    badge: Literal["new", "steady", "drifting", "guarded", "suspected", "held", "frozen", "shadow", "resting"]
     reason: str
     generation: int
     steps: int

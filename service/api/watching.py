@@ -84,18 +84,19 @@ def router(watching: Watching, residence: Residence) -> APIRouter:
 
 def row(watching: Watching, stream: Stream | Record) -> StreamRow:
     """Return a stream in brief."""
-    return _resting_row(stream) if isinstance(stream, Record) else _resident_row(watching, stream)
+    return _resting_row(watching, stream) if isinstance(stream, Record) else _resident_row(watching, stream)
 
 
-def _resting_row(record: Record) -> StreamRow:
+def _resting_row(watching: Watching, record: Record) -> StreamRow:
+    badge, reason = watching.badge(record)
     figures = json.loads(record.figures)
     return StreamRow(
         id=record.id,
         model=record.model,
         adapter=record.adapter,
         mode=json.loads(record.settings)["mode"],
-        badge="resting",
-        reason="rests in the store, and comes back when it is asked for",
+        badge=badge,
+        reason=reason,
         generation=record.generation,
         steps=figures["steps"],
         requests=figures["requests"],

@@ -30,6 +30,15 @@ export function showAdvice(element, known, acts) {
 function adviceFor({ badge, mode, hasSnapshot }, { freeze, reset, restore, take, adapt }) {
   const freezing = mode === "adapt" ? button("Freeze", freeze, { class: "button primary" }) : null;
   const restoring = hasSnapshot ? button("Restore a snapshot", restore) : null;
+  if (badge === "held") {
+    return {
+      tone: "bad",
+      title: "This stream is held back",
+      words:
+        "The server's process ended more than once while this stream learned. The server's log, or the kernel's, may say why: a crash in a native library, or too little memory. Let it adapt once the cause is gone, or choose another adapter first.",
+      buttons: [button("Let it adapt", adapt), restoring, button("Reset", reset)],
+    };
+  }
   if (badge === "suspected") {
     return {
       tone: "bad",

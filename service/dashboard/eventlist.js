@@ -38,7 +38,7 @@ export const KINDS = {
   labels: { word: "Labels", sign: "event", tone: "" },
   deleted: { word: "Ended", sign: "ended", tone: "" },
   ended: { word: "Expired", sign: "ended", tone: "" },
-  held: { word: "Held", sign: "guarded", tone: "bad" },
+  held: { word: "Held back", sign: "held", tone: "bad" },
   fenced: { word: "Fenced", sign: "guarded", tone: "warn" },
   refused: { word: "Refused", sign: "guarded", tone: "warn" },
 };

@@ -4,6 +4,7 @@ const SVG = "http://www.w3.org/2000/svg";
 
 /** @type {Record<string, string>} paths on a field of 16 x 16, drawn as strokes */
 const PATHS = {
+  held: "M4 7.500h8v6H4zM5.5 7.500V5a2.5 2.5 0 0 1 5 0v2.500",
   suspected: "M5.200 1.800h5.600L14.200 5.200v5.600l-3.400 3.400H5.200l-3.400-3.400V5.200zM8 5v3.600M8 10.900v.1",
   guarded: "M8 1.8 13.5 4v4c0 3.2-2.3 5.4-5.5 6.4C4.8 13.4 2.5 11.2 2.5 8V4zM8 5v3.600M8 10.900v.1",
   drifting: "M8 2.2 14.3 13.400H1.700zM8 6.400v3M8 11.400v.1",

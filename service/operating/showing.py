@@ -14,6 +14,7 @@ COLOURS: Mapping[str, str] = {
     "drifting": "yellow",
     "guarded": "red",
     "suspected": "red",
+    "held": "red",
     "frozen": "cyan",
     "shadow": "magenta",
     "drift": "yellow",

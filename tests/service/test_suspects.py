@@ -1,7 +1,6 @@
 """A stream whose step has ended the process twice is held back at the next start; others go on."""
 
 import asyncio
-import os
 import re
 import signal
 import time
@@ -17,6 +16,7 @@ from service.suspects import Suspects
 from tests import hazards
 from tests.applications import INFER, application, assert_error
 from tests.bundles import FACTORY, torch_bundle
+from tests.dying import dying
 from tests.holding import asked_together, begin, running
 from tests.serving import images, infer_body, serving, wait_ready
 
@@ -27,21 +27,6 @@ SPEC = "batch+tent"
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     return torch_bundle(tmp_path_factory.mktemp("bundles") / "reference")
-
-
-def dying(folder, *stream_ids, idle=False):
-    """Let a process end by SIGKILL while streams are marked, or after they were."""
-    child = os.fork()
-    if not child:
-        try:
-            journal = StepJournal(folder)
-            with journal.under_way(stream_ids):
-                if not idle:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 def counted(folder, *stream_ids):
@@ -143,24 +128,34 @@ def test_the_first_good_step_clears_one_end_and_a_change_of_settings_does_not(tm
     assert counted(steps, "s") == [0]
 
 
+def badges(api):
+    return {row["id"]: row["badge"] for row in api("GET", "/v1/overview").json()["streams"]}
+
+
 @pytest.mark.parametrize("durability", ["ephemeral", "periodic", "sync"])
 def test_a_stream_that_ended_the_process_twice_comes_back_frozen_until_it_is_let_go(tmp_path, bundle, durability):
     steps = tmp_path / "data" / "steps"
     with application(tmp_path, bundle) as api:
         api.create(id="s", adapter=SPEC, durability=durability)
+        api.create(id="other")
         api.infer(images(2), "s")
-    dying(steps, "s")
+        assert badges(api) == {"other": "new", "s": "new"}
+    dying(steps, "s", "other")
     dying(steps, "s")
     with application(tmp_path, bundle) as api:
+        assert badges(api) == {"other": "resting", "s": "held"}
         for seed in range(3):
             assert api.infer(images(2, seed), "s")["parameters"]["tta_action"] == "frozen"
         told = held(api)
         assert [event["stream"] for event in told] == ["s"]
+        row = api("GET", "/v1/overview").json()["streams"][1]
+        assert (row["id"], row["badge"], row["reason"]) == ("s", "held", told[0]["reason"])
         assert re.search("ended the process 2 times: it is frozen.*PATCH mode adapt.*reset", told[0]["reason"])
         assert 'acclimate_events_total{action="held"} 1.0' in api("GET", "/metrics").text
     assert counted(steps, "s") == [2]
     with application(tmp_path, bundle) as api:
         assert api("PATCH", "/v1/streams/s", json={"mode": "adapt"}).json()["mode"] == "adapt"
+        assert badges(api)["s"] == "new"
         assert len(held(api)) == 2
         dying(steps, "s")  # once more, and it is held back again
     with application(tmp_path, bundle) as api:
