@@ -168,14 +168,14 @@ class Residence:
         known = catalogue.find(stream_id)
         if known is None:
             return None
-        check_generation(stream_id, known.newest, expected)
+        _check_generation(known, expected)
         if dry_run:
             return known
         claimed = catalogue.claim(stream_id)
         if claimed is None:
             return None
         before, after, _ = claimed
-        check_generation(stream_id, before.newest, expected)  # another process may have moved it on meanwhile
+        _check_generation(before, expected)  # another process may have moved it on meanwhile
         return before if catalogue.remove(stream_id, after.epoch, after.reserved) else None
 
     def _forget(self, stream_id: str) -> None:
@@ -316,6 +316,12 @@ class Residence:
     def _built(self, loaded: Loaded, *, anew: bool) -> tuple[Stream, str]:
         with self._suspects.marked(loaded.record.id):
             return built(self.table, self._models, loaded, anew=anew)
+
+
+def _check_generation(record: Record, expected: int | None) -> None:
+    """Accept the generation that the store holds, too: a claim that came to nothing has raised the newest."""
+    if expected != record.generation:
+        check_generation(record.id, record.newest, expected)
 
 
 def _bytes(stream: Stream) -> int:

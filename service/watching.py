@@ -44,21 +44,7 @@ class Watching:
             return "held", held
         if isinstance(stream, Record):
             return "resting", "rests in the store, and comes back when it is asked for"
-        since = CLOCK.now() - TROUBLE_SECONDS
-        told = stream.trouble
-        if stream.suspicion.cause:
-            return "suspected", stream.suspicion.reason
-        if told is not None and told.time >= since and told.kind == "guard":
-            return "guarded", f"{told.action.replace('_', ' ')}: {told.reason}"
-        if stream.mode == "frozen":
-            return "frozen", "answers without learning"
-        if stream.mode == "shadow":
-            return "shadow", "answers as the source model, and learns beside it"
-        if told is not None and told.time >= since and told.kind in TROUBLE:
-            return "drifting", told.reason.replace("_", " ")
-        if not stream.has_evidence:
-            return "new", "too few requests to say how it does"
-        return "steady", "no drift and no guard action of late"
+        return _badge(stream)
 
     def all(self) -> list[Stream | Record]:
         """Return all streams by id, those that rest in the store as it knows them."""
@@ -104,3 +90,21 @@ def _mark(stream: Stream) -> tuple[object, ...]:
     return (
         stream.generation, stream.durable_generation, stream.requests, stream.mode, stream.fitted.spec, stream.probe,
     )  # fmt: skip
+
+
+def _badge(stream: Stream) -> tuple[Badge, str]:
+    since = CLOCK.now() - TROUBLE_SECONDS
+    told = stream.trouble
+    if stream.suspicion.cause:
+        return "suspected", stream.suspicion.reason
+    if told is not None and told.time >= since and told.kind == "guard":
+        return "guarded", f"{told.action.replace('_', ' ')}: {told.reason}"
+    if stream.mode == "frozen":
+        return "frozen", "answers without learning"
+    if stream.mode == "shadow":
+        return "shadow", "answers as the source model, and learns beside it"
+    if told is not None and told.time >= since and told.kind in TROUBLE:
+        return "drifting", told.reason.replace("_", " ")
+    if not stream.has_evidence:
+        return "new", "too few requests to say how it does"
+    return "steady", "no drift and no guard action of late"

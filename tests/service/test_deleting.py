@@ -50,11 +50,13 @@ def test_a_stream_that_cannot_be_brought_back_can_be_deleted(bundle, tmp_path, h
         snapshot = api("POST", "/v1/streams/s/snapshots").json()["id"]
     harm(tmp_path)
     with application(tmp_path, bundle) as api:
+        shown = {stream["id"]: stream["generation"] for stream in api("GET", "/v1/streams").json()["items"]}["s"]
         assert api("GET", "/v1/streams/s").status_code == 422
-        assert api("DELETE", "/v1/streams/s?dry_run=true").status_code == 204
+        as_shown = {"If-Match": f'"{shown}"'}
+        assert api("DELETE", "/v1/streams/s?dry_run=true", headers=as_shown).status_code == 204
         assert api.ids() == ["other", "s"]
 
-        assert api("DELETE", "/v1/streams/s").status_code == 204
+        assert api("DELETE", "/v1/streams/s", headers=as_shown).status_code == 204
         assert api.ids() == ["other"]
         assert kept(tmp_path) == ([("other",)], [("other",)])
         assert_error(api("GET", "/v1/streams/s"), 404, "there is no stream 's'")
