@@ -34,6 +34,7 @@ from service.api.audit import Audit
 from service.api.body import BodyBound
 from service.api.hardening import SecurityHeaders
 from service.api.held import HeldBound
+from service.api.interrupted import InterruptedByStop
 from service.api.limits import RateLimit
 from service.api.listeners import ListenerBound
 from service.bundles import read_bundle
@@ -223,6 +224,7 @@ def create_app(settings: Settings) -> FastAPI:
         burst_seconds=settings.rate_burst_seconds,
     )  # fmt: skip
     app.add_middleware(access.Gate, keys=keys, sessions=sessions, trusts_loopback=settings.host in LOOPBACK)
+    app.add_middleware(InterruptedByStop)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Audit, events=log_of_events)
     app.include_router(infer.router(dataplane, settings.max_body_bytes))  # the first is found the soonest
@@ -248,7 +250,10 @@ def _opened(settings: Settings, checkpoints: Blobs) -> Database:
         SettingsError: If it cannot be opened, or knows no streams where there are checkpoints of some.
     """
     new = settings.new_catalogue
-    database = open_database(settings.database, settings.data, sharded=settings.sharded, new_catalogue=new)
+    database = open_database(
+        settings.database, settings.data, sharded=settings.sharded, new_catalogue=new,
+        store_seconds=settings.store_seconds,
+    )  # fmt: skip
     try:
         orphans.check(database.engine, checkpoints, where(settings, CHECKPOINTS), new_catalogue=new)
     except ServiceError:

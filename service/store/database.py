@@ -15,12 +15,13 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, insert, text
+from sqlalchemy import Connection, Engine, insert, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.errors import SettingsError, StoreDownError, StoreFullError
-from service.store import sqlite
+from service.store import postgresql, sqlite
+from service.store.calls import SECONDS
 from service.store.presence import Presence
 from service.store.tables import PROCESSES
 
@@ -30,7 +31,6 @@ OWNER_LOCK, MIGRATION_LOCK = 0x61636C31, 0x61636C32
 LOCK_FILE = "acclimate.lock"
 FULL = ("disk is full", "readonly database", "No space left")
 """What SQLite and PostgreSQL say where there is no room."""
-CONNECT_SECONDS = 5
 
 
 class FileLock:
@@ -71,8 +71,12 @@ class Database:
         self.engine.dispose()
 
 
-def open_database(url: str, data: Path, *, sharded: bool, new_catalogue: bool = False) -> Database:
+def open_database(
+    url: str, data: Path, *, sharded: bool, new_catalogue: bool = False, store_seconds: float = SECONDS
+) -> Database:
     """Open the catalogue at a SQLAlchemy URL; without one, SQLite in the data folder.
+
+    A connection to PostgreSQL whose peer is gone ends after about `store_seconds`.
 
     Raises:
         SettingsError: If it cannot be opened, is damaged or of a newer version, or another process owns it and
@@ -82,7 +86,7 @@ def open_database(url: str, data: Path, *, sharded: bool, new_catalogue: bool = 
     owner = None
     try:
         data.mkdir(parents=True, exist_ok=True)
-        engine = _engine(chosen)
+        engine = _engine(chosen, store_seconds)
         owner = _own(engine, data, sharded=sharded)
         file = sqlite.file_of(engine.url) if engine.dialect.name == "sqlite" else None
         if file is not None:
@@ -129,12 +133,12 @@ def _number(key: Any) -> int:
     return int(key[0])
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, store_seconds: float) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return sqlite.open_engine(parsed)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
+        return postgresql.open_engine(parsed, store_seconds)
     raise ValueError(f"expected sqlite:///FILE or postgresql+psycopg://..., not {parsed.get_backend_name()!r}")
 
 

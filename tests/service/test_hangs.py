@@ -142,11 +142,12 @@ def test_a_stop_beside_a_step_that_hangs_keeps_every_stream_and_ends_in_time(bun
         for stream in ("a", "hangs"):
             for seed in range(3):
                 assert client.post(ASK, json=infer_body(images(2, seed), stream)).status_code == 200
-        pool.submit(client.post, ASK, json=infer_body(asking(HANG), "hangs"))
+        held = pool.submit(client.post, ASK, json=infer_body(asking(HANG), "hangs"))
         time.sleep(1.5)
         with server.client() as other:
             ready = other.get("/v2/health/ready")
         status, seconds = stopped(server)
+        assert_error(held.result(), 503, "send the request again, with the same id")
     assert ready.status_code == 503
     assert "'hangs'" in ready.json()["reason"]
     assert status == 1

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,28 @@ class Postgres:
             self._process.wait(timeout=60)
         self._process = None
 
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Stop all processes where they are while the block runs: connections stay open, and nothing is answered."""
+        assert self._process is not None, "the cluster is not started"
+        main = self._process.pid
+        os.kill(main, signal.SIGSTOP)  # first, so that it starts no other
+        children = _children(main)
+        for pid in children:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in (*children, main):
+                os.kill(pid, signal.SIGCONT)
+
+    def clients(self) -> int:
+        """Return how many connections there are, but for this one."""
+        with self._connect("postgres") as connection:
+            others = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            (count,) = connection.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {others}").fetchone()
+        return count
+
     @property
     def runs(self) -> bool:
         """Whether the cluster was started and not stopped."""
@@ -98,6 +120,16 @@ def running() -> Iterator[Postgres]:
             cluster.stop()
     finally:
         shutil.rmtree(folder)
+
+
+def _children(parent: int) -> list[int]:
+    """Return the processes that a process has started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            parent_of_it = int(stat.read_text().rpartition(")")[2].split()[1])
+            found += [int(stat.parent.name)] if parent_of_it == parent else []
+    return found
 
 
 def _not_root(folder: Path) -> dict[str, Any]:

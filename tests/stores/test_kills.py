@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.stores.acknowledged import check_each_request_is_one_step, check_nothing_acknowledged_is_lost
 from tests.stores.control import create, events, restore, take, verified_snapshots, view
 from tests.stores.load import Sender, Snapshotter, playing
 from tests.stores.process import started
@@ -82,27 +83,6 @@ class Life:
         assert answer.steps == now["steps"] + 1
         self.known_steps[stream] = now["steps"]
         self.answered_before[stream] = len(sender.acknowledged) - 1
-
-
-def check_nothing_acknowledged_is_lost(client, stream, senders, acknowledged):
-    last = max((answer.generation for answer in acknowledged), default=0)
-    cut_off = [sender for sender in senders if sender.unanswered is not None]
-    now = view(client, stream)
-    assert last <= now["generation"] <= last + len(cut_off)
-    assert now["generation"] == now["durable_generation"] == now["steps"]
-
-    retried = sorted(sender.send(client).generation for sender in cut_off)
-    assert retried == list(range(last + 1, last + 1 + len(cut_off)))
-
-
-def check_each_request_is_one_step(client, stream, acknowledged):
-    for newest in sorted(acknowledged, key=lambda answer: answer.generation)[-2:]:
-        assert infer(client, newest.request).same_as(newest), "a retry is answered as before"
-
-    now = view(client, stream)
-    assert sorted(answer.generation for answer in acknowledged) == list(range(1, len(acknowledged) + 1))
-    assert all(answer.generation == answer.durable_generation == answer.steps for answer in acknowledged)
-    assert now["generation"] == now["steps"] == len(acknowledged)
 
 
 def check_answers_are_those_of_a_stream_never_interrupted(client, stream, acknowledged):
