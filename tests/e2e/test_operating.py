@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -181,6 +182,45 @@ def test_watching_prints_a_line_and_its_json(server):
 
     assert said.split()[0] == "time"
     assert told_once["id"] == "camera-7"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        (["streams", "watch", "camera-7"], "time "),
+        (["streams", "watch", "camera-7", "--json"], "{"),
+        (["events", "follow", "--since", "0"], ""),
+        (["events", "follow", "--since", "0", "--json"], "{"),
+    ],
+    ids=["watch", "watch as JSON", "follow", "follow as JSON"],
+)
+def test_ctrl_c_ends_what_goes_on_until_it_is_stopped(server, arguments, first):
+    process = started(server, *arguments)
+    line = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, complained = process.communicate(timeout=60)
+
+    assert line.startswith(first)
+    assert line.endswith("\n")
+    assert (process.returncode, complained) == (0, "")
+
+
+def test_ctrl_c_while_the_command_is_being_loaded_ends_it_quietly():
+    code = """
+import os, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "httpx":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+from service.__main__ import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize(
