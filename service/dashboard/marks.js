@@ -7,7 +7,7 @@ import { colour } from "./palette.js";
 /**
  * Return a uPlot plugin; drift is dashed under a triangle, guards are solid under a square.
  *
- * @param {() => Mark[]} marks
+ * @param {() => Mark[]} marks made anew at each call
  */
 export function marksPlugin(marks) {
   /** @param {any} chart */
@@ -17,7 +17,9 @@ export function marksPlugin(marks) {
     const unit = devicePixelRatio || 1;
     pen.save();
     pen.lineWidth = 1.5 * unit;
-    for (const { time, kind } of marks()) {
+    // Guards are drawn last: a drift that is told a moment after one must not cover its mark.
+    const guardsLast = marks().sort((a, b) => Number(a.kind === "guard") - Number(b.kind === "guard"));
+    for (const { time, kind } of guardsLast) {
       const x = Math.round(chart.valToPos(time, "x", true));
       if (x < left || x > left + width) continue;
       pen.strokeStyle = pen.fillStyle = colour(kind === "guard" ? "bad" : "warn");

@@ -19,6 +19,13 @@ from tests.serving import serving, wait_ready
 pytestmark = IN_CHROMIUM
 ADMIN, READER = "open sesame", "look through the keyhole"
 FRAMES = 80
+READ_PIXELS = """canvas => {
+  const { width, height } = canvas;
+  const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+  return Array.from({ length: width * height }, (_, i) => [
+    i % width, Math.floor(i / width), data[4 * i], data[4 * i + 1], data[4 * i + 2],
+  ]);
+}"""
 HELD, STUCK, WELL = "cam-held", "cam-stuck", "cam-well"
 TWO_HOURS = 7200
 
@@ -142,6 +149,36 @@ def test_ranges_that_nothing_is_old_enough_for_are_disabled(browser, server):
     assert well == [True, True, True, False, False, True]
     assert why.startswith("Nothing is older than 2 h")
     assert stuck == [True, False, False, False, False, True]
+
+
+def test_a_drift_covers_no_mark_of_a_guard_that_acted_just_before_it(browser, server):
+    def with_guard_and_drift(route):
+        told = route.fetch().json()
+        at = told["points"][-1][told["columns"].index("time")] - TWO_HOURS / 2
+        told["events"] = [
+            {
+                "id": 10**6 + number, "time": at + number, "kind": kind, "stream": WELL, "model": "fashion",
+                "action": "", "reason": "so it was", "figures": {},
+            }
+            for number, kind in enumerate(("guard", "drift"))
+        ]  # fmt: skip
+        route.fulfill(json=told)
+
+    with looking(browser, server.url, refused=401) as page:
+        sign_in(page, ADMIN)
+        page.route(f"**/{WELL}/history", with_guard_and_drift)
+        open_stream(page, WELL)
+        expect(section(page, "Events").locator(".event")).to_have_count(2)
+        canvas = page.locator("figure", has=page.get_by_role("heading", name="Entropy")).locator("canvas")
+        pixels = canvas.evaluate(READ_PIXELS)
+        bad = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--bad').trim()")
+
+    red = list(bytes.fromhex(bad.removeprefix("#")))
+    marked = [(x, y) for x, y, *colour in pixels if colour == red]
+    left, right = min(x for x, _ in marked), max(x for x, _ in marked)
+    top, bottom = min(y for _, y in marked), max(y for _, y in marked)
+    assert (right - left + 1, bottom - top + 1) == (8, 8)
+    assert len(marked) == 64
 
 
 def test_a_key_that_may_only_read_is_offered_no_change(browser, server):

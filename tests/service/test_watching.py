@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from service import watching as watching_module
 from service.events import Event
 from service.suspicion import NONE, Suspicion
+from service.types import Happening
 from service.watching import Watching
 from tests.applications import application, assert_error
 from tests.serving import images
@@ -73,6 +75,23 @@ def test_a_badge_tells_how_a_stream_is(make, badge):
     assert told == badge
     assert reason
     assert badge != "guarded" or reason == f"{stream.trouble.action.replace('_', ' ')}: so it was"
+
+
+@pytest.mark.parametrize(("guard_age", "badge"), [(0, "guarded"), (599, "guarded"), (601, "drifting")])
+def test_a_drift_hides_no_guard_that_acted_a_moment_ago(api, guard_age, badge):
+    api.infer(images(4), "s")
+    residence = api.app.state.residence
+    stream = residence.table.find("s")
+    recorder = residence._recorder
+
+    recorder.tell(stream, Happening("guard", "one class", "rolled_back"))
+    stream.trouble = replace(stream.trouble, time=stream.trouble.time - guard_age)
+    recorder.tell(stream, Happening("drift", "entropy rose"))
+    recorder.tell(stream, Happening("seen", "entropy rose again"))
+
+    (row,) = api("GET", "/v1/overview").json()["streams"]
+    assert row["badge"] == badge
+    assert row["reason"] == ("rolled back: one class" if badge == "guarded" else "entropy rose again")
 
 
 @pytest.fixture
