@@ -29,7 +29,7 @@ LEAST_WEIGHT = 1 - math.exp(-63.5 / CHECK_MEMORY)
 UNLIKE = 0.3
 """How much less often than the source model is right a stream agrees with it where its answers have collapsed."""
 RECENT = 1000
-"""Requests that what guards did fades over."""
+"""Requests that what guards did fades over; those of a pause, in which nothing is learned, do not count."""
 LONGEST_PAUSE = 4096
 """Requests, however often a guard has gone back."""
 HURRIED = 8
@@ -168,7 +168,7 @@ def update(
         detectors=tested,
         answers=class_balance.update(state.answers, seeing.probabilities),
         entropies=entropy_bins.update(state.entropies, seeing.probabilities),
-        recent=state.recent * math.exp(-1 / RECENT),
+        recent=state.recent if int(state.pause) else state.recent * math.exp(-1 / RECENT),
         pause=_count(max(int(state.pause) - 1, 0)),
     )
     collapse = harm = ""
@@ -176,7 +176,8 @@ def update(
         moved, fall = _compared(moved, seeing, seeing.look, seeing.known, reference)
         alarms = alarms if fall is None else (*alarms, fall)
         collapse = _collapse(moved, takeover)
-        harm = _harm(moved, seeing.look, margin, reference) or suspicion.contradicts(moved.suspicion)
+        harm = _harm(moved, seeing, seeing.look, margin, reference)
+        harm = harm or suspicion.contradicts(moved.suspicion, float(moved.recent))
     soonest = _soonest(moved, reference, alarmed=bool(alarms), looked=seeing.look is not None) if learns else (every, 0)
     left = every if seeing.look is not None else int(moved.check_in)
     moved = replace(moved, check_in=_count(max(min(left, soonest[0]) - 1, -1)), alert=_count(soonest[1]))
@@ -278,18 +279,20 @@ def _collapse(state: MonitorState, takeover: float) -> str:
     return f"class {label} takes {shares[0]:.0f} % of the answers, of the source model's {shares[1]:.0f} %"
 
 
-def _harm(state: MonitorState, look: Look, margin: float, reference: Reference) -> str:
+def _harm(state: MonitorState, seeing: Seeing, look: Look, margin: float, reference: Reference) -> str:
     """Say that the stream must be worse than the source model, on that one's own domain; "" if not.
 
     Where the source model is right on a share r, and the stream agrees with it on a share a, the stream is right on
     a + (1 - r) at most. That is less than r where it differs on more than twice the images that the source errs on.
+    What only was so, and does not show at this look, is over.
     """
     if reference.calibration is None or float(state.source_accuracy.weight) < LEAST_WEIGHT:
         return ""
-    if not 0 <= float(look.distance) < OWN_DOMAIN:
+    if not (0 <= float(look.distance) < OWN_DOMAIN and suspicion.knows_its_inputs(state.suspicion)):
         return ""
     expected, agreement = float(state.source_accuracy.mean), float(state.agreement.mean)
-    if agreement >= expected - max(margin, 1 - expected):
+    now = float((look.logits.argmax(1) == seeing.probabilities[: len(look.logits)].argmax(1)).float().mean())
+    if max(agreement, now) >= expected - max(margin, 1 - expected):
         return ""
     return (
         f"inputs look like the source's own, where the source model is right on about {100 * expected:.0f} %; "

@@ -101,7 +101,8 @@ class Recorder:
         """
         gap = None if stream.probe is None else stream.probe.source_gap
         known = stream.model.reference.calibration
-        found = suspicion.judged(stream.state.monitors.suspicion, known, gap, stream.policy.budget)
+        monitors = stream.state.monitors
+        found = suspicion.judged(monitors.suspicion, known, gap, stream.policy.budget, float(monitors.recent))
         begins = bool(found.cause) and not stream.suspicion.cause
         if begins and stream.merging.notices(found.cause, now):
             self.tell(stream, Happening("suspected", found.reason, figures=stream.monitored))

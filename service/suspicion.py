@@ -43,7 +43,13 @@ HOME = 0.1
 SURE = 0.9
 """Mean confidence of a source model that is believed, where no probe set says what it is on its own data."""
 LOWER = 0.2
-"""How much less accurate than the source model a stream must seem, by its own answers, to be suspected."""
+"""How much less accurate than the source model a stream must seem, by its own answers, to be suspected: beyond what the
+few latest looks leave in doubt."""
+STRANGE = 0.05
+"""Share of images that may be unlike the source's, each alone, where the inputs are taken for the source's own. One in
+a hundred of these is; of mixed corruptions, whose statistics together may be usual, one in eight or more."""
+STRANGE_MEMORY = 64
+"""Images that this share fades over."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class SuspicionState(PartState):
         before: () float64 the agreement before it fell; -1 while it has not.
         own_accuracy: Recent accuracy of the stream as its own answers suggest.
         source_accuracy: The same of the source model.
+        strange: Recent share of images that are unlike the source's, each alone.
     """
 
     looks: Tensor
@@ -71,6 +78,7 @@ class SuspicionState(PartState):
     before: Tensor
     own_accuracy: MeanState
     source_accuracy: MeanState
+    strange: MeanState
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +124,13 @@ def init() -> SuspicionState:
         before=zero - 1,
         own_accuracy=mean,
         source_accuracy=mean,
+        strange=mean,
     )
 
 
 def begun_again(state: SuspicionState) -> SuspicionState:
-    """Return the state after the stream went back: only its past agreement stays."""
-    return replace(init(), looks=state.looks, usual=state.usual)
+    """Return the state after the stream went back: only its past agreement stays, and what the inputs are like."""
+    return replace(init(), looks=state.looks, usual=state.usual, strange=state.strange)
 
 
 def update(state: SuspicionState, seen: Compared) -> tuple[SuspicionState, Alarm | None]:
@@ -137,16 +146,26 @@ def update(state: SuspicionState, seen: Compared) -> tuple[SuspicionState, Alarm
         agreement=_recent(state.agreement, agreement),
         own_accuracy=_recent(state.own_accuracy, _estimate(seen.answers, seen.calibration)),
         source_accuracy=_recent(state.source_accuracy, _estimate(seen.source, seen.calibration)),
+        strange=moving_mean.update(state.strange, _strange(seen).float().mean(), len(seen.source), STRANGE_MEMORY),
     )
     return _compared_with_past(moved, agreement)
 
 
-def contradicts(state: SuspicionState) -> str:
-    """Say that the stream has contradicted a confident source model for long; "" if it has not."""
-    if float(state.evidence) <= -math.log(CONTRADICTION_ALPHA):
+def contradicts(state: SuspicionState, returns: float = 0.0) -> str:
+    """Say that the stream has contradicted a confident source model for long; "" if it has not.
+
+    `returns` counts the times that its guard went back, faded: soon after one, half of the evidence (a logarithm) is
+    enough, a false alarm in a thousand looks.
+    """
+    if float(state.evidence) <= -math.log(CONTRADICTION_ALPHA) / (1 + min(returns, 1.0)):
         return ""
     share = 100 * float(state.contradiction.mean)
     return f"the stream contradicts a confident source model on {share:.0f} % of the latest images it looked at"
+
+
+def knows_its_inputs(state: SuspicionState) -> bool:
+    """Whether no more of the latest images than chance allows are unlike the source's, each alone."""
+    return float(state.strange.mean) <= STRANGE
 
 
 def hurries(state: SuspicionState) -> bool:
@@ -155,14 +174,19 @@ def hurries(state: SuspicionState) -> bool:
 
 
 def judged(
-    state: SuspicionState, calibration: Calibration | None, source_gap: float | None, budget: float
+    state: SuspicionState,
+    calibration: Calibration | None,
+    source_gap: float | None,
+    budget: float,
+    returns: float = 0.0,
 ) -> Suspicion:
-    """Return why the stream is suspected, the strongest cause first.
+    """Return why the stream is suspected, the strongest cause first; `returns` as in `contradicts`.
 
     A contradiction speaks for itself. The other signs also show on a stream that has rightly followed its inputs into
-    another domain, and count only while the source model is about as sure as on its own data.
+    another domain, and count only while the source model is about as sure as on its own data; estimated accuracies
+    only on images that are each like its own.
     """
-    if reason := contradicts(state):
+    if reason := contradicts(state, returns):
         return Suspicion("contradiction", reason)
     if not _is_believed(state, calibration):
         return NONE
@@ -173,7 +197,7 @@ def judged(
             f"agreement with a confident source model fell from {100 * float(state.before):.0f} % to {now:.0f} %",
         )
     own, source = float(state.own_accuracy.mean), float(state.source_accuracy.mean)
-    if own < source - LOWER:
+    if own < source - LOWER - _doubt(state.own_accuracy, MEMORY) and knows_its_inputs(state):
         return Suspicion(
             "accuracy",
             f"estimated accuracy is {100 * own:.0f} %, the source model's on the same images {100 * source:.0f} %",
@@ -192,17 +216,22 @@ def _contradicted(seen: Compared) -> Tensor:
     confidence, known = seen.source.amax(1), seen.calibration
     excess = 0.0 if known is None else max(float(known.confidence - known.accuracy), 0.0)
     certainty = (1 - SHARPNESS * (1 - (confidence - excess))).clamp(0, 1)
-    differs = (seen.source.argmax(1) != seen.answers.argmax(1)).float()
-    if seen.usual_distance is not None and len(seen.alone) == len(differs):
-        differs = differs * (seen.alone <= seen.usual_distance)
-    return certainty * differs
+    differs = seen.source.argmax(1) != seen.answers.argmax(1)
+    return certainty * (differs & ~_strange(seen))
+
+
+def _strange(seen: Compared) -> Tensor:
+    """Return (n,) whether each image's statistics alone are unlike the source's; False where that is not known."""
+    if seen.usual_distance is None or len(seen.alone) != len(seen.source):
+        return torch.zeros(len(seen.source), dtype=torch.bool)
+    return ~(seen.alone <= seen.usual_distance)
 
 
 def _compared_with_past(state: SuspicionState, agreement: float) -> tuple[SuspicionState, Alarm | None]:
     usual, has_past = float(state.usual.mean), float(state.usual.weight) >= _weight(ENOUGH, PAST)
     if float(state.before) >= 0:
         return _after_a_fall(state), None
-    line = usual - FAR - _doubt(state.usual)
+    line = usual - FAR - _doubt(state.usual, PAST)
     fall = 0.0
     if has_past and line > 0:
         stake = min(FALL_BET, 0.9 / (1 - line))  # else a look of full agreement could cost everything
@@ -218,9 +247,9 @@ def _compared_with_past(state: SuspicionState, agreement: float) -> tuple[Suspic
     return fallen, Alarm("agreement", "betting", figures)
 
 
-def _doubt(usual: MeanState) -> float:
+def _doubt(mean: MeanState, memory: int) -> float:
     """Return twice the greatest standard error of a share that is known from so many looks."""
-    looks = -PAST * math.log(max(1 - float(usual.weight), math.exp(-1)))
+    looks = -memory * math.log(max(1 - float(mean.weight), math.exp(-1)))
     return 1 / math.sqrt(max(looks, 1.0))
 
 

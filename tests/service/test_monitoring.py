@@ -268,6 +268,58 @@ def test_after_going_back_the_answers_are_watched_anew_and_learning_pauses_longe
     assert int(update(state, answers(mixed())).state.pause) == 4095
 
 
+def test_harm_that_does_not_show_at_the_latest_look_is_over():
+    state = compared([3] * 64, mixed()).state
+    assert compared([3] * 64, mixed()).harm
+
+    findings = update(state, answers(mixed()), look(mixed()))
+
+    assert findings.harm == ""
+    assert float(findings.state.agreement.mean) < 0.5
+
+
+@pytest.mark.parametrize(("strange", "harmed"), [(0, True), (10, False)])
+def test_inputs_of_usual_statistics_together_are_not_the_sources_own_if_images_alone_are_unlike_it(strange, harmed):
+    alone = torch.full((64,), 0.1)
+    alone[:strange] = 0.4
+    known = replace(reference(), usual_distance=0.3)
+    state = begin()
+    for _ in range(4):
+        seen = replace(look(mixed()), alone=alone)
+        findings = update(state, answers([3] * 32 + mixed()[32:]), seen, known=known)
+        state = findings.state
+
+    assert ("inputs look like the source's own" in findings.harm) == harmed
+
+
+def test_a_pause_does_not_count_towards_forgetting_that_the_guard_went_back():
+    state = monitoring.alerted(begin(), 32)
+
+    for _ in range(32):
+        state = update(state, answers(mixed(4))).state
+    assert (int(state.pause), float(state.recent)) == (0, 1)
+    for _ in range(1000):
+        state = update(state, answers(mixed(4)), every=10**9).state
+
+    assert float(state.recent) == pytest.approx(math.exp(-1), abs=1e-3)
+
+
+def test_what_the_guard_went_back_for_a_short_time_ago_is_harm_on_half_of_the_evidence():
+    def needed(state):
+        """Return how many looks at one image a contradiction takes, which is told where it is found alone."""
+        for number in range(1, 100):
+            findings = update(state, answers([3]), look([1], confidence=0.999, distance=AWAY))
+            if findings.harm:
+                return number
+            state = findings.state
+        raise AssertionError("no harm was found")
+
+    first, second = needed(begin()), needed(monitoring.alerted(begin(), 0))
+
+    assert 10 <= first <= 20
+    assert first / 2 - 1 <= second <= first / 2 + 2
+
+
 def test_a_pause_of_0_is_none():
     assert int(monitoring.alerted(begin(), 0).pause) == 0
 

@@ -287,3 +287,15 @@ def test_a_stuck_camera_is_suspected_where_no_guard_may_act(model, data):
     assert any("contradicts" in each.findings.harm for each in during)
     assert {each.action for each in during} == {Action.KEPT}
     assert stream.state.monitors.suspicion.looks > 20
+
+
+def test_a_camera_that_stays_stuck_is_learned_from_ever_more_seldom_and_answered_wrongly_ever_less(model, data):
+    _, during, wrong, _ = stuck(model, data, "ema", Policy(), frames=420)
+
+    returns = [number for number, each in enumerate(during) if each.action is Action.ROLLED_BACK]
+    apart = np.diff(returns)
+    assert len(returns) >= 4
+    assert (apart > np.array([32, 64, 128])[: len(apart)]).all()
+    first, *later = [sum(part) for part in np.split(np.array(wrong), [at + 1 for at in returns])[:4]]
+    assert max(later) < first
+    assert later[-1] <= first / 2

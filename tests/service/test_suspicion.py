@@ -125,6 +125,20 @@ def test_agreement_that_only_varies_is_no_alarm(share, seed):
     assert alarms == []
 
 
+def test_what_the_guard_went_back_for_not_long_ago_is_believed_on_half_of_the_evidence_and_never_less():
+    def needed(returns):
+        return next(n for n in range(1, 100) if suspicion.contradicts(after([seen(0)] * n)[0], returns))
+
+    shares = [needed(returns) / needed(0) for returns in (0.5, 1, 3)]
+
+    assert shares == pytest.approx([2 / 3, 1 / 2, 1 / 2], abs=0.1)
+    assert suspicion.contradicts(after([seen(12, 16)] * 100)[0], 3) == ""
+    state, _ = after([seen(0)] * needed(1))
+    assert [suspicion.judged(state, CALIBRATION, None, BUDGET, returns).cause for returns in (0, 1)] == [
+        "", "contradiction",
+    ]  # fmt: skip
+
+
 def test_fallen_agreement_is_suspected_only_while_the_source_model_is_as_sure_as_on_its_own_data():
     fallen = [seen(0, alone=0.4)] * 20
 
@@ -138,6 +152,31 @@ def test_fallen_agreement_is_suspected_only_while_the_source_model_is_as_sure_as
 def test_a_stream_that_seems_less_accurate_than_the_source_model_to_itself_is_suspected():
     assert cause(after([seen(1, own=0.3)] * 8)[0]) == "accuracy"
     assert cause(after([seen(1, own=0.3, source=0.5)] * 8)[0]) == ""
+
+
+def test_a_few_single_images_are_too_few_to_seem_less_accurate_on():
+    """Each image is estimated to be right or wrong: by chance the first few differ by more than a fifth."""
+    by_chance = [seen(1, own=0.3 if number % 2 else 0.9) for number in range(6)]
+
+    assert cause(after(by_chance)[0]) == ""
+    assert cause(after([*by_chance, *[seen(1, own=0.3)] * 16])[0]) == "accuracy"
+
+
+def test_estimated_accuracies_are_not_compared_on_images_unlike_the_sources():
+    one_in_six = [*[seen(1, own=0.3)] * 5, seen(1, own=0.3, alone=0.4)] * 10
+    one_in_hundred = [seen(1, own=0.3, alone=0.4), *[seen(1, own=0.3)] * 99]
+
+    assert cause(after(one_in_six)[0]) == ""
+    assert cause(after(one_in_hundred)[0]) == "accuracy"
+
+
+def test_whether_inputs_are_the_sources_own_is_told_by_each_image_alone_and_kept_after_going_back():
+    known, unknown = after([seen(1)] * 64)[0], after([seen(1, alone=0.4)] * 64)[0]
+
+    assert suspicion.knows_its_inputs(known)
+    assert not suspicion.knows_its_inputs(unknown)
+    assert not suspicion.knows_its_inputs(suspicion.begun_again(unknown))
+    assert suspicion.knows_its_inputs(after([seen(1, alone=0.4, usual=None)] * 64)[0])
 
 
 def test_a_source_gap_over_the_budget_is_suspected_where_inputs_are_the_sources_own_alone():
