@@ -288,7 +288,16 @@ class Keeper:
                 if time.monotonic() - began >= self._calls.seconds:
                     return kept, [*hangs, "the store"]
             progress()
+        await self._undo_unsure_claims()
         return kept, hangs
+
+    async def _undo_unsure_claims(self) -> None:
+        if not self.checkpoints.catalogue.unsure_claims:
+            return
+        try:
+            await self._calls.run(self.checkpoints.catalogue.undo_unsure_claims)
+        except ServiceError as error:  # the next process then takes it that generations were lost
+            log.error("claims_not_undone", reason=str(error))
 
     def _is_wanted(self, stream: Stream) -> bool:
         """Tell whether a stream is to be kept: of one that is ephemeral, the row alone."""

@@ -71,11 +71,15 @@ class Catalogue:
 
     Each process has a random token, and a stream's row begins its reservation with the token of the process that
     claimed it. So a process recognises a row that it wrote itself where the database's reply was lost.
+
+    Attributes:
+        unsure_claims: Ids of streams whose claim has not been answered, as yet or ever.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._token = secrets.token_hex(6)
+        self.unsure_claims: set[str] = set()
 
     def reservation(self) -> str:
         """Return how the names of a stream's next blobs begin; nobody else's do."""
@@ -134,15 +138,19 @@ class Catalogue:
 
         Return its record as it was and as it is now, and its answers; None if there is no such stream.
         """
-        unused = self._own(stream_id) & (STREAMS.c.ceiling > STREAMS.c.generation) & (STREAMS.c.durability != "sync")
+        self.unsure_claims.add(stream_id)
         with available(), self._engine.begin() as connection:
-            connection.execute(update(STREAMS).where(unused).values(ceiling=STREAMS.c.ceiling - HEADROOM))
+            self._undo_claim(connection, stream_id)
             claimed = _claimed(connection, STREAMS.c.id == stream_id, self.reservation())
-            if claimed is None:
-                return None
-            rows = connection.execute(select(ANSWERS).where(ANSWERS.c.stream == stream_id).order_by(ANSWERS.c.place))
-            answers = [Kept(row.request, row.key, row.digest, bytes(row.content)) for row in rows]
-        return *claimed, answers
+            answers = [] if claimed is None else _answers(connection, stream_id)
+        self.unsure_claims.discard(stream_id)
+        return None if claimed is None else (*claimed, answers)
+
+    def undo_unsure_claims(self) -> None:
+        """Undo the claims whose replies were lost, for the next process; at the stop, once all streams are kept."""
+        with available(), self._engine.begin() as connection:
+            for stream_id in sorted(self.unsure_claims):
+                self._undo_claim(connection, stream_id)
 
     def reclaim(self, stream_id: str) -> Record | None:
         """Claim a stream of this process anew, so that a write of unknown outcome cannot take effect any more.
@@ -207,8 +215,18 @@ class Catalogue:
         """Remove these answers that are older than so many seconds, and the oldest beyond so many bytes."""
         ended.forget(self._engine, seconds, size_bytes)
 
+    def _undo_claim(self, connection: Connection, stream_id: str) -> None:
+        """Lower the ceiling of a row that this process has claimed and not written since; of others do nothing."""
+        unused = self._own(stream_id) & (STREAMS.c.ceiling > STREAMS.c.generation) & (STREAMS.c.durability != "sync")
+        connection.execute(update(STREAMS).where(unused).values(ceiling=STREAMS.c.ceiling - HEADROOM))
+
     def _own(self, stream_id: str) -> ColumnElement[bool]:
         return (STREAMS.c.id == stream_id) & STREAMS.c.reserved.startswith(self._token)
+
+
+def _answers(connection: Connection, stream_id: str) -> list[Kept]:
+    rows = connection.execute(select(ANSWERS).where(ANSWERS.c.stream == stream_id).order_by(ANSWERS.c.place))
+    return [Kept(row.request, row.key, row.digest, bytes(row.content)) for row in rows]
 
 
 def _claimed(connection: Connection, which: ColumnElement[bool], reserved: str) -> tuple[Record, Record] | None:

@@ -42,12 +42,12 @@ def open_application(bundle, store, tmp_path, monkeypatch):
     return opened
 
 
-def events(api):
-    return api("GET", "/v1/events?limit=1000").json()["items"]
+def events(api, kind):
+    return [event for event in api("GET", "/v1/events?limit=1000").json()["items"] if event["kind"] == kind]
 
 
 def fenced(api):
-    return [event for event in events(api) if event["kind"] == "fenced"]
+    return events(api, "fenced")
 
 
 def rests(api, name):
@@ -62,14 +62,19 @@ def lacks(stream):
     return stream["generation"] - stream["durable_generation"]
 
 
+def sent(api, method, path, tries=TRIES, **settings):
+    """Send a request, again until it is answered; return all responses."""
+    responses = []
+    while len(responses) < tries and not (responses and responses[-1].status_code < 300):
+        responses.append(api(method, path, **settings))
+    return responses
+
+
 def tried(api, method, path, **settings):
     """Send a request again until it is answered."""
-    responses = []
-    for _ in range(TRIES):
-        responses.append(api(method, path, **settings))
-        if responses[-1].status_code < 300:
-            return responses[-1]
-    raise AssertionError([response.text for response in responses])
+    responses = sent(api, method, path, **settings)
+    assert responses[-1].status_code < 300, [response.text for response in responses]
+    return responses[-1]
 
 
 def test_a_new_periodic_stream_is_kept_though_the_store_fails_at_any_step_once(open_application):
@@ -203,22 +208,48 @@ def test_a_stream_rests_and_returns_though_the_store_fails_at_any_step_once(open
         assert fenced(api) == []
 
 
-def test_a_stream_that_returns_after_a_restart_lost_nothing_though_the_store_fails_at_any_step_once(open_application):
+@pytest.fixture
+def kept(open_application):
+    """Streams of one generation each that rest in the store: one for each step of a return, and one more."""
     names = [f"s{number}" for number in range(STEPS_OF_A_RETURN + 1)]
     with open_application() as api:
         for name in names:
             api.infer(images(2), name)
-    with open_application() as api, faults_of(api) as faults:
-        failed = []
+    return names
+
+
+def return_at_each_step(api, names, tries):
+    """Ask for each stream, so many times at most, while one step of its return fails once."""
+    failed = []
+    with faults_of(api) as faults:
         for number, name in enumerate(names):
             faults.arm(number)
-            stream = tried(api, "GET", f"/v1/streams/{name}").json()
-            assert (stream["generation"], stream["durable_generation"], stream["steps"]) == (1, 1, 1)
+            sent(api, "GET", f"/v1/streams/{name}", tries)
             failed.append(faults.disarm())
-        assert failed[-1] == ""
-        assert {"after get", "before commit", "after commit"} <= set(failed)
-        resumed = [event for event in events(api) if event["kind"] == "resumed"]
-        assert {event["stream"]: event["reason"] for event in resumed} == dict.fromkeys(names, "at generation 1")
+    assert failed[-1] == ""
+    assert {"after get", "before commit", "after commit"} <= set(failed)
+
+
+def assert_nothing_is_lost(api, names):
+    for name in names:
+        stream = api.stream(name)
+        assert (stream["generation"], stream["durable_generation"], stream["steps"]) == (1, 1, 1)
+    told = {(event["stream"], event["reason"]) for event in events(api, "resumed")}
+    assert told == {(name, "at generation 1") for name in names}
+
+
+def test_a_stream_that_returns_lost_nothing_though_the_store_fails_at_any_step_once(open_application, kept):
+    with open_application() as api:
+        return_at_each_step(api, kept, tries=TRIES)
+        assert_nothing_is_lost(api, kept)
+
+
+def test_a_stream_whose_return_failed_at_any_step_lost_nothing_after_a_restart(open_application, kept):
+    with open_application() as api:
+        return_at_each_step(api, kept, tries=1)
+        assert len(events(api, "resumed")) < len(kept)
+    with open_application() as api:
+        assert_nothing_is_lost(api, kept)
 
 
 def test_a_stream_that_cannot_be_kept_does_not_hold_up_the_others(open_application, monkeypatch):
