@@ -248,17 +248,29 @@ class Residence:
             return
         self._used = {name: used for name, used in self._used.items() if name in self.table.resting}
         for record in [record for record in self.table.resting.values() if self._is_over(record)]:
-            if await self._calls.run(partial(self._ended, record)):
-                self._forget(record.id)
+            there = await self._calls.run(partial(self._end, record))
+            if there is None:
+                self.table.delete(record.id)
                 self._recorder.tell_of(record.id, record.model, Happening("ended", "unused for as long as is allowed"))
+            elif record.id in self.table.resting:
+                self._used.pop(record.id, None)
+                self.table.rest(there)
 
-    def _ended(self, record: Record) -> bool:
-        claimed = self._keeper.checkpoints.catalogue.claim(record.id)
+    def _end(self, record: Record) -> Record | None:
+        """Remove a resting stream; return its record instead if another process has used it since.
+
+        That is asked before the claim, which would take the stream away from that process.
+        """
+        catalogue = self._keeper.checkpoints.catalogue
+        there = catalogue.find(record.id)
+        if there is not None and there.last_used > record.last_used:
+            return there
+        claimed = catalogue.claim(record.id)
         if claimed is None:
-            return True
+            return None
         before, after, _ = claimed
-        unused = before.last_used <= record.last_used  # else another process has used it
-        return unused and self._keeper.checkpoints.catalogue.remove(record.id, after.epoch, after.reserved)
+        unused = before.last_used <= record.last_used
+        return None if unused and catalogue.remove(record.id, after.epoch, after.reserved) else after
 
     def _is_over(self, record: Record) -> bool:
         """Whether a resting stream was unused for too long.

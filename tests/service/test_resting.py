@@ -122,6 +122,22 @@ def test_streams_unused_for_long_rest_and_then_end(bundle, tmp_path):
     assert catalogue(tmp_path, "SELECT count(*) FROM streams") == [(0,)]
 
 
+def test_a_stream_that_another_process_uses_is_neither_ended_nor_taken_from_it(bundle, tmp_path):
+    second = 1.0 / 86_400
+    with application(tmp_path, bundle, sharded=True, end_after_days=second) as api:
+        api.create(id="s", durability="sync")
+        api.infer(images(2), "s")
+        rest(api, "s")
+        with application(tmp_path, bundle, sharded=True) as another:
+            another.infer(images(2, 1), "s")
+            resting = api.app.state.residence.table.resting
+            wait(api, lambda: resting["s"].generation == 2)  # it has been looked at
+
+            answer = another.infer(images(2, 2), "s")
+            assert answer["parameters"]["tta_generation"] == 3
+            assert "fenced" not in {event["kind"] for event in another("GET", "/v1/events").json()["items"]}
+
+
 def test_streams_used_longest_ago_rest_when_the_memory_is_full(bundle, tmp_path):
     with application(tmp_path, bundle, resident_bytes=3 * 40_000) as api:
         for number in range(8):
