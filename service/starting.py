@@ -56,6 +56,6 @@ def serve(
             typer.echo(f"Admin key, shown this once: {key}")
     check_listening(settings.host, read_keys(settings.keys_file), insecure=settings.insecure)
     with Port(settings.host, settings.port) as taken:
-        from service.serving import run  # loads torch, which takes seconds
+        from service.server import run  # loads torch, which takes seconds
 
         run(settings, taken)
