@@ -39,7 +39,6 @@ from service.api.limits import RateLimit
 from service.api.listeners import ListenerBound
 from service.bundles import read_bundle
 from service.checkpoints import Checkpoints
-from service.clock import CLOCK
 from service.controlplane import Controlplane
 from service.dataplane import Dataplane
 from service.ended import EndedAnswers
@@ -56,7 +55,6 @@ from service.keeping import Keeper
 from service.keys import LOOPBACK, check_listening, read_keys
 from service.native.workshop import Workshop
 from service.probing import Prober
-from service.readiness import Readiness
 from service.recording import Recorder
 from service.residence import Residence, RestLimits
 from service.retries import RetryLog
@@ -77,7 +75,9 @@ from service.store.objects import ObjectBlobs
 from service.store.presence import Presence
 from service.store.watching import StoreWatch
 from service.streams import StreamTable
-from service.supervision import Supervisor
+from service.support.clock import CLOCK
+from service.support.readiness import Readiness
+from service.support.supervision import Supervisor
 from service.suspects import Suspects
 from service.telemetry import Telemetry, log
 from service.watching import Watching

@@ -12,8 +12,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from service.errors import BundleError
-from service.files import AS_UMASK, sync_folder, write_whole
-from service.plain import sentences
+from service.support.atomic_files import AS_UMASK, sync_folder, write_whole
+from service.support.validation_messages import sentences
 
 SUFFIX = ".safetensors"
 RECORD = "acclimate"

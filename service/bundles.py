@@ -15,7 +15,7 @@ from torch import Tensor
 from adapters.output_kind import OutputKind
 from service.artefacts import read_artefacts
 from service.errors import BundleError
-from service.plain import sentences
+from service.support.validation_messages import sentences
 from service.types import InputSpec
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"

@@ -20,7 +20,7 @@ from service.client import RefusedError
 from service.errors import ServiceError
 from service.operating import events, feedback, models, snapshots, streams
 from service.operating.errors import MistakeError
-from service.plain import sentences
+from service.support.validation_messages import sentences
 
 LOADED_WHEN_NEEDED = ("serve", "demo", "compare", "tune", "calibrate", "export", "bundle", "key")
 """The commands of `service.starting` and `service.commands`, in the order of the help."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from adapters.functional.answers import NONE, is_finite, labels
 from service import engine
-from service.buckets import Buckets
 from service.codec import decode_input, wanted_outputs
 from service.decoding import Decoder
 from service.engine import Served
@@ -30,6 +29,7 @@ from service.scheduler import Scheduler
 from service.settings import Settings
 from service.statistics import Statistics
 from service.streams import Stream, StreamTable, check_id, default_id
+from service.support.token_bucket import Buckets
 from service.telemetry import Telemetry, log
 from service.tickets import Steps
 from service.types import Array, Happening, InferRequest, InferResponse, JsonLimits, Limits, Parameter

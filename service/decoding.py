@@ -9,9 +9,9 @@ from torch import Tensor
 
 from service.codec import decode_input, pixels_of
 from service.errors import DeadlineError, SaturatedError
-from service.pools import Pool
 from service.scheduler import Scheduler
 from service.streams import Stream
+from service.support.thread_pool import Pool
 from service.types import InferRequest, InputSpec, Limits
 
 MOST_THREADS = 4

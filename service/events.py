@@ -16,14 +16,14 @@ from typing import Any
 from sqlalchemy import Engine, delete, select
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from service.clock import CLOCK
 from service.errors import SettingsError
 from service.store.calls import StoreCalls
 from service.store.database import Database, available
 from service.store.tables import EVENTS
-from service.supervision import Supervisor
+from service.support.clock import CLOCK
+from service.support.storable_text import as_storable, storable
+from service.support.supervision import Supervisor
 from service.telemetry import log
-from service.texts import as_storable, storable
 from service.types import Happening
 
 IN_MEMORY = 10_000

@@ -27,9 +27,9 @@ from adapters.choosing import Choosing
 from adapters.pipeline import Pipeline
 from service.bundles import Bundle
 from service.errors import DeadlineError, UnfitError
-from service.files import AS_UMASK, write_whole
 from service.native.environment import private_environment
 from service.native.job import Job
+from service.support.atomic_files import AS_UMASK, write_whole
 from service.telemetry import log
 
 SECONDS = 60.0

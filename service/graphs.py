@@ -30,7 +30,7 @@ from service.backends.compiled import (
 from service.backends.onnx import runs_as_shipped
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
-from service.files import AS_UMASK, write_whole
+from service.support.atomic_files import AS_UMASK, write_whole
 from service.telemetry import log
 
 G = TypeVar("G")

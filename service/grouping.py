@@ -10,11 +10,11 @@ from torch import Tensor
 from adapters import AdapterState
 from adapters.grouping import Stepped
 from adapters.values import StepOutput
-from service.containment import contained
 from service.gains import SIZES, Gain, measured
 from service.hosting import Fitted
 from service.native.workshop import Workshop
 from service.streams import Stream
+from service.support.containment import contained
 from service.telemetry import Telemetry, log
 
 Kind: TypeAlias = tuple[int, torch.Size]

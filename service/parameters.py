@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from service.errors import MalformedError, UnfitError
-from service.texts import storable
+from service.support.storable_text import storable
 from service.types import InferRequest
 
 MICROSECONDS = 1_000_000

@@ -10,7 +10,6 @@ import torch
 from adapters import AdapterState
 from adapters.functional import answers
 from service import engine
-from service.clock import CLOCK
 from service.comparing import LEAST, Compared, compared
 from service.errors import ServiceError
 from service.good_states import GoodState
@@ -20,6 +19,7 @@ from service.recording import Recorder
 from service.reference import Probe
 from service.scheduler import Scheduler
 from service.streams import ProbeResult, Stream
+from service.support.clock import CLOCK
 from service.telemetry import Telemetry, log
 from service.types import Happening
 from service.worker import Worker

@@ -12,7 +12,6 @@ from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
 from service import suspicion
 from service.callers import CALLER
-from service.clock import CLOCK
 from service.comparing import kept
 from service.engine import Served
 from service.events import Event, EventLog
@@ -21,6 +20,7 @@ from service.guard import GUARDED, Action
 from service.history import Misfit
 from service.monitoring import Findings
 from service.streams import Stream
+from service.support.clock import CLOCK
 from service.telemetry import ESTIMATES, Telemetry
 from service.types import Happening
 

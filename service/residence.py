@@ -10,7 +10,6 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 from service.checkpoints import Loaded, built, load, model_of, record_of
-from service.clock import CLOCK
 from service.errors import UnfitError, UnknownError
 from service.histories import Histories
 from service.hosting import HostedModel
@@ -20,6 +19,7 @@ from service.scheduler import Scheduler
 from service.store.calls import StoreCalls
 from service.store.catalogue import Record
 from service.streams import Stream, StreamTable, check_generation, valid_id
+from service.support.clock import CLOCK
 from service.suspects import Suspects
 from service.telemetry import log
 from service.types import Happening

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from service.containment import EscapeError
 from service.errors import BusyError, DeadlineError, FailedError, SaturatedError, ServiceError
 from service.grouping import Groups, Kind, Shared
 from service.store.calls import StoreCalls
 from service.streams import Stream
+from service.support.containment import EscapeError
 from service.suspects import Suspects
 from service.telemetry import Telemetry, log
 from service.tickets import Call, Pause, Steps, Ticket, at_once

@@ -14,10 +14,10 @@ import uvicorn
 from service.app import create_app
 from service.connections import Connections, Patience, most_connections
 from service.errors import SettingsError
-from service.ports import Port
 from service.protocol import BoundedProtocol
 from service.settings import Settings
 from service.stopping import HUNG, Lifecycle, end_when_late
+from service.support.port import Port
 from service.telemetry import configure_logging
 
 

@@ -7,8 +7,8 @@ import typer
 
 from service.arguments import AllowFactory
 from service.keys import check_listening, make_first_key, read_keys
-from service.ports import Port
 from service.settings import Settings
+from service.support.port import Port
 
 app = typer.Typer()
 

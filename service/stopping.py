@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from service.keeping import Keeper
 from service.scheduler import Scheduler
 from service.store.calls import StoreCalls
-from service.supervision import Supervisor
+from service.support.supervision import Supervisor
 from service.telemetry import log
 
 KEEP_SECONDS = 3.0

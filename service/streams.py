@@ -14,7 +14,6 @@ from torch import Tensor
 from adapters import AdapterState
 from adapters.state import size_bytes
 from service import monitoring, window
-from service.clock import CLOCK
 from service.comparing import Compared
 from service.errors import MovedOnError, SaturatedError, UnfitError, UnknownError
 from service.events import Event
@@ -28,6 +27,7 @@ from service.monitoring import MonitorState
 from service.retries import RetryLog
 from service.shadowing import ShadowReport
 from service.store.catalogue import Record
+from service.support.clock import CLOCK
 from service.suspicion import NONE, Suspicion
 
 Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]

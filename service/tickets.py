@@ -8,9 +8,9 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from service.containment import contained
 from service.grouping import Shared
 from service.streams import Stream
+from service.support.containment import contained
 
 T = TypeVar("T")
 Call: TypeAlias = Callable[[], Any]

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Literal, TypeAlias
 
-from service.clock import CLOCK
 from service.events import EventLog
 from service.hosting import HostedModel
 from service.recording import TROUBLE, TROUBLE_SECONDS
 from service.store.catalogue import Record
 from service.streams import Stream, StreamTable
+from service.support.clock import CLOCK
 from service.suspects import Suspects
 
 Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "suspected", "held", "frozen", "shadow", "resting"]

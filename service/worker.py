@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import torch
 
-from service.containment import contained
 from service.errors import DeadlineError
+from service.support.containment import contained
 
 T = TypeVar("T")
 SWITCH_SECONDS = 0.0005

@@ -13,7 +13,7 @@ from service.api.held import hold
 from service.errors import MalformedError, ServiceError, TooLargeError
 from service.inflating import inflater_of
 from service.json_bounds import check_json
-from service.pools import Pool
+from service.support.thread_pool import Pool
 from service.types import JsonLimits
 
 ALIGNMENT = 64

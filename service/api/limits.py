@@ -6,8 +6,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api import problems
 from service.api.access import given_digest, scope_of
 from service.api.session import Sessions
-from service.buckets import Buckets
 from service.errors import BusyError
+from service.support.token_bucket import Buckets
 
 HEALTH = "/v2/health"
 

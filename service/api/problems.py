@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from service import errors
 from service.api.hardening import headers_of
-from service.plain import sentences
+from service.support.validation_messages import sentences
 from service.telemetry import log
 
 STATUS: Mapping[type[errors.ServiceError], int] = MappingProxyType(

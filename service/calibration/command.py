@@ -18,9 +18,9 @@ from service.calibration.data import SourceData, find_data
 from service.calibration.making import Result, foreign, kept_probe, make, probe_result
 from service.calibration.plan import PROBE, Wanted, Work, planned
 from service.errors import UnfitError
-from service.files import remove_left
 from service.hosting import load_source
 from service.settings import Settings as ServerSettings
+from service.support.atomic_files import remove_left
 
 IMAGES = 2000
 PROBE_IMAGES = 500

@@ -28,7 +28,7 @@ from service.client.views import (
     StreamView,
     Told,
 )
-from service.plain import sentences
+from service.support.validation_messages import sentences
 from service.types import Array
 
 View = TypeVar("View", bound=Told)

@@ -15,10 +15,10 @@ from service.backends.graph import why_not
 from service.bundles import read_bundle
 from service.errors import UnfitError
 from service.exporting.edge import files
-from service.files import AS_UMASK, write_whole
 from service.graphs import Wanted, made_anew
 from service.hosting import host
 from service.settings import Settings
+from service.support.atomic_files import AS_UMASK, write_whole
 
 
 def export(

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from service.client import Restored
-from service.files import AS_UMASK, write_whole
 from service.operating import inspecting, showing
 from service.operating.checking import known
 from service.operating.confirming import confirm, described, loss_of_state
@@ -16,6 +15,7 @@ from service.operating.options import AsJson, IfGeneration, KeyFile, SnapshotId,
 from service.operating.printing import print_list, print_one, say
 from service.operating.reaching import DEFAULT_URL, reach
 from service.operating.wording import counted, size
+from service.support.atomic_files import AS_UMASK, write_whole
 
 app = typer.Typer(help="Keep what streams have learned, and go back to it.", no_args_is_help=True)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from service.errors import UnfitError
 from service.guard import Policy
-from service.plain import sentences
+from service.support.validation_messages import sentences
 from service.types import LARGEST_BATCH, MAX_NOTE
 
 MAX_HEADER_BYTES = 16 * 2**20

@@ -12,8 +12,8 @@ from service.store import garbage
 from service.store.blobs import Blobs
 from service.store.database import available
 from service.store.tables import GARBAGE, SNAPSHOTS
+from service.support.storable_text import storable
 from service.telemetry import log
-from service.texts import storable
 
 PLACE = "snapshots"
 SUFFIX = ".safetensors"

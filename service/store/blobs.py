@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from service.errors import StoreFullError
-from service.files import PRIVATE, remove_left, sync_folder, write_whole
+from service.support.atomic_files import PRIVATE, remove_left, sync_folder, write_whole
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
 

@@ -5,10 +5,10 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
-from service.clock import CLOCK
 from service.store.answers import Kept
 from service.store.database import available
 from service.store.tables import ENDED_ANSWERS
+from service.support.clock import CLOCK
 
 
 def keep(connection: Connection, stream_id: str, answers: Sequence[Kept]) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.clock import CLOCK
 from service.store.blobs import Blobs
 from service.store.database import available
 from service.store.tables import GARBAGE, STREAMS
+from service.support.clock import CLOCK
 
 ALL = "-*"
 """Ends the name of all blobs that begin so."""

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from service import clock as clock_module
 from service import events, recording, residence, streams, watching
-from service.clock import SMALL_SECONDS, STAND_SECONDS, SURE_SECONDS, Clock
 from service.store import garbage
+from service.support import clock as clock_module
+from service.support.clock import SMALL_SECONDS, STAND_SECONDS, SURE_SECONDS, Clock
 from tests.applications import application
 from tests.bundles import torch_bundle
 from tests.serving import images

@@ -15,7 +15,7 @@ from service.errors import SettingsError
 from service.events import EventLog
 from service.store.calls import StoreCalls
 from service.store.database import open_database
-from service.supervision import Supervisor
+from service.support.supervision import Supervisor
 from service.telemetry import Telemetry
 from service.types import Happening
 from tests.bundles import torch_bundle

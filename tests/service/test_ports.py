@@ -10,7 +10,7 @@ from http.client import HTTPConnection
 import pytest
 
 from service.errors import SettingsError
-from service.ports import Port
+from service.support.port import Port
 from tests.serving import ROOT, serving
 
 
@@ -77,7 +77,7 @@ def test_a_port_in_use_ends_serve_before_it_loads_torch():
     assert done.returncode == 2
     assert "cannot listen on 127.0.0.1 port" in done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert "service.ports" in imported
+    assert "service.support.port" in imported
     assert not {"torch", "fastapi", "uvicorn", "onnxruntime"} & imported
 
 

@@ -4,10 +4,10 @@ import hashlib
 
 from starlette.requests import Request
 
-from service import buckets as buckets_module
 from service.api.limits import RateLimit
 from service.api.session import Sessions
-from service.buckets import Buckets
+from service.support import token_bucket as buckets_module
+from service.support.token_bucket import Buckets
 from tests.applications import INFER, application, assert_error
 from tests.serving import images, infer_body
 

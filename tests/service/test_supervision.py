@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from service import supervision
 from service.changes import Changes
-from service.supervision import Supervisor
+from service.support import supervision
+from service.support.supervision import Supervisor
 from service.telemetry import Telemetry
 from tests.applications import application
 from tests.bundles import torch_bundle
