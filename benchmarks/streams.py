@@ -33,7 +33,7 @@ from service.grouping import Groups, Shared
 from service.hosting import Fitted, HostedModel
 from service.retries import RetryLog
 from service.streams import Stream, initial_state
-from service.telemetry import Telemetry
+from service.telemetry.metrics import Telemetry
 
 SPECS = ("source", "unmix_tns", "unmix_tns+lame", "unmix_tns+eata")
 LEAST = 4.0

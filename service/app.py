@@ -62,7 +62,6 @@ from service.scheduler import Scheduler
 from service.settings import Settings
 from service.snapshots.store import PLACE, SnapshotStore
 from service.spilling import Spill
-from service.statistics import Statistics
 from service.step_journal import StepJournal
 from service.step_watch import StepWatch
 from service.stopping import Lifecycle, close_part, stop
@@ -79,7 +78,8 @@ from service.support.clock import CLOCK
 from service.support.readiness import Readiness
 from service.support.supervision import Supervisor
 from service.suspects import Suspects
-from service.telemetry import Telemetry, log
+from service.telemetry.metrics import Telemetry, log
+from service.telemetry.statistics import Statistics
 from service.watching import Watching
 from service.worker import Worker
 

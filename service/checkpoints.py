@@ -19,7 +19,7 @@ from service.store.answers import Kept
 from service.store.blobs import Blobs
 from service.store.catalogue import HEADROOM, Catalogue, Move, Record
 from service.streams import Claim, Stream, StreamTable
-from service.telemetry import log
+from service.telemetry.metrics import log
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from service.snapshots.store import SnapshotStore
 from service.snapshots.streams import begun_anew, file_of, state_for, warning_for
 from service.store.calls import StoreCalls
 from service.streams import Durability, Mode, Stream, StreamTable, check_generation
-from service.telemetry import Telemetry
+from service.telemetry.metrics import Telemetry
 from service.tickets import Steps, at_once
 from service.types import Happening
 

@@ -27,10 +27,10 @@ from service.residence import Residence
 from service.retries import Answered, Asked
 from service.scheduler import Scheduler
 from service.settings import Settings
-from service.statistics import Statistics
 from service.streams import Stream, StreamTable, check_id, default_id
 from service.support.token_bucket import Buckets
-from service.telemetry import Telemetry, log
+from service.telemetry.metrics import Telemetry, log
+from service.telemetry.statistics import Statistics
 from service.tickets import Steps
 from service.types import Array, Happening, InferRequest, InferResponse, JsonLimits, Limits, Parameter
 

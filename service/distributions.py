@@ -7,7 +7,7 @@ import numpy as np
 
 from service.streams import Stream
 from service.suspicion import CAUSES
-from service.telemetry import Telemetry
+from service.telemetry.metrics import Telemetry
 
 QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 NAMES = {"source_agreement": "agreement"}

@@ -23,7 +23,7 @@ from service.store.tables import EVENTS
 from service.support.clock import CLOCK
 from service.support.storable_text import as_storable, storable
 from service.support.supervision import Supervisor
-from service.telemetry import log
+from service.telemetry.metrics import log
 from service.types import Happening
 
 IN_MEMORY = 10_000

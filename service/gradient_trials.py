@@ -30,7 +30,7 @@ from service.errors import DeadlineError, UnfitError
 from service.native.environment import private_environment
 from service.native.job import Job
 from service.support.atomic_files import AS_UMASK, write_whole
-from service.telemetry import log
+from service.telemetry.metrics import log
 
 SECONDS = 60.0
 """Of one trial, at most."""

@@ -31,7 +31,7 @@ from service.backends.onnx import runs_as_shipped
 from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
 from service.support.atomic_files import AS_UMASK, write_whole
-from service.telemetry import log
+from service.telemetry.metrics import log
 
 G = TypeVar("G")
 MAKERS = ("torch", "onnx", "onnxscript")

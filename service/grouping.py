@@ -15,7 +15,7 @@ from service.hosting import Fitted
 from service.native.workshop import Workshop
 from service.streams import Stream
 from service.support.containment import contained
-from service.telemetry import Telemetry, log
+from service.telemetry.metrics import Telemetry, log
 
 Kind: TypeAlias = tuple[int, torch.Size]
 """The pipeline's fit, by identity, and the shape of the images: steps of one kind can be taken as one."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from service.errors import ServiceError
 from service.history import History
 from service.streams import Stream
-from service.telemetry import log
+from service.telemetry.metrics import log
 from service.tiers import TIERS
 
 KEPT_SECONDS = 300.0

@@ -29,7 +29,7 @@ from service.gradient_trials import Trials, trials_of
 from service.graphs import Graph, Graphs, Wanted
 from service.native.step import Native
 from service.reference import reference_of
-from service.telemetry import log
+from service.telemetry.metrics import log
 from service.vetting import check_copies, check_outputs, samples
 
 FISHER = "fisher."

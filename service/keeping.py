@@ -16,7 +16,7 @@ from service.recording import Recorder
 from service.retries import Answered, Asked
 from service.store.calls import StoreCalls
 from service.streams import Claim, Stream, StreamTable
-from service.telemetry import Telemetry, log
+from service.telemetry.metrics import Telemetry, log
 from service.tickets import Steps
 from service.types import Happening, InferResponse
 from service.worker import Worker

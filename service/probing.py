@@ -20,7 +20,7 @@ from service.reference import Probe
 from service.scheduler import Scheduler
 from service.streams import ProbeResult, Stream
 from service.support.clock import CLOCK
-from service.telemetry import Telemetry, log
+from service.telemetry.metrics import Telemetry, log
 from service.types import Happening
 from service.worker import Worker
 

@@ -11,7 +11,6 @@ from adapters.functional import answers
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
 from service import suspicion
-from service.callers import CALLER
 from service.comparing import kept
 from service.engine import Served
 from service.events import Event, EventLog
@@ -21,7 +20,8 @@ from service.history import Misfit
 from service.monitoring import Findings
 from service.streams import Stream
 from service.support.clock import CLOCK
-from service.telemetry import ESTIMATES, Telemetry
+from service.telemetry.caller import CALLER
+from service.telemetry.metrics import ESTIMATES, Telemetry
 from service.types import Happening
 
 TROUBLE = frozenset({"drift", "guard", "seen"})

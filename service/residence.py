@@ -21,7 +21,7 @@ from service.store.catalogue import Record
 from service.streams import Stream, StreamTable, check_generation, valid_id
 from service.support.clock import CLOCK
 from service.suspects import Suspects
-from service.telemetry import log
+from service.telemetry.metrics import log
 from service.types import Happening
 
 LOOK_SECONDS = 1.0

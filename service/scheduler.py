@@ -12,7 +12,7 @@ from service.store.calls import StoreCalls
 from service.streams import Stream
 from service.support.containment import EscapeError
 from service.suspects import Suspects
-from service.telemetry import Telemetry, log
+from service.telemetry.metrics import Telemetry, log
 from service.tickets import Call, Pause, Steps, Ticket, at_once
 from service.worker import Worker
 

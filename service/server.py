@@ -18,7 +18,7 @@ from service.protocol import BoundedProtocol
 from service.settings import Settings
 from service.stopping import HUNG, Lifecycle, end_when_late
 from service.support.port import Port
-from service.telemetry import configure_logging
+from service.telemetry.metrics import configure_logging
 
 
 class DrainingServer(uvicorn.Server):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.telemetry import log
+from service.telemetry.metrics import log
 
 SUFFIX = ".journal"
 COUNTS, LOCK = "counts.json", "lock"

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from service.telemetry import log
+from service.telemetry.metrics import log
 from service.worker import Busy, Worker
 
 LOOK_SECONDS = 1.0

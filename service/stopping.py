@@ -11,7 +11,7 @@ from service.keeping import Keeper
 from service.scheduler import Scheduler
 from service.store.calls import StoreCalls
 from service.support.supervision import Supervisor
-from service.telemetry import log
+from service.telemetry.metrics import log
 
 KEEP_SECONDS = 3.0
 """Time limit of each write at the stop."""

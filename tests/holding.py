@@ -11,7 +11,7 @@ from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.store.calls import StoreCalls
 from service.streams import Stream, initial_state
-from service.telemetry import Telemetry
+from service.telemetry.metrics import Telemetry
 from service.worker import Worker
 
 SPEC = "unmix_tns+eata"

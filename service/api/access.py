@@ -10,9 +10,9 @@ from starlette.types import Scope as ASGIScope
 from service.api import problems
 from service.api.hosts import check_host
 from service.api.session import Sessions
-from service.callers import CALLER
 from service.errors import ForbiddenError, ServiceError, UnauthenticatedError, UnsupportedError
 from service.keys import LOOPBACK, Keys, Scope
+from service.telemetry.caller import CALLER
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 FORM_TYPES = frozenset({"text/plain", "application/x-www-form-urlencoded"})

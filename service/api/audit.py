@@ -2,9 +2,9 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.callers import CALLER
 from service.events import EventLog
 from service.support.token_bucket import Buckets
+from service.telemetry.caller import CALLER
 from service.types import Happening
 
 REFUSED = frozenset({401, 403})

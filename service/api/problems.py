@@ -15,7 +15,7 @@ from starlette.types import Scope
 from service import errors
 from service.api.hardening import headers_of
 from service.support.validation_messages import sentences
-from service.telemetry import log
+from service.telemetry.metrics import log
 
 STATUS: Mapping[type[errors.ServiceError], int] = MappingProxyType(
     {

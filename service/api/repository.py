@@ -11,7 +11,7 @@ from service.api import v2
 from service.api.problems import responses
 from service.dataplane import ON_REQUEST, OUTPUTS, Dataplane
 from service.hosting import HostedModel
-from service.statistics import Statistics
+from service.telemetry.statistics import Statistics
 
 PLATFORMS: Mapping[str, str] = MappingProxyType({"torch": "pytorch_module", "onnx": "onnx_onnxv1"})
 PATHS = (("/v2/models/{model}", ""), ("/v2/models/{model}/versions/{version}", "_version"))

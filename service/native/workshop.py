@@ -24,7 +24,7 @@ from service.native.job import Job
 from service.native.passes import NativePasses
 from service.native.step import STEP, Made, Native, NativeStep, check
 from service.streams import Stream
-from service.telemetry import log
+from service.telemetry.metrics import log
 
 OFTEN = 100
 """Requests of one size after which its step is compiled."""

@@ -13,7 +13,7 @@ from service.store.blobs import Blobs
 from service.store.database import available
 from service.store.tables import GARBAGE, SNAPSHOTS
 from service.support.storable_text import storable
-from service.telemetry import log
+from service.telemetry.metrics import log
 
 PLACE = "snapshots"
 SUFFIX = ".safetensors"

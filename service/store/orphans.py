@@ -8,7 +8,7 @@ from service.store.catalogue import CHECKPOINTS
 from service.store.database import available
 from service.store.garbage import ALL
 from service.store.tables import GARBAGE, STREAMS
-from service.telemetry import log
+from service.telemetry.metrics import log
 
 
 def check(engine: Engine, checkpoints: Blobs, place: str, *, new_catalogue: bool) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 
 from service.store.presence import Presence
-from service.telemetry import log
+from service.telemetry.metrics import log
 
 LOOK_SECONDS = 1.0
 REASON = "the data folder or the catalogue is gone or was replaced; put it back, or restart the server"

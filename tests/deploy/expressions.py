@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from service.telemetry import Telemetry
+from service.telemetry.metrics import Telemetry
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus/rules.yml"

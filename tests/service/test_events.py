@@ -16,7 +16,7 @@ from service.events import EventLog
 from service.store.calls import StoreCalls
 from service.store.database import open_database
 from service.support.supervision import Supervisor
-from service.telemetry import Telemetry
+from service.telemetry.metrics import Telemetry
 from service.types import Happening
 from tests.bundles import torch_bundle
 from tests.serving import images, infer_body, serving, wait_ready

@@ -16,7 +16,7 @@ from service.grouping import Groups, Shared
 from service.guard import Action
 from service.hosting import host
 from service.settings import EMBEDDED
-from service.telemetry import Telemetry
+from service.telemetry.metrics import Telemetry
 from tests.applications import INFER, application
 from tests.bundles import FACTORY, torch_bundle, tripwire_bundle
 from tests.holding import SPEC, begin, pays, running, serve, together

@@ -11,7 +11,7 @@ import pytest
 from service.changes import Changes
 from service.support import supervision
 from service.support.supervision import Supervisor
-from service.telemetry import Telemetry
+from service.telemetry.metrics import Telemetry
 from tests.applications import application
 from tests.bundles import torch_bundle
 from tests.serving import images
