@@ -11,7 +11,6 @@ from torch import Tensor
 
 from adapters.functional.answers import NONE, is_finite, labels
 from service import engine
-from service.codec import decode_input, wanted_outputs
 from service.decoding import Decoder
 from service.engine import Served
 from service.errors import BusyError, ConflictError, ServiceError, UnknownError
@@ -20,7 +19,6 @@ from service.guard import Action, Decision
 from service.hosting import HostedModel
 from service.keeping import Keeper
 from service.native.workshop import Workshop
-from service.parameters import Sequence, sequence_of, timeout_of
 from service.probing import Prober
 from service.recording import Recorder
 from service.residence import Residence
@@ -33,6 +31,8 @@ from service.telemetry.metrics import Telemetry, log
 from service.telemetry.statistics import Statistics
 from service.tickets import Steps
 from service.types import Array, Happening, InferRequest, InferResponse, JsonLimits, Limits, Parameter
+from service.wire.codec import decode_input, wanted_outputs
+from service.wire.stream_parameters import Sequence, sequence_of, timeout_of
 
 DONE = {
     Action.SKIPPED: "the step was not kept; answered from the state before it",

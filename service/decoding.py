@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager, contextmanager
 
 from torch import Tensor
 
-from service.codec import decode_input, pixels_of
 from service.errors import DeadlineError, SaturatedError
 from service.scheduler import Scheduler
 from service.streams import Stream
 from service.support.thread_pool import Pool
 from service.types import InferRequest, InputSpec, Limits
+from service.wire.codec import decode_input, pixels_of
 
 MOST_THREADS = 4
 

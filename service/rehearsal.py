@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from adapters.choosing import ChoosingFit
-from service import codec, engine
+from service import engine
 from service.dataplane import ON_REQUEST, OUTPUTS, response_of
 from service.errors import ServiceError, UnfitError
 from service.hosting import FROZEN, Fitted, HostedModel
 from service.retries import RetryLog
 from service.streams import Stream, initial_state
 from service.types import Limits
+from service.wire import codec
 
 AUTO = "auto"
 IMAGES = (1, 2, 16)

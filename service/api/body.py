@@ -11,10 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import problems
 from service.api.held import hold
 from service.errors import MalformedError, ServiceError, TooLargeError
-from service.inflating import inflater_of
-from service.json_bounds import check_json
 from service.support.thread_pool import Pool
 from service.types import JsonLimits
+from service.wire.inflate import inflater_of
+from service.wire.json_bounds import check_json
 
 ALIGNMENT = 64
 """Bytes: an address that is a multiple is right for any number, and for any processor's wide ones."""

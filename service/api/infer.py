@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request, Response
 from service.api.body import PARSING, read_aligned, read_body
 from service.api.forms import form_files
 from service.api.problems import STATUS, responses
-from service.codec import digest_of_files, encode_response, parse_request
 from service.dataplane import Dataplane
 from service.errors import ServiceError, UnfitError, UnsupportedError
 from service.hosting import HostedModel
 from service.types import InferRequest, WireTensor
+from service.wire.codec import digest_of_files, encode_response, parse_request
 
 MAX_DIGITS = 18
 SMALL_JSON, SMALL_BODY = 2**16, 2**20

@@ -18,8 +18,8 @@ from adapters import SourceImages
 from adapters.source import as_stored
 from service.bundles import Bundle
 from service.errors import ServiceError, UnfitError
-from service.images import decode_images
 from service.types import InputSpec, Limits
+from service.wire.images import decode_images
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 MAX_FILES = 2_000_000

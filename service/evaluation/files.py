@@ -8,8 +8,8 @@ import numpy as np
 from adapters.source import as_stored
 from service.errors import TooLargeError, UnfitError
 from service.evaluation.data import CLEAN, Domain, Domains, in_memory
-from service.images import decode_images
 from service.types import InputSpec, Limits
+from service.wire.images import decode_images
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_FILE_BYTES = 64 * 2**20

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from service.codec import decode_input, encode_response, parse_request, wanted_outputs
 from service.errors import MalformedError, ServiceError, TooLargeError, UnfitError, UnsupportedError
-from service.tensors import DATATYPES
 from service.types import Array, InferRequest, InferResponse, InputSpec, Limits, RequestedOutput, WireTensor
+from service.wire.codec import decode_input, encode_response, parse_request, wanted_outputs
+from service.wire.tensors import DATATYPES
 
 bounded = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

@@ -12,8 +12,8 @@ from PIL import Image, PngImagePlugin
 
 from service.decoding import Pixels
 from service.errors import SaturatedError, TooLargeError, UnfitError
-from service.images import decode_images
 from service.types import InputSpec, Limits
+from service.wire.images import decode_images
 from tests.applications import INFER, application, assert_error, facts
 from tests.serving import images
 

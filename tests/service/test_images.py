@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from service.errors import ServiceError, TooLargeError, UnfitError
-from service.images import decode_images
 from service.types import InputSpec, Limits
+from service.wire.images import decode_images
 
 bounded = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import MalformedError, TooLargeError
-from service.inflating import Inflater
+from service.wire.inflate import Inflater
 from tests.applications import INFER, JSON, OCTETS, assert_error
 from tests.serving import images, infer_body
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.codec import parse_request
 from service.errors import MalformedError, ServiceError, TooLargeError
-from service.json_bounds import check_json
 from service.types import JsonLimits, Limits
+from service.wire.codec import parse_request
+from service.wire.json_bounds import check_json
 
 MB = 2**20
 SMALL = JsonLimits(bytes=1000, containers=10, keys=10, values=20, depth=4)

@@ -12,10 +12,6 @@ import orjson
 import torch
 
 from service.errors import MalformedError, UnfitError
-from service.fields import check_unique, objects, optional, parameters_of, required, shown
-from service.images import count_pixels, decode_images, scale_bytes
-from service.json_bounds import check_json
-from service.tensors import Declaration, datatype_of, read_json, read_raw, write_raw
 from service.types import (
     Array,
     InferRequest,
@@ -25,6 +21,10 @@ from service.types import (
     RequestedOutput,
     WireTensor,
 )
+from service.wire.fields import check_unique, objects, optional, parameters_of, required, shown
+from service.wire.images import count_pixels, decode_images, scale_bytes
+from service.wire.json_bounds import check_json
+from service.wire.tensors import Declaration, datatype_of, read_json, read_raw, write_raw
 
 _TOLERANCE = 1e-3
 _UNCHECKED = 1024

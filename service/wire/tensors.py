@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from service.errors import MalformedError, TooLargeError, UnfitError, UnsupportedError
-from service.fields import shown
 from service.types import Array, Limits
+from service.wire.fields import shown
 
 DATATYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),

@@ -1,0 +1,1 @@
+"""V2 bytes to tensors and back: bodies, images, JSON within bounds."""
