@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adapters.source import as_inputs
 from service.evaluation.data import Domains, Items, joined
-from service.hosting import HostedModel
+from service.models.hosted import HostedModel
 
 LEAST_RUN, LEAST_IMAGES = 5, 32
 """Requests, and images, that a class lasts in a sorted stream, at least."""

@@ -30,13 +30,13 @@ from benchmarks.alarm_streams import STREAMS, Sent, made
 from benchmarks.monitoring import artefacts_of, hosted
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
 from service import engine, suspicion
-from service.bundles import read_bundle
 from service.evaluation.data import CLEAN, Domains
 from service.evaluation.layouts import CIFAR10C, Wanted, read_data
 from service.evaluation.pipelines import read_pipeline
 from service.good_states import GoodState
 from service.guard import GUARDED
-from service.hosting import HostedModel, host
+from service.models.bundle import read_bundle
+from service.models.hosted import HostedModel, host
 from service.retries import RetryLog
 from service.settings import EMBEDDED
 from service.streams import ProbeResult, Stream, initial_state

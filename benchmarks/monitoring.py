@@ -27,10 +27,10 @@ from torch import Tensor
 from adapters import AdapterState, SourceModel
 from benchmarks.resnet20 import CLASSES, MEAN, STD, load_source_model, read_source_images
 from service import engine
-from service.bundles import read_bundle
 from service.calibration.measures import entropy
-from service.graphs import Graphs
-from service.hosting import Fitted, HostedModel
+from service.models.bundle import read_bundle
+from service.models.graphs.cache import Graphs
+from service.models.hosted import Fitted, HostedModel
 from service.retries import RetryLog
 from service.streams import Stream, initial_state
 

@@ -28,9 +28,9 @@ from torch import Tensor
 from benchmarks.machine import machine
 from benchmarks.monitoring import write_bundle
 from benchmarks.server import Server, Setting, serving
-from service.bundles import read_bundle
-from service.graphs import Graphs
-from service.hosting import Fitted, host
+from service.models.bundle import read_bundle
+from service.models.graphs.cache import Graphs
+from service.models.hosted import Fitted, host
 
 FACTORY = "benchmarks.resnet20:ResNet20"
 SPECS = ("source", "unmix_tns", "batch+tent")

@@ -37,7 +37,6 @@ from service.api.held import HeldBound
 from service.api.interrupted import InterruptedByStop
 from service.api.limits import RateLimit
 from service.api.listeners import ListenerBound
-from service.bundles import read_bundle
 from service.checkpoints import Checkpoints
 from service.controlplane import Controlplane
 from service.dataplane import Dataplane
@@ -46,14 +45,16 @@ from service.errors import ServiceError, SettingsError
 from service.events import EventLog
 from service.feedback import Feedback
 from service.good_states import GoodStates
-from service.gradient_trials import Trials
-from service.graphs import Graphs
 from service.grouping import Groups
 from service.histories import Histories
-from service.hosting import HostedModel, host
 from service.keeping import Keeper
 from service.keys import LOOPBACK, check_listening, read_keys
-from service.native.workshop import Workshop
+from service.models.bundle import read_bundle
+from service.models.gradient_trials import Trials
+from service.models.graphs.cache import Graphs
+from service.models.hosted import HostedModel, host
+from service.models.native.background import Workshop
+from service.models.worker import Worker
 from service.probing import Prober
 from service.recording import Recorder
 from service.residence import Residence, RestLimits
@@ -81,7 +82,6 @@ from service.suspects import Suspects
 from service.telemetry.metrics import Telemetry, log
 from service.telemetry.statistics import Statistics
 from service.watching import Watching
-from service.worker import Worker
 
 TRACES_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """Where traces go, OpenTelemetry's own setting; without it there are none."""

@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from service.arguments import AllowFactory
-from service.bundles import read_bundle
 from service.calibration.command import calibrate
 from service.demo.tour import own_server, tour
 from service.errors import BundleError, SettingsError
 from service.evaluation.command import compare, tune
 from service.exporting.command import export
-from service.gradient_trials import Trials
-from service.hosting import HostedModel, host
 from service.keys import Scope, make_key
+from service.models.bundle import read_bundle
+from service.models.gradient_trials import Trials
+from service.models.hosted import HostedModel, host
 from service.operating.options import KeyFile
 from service.operating.reaching import address, read_key
 from service.rehearsal import rehearse, unfit_for_auto

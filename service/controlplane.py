@@ -11,8 +11,8 @@ from service import engine
 from service.errors import ConflictError, ServiceError, UnfitError, UnknownError
 from service.feedback import Feedback, class_numbers
 from service.guard import Policy
-from service.hosting import Fitted, HostedModel
 from service.keeping import Keeper
+from service.models.hosted import Fitted, HostedModel
 from service.recording import Recorder
 from service.residence import Residence
 from service.retries import Answered

@@ -16,9 +16,9 @@ from service.engine import Served
 from service.errors import BusyError, ConflictError, ServiceError, UnknownError
 from service.grouping import Shared
 from service.guard import Action, Decision
-from service.hosting import HostedModel
 from service.keeping import Keeper
-from service.native.workshop import Workshop
+from service.models.hosted import HostedModel
+from service.models.native.background import Workshop
 from service.probing import Prober
 from service.recording import Recorder
 from service.residence import Residence

@@ -10,9 +10,9 @@ from torch import Tensor
 from adapters import AdapterState
 from adapters.grouping import Stepped
 from adapters.values import StepOutput
-from service.gains import SIZES, Gain, measured
-from service.hosting import Fitted
-from service.native.workshop import Workshop
+from service.models.batching_speedup import SIZES, Gain, measured
+from service.models.hosted import Fitted
+from service.models.native.background import Workshop
 from service.streams import Stream
 from service.support.containment import contained
 from service.telemetry.metrics import Telemetry, log

@@ -12,6 +12,7 @@ from service.changes import Changes
 from service.checkpoints import Checkpoints, Taken, Written, record_of, take
 from service.ended import LAST, EndedAnswers
 from service.errors import FencedError, ServiceError
+from service.models.worker import Worker
 from service.recording import Recorder
 from service.retries import Answered, Asked
 from service.store.calls import StoreCalls
@@ -19,7 +20,6 @@ from service.streams import Claim, Stream, StreamTable
 from service.telemetry.metrics import Telemetry, log
 from service.tickets import Steps
 from service.types import Happening, InferResponse
-from service.worker import Worker
 
 LOOK_SECONDS = 0.5
 """How often it is looked for streams whose time has come."""

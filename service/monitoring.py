@@ -19,7 +19,7 @@ from adapters.values import PartState
 from adapters.watch import Look, Seen
 from service import detectors, suspicion
 from service.detectors import OWN_DOMAIN, Alarm, DetectorsState, Readings
-from service.reference import Reference
+from service.models.reference import Reference
 from service.suspicion import SuspicionState
 
 CHECK_MEMORY = 256

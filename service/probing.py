@@ -14,15 +14,15 @@ from service.comparing import LEAST, Compared, compared
 from service.errors import ServiceError
 from service.good_states import GoodState
 from service.guard import Action, Verdicts, decide
-from service.hosting import Fitted
+from service.models.hosted import Fitted
+from service.models.reference import Probe
+from service.models.worker import Worker
 from service.recording import Recorder
-from service.reference import Probe
 from service.scheduler import Scheduler
 from service.streams import ProbeResult, Stream
 from service.support.clock import CLOCK
 from service.telemetry.metrics import Telemetry, log
 from service.types import Happening
-from service.worker import Worker
 
 IDLE_SECONDS = 30.0
 """How long a chunk waits for the server to be idle; then it runs between requests."""

@@ -12,7 +12,7 @@ from adapters.choosing import ChoosingFit
 from service import engine
 from service.dataplane import ON_REQUEST, OUTPUTS, response_of
 from service.errors import ServiceError, UnfitError
-from service.hosting import FROZEN, Fitted, HostedModel
+from service.models.hosted import FROZEN, Fitted, HostedModel
 from service.retries import RetryLog
 from service.streams import Stream, initial_state
 from service.types import Limits

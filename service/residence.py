@@ -12,8 +12,8 @@ from weakref import WeakValueDictionary
 from service.checkpoints import Loaded, built, load, model_of, record_of
 from service.errors import UnfitError, UnknownError
 from service.histories import Histories
-from service.hosting import HostedModel
 from service.keeping import Keeper
+from service.models.hosted import HostedModel
 from service.recording import Recorder
 from service.scheduler import Scheduler
 from service.store.calls import StoreCalls

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 from service.errors import BusyError, DeadlineError, FailedError, SaturatedError, ServiceError
 from service.grouping import Groups, Kind, Shared
+from service.models.worker import Worker
 from service.store.calls import StoreCalls
 from service.streams import Stream
 from service.support.containment import EscapeError
 from service.suspects import Suspects
 from service.telemetry.metrics import Telemetry, log
 from service.tickets import Call, Pause, Steps, Ticket, at_once
-from service.worker import Worker
 
 T = TypeVar("T")
 

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from service.models.worker import Busy, Worker
 from service.telemetry.metrics import log
-from service.worker import Busy, Worker
 
 LOOK_SECONDS = 1.0
 """How often the log is told; readiness is asked for anew each time."""

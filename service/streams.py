@@ -21,8 +21,8 @@ from service.feedback import Feedback
 from service.good_states import GoodStates
 from service.guard import Policy
 from service.history import History
-from service.hosting import Fitted, HostedModel
 from service.merging import Merging
+from service.models.hosted import Fitted, HostedModel
 from service.monitoring import MonitorState
 from service.retries import RetryLog
 from service.shadowing import ShadowReport

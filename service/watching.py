@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Literal, TypeAlias
 
 from service.events import EventLog
-from service.hosting import HostedModel
+from service.models.hosted import HostedModel
 from service.recording import TROUBLE, TROUBLE_SECONDS
 from service.store.catalogue import Record
 from service.streams import Stream, StreamTable

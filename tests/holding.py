@@ -5,14 +5,14 @@ import threading
 from contextlib import asynccontextmanager
 
 from service import engine
-from service.gains import Gain
 from service.grouping import Groups, Shared
+from service.models.batching_speedup import Gain
+from service.models.worker import Worker
 from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.store.calls import StoreCalls
 from service.streams import Stream, initial_state
 from service.telemetry.metrics import Telemetry
-from service.worker import Worker
 
 SPEC = "unmix_tns+eata"
 

@@ -4,8 +4,8 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
-from service.backends.onnx_network import rebuild
-from service.backends.onnx_reading import read
+from service.models.onnx.network import rebuild
+from service.models.onnx.reader import read
 
 NORM = {"weight": (1.5, 0.5, 1.0), "bias": (0.1, -0.2, 0.3), "mean": (0.5, 0.1, -0.1), "var": (1.0, 0.5, 2.0)}
 

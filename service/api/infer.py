@@ -10,7 +10,7 @@ from service.api.forms import form_files
 from service.api.problems import STATUS, responses
 from service.dataplane import Dataplane
 from service.errors import ServiceError, UnfitError, UnsupportedError
-from service.hosting import HostedModel
+from service.models.hosted import HostedModel
 from service.types import InferRequest, WireTensor
 from service.wire.codec import digest_of_files, encode_response, parse_request
 

@@ -8,7 +8,7 @@ from adapters.registry import FOLDERS, kind_of, parts
 from service.api.problems import responses
 from service.api.schemas import AdapterList, AdapterPart, GroupView, ModelList, ModelView, NativeView, PipelineView
 from service.dataplane import Dataplane
-from service.hosting import Fitted, HostedModel
+from service.models.hosted import Fitted, HostedModel
 
 
 def router(dataplane: Dataplane, models: dict[str, HostedModel]) -> APIRouter:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from service.api import v2
 from service.api.problems import responses
 from service.dataplane import ON_REQUEST, OUTPUTS, Dataplane
-from service.hosting import HostedModel
+from service.models.hosted import HostedModel
 from service.telemetry.statistics import Statistics
 
 PLATFORMS: Mapping[str, str] = MappingProxyType({"torch": "pytorch_module", "onnx": "onnx_onnxv1"})

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from adapters import SourceImages
 from adapters.source import as_stored
-from service.bundles import Bundle
 from service.errors import ServiceError, UnfitError
+from service.models.bundle import Bundle
 from service.types import InputSpec, Limits
 from service.wire.images import decode_images
 

@@ -24,12 +24,12 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name every PyTorch user reads
 
-from service.bundles import read_without_artefacts
 from service.calibration.command import calibrate_bundle
 from service.calibration.data import data_of
 from service.calibration.plan import Wanted
 from service.demo.network import build
-from service.hosting import load_source
+from service.models.bundle import read_without_artefacts
+from service.models.hosted import load_source
 
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

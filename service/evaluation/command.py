@@ -13,7 +13,6 @@ from rich.markup import escape
 
 from adapters.errors import AdapterError
 from service.arguments import AllowFactory
-from service.bundles import read_bundle
 from service.errors import SettingsError, UnfitError
 from service.evaluation import report, tuning
 from service.evaluation.comparison import SOURCE, Cell, schedule
@@ -48,6 +47,7 @@ from service.evaluation.pixels import Integers
 from service.evaluation.processes import BundleModel
 from service.evaluation.protocols import PROTOCOLS, PlanSettings, make_plan
 from service.evaluation.terminal import Subject, measured, open_console, show, write
+from service.models.bundle import read_bundle
 from service.settings import EMBEDDED, Settings
 
 SPECS = ("source", "batch", "ema", "batch+eta", "ema+eta,eta.lr=1e-4", "unmix_tns")

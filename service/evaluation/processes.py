@@ -18,13 +18,13 @@ import torch
 
 from adapters import SourceModel
 from adapters.errors import AdapterError
-from service.bundles import read_bundle
 from service.errors import FailedError
 from service.evaluation.data import Domains, mapped
 from service.evaluation.pipelines import read_pipeline
 from service.evaluation.protocols import Plan
 from service.evaluation.runs import Advance, Run, run
-from service.hosting import host
+from service.models.bundle import read_bundle
+from service.models.hosted import host
 
 TOLD_EVERY_SECONDS = 0.1
 Load: TypeAlias = Callable[[], SourceModel]

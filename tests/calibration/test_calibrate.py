@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from adapters import SourceImages, create
-from service.artefacts import RECORD, Record, read_record, write_artefact
-from service.bundles import read_bundle
 from service.cli import app
 from service.errors import BundleError, UnfitError
-from service.hosting import host, load_source
+from service.models.artefacts import RECORD, Record, read_record, write_artefact
+from service.models.bundle import read_bundle
+from service.models.hosted import host, load_source
 from service.settings import EMBEDDED
 from tests.applications import application
 from tests.bundles import FACTORY, onnx_bundle, torch_bundle

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from service.bundles import read_bundle
 from service.client import Client
 from service.demo.drift import STREAM, drifting
+from service.models.bundle import read_bundle
 from service.settings import EMBEDDED
 
 CLASSES = read_bundle(EMBEDDED).classes

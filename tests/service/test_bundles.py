@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adapters import create
-from service.backends import onnx as onnx_backend
-from service.bundles import MAX_TOML_BYTES, read_bundle
 from service.errors import BundleError, UnfitError
-from service.hosting import host
+from service.models.bundle import MAX_TOML_BYTES, read_bundle
+from service.models.hosted import host
+from service.models.onnx import onnx_model as onnx_backend
 from tests.bundles import FACTORY, onnx_bundle, torch_bundle
 from tests.models import reference_source, untrained_reference_network
 from tests.serving import images

@@ -2,9 +2,9 @@
 
 import torch
 
-from service.bundles import read_bundle
-from service.gains import SIZES, Gain, Timed, judged, measured
-from service.hosting import host
+from service.models.batching_speedup import SIZES, Gain, Timed, judged, measured
+from service.models.bundle import read_bundle
+from service.models.hosted import host
 from tests.bundles import FACTORY, torch_bundle, tripwire_bundle
 
 

@@ -8,12 +8,12 @@ import pytest
 from structlog.testing import capture_logs
 from torch import nn
 
-from service import gradient_trials
-from service.bundles import read_bundle
 from service.errors import BundleError, UnfitError
-from service.gradient_child import SIZES
-from service.gradient_trials import Outcome, Trials, foreign_code, read_outcome
-from service.hosting import host
+from service.models import gradient_trials
+from service.models.bundle import read_bundle
+from service.models.gradient_child import SIZES
+from service.models.gradient_trials import Outcome, Trials, foreign_code, read_outcome
+from service.models.hosted import host
 from tests.applications import INFER, application, assert_error
 from tests.crashing import FACTORY, Crashing, crashing_bundle
 from tests.models import untrained_reference_network

@@ -15,12 +15,12 @@ import torch
 from adapters import create
 from adapters.grouping import step_together
 from adapters.state import flatten
-from service.backends import graph
-from service.backends.compiled import TRIED, CompiledStep, Session
-from service.bundles import read_bundle
 from service.errors import BundleError, UnfitError
-from service.graphs import NOT_MADE, Graphs, Wanted, made_anew
-from service.hosting import host
+from service.models.bundle import read_bundle
+from service.models.graphs import export
+from service.models.graphs.cache import NOT_MADE, Graphs, Wanted, made_anew
+from service.models.graphs.step import TRIED, CompiledStep, Session
+from service.models.hosted import host
 from tests.applications import application, facts
 from tests.bundles import FACTORY, onnx_bundle, torch_bundle
 from tests.models import bn1d_source, reference_source, vit_source
@@ -104,7 +104,7 @@ def test_a_learner_that_answers_first_answers_by_a_graph_and_learns_the_same(bun
 
 
 def test_only_whole_steps_are_exported(bundle):
-    assert graph.why_not(create("unmix_tns+eta")) == "eta learns by gradients"
+    assert export.why_not(create("unmix_tns+eta")) == "eta learns by gradients"
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_what_has_no_graph_says_why(bundle, spec, reason):
 def test_a_graph_that_differs_from_its_pipeline_does_not_serve(bundle, monkeypatch):
     other = create("unmix_tns", unmix_tns={"temperature": 1.0})
     asked = wanted(bundle, "unmix_tns")
-    wrong = graph.make_step(other, other.prepare(reference_source()), asked.sample[:8], "images")
-    monkeypatch.setattr(graph, "make_step", lambda *_: wrong)
+    wrong = export.make_step(other, other.prepare(reference_source()), asked.sample[:8], "images")
+    monkeypatch.setattr(export, "make_step", lambda *_: wrong)
     with pytest.raises(UnfitError, match="not exact"):
         made_anew(asked, 1)
 
@@ -160,7 +160,7 @@ def test_graphs_are_kept_and_found_again(bundle, tmp_path, monkeypatch):
     with pytest.raises(UnfitError, match=re.escape(NOT_MADE)):
         graphs.get(asked, make=False)
     first = graphs.get(asked, make=True)
-    monkeypatch.setattr(graph, "make_step", None)
+    monkeypatch.setattr(export, "make_step", None)
     assert graphs.get(asked, make=False).least_images == first.least_images
     other = replace(asked, bundle=replace(bundle, fingerprint="0" * 64))
     with pytest.raises(UnfitError, match=re.escape(NOT_MADE)):
@@ -191,15 +191,15 @@ def test_pipelines_of_one_normalizer_share_a_graph_of_many_streams(bundle, tmp_p
     graphs = Graphs(tmp_path / "graphs", 1)
     assert graphs.of_streams(wanted(bundle, "batch"), make=False) is None
     assert graphs.of_streams(wanted(bundle, "batch"), make=True) is not None
-    monkeypatch.setattr(graph, "make_streams", None)
+    monkeypatch.setattr(export, "make_streams", None)
     assert graphs.of_streams(wanted(bundle, "batch+lame"), make=False) is not None
     assert graphs.of_streams(wanted(bundle, "alpha"), make=False) is None
 
 
 def test_a_graph_of_many_streams_that_passes_otherwise_is_not_used(bundle, tmp_path, monkeypatch):
     asked, other = wanted(bundle, "source"), create("batch").prepare(reference_source()).net
-    wrong = graph.make_streams(other, {}, asked.sample, "images")
-    monkeypatch.setattr(graph, "make_streams", lambda *_: wrong)
+    wrong = export.make_streams(other, {}, asked.sample, "images")
+    monkeypatch.setattr(export, "make_streams", lambda *_: wrong)
     assert Graphs(tmp_path / "graphs", 1).of_streams(asked, make=True) is None
     assert not (tmp_path / "graphs").exists()
 

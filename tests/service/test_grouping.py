@@ -9,12 +9,12 @@ import torch
 
 from adapters.state import flatten
 from service import engine
-from service.bundles import read_bundle
 from service.errors import DeadlineError, FailedError
-from service.gains import SIZES, Gain
 from service.grouping import Groups, Shared
 from service.guard import Action
-from service.hosting import host
+from service.models.batching_speedup import SIZES, Gain
+from service.models.bundle import read_bundle
+from service.models.hosted import host
 from service.settings import EMBEDDED
 from service.telemetry.metrics import Telemetry
 from tests.applications import INFER, application

@@ -8,9 +8,9 @@ import torch
 
 from adapters.state import flatten
 from service import engine
-from service.bundles import read_bundle
 from service.errors import UnfitError
-from service.hosting import host
+from service.models.bundle import read_bundle
+from service.models.hosted import host
 from service.retries import RetryLog
 from service.snapshots.format import pack, unpack
 from service.snapshots.streams import ADAPTER, MONITORS, file_of, state_for

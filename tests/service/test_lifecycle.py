@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from service.bundles import read_bundle
 from service.errors import BundleError, SettingsError, UnfitError
 from service.keys import read_keys
+from service.models.bundle import read_bundle
 from service.snapshots.format import pack, unpack
 from tests.applications import INFER, OCTETS, application
 from tests.bundles import torch_bundle, tripwire_bundle

@@ -10,10 +10,10 @@ from adapters.monitors.accuracy import Calibration
 from adapters.state import flatten, is_finite, unflatten
 from adapters.watch import Look
 from service import engine, monitoring
-from service.bundles import read_bundle
-from service.hosting import host
+from service.models.bundle import read_bundle
+from service.models.hosted import host
+from service.models.reference import Reference
 from service.monitoring import Seeing
-from service.reference import Reference
 from service.retries import RetryLog
 from service.settings import EMBEDDED
 from service.snapshots.format import pack, unpack

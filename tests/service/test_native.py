@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from adapters.state import flatten
-from service.bundles import read_bundle
 from service.errors import BundleError
-from service.hosting import host
-from service.native import workshop as workshops
-from service.native.environment import private_environment
-from service.native.job import Job
-from service.native.passes import IMITATE, OBSERVE, READ
-from service.native.step import TOLERANCE, Native, check
-from service.native.workshop import Workshop, why_not
+from service.models.bundle import read_bundle
+from service.models.hosted import host
+from service.models.native import background as workshops
+from service.models.native.background import Workshop, why_not
+from service.models.native.passes import IMITATE, OBSERVE, READ
+from service.models.native.step import TOLERANCE, Native, check
+from service.models.process_environment import private_environment
+from service.models.process_job import Job
 from service.retries import RetryLog
 from service.streams import Stream, initial_state
 from tests.applications import application

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from adapters import SourceModel, create
 from adapters.state import flatten
 from benchmarks.resnet20 import ResNet20
-from service.backends import onnx as onnx_backend
-from service.backends import onnx_ops
-from service.bundles import read_bundle
 from service.cli import app
 from service.errors import UnfitError
-from service.graphs import Graphs
-from service.hosting import host
+from service.models.bundle import read_bundle
+from service.models.graphs.cache import Graphs
+from service.models.hosted import host
+from service.models.onnx import onnx_model as onnx_backend
+from service.models.onnx import operations
 from tests.applications import application, facts
 from tests.bundles import ONNX, TOML, onnx_bundle
 from tests.models import reference_network
@@ -282,6 +282,6 @@ def test_an_operation_that_is_not_known_is_told_to_who_asks(folder, tmp_path):
 
 
 def test_a_network_that_differs_from_its_graph_is_not_used(folder, tmp_path, monkeypatch):
-    other = {**onnx_ops.OPERATIONS, "Relu": onnx_ops.OPERATIONS["Sigmoid"]}
-    monkeypatch.setattr(onnx_ops, "OPERATIONS", other)
+    other = {**operations.OPERATIONS, "Relu": operations.OPERATIONS["Sigmoid"]}
+    monkeypatch.setattr(operations, "OPERATIONS", other)
     assert "PyTorch's logits are" in closed(copied(folder, tmp_path / "copy", onnx.save))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from service.backends.onnx_network import MAX_ELEMENTS
-from service.backends.onnx_reading import MAX_NODES
 from service.errors import UnfitError
+from service.models.onnx.network import MAX_ELEMENTS
+from service.models.onnx.reader import MAX_NODES
 from tests.onnx_graphs import batch, by_hand, node, real, rebuilt, whole
 
 KERNEL, GROUPED = real("k", [4, 3, 3, 3]), real("k", [6, 1, 3, 2])

@@ -5,8 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from service.bundles import read_bundle
-from service.hosting import host
+from service.models.bundle import read_bundle
+from service.models.hosted import host
 from service.retries import RetryLog
 from service.streams import KEPT_ON_FAILURE, Stream, initial_state
 from tests.bundles import FACTORY, torch_bundle

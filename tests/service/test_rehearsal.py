@@ -5,10 +5,10 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from service.bundles import read_bundle
 from service.commands import app
 from service.errors import BundleError
-from service.hosting import host
+from service.models.bundle import read_bundle
+from service.models.hosted import host
 from service.rehearsal import AUTO, IMAGES, rehearse, unfit_for_auto
 from tests.bundles import torch_bundle
 from tests.models import untrained_reference_network

@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from service.bundles import read_bundle
 from service.errors import BusyError, ConflictError, DeadlineError, FailedError, SaturatedError, UnfitError
 from service.grouping import Groups
-from service.hosting import host
+from service.models.bundle import read_bundle
+from service.models.hosted import host
+from service.models.worker import SWITCH_SECONDS, Worker
 from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.store.calls import StoreCalls
 from service.streams import Stream, initial_state
 from service.telemetry.metrics import Telemetry
-from service.worker import SWITCH_SECONDS, Worker
 from tests.bundles import FACTORY, torch_bundle
 
 

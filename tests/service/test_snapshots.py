@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from adapters.state import flatten, rebuild
 from service import engine
-from service.bundles import read_bundle
 from service.errors import UnfitError
-from service.hosting import host
+from service.models.bundle import read_bundle
+from service.models.hosted import host
 from service.retries import RetryLog
 from service.snapshots.format import MAX_HEADER_BYTES, pack, read_manifest, unpack
 from service.snapshots.halving import NEGLIGIBLE, RELATIVE_ERROR, halved, widened

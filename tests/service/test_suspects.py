@@ -9,8 +9,8 @@ import httpx
 import pytest
 import torch
 
-from service.bundles import read_bundle
-from service.hosting import host
+from service.models.bundle import read_bundle
+from service.models.hosted import host
 from service.step_journal import StepJournal
 from service.suspects import Suspects
 from tests import hazards

@@ -12,10 +12,10 @@ from adapters import create
 from adapters.errors import UnfitModelError
 from adapters.fidelity import Fidelity
 from adapters.output_kind import as_logits
-from service.bundles import read_bundle
 from service.errors import BundleError
-from service.hosting import host
-from service.vetting import check_copies, samples
+from service.models.bundle import read_bundle
+from service.models.hosted import host
+from service.models.load_checks import check_copies, samples
 from tests import onnx_graphs
 from tests.bundles import TOML, torch_bundle
 from tests.models import reference_network, reference_source

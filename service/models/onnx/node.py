@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from service.backends.onnx_reading import Node
 from service.errors import UnfitError
+from service.models.onnx.reader import Node
 
 PROBES = (2, 3)
 """Images in the batches whose shapes are followed through a graph: what differs between them is the batch's."""

@@ -13,9 +13,9 @@ from adapters.net import ModuleNet
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild, stacked
 from adapters.values import Forward, NormState, Params, StepOutput
-from service.backends.graph import AFTER, NORM, SIGNAL, STATE, passed_in
-from service.backends.runtime import session_of
 from service.errors import BundleError
+from service.models.graphs.export import AFTER, NORM, SIGNAL, STATE, passed_in
+from service.models.onnx_session import session_of
 
 TOLERANCE = 1e-3
 """Of logits, beside the largest one: float32 sums in another order differ by some 1e-6 a layer."""

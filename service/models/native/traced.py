@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adapters.state import flatten
-from service.backends.graph import Pass, told
+from service.models.graphs.export import Pass, told
 
 
 class Reading(Pass):

@@ -20,17 +20,18 @@ from adapters.source import USUAL_BATCH
 from adapters.state import size_bytes
 from adapters.values import StepOutput
 from adapters.watch import Watch
-from service.backends import onnx, torch_module
-from service.backends.compiled import TRIED
-from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
-from service.gains import Gain
-from service.gradient_trials import Trials, trials_of
-from service.graphs import Graph, Graphs, Wanted
-from service.native.step import Native
-from service.reference import reference_of
+from service.models import torch_model
+from service.models.batching_speedup import Gain
+from service.models.bundle import Bundle
+from service.models.gradient_trials import Trials, trials_of
+from service.models.graphs.cache import Graph, Graphs, Wanted
+from service.models.graphs.step import TRIED
+from service.models.load_checks import check_copies, check_outputs, samples
+from service.models.native.step import Native
+from service.models.onnx import onnx_model
+from service.models.reference import reference_of
 from service.telemetry.metrics import log
-from service.vetting import check_copies, check_outputs, samples
 
 FISHER = "fisher."
 COMPILED = "compiled"
@@ -197,7 +198,7 @@ class HostedModel:
                 await self._trials.ahead(adapter, options)
 
     def _fit_anew(self, adapter: Adapter, options: Mapping[str, Any]) -> Fitted:
-        as_shipped = onnx.runs_as_shipped(adapter.spec)
+        as_shipped = onnx_model.runs_as_shipped(adapter.spec)
         prepared = adapter.prepare(self._shipped if as_shipped else self.source)
         check_copies(self._fidelity, prepared)
         fisher = _fisher(self.source, adapter.spec.normalizer)
@@ -282,10 +283,10 @@ def load_source(bundle: Bundle, allow_factories: Collection[str], threads: int) 
 
 
 def _opened(bundle: Bundle, shipped: SourceModel) -> SourceModel:
-    return onnx.opened(bundle, shipped) if bundle.toml.model.kind == ONNX else shipped.widened()
+    return onnx_model.opened(bundle, shipped) if bundle.toml.model.kind == ONNX else shipped.widened()
 
 
 def _shipped(bundle: Bundle, allow_factories: Collection[str], threads: int) -> SourceModel:
     if bundle.toml.model.kind == "torch":
-        return torch_module.load(bundle, allow_factories)
-    return onnx.load(bundle, threads)
+        return torch_model.load(bundle, allow_factories)
+    return onnx_model.load(bundle, threads)

@@ -25,10 +25,10 @@ from torch import nn
 from adapters.adapter import Adapter
 from adapters.choosing import Choosing
 from adapters.pipeline import Pipeline
-from service.bundles import Bundle
 from service.errors import DeadlineError, UnfitError
-from service.native.environment import private_environment
-from service.native.job import Job
+from service.models.bundle import Bundle
+from service.models.process_environment import private_environment
+from service.models.process_job import Job
 from service.support.atomic_files import AS_UMASK, write_whole
 from service.telemetry.metrics import log
 
@@ -157,7 +157,7 @@ class Trials:
             folder = Path(name)
             job = Job(bundle.path, self._allow_factories, spec, options, 1, self._threads, folder)
             self._process = process = subprocess.Popen(
-                [sys.executable, "-m", "service.gradient_child"],
+                [sys.executable, "-m", "service.models.gradient_child"],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
                 env={**private_environment(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # an interrupt in a terminal is the server's alone

@@ -1,4 +1,4 @@
-"""Takes the first gradient steps of a pipeline: `python -m service.gradient_child`, a job on standard input.
+"""Takes the first gradient steps of a pipeline: `python -m service.models.gradient_child`, a job on standard input.
 
 A process of its own, since a network's backward may end the process that runs it.
 """
@@ -19,10 +19,10 @@ from adapters.adapter import Adapter
 from adapters.errors import AdapterError
 from adapters.pipeline import Pipeline
 from adapters.source import SourceModel
-from service.bundles import read_bundle
-from service.gradient_trials import REPORT, SECONDS, by_gradient
-from service.hosting import load_source
-from service.native.job import Job
+from service.models.bundle import read_bundle
+from service.models.gradient_trials import REPORT, SECONDS, by_gradient
+from service.models.hosted import load_source
+from service.models.process_job import Job
 
 NICENESS = 10
 """A trial gives way to serving."""

@@ -17,8 +17,10 @@ from adapters.grouping import in_one_pass
 from adapters.net import ModuleNet
 from adapters.pipeline import Fit, Pipeline
 from adapters.precision import FLOAT32
-from service.backends import graph
-from service.backends.compiled import (
+from service.errors import BundleError, UnfitError
+from service.models.bundle import Bundle
+from service.models.graphs import export
+from service.models.graphs.step import (
     Compiled,
     CompiledPass,
     CompiledStep,
@@ -27,9 +29,7 @@ from service.backends.compiled import (
     checked_streams,
     least_images,
 )
-from service.backends.onnx import runs_as_shipped
-from service.bundles import Bundle
-from service.errors import BundleError, UnfitError
+from service.models.onnx.onnx_model import runs_as_shipped
 from service.support.atomic_files import AS_UMASK, write_whole
 from service.telemetry.metrics import log
 
@@ -59,7 +59,7 @@ class Wanted:
     @property
     def answers_first(self) -> bool:
         """Whether the graph is of the pass that answers alone."""
-        return graph.answers_first(self.adapter, self.prepared)
+        return export.answers_first(self.adapter, self.prepared)
 
     @property
     def runs_as_shipped(self) -> bool:
@@ -81,7 +81,7 @@ class Wanted:
     def facts_of_streams(self) -> dict[str, str]:
         """The same of a pass over several streams, which pipelines with one normalizer share."""
         name = self.adapter.spec.normalizer
-        learned = "norm layers" if graph.learned_by_stream(self.adapter, self.prepared) else "nothing"
+        learned = "norm layers" if export.learned_by_stream(self.adapter, self.prepared) else "nothing"
         options = json.dumps(asdict(self.adapter.options[name]), sort_keys=True)
         return {**self._model, "adapter": name, "options": options, "part": "streams", "learned": learned}
 
@@ -134,14 +134,14 @@ class Graphs:
         plain = isinstance(adapter, Pipeline) and adapter.precision == FLOAT32 and not wanted.runs_as_shipped
         if not self._grouping or not plain or not isinstance(fit, Fit) or not in_one_pass(adapter, fit):
             return None
-        learned = graph.learned_by_stream(adapter, fit)
+        learned = export.learned_by_stream(adapter, fit)
 
         def opened(session: Session) -> ModuleNet:
             return checked_streams(session, fit.net, learned, wanted.sample)
 
         def made() -> tuple[bytes, ModuleNet]:
-            content = graph.make_streams(fit.net, learned, wanted.sample, wanted.bundle.input.name)
-            return graph.with_facts(content, wanted.facts_of_streams), opened(Session(content, self._threads))
+            content = export.make_streams(fit.net, learned, wanted.sample, wanted.bundle.input.name)
+            return export.with_facts(content, wanted.facts_of_streams), opened(Session(content, self._threads))
 
         try:
             return self._get(wanted.facts_of_streams, opened, made if make else None)
@@ -195,14 +195,14 @@ def made_anew(wanted: Wanted, threads: int) -> tuple[bytes, Graph]:
     reason = why_not(wanted)
     if reason:
         raise UnfitError(reason)
-    make = graph.make_pass if wanted.answers_first else graph.make_step
+    make = export.make_pass if wanted.answers_first else export.make_step
     content = make(wanted.adapter, wanted.prepared, wanted.sample, wanted.bundle.input.name)
     try:
         step = _compiled(Session(content, threads), wanted)
         least = least_images(step, wanted.adapter, wanted.prepared, wanted.sample)
     except BundleError as error:
         raise UnfitError(f"the graph of {wanted.adapter.spec} is not exact: {error}") from None
-    return graph.with_facts(content, {**wanted.facts, "least_images": str(least)}), Graph(step, least)
+    return export.with_facts(content, {**wanted.facts, "least_images": str(least)}), Graph(step, least)
 
 
 def _reopened(session: Session, wanted: Wanted) -> Graph:
@@ -219,7 +219,7 @@ def why_not(wanted: Wanted) -> str:
     """Tell why a pipeline has no graph; "" if it has one."""
     if wanted.runs_as_shipped:
         return "the bundle is an ONNX graph already"
-    return "" if wanted.answers_first else graph.why_not(wanted.adapter)
+    return "" if wanted.answers_first else export.why_not(wanted.adapter)
 
 
 def _compiled(session: Session, wanted: Wanted) -> Compiled:
@@ -230,4 +230,4 @@ def _compiled(session: Session, wanted: Wanted) -> Compiled:
 
 
 def _name(facts: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps([graph.FORMAT, facts], sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([export.FORMAT, facts], sort_keys=True).encode()).hexdigest()[:32]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from service.backends.onnx_layers import average_pool, batch_norm, conv, gemm, max_pool, weighted_matmul
-from service.backends.onnx_reading import DTYPES
-from service.backends.onnx_site import Apply, Site
+from service.models.onnx.layers import average_pool, batch_norm, conv, gemm, max_pool, weighted_matmul
+from service.models.onnx.node import Apply, Site
+from service.models.onnx.reader import DTYPES
 
 MAX_GATHERED = 256
 EVERY = 2**31 - 1

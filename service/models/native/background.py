@@ -17,12 +17,12 @@ from adapters.grouping import Stepped
 from adapters.pipeline import Fit
 from adapters.precision import FLOAT32
 from service.errors import BundleError
-from service.gains import WORTH, fastest
-from service.hosting import Fitted, HostedModel
-from service.native.environment import private_environment
-from service.native.job import Job
-from service.native.passes import NativePasses
-from service.native.step import STEP, Made, Native, NativeStep, check
+from service.models.batching_speedup import WORTH, fastest
+from service.models.hosted import Fitted, HostedModel
+from service.models.native.passes import NativePasses
+from service.models.native.step import STEP, Made, Native, NativeStep, check
+from service.models.process_environment import private_environment
+from service.models.process_job import Job
 from service.streams import Stream
 from service.telemetry.metrics import log
 
@@ -147,7 +147,7 @@ class Workshop:
             TimeoutExpired: If it takes too long.
         """
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "service.native.making"],
+            [sys.executable, "-m", "service.models.native.compile"],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             env=private_environment(job.folder),
         )  # fmt: skip

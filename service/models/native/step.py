@@ -14,7 +14,7 @@ from adapters.monitors.parameter_distance import learned, relative
 from adapters.state import flatten, is_finite, rebuild
 from adapters.values import StepOutput
 from service.errors import BundleError
-from service.native.package import load
+from service.models.native.package import load
 
 STEP = "step.pt2"
 """Its file in a job's folder."""

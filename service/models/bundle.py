@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from adapters.output_kind import OutputKind
-from service.artefacts import read_artefacts
 from service.errors import BundleError
+from service.models.artefacts import read_artefacts
 from service.support.validation_messages import sentences
 from service.types import InputSpec
 

@@ -1,4 +1,4 @@
-"""Compiles for one pipeline: `python -m service.native.making`, a job on standard input.
+"""Compiles for one pipeline: `python -m service.models.native.compile`, a job on standard input.
 
 A process of its own, since compiling takes a minute of Python code that would keep a server's own from running.
 """
@@ -19,13 +19,13 @@ from adapters.net import ModuleNet
 from adapters.pipeline import Fit, Pipeline
 from adapters.state import flatten
 from adapters.values import Params
-from service.backends.graph import Pass, Step, passed_in
-from service.bundles import read_bundle
-from service.hosting import load_source
-from service.native.job import Job
-from service.native.passes import IMITATE, OBSERVE, READ
-from service.native.step import STEP
-from service.native.traced import Imitation, Reading
+from service.models.bundle import read_bundle
+from service.models.graphs.export import Pass, Step, passed_in
+from service.models.hosted import load_source
+from service.models.native.passes import IMITATE, OBSERVE, READ
+from service.models.native.step import STEP
+from service.models.native.traced import Imitation, Reading
+from service.models.process_job import Job
 
 NICENESS = 10
 """Compiling gives way to serving."""

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from adapters.adapter import Spec
 from adapters.source import SourceModel
-from service.backends.onnx_network import RebuiltNetwork, rebuild
-from service.backends.onnx_reading import read
-from service.backends.runtime import session_of
-from service.bundles import Bundle
 from service.errors import BundleError, UnfitError
-from service.vetting import samples
+from service.models.bundle import Bundle
+from service.models.load_checks import samples
+from service.models.onnx.network import RebuiltNetwork, rebuild
+from service.models.onnx.reader import read
+from service.models.onnx_session import session_of
 
 OPAQUE = "this ONNX graph takes output adjusters alone"
 TOLERANCE = 1e-3

@@ -6,7 +6,7 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
-from service.backends.onnx_site import Site
+from service.models.onnx.node import Site
 
 Pads = tuple[int, int, int, int]
 """Top, left, bottom, right."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from service.backends.onnx_ops import operation
-from service.backends.onnx_reading import Graph, Node
-from service.backends.onnx_site import PROBES, Operand, Site
 from service.errors import UnfitError
+from service.models.onnx.node import PROBES, Operand, Site
+from service.models.onnx.operations import operation
+from service.models.onnx.reader import Graph, Node
 
 MAX_ELEMENTS = 2**28
 """Of any one value of a graph for the probes, and of all its constants that are computed, together."""

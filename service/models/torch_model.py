@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from adapters.source import SourceModel
-from service.bundles import Bundle
 from service.errors import BundleError
+from service.models.bundle import Bundle
 
 
 def load(bundle: Bundle, allow_factories: Collection[str]) -> SourceModel:

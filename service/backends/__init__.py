@@ -1,1 +1,0 @@
-"""What loads and runs a model."""

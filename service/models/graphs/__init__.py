@@ -1,0 +1,1 @@
+"""Pipelines without a gradient as ONNX graphs: exported, kept, checked, run."""

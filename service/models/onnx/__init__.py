@@ -1,0 +1,1 @@
+"""ONNX models: run as shipped, and rebuilt in PyTorch."""
