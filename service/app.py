@@ -43,7 +43,6 @@ from service.dataplane import Dataplane
 from service.ended import EndedAnswers
 from service.errors import ServiceError, SettingsError
 from service.events import EventLog
-from service.feedback import Feedback
 from service.good_states import GoodStates
 from service.grouping import Groups
 from service.histories import Histories
@@ -55,6 +54,7 @@ from service.models.graphs.cache import Graphs
 from service.models.hosted import HostedModel, host
 from service.models.native.background import Workshop
 from service.models.worker import Worker
+from service.monitoring.late_labels import Feedback
 from service.probing import Prober
 from service.recording import Recorder
 from service.residence import Residence, RestLimits

@@ -9,8 +9,8 @@ from typing import Any
 
 from service import engine
 from service.errors import ConflictError, ServiceError, StoreDownError, StoreFullError, UnfitError
-from service.guard import Policy
 from service.models.hosted import HostedModel
+from service.monitoring.guard import Policy
 from service.retries import Answered, Asked
 from service.snapshots.format import unpack
 from service.snapshots.streams import begun_anew, file_of, left_out, state_for

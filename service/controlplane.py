@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from adapters.state import flatten
 from service import engine
 from service.errors import ConflictError, ServiceError, UnfitError, UnknownError
-from service.feedback import Feedback, class_numbers
-from service.guard import Policy
 from service.keeping import Keeper
 from service.models.hosted import Fitted, HostedModel
+from service.monitoring.guard import Policy
+from service.monitoring.late_labels import Feedback, class_numbers
 from service.recording import Recorder
 from service.residence import Residence
 from service.retries import Answered

@@ -15,10 +15,10 @@ from service.decoding import Decoder
 from service.engine import Served
 from service.errors import BusyError, ConflictError, ServiceError, UnknownError
 from service.grouping import Shared
-from service.guard import Action, Decision
 from service.keeping import Keeper
 from service.models.hosted import HostedModel
 from service.models.native.background import Workshop
+from service.monitoring.guard import Action, Decision
 from service.probing import Prober
 from service.recording import Recorder
 from service.residence import Residence

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from service.monitoring.suspicion import CAUSES
 from service.streams import Stream
-from service.suspicion import CAUSES
 from service.telemetry.metrics import Telemetry
 
 QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}

@@ -15,13 +15,14 @@ from adapters.grouping import Stepped
 from adapters.monitors.parameter_distance import fisher_weighted, learned, relative
 from adapters.state import is_finite
 from adapters.values import StepOutput
-from service import monitoring, window
+from service import window
 from service.errors import UnfitError
 from service.good_states import GoodStates
-from service.guard import Action, Decision, Verdicts, decide
-from service.monitoring import Findings, Seeing
+from service.monitoring import stream_monitors
+from service.monitoring.guard import Action, Decision, Verdicts, decide
+from service.monitoring.stream_monitors import Findings, Seeing
+from service.monitoring.suspicion import NONE
 from service.streams import SourceCheck, Stream, StreamState
-from service.suspicion import NONE
 
 Step: TypeAlias = Callable[[AdapterState, Tensor], Stepped]
 OWN_ANSWERS = 4
@@ -81,7 +82,7 @@ def serve(
     answered = output if _finite(output) else _predict(stream, x)
     seeing = _seeing(stream, x, answered, after, wants_source=wants_source)
     policy = stream.policy
-    findings = monitoring.update(
+    findings = stream_monitors.update(
         stream.state.monitors, seeing, stream.model.reference,
         takeover=policy.takeover, margin=policy.margin, every=source_check_every * _leisure(stream),
         learns=stream.mode != "frozen" and stream.fitted.spec != "source",
@@ -128,9 +129,9 @@ def guarded(stream: Stream, decision: Decision) -> None:
     """Do what a guard has decided about the state as it is; to skip is to leave it so."""
     if decision.action is Action.SKIPPED:
         return
-    monitors = monitoring.begun_again(stream.state.monitors, stream.initial().monitors)
+    monitors = stream_monitors.begun_again(stream.state.monitors, stream.initial().monitors)
     if decision.rule != "every":
-        monitors = monitoring.alerted(monitors, stream.policy.pause)
+        monitors = stream_monitors.alerted(monitors, stream.policy.pause)
     if decision.action is Action.RESET:
         stream.commit(replace(stream.initial(), monitors=monitors))
     elif decision.action in (Action.ROLLED_BACK, Action.FROZEN):
@@ -245,7 +246,7 @@ def _seeing(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState |
     look = known = None
     monitors = stream.state.monitors
     whole = wants_source or stream.mode == "shadow" or bool(monitors.alert)
-    if whole or monitoring.check_due(monitors):
+    if whole or stream_monitors.check_due(monitors):
         look, known = stream.model.watch.look(monitors.seen, x if whole else x[:LOOKED_AT])
     step = None if after is None else _step_length(stream.state.adapter, after)
     return Seeing(output.probabilities, None if drift is None else float(drift), step, look, known)

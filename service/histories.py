@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from service.errors import ServiceError
-from service.history import History
+from service.monitoring.history import History
+from service.monitoring.history_tiers import TIERS
 from service.streams import Stream
 from service.telemetry.metrics import log
-from service.tiers import TIERS
 
 KEPT_SECONDS = 300.0
 """A history that has moved on is written after so long, so that a crash costs no more of it."""

@@ -10,13 +10,13 @@ import torch
 from adapters import AdapterState
 from adapters.functional import answers
 from service import engine
-from service.comparing import LEAST, Compared, compared
 from service.errors import ServiceError
 from service.good_states import GoodState
-from service.guard import Action, Verdicts, decide
 from service.models.hosted import Fitted
 from service.models.reference import Probe
 from service.models.worker import Worker
+from service.monitoring.feature_shift import LEAST, Compared, compared
+from service.monitoring.guard import Action, Verdicts, decide
 from service.recording import Recorder
 from service.scheduler import Scheduler
 from service.streams import ProbeResult, Stream

@@ -10,14 +10,14 @@ from torch import Tensor
 from adapters.functional import answers
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
-from service import suspicion
-from service.comparing import kept
 from service.engine import Served
 from service.events import Event, EventLog
-from service.feedback import Answered
-from service.guard import GUARDED, Action
-from service.history import Misfit
-from service.monitoring import Findings
+from service.monitoring import suspicion
+from service.monitoring.feature_shift import kept
+from service.monitoring.guard import GUARDED, Action
+from service.monitoring.history import Misfit
+from service.monitoring.late_labels import Answered
+from service.monitoring.stream_monitors import Findings
 from service.streams import Stream
 from service.support.clock import CLOCK
 from service.telemetry.caller import CALLER

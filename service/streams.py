@@ -13,22 +13,23 @@ from torch import Tensor
 
 from adapters import AdapterState
 from adapters.state import size_bytes
-from service import monitoring, window
-from service.comparing import Compared
+from service import window
 from service.errors import MovedOnError, SaturatedError, UnfitError, UnknownError
 from service.events import Event
-from service.feedback import Feedback
 from service.good_states import GoodStates
-from service.guard import Policy
-from service.history import History
-from service.merging import Merging
 from service.models.hosted import Fitted, HostedModel
-from service.monitoring import MonitorState
+from service.monitoring import stream_monitors
+from service.monitoring.alarm_merging import Merging
+from service.monitoring.feature_shift import Compared
+from service.monitoring.guard import Policy
+from service.monitoring.history import History
+from service.monitoring.late_labels import Feedback
+from service.monitoring.shadow import ShadowReport
+from service.monitoring.stream_monitors import MonitorState
+from service.monitoring.suspicion import NONE, Suspicion
 from service.retries import RetryLog
-from service.shadowing import ShadowReport
 from service.store.catalogue import Record
 from service.support.clock import CLOCK
-from service.suspicion import NONE, Suspicion
 
 Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
 Durability: TypeAlias = Literal["ephemeral", "periodic", "sync"]
@@ -270,7 +271,7 @@ PUT_BACK = tuple(each.name for each in fields(Stream) if each.name not in KEPT_O
 
 def initial_state(model: HostedModel, fitted: Fitted) -> StreamState:
     """Return the state of a stream before any batch."""
-    monitors = monitoring.init(len(model.bundle.classes), model.watch.initial)
+    monitors = stream_monitors.init(len(model.bundle.classes), model.watch.initial)
     return StreamState(fitted.initial(), window.empty(model.bundle.input), monitors)
 
 

@@ -8,7 +8,7 @@ from service.api.problems import responses
 from service.api.schemas import FeedbackGiven, FeedbackView
 from service.controlplane import Controlplane
 from service.errors import UnfitError
-from service.feedback import Feedback
+from service.monitoring.late_labels import Feedback
 
 StreamId = Annotated[str, Path()]
 

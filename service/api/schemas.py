@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, model_validator
 
-from service.guard import Policy
 from service.models.bundle import NAME
+from service.monitoring.guard import Policy
 from service.types import LARGEST_BATCH, MAX_NOTE
 
 Mode = Literal["adapt", "frozen", "shadow"]

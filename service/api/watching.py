@@ -15,11 +15,11 @@ from adapters.monitors import entropy_bins
 from service.api.events import event_view
 from service.api.problems import responses
 from service.api.schemas import HistoryView, ModelRow, Overview, ProbeView, StreamRow
-from service.history import COLUMNS, Misfit, Span
+from service.monitoring.history import COLUMNS, Misfit, Span
+from service.monitoring.history_tiers import TIERS
 from service.residence import Residence
 from service.store.catalogue import Record
 from service.streams import Stream
-from service.tiers import TIERS
 from service.watching import Watching
 
 StreamId = Annotated[str, Path()]

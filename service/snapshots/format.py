@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from service.errors import UnfitError
-from service.guard import Policy
+from service.monitoring.guard import Policy
 from service.support.validation_messages import sentences
 from service.types import LARGEST_BATCH, MAX_NOTE
 

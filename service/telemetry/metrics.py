@@ -17,8 +17,8 @@ from prometheus_client import (
     generate_latest,
 )
 
-from service.detectors import Alarm
-from service.guard import Action, Decision
+from service.monitoring.detectors import Alarm
+from service.monitoring.guard import Action, Decision
 
 PREFIX = "acclimate"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

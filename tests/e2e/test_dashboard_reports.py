@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from service.client import Client
-from service.guard import Policy
+from service.monitoring.guard import Policy
 from tests.e2e.pages import IN_CHROMIUM, NARROW, SCREENSHOTS, WIDE, act, fact, fits, keep, looking, open_stream, section
 from tests.e2e.traffic import CLASSES, give_labels, send_drift_to
 from tests.serving import serving, wait_ready

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from service.client import Client
 from service.histories import Histories
-from service.history import History
+from service.monitoring.history import History
 from tests.dying import dying
 from tests.e2e.pages import IN_CHROMIUM, fact, looking, open_stream, rows, section
 from tests.e2e.traffic import stored

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from adapters.state import flatten, is_finite, unflatten
-from service import detectors
-from service.detectors import Readings
+from service.monitoring import detectors
+from service.monitoring.detectors import Readings
 
 STEADY = {
     "entropy": 0.2, "prior_distance": 0.05, "drift": 0.01, "step": 1e-3, "agreement": 0.95, "source_entropies": 0.2,

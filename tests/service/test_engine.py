@@ -10,9 +10,9 @@ from torch import nn
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.state import flatten, rebuild
 from service import engine, window
-from service.guard import Action, Policy, Verdicts, decide
 from service.models.bundle import read_bundle
 from service.models.hosted import host
+from service.monitoring.guard import Action, Policy, Verdicts, decide
 from service.retries import Asked, RetryLog
 from service.streams import Stream, initial_state
 from service.types import InferResponse, InputSpec

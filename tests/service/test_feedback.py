@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from service import feedback as feedback_module
-from service.feedback import Answered, Feedback, Tally
+from service.monitoring import late_labels as feedback_module
+from service.monitoring.late_labels import Answered, Feedback, Tally
 from tests.applications import application, assert_error
 from tests.serving import images, outputs
 

@@ -11,10 +11,10 @@ from adapters.state import flatten
 from service import engine
 from service.errors import DeadlineError, FailedError
 from service.grouping import Groups, Shared
-from service.guard import Action
 from service.models.batching_speedup import SIZES, Gain
 from service.models.bundle import read_bundle
 from service.models.hosted import host
+from service.monitoring.guard import Action
 from service.settings import EMBEDDED
 from service.telemetry.metrics import Telemetry
 from tests.applications import INFER, application

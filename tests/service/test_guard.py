@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 from pydantic import ValidationError
 
-from service.guard import ACTIONS, Action, Policy, Verdicts, decide
+from service.monitoring.guard import ACTIONS, Action, Policy, Verdicts, decide
 
 FOUND = {
     "non_finite": {"finite_state": False},

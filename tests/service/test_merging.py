@@ -1,7 +1,7 @@
 """Which alarms of a stream are told, when, and as what."""
 
-from service.detectors import Alarm
-from service.merging import MERGED_SECONDS, Merging
+from service.monitoring.alarm_merging import MERGED_SECONDS, Merging
+from service.monitoring.detectors import Alarm
 
 
 def alarm(signal="drift", before=0.01, now=1.0):

@@ -9,11 +9,12 @@ import torch
 from adapters.monitors.accuracy import Calibration
 from adapters.state import flatten, is_finite, unflatten
 from adapters.watch import Look
-from service import engine, monitoring
+from service import engine
 from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.models.reference import Reference
-from service.monitoring import Seeing
+from service.monitoring import stream_monitors
+from service.monitoring.stream_monitors import Seeing
 from service.retries import RetryLog
 from service.settings import EMBEDDED
 from service.snapshots.format import pack, unpack
@@ -54,11 +55,11 @@ def look(labels, confidence=SURE, distance=AT_HOME):
 
 def update(state, probabilities, looked=None, drift=None, known=None, every=EVERY):
     seeing = Seeing(probabilities, drift, None, looked, None if looked is None else {})
-    return monitoring.update(state, seeing, known or reference(), takeover=0.4, margin=0.05, every=every)
+    return stream_monitors.update(state, seeing, known or reference(), takeover=0.4, margin=0.05, every=every)
 
 
 def begin():
-    return monitoring.init(CLASSES, {})
+    return stream_monitors.init(CLASSES, {})
 
 
 def compared(stream_labels, source_labels, requests=4, confidence=SURE, distance=AT_HOME, known=None):
@@ -74,7 +75,7 @@ def schedule(requests, make):
     """Return the numbers of the requests that the source model looked at; `make` returns answers and drift."""
     state, looked = begin(), []
     for number in range(requests):
-        due = monitoring.check_due(state)
+        due = stream_monitors.check_due(state)
         looked += [number] if due else []
         probabilities, drift = make(number)
         labels = probabilities.argmax(1).tolist()
@@ -259,12 +260,12 @@ def test_answers_that_are_not_finite_are_never_remembered(broken):
 def test_after_going_back_the_answers_are_watched_anew_and_learning_pauses_longer_each_time():
     state, pauses = compared([3] * 64, mixed()).state, []
     for _ in range(9):
-        state = monitoring.alerted(monitoring.begun_again(state, begin()), 32)
+        state = stream_monitors.alerted(stream_monitors.begun_again(state, begin()), 32)
         pauses.append(int(state.pause))
 
     assert pauses == [32, 64, 128, 256, 512, 1024, 2048, 4096, 4096]
     assert float(state.agreement.weight) == float(state.checked.weight) == 0
-    assert monitoring.check_due(state)
+    assert stream_monitors.check_due(state)
     assert int(update(state, answers(mixed())).state.pause) == 4095
 
 
@@ -293,7 +294,7 @@ def test_inputs_of_usual_statistics_together_are_not_the_sources_own_if_images_a
 
 
 def test_a_pause_does_not_count_towards_forgetting_that_the_guard_went_back():
-    state = monitoring.alerted(begin(), 32)
+    state = stream_monitors.alerted(begin(), 32)
 
     for _ in range(32):
         state = update(state, answers(mixed(4))).state
@@ -314,14 +315,14 @@ def test_what_the_guard_went_back_for_a_short_time_ago_is_harm_on_half_of_the_ev
             state = findings.state
         raise AssertionError("no harm was found")
 
-    first, second = needed(begin()), needed(monitoring.alerted(begin(), 0))
+    first, second = needed(begin()), needed(stream_monitors.alerted(begin(), 0))
 
     assert 10 <= first <= 20
     assert first / 2 - 1 <= second <= first / 2 + 2
 
 
 def test_a_pause_of_0_is_none():
-    assert int(monitoring.alerted(begin(), 0).pause) == 0
+    assert int(stream_monitors.alerted(begin(), 0).pause) == 0
 
 
 def walk(state, numbers):
@@ -400,7 +401,7 @@ def test_a_snapshot_with_other_monitors_keeps_those_that_are_known_and_says_whic
     stream, restored = stream_of(model), stream_of(model)
     for seed in range(3):
         serve(stream, seed)
-    stream.note(replace(stream.state, monitors=monitoring.alerted(stream.state.monitors, 32)))
+    stream.note(replace(stream.state, monitors=stream_monitors.alerted(stream.state.monitors, 32)))
     manifest, tensors = unpack(file_of(stream, "kept")[1])
     other = {name: tensor for name, tensor in (tensors | change).items() if tensor is not None}
 

@@ -9,9 +9,9 @@ import torch
 from adapters.state import is_finite
 from service import engine
 from service.demo.drift import STREAM, drifting
-from service.guard import Action, Policy
 from service.models.bundle import read_bundle
 from service.models.hosted import host
+from service.monitoring.guard import Action, Policy
 from service.retries import RetryLog
 from service.settings import EMBEDDED
 from service.streams import Stream, initial_state

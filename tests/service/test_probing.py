@@ -10,7 +10,7 @@ import torch
 from service import app, engine
 from service.controlplane import Controlplane
 from service.demo.drift import STREAM
-from service.guard import Action, Decision
+from service.monitoring.guard import Action, Decision
 from service.probing import Prober
 from service.settings import EMBEDDED
 from tests.applications import application

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from service.comparing import KEPT, compared, kept
-from service.shadowing import ShadowReport
+from service.monitoring.feature_shift import KEPT, compared, kept
+from service.monitoring.shadow import ShadowReport
 from tests.serving import serving
 
 

@@ -7,8 +7,8 @@ import torch
 
 from adapters.monitors.accuracy import Calibration
 from adapters.state import is_finite
-from service import suspicion
-from service.suspicion import CONTRADICTION_ALPHA, NONE, TOLERATED, Compared
+from service.monitoring import suspicion
+from service.monitoring.suspicion import CONTRADICTION_ALPHA, NONE, TOLERATED, Compared
 
 CLASSES = 10
 CALIBRATION = Calibration(torch.tensor(0.95), torch.tensor(0.95), torch.tensor(0.6))

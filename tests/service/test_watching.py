@@ -9,7 +9,7 @@ import pytest
 
 from service import watching as watching_module
 from service.events import Event
-from service.suspicion import NONE, Suspicion
+from service.monitoring.suspicion import NONE, Suspicion
 from service.types import Happening
 from service.watching import Watching
 from tests.applications import application, assert_error

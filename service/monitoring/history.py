@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from adapters.monitors.layer_distance import LayerDistance
-from service.tiers import (
+from service.monitoring.history_tiers import (
     COUNT,
     MOST,
     SIGNALS,

@@ -13,7 +13,7 @@ from adapters.monitors import accuracy, moving_mean
 from adapters.monitors.accuracy import Calibration
 from adapters.monitors.moving_mean import MeanState
 from adapters.values import PartState
-from service.detectors import Alarm
+from service.monitoring.detectors import Alarm
 
 SHARPNESS = 5.0
 """A source model that is less sure than 1 - 1 / SHARPNESS counts for nothing; certainty rises linearly above that."""

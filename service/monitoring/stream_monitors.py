@@ -17,10 +17,10 @@ from adapters.monitors.moving_mean import MeanState
 from adapters.state import Range
 from adapters.values import PartState
 from adapters.watch import Look, Seen
-from service import detectors, suspicion
-from service.detectors import OWN_DOMAIN, Alarm, DetectorsState, Readings
 from service.models.reference import Reference
-from service.suspicion import SuspicionState
+from service.monitoring import detectors, suspicion
+from service.monitoring.detectors import OWN_DOMAIN, Alarm, DetectorsState, Readings
+from service.monitoring.suspicion import SuspicionState
 
 CHECK_MEMORY = 256
 """Images that comparisons with the source model fade over."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.detectors import Alarm
+from service.monitoring.detectors import Alarm
 from service.types import Happening
 
 MERGED_SECONDS = 60.0
