@@ -29,18 +29,18 @@ from adapters import SourceImages
 from benchmarks.alarm_streams import STREAMS, Sent, made
 from benchmarks.monitoring import artefacts_of, hosted
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
-from service import engine
 from service.evaluation.data import CLEAN, Domains
 from service.evaluation.layouts import CIFAR10C, Wanted, read_data
 from service.evaluation.pipelines import read_pipeline
-from service.good_states import GoodState
 from service.models.bundle import read_bundle
 from service.models.hosted import HostedModel, host
 from service.monitoring import suspicion
 from service.monitoring.guard import GUARDED
-from service.retries import RetryLog
 from service.settings import EMBEDDED
-from service.streams import ProbeResult, Stream, initial_state
+from service.streams import engine
+from service.streams.good_states import GoodState
+from service.streams.idempotency import RetryLog
+from service.streams.stream import ProbeResult, Stream, initial_state
 from service.types import InputSpec
 
 SPECS = ("source", "ema", "unmix_tns", "batch+tent", "unmix_tns+eata")

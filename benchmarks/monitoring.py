@@ -26,13 +26,13 @@ from torch import Tensor
 
 from adapters import AdapterState, SourceModel
 from benchmarks.resnet20 import CLASSES, MEAN, STD, load_source_model, read_source_images
-from service import engine
 from service.calibration.measures import entropy
 from service.models.bundle import read_bundle
 from service.models.graphs.cache import Graphs
 from service.models.hosted import Fitted, HostedModel
-from service.retries import RetryLog
-from service.streams import Stream, initial_state
+from service.streams import engine
+from service.streams.idempotency import RetryLog
+from service.streams.stream import Stream, initial_state
 
 SPECS = ("source", "batch", "ema", "unmix_tns", "batch+tent", "batch+eata")
 MOST = 5.0

@@ -31,8 +31,8 @@ from benchmarks.resnet20 import load_source_model, read_source_images, with_arte
 from service.grouping import Groups, Shared
 from service.models.graphs.cache import Graphs
 from service.models.hosted import Fitted, HostedModel
-from service.retries import RetryLog
-from service.streams import Stream, initial_state
+from service.streams.idempotency import RetryLog
+from service.streams.stream import Stream, initial_state
 from service.telemetry.metrics import Telemetry
 
 SPECS = ("source", "unmix_tns", "unmix_tns+lame", "unmix_tns+eata")

@@ -43,7 +43,6 @@ from service.dataplane import Dataplane
 from service.ended import EndedAnswers
 from service.errors import ServiceError, SettingsError
 from service.events import EventLog
-from service.good_states import GoodStates
 from service.grouping import Groups
 from service.histories import Histories
 from service.keeping import Keeper
@@ -58,11 +57,9 @@ from service.monitoring.late_labels import Feedback
 from service.probing import Prober
 from service.recording import Recorder
 from service.residence import Residence, RestLimits
-from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.snapshots.store import PLACE, SnapshotStore
-from service.spilling import Spill
 from service.step_journal import StepJournal
 from service.step_watch import StepWatch
 from service.stopping import Lifecycle, close_part, stop
@@ -74,7 +71,10 @@ from service.store.database import Database, open_database
 from service.store.objects import ObjectBlobs
 from service.store.presence import Presence
 from service.store.watching import StoreWatch
-from service.streams import StreamTable
+from service.streams.disk_spill import Spill
+from service.streams.good_states import GoodStates
+from service.streams.idempotency import RetryLog
+from service.streams.stream import StreamTable
 from service.support.clock import CLOCK
 from service.support.readiness import Readiness
 from service.support.supervision import Supervisor

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from service.streams import Stream
+from service.streams.stream import Stream
 
 
 class Changes:

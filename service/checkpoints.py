@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from service import engine
 from service.errors import ConflictError, ServiceError, StoreDownError, StoreFullError, UnfitError
 from service.models.hosted import HostedModel
 from service.monitoring.guard import Policy
-from service.retries import Answered, Asked
 from service.snapshots.format import unpack
 from service.snapshots.streams import begun_anew, file_of, left_out, state_for
 from service.store import answers
 from service.store.answers import Kept
 from service.store.blobs import Blobs
 from service.store.catalogue import HEADROOM, Catalogue, Move, Record
-from service.streams import Claim, Stream, StreamTable
+from service.streams import engine
+from service.streams.idempotency import Answered, Asked
+from service.streams.stream import Claim, Stream, StreamTable
 from service.telemetry.metrics import log
 
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from adapters.state import flatten
-from service import engine
 from service.errors import ConflictError, ServiceError, UnfitError, UnknownError
 from service.keeping import Keeper
 from service.models.hosted import Fitted, HostedModel
@@ -15,13 +14,14 @@ from service.monitoring.guard import Policy
 from service.monitoring.late_labels import Feedback, class_numbers
 from service.recording import Recorder
 from service.residence import Residence
-from service.retries import Answered
 from service.scheduler import Scheduler
 from service.snapshots.format import Manifest, pack, unpack
 from service.snapshots.store import SnapshotStore
 from service.snapshots.streams import begun_anew, file_of, state_for, warning_for
 from service.store.calls import StoreCalls
-from service.streams import Durability, Mode, Stream, StreamTable, check_generation
+from service.streams import engine
+from service.streams.idempotency import Answered
+from service.streams.stream import Durability, Mode, Stream, StreamTable, check_generation
 from service.telemetry.metrics import Telemetry
 from service.tickets import Steps, at_once
 from service.types import Happening

@@ -10,9 +10,7 @@ from opentelemetry import trace
 from torch import Tensor
 
 from adapters.functional.answers import NONE, is_finite, labels
-from service import engine
 from service.decoding import Decoder
-from service.engine import Served
 from service.errors import BusyError, ConflictError, ServiceError, UnknownError
 from service.grouping import Shared
 from service.keeping import Keeper
@@ -22,10 +20,12 @@ from service.monitoring.guard import Action, Decision
 from service.probing import Prober
 from service.recording import Recorder
 from service.residence import Residence
-from service.retries import Answered, Asked
 from service.scheduler import Scheduler
 from service.settings import Settings
-from service.streams import Stream, StreamTable, check_id, default_id
+from service.streams import engine
+from service.streams.engine import Served
+from service.streams.idempotency import Answered, Asked
+from service.streams.stream import Stream, StreamTable, check_id, default_id
 from service.support.token_bucket import Buckets
 from service.telemetry.metrics import Telemetry, log
 from service.telemetry.statistics import Statistics

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from service.errors import DeadlineError, SaturatedError
 from service.scheduler import Scheduler
-from service.streams import Stream
+from service.streams.stream import Stream
 from service.support.thread_pool import Pool
 from service.types import InferRequest, InputSpec, Limits
 from service.wire.codec import decode_input, pixels_of

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from service.monitoring.suspicion import CAUSES
-from service.streams import Stream
+from service.streams.stream import Stream
 from service.telemetry.metrics import Telemetry
 
 QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from service.retries import Answered, Asked, RetryLog
+from service.streams.idempotency import Answered, Asked, RetryLog
 from service.types import InferResponse
 
 LAST = 4

@@ -13,7 +13,7 @@ from adapters.values import StepOutput
 from service.models.batching_speedup import SIZES, Gain, measured
 from service.models.hosted import Fitted
 from service.models.native.background import Workshop
-from service.streams import Stream
+from service.streams.stream import Stream
 from service.support.containment import contained
 from service.telemetry.metrics import Telemetry, log
 

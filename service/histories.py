@@ -10,7 +10,7 @@ from pathlib import Path
 from service.errors import ServiceError
 from service.monitoring.history import History
 from service.monitoring.history_tiers import TIERS
-from service.streams import Stream
+from service.streams.stream import Stream
 from service.telemetry.metrics import log
 
 KEPT_SECONDS = 300.0

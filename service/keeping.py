@@ -14,9 +14,9 @@ from service.ended import LAST, EndedAnswers
 from service.errors import FencedError, ServiceError
 from service.models.worker import Worker
 from service.recording import Recorder
-from service.retries import Answered, Asked
 from service.store.calls import StoreCalls
-from service.streams import Claim, Stream, StreamTable
+from service.streams.idempotency import Answered, Asked
+from service.streams.stream import Claim, Stream, StreamTable
 from service.telemetry.metrics import Telemetry, log
 from service.tickets import Steps
 from service.types import Happening, InferResponse

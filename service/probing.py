@@ -9,9 +9,7 @@ import torch
 
 from adapters import AdapterState
 from adapters.functional import answers
-from service import engine
 from service.errors import ServiceError
-from service.good_states import GoodState
 from service.models.hosted import Fitted
 from service.models.reference import Probe
 from service.models.worker import Worker
@@ -19,7 +17,9 @@ from service.monitoring.feature_shift import LEAST, Compared, compared
 from service.monitoring.guard import Action, Verdicts, decide
 from service.recording import Recorder
 from service.scheduler import Scheduler
-from service.streams import ProbeResult, Stream
+from service.streams import engine
+from service.streams.good_states import GoodState
+from service.streams.stream import ProbeResult, Stream
 from service.support.clock import CLOCK
 from service.telemetry.metrics import Telemetry, log
 from service.types import Happening

@@ -10,7 +10,6 @@ from torch import Tensor
 from adapters.functional import answers
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
-from service.engine import Served
 from service.events import Event, EventLog
 from service.monitoring import suspicion
 from service.monitoring.feature_shift import kept
@@ -18,7 +17,8 @@ from service.monitoring.guard import GUARDED, Action
 from service.monitoring.history import Misfit
 from service.monitoring.late_labels import Answered
 from service.monitoring.stream_monitors import Findings
-from service.streams import Stream
+from service.streams.engine import Served
+from service.streams.stream import Stream
 from service.support.clock import CLOCK
 from service.telemetry.caller import CALLER
 from service.telemetry.metrics import ESTIMATES, Telemetry

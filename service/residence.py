@@ -18,7 +18,7 @@ from service.recording import Recorder
 from service.scheduler import Scheduler
 from service.store.calls import StoreCalls
 from service.store.catalogue import Record
-from service.streams import Stream, StreamTable, check_generation, valid_id
+from service.streams.stream import Stream, StreamTable, check_generation, valid_id
 from service.support.clock import CLOCK
 from service.suspects import Suspects
 from service.telemetry.metrics import log

@@ -10,7 +10,7 @@ from service.errors import BusyError, DeadlineError, FailedError, SaturatedError
 from service.grouping import Groups, Kind, Shared
 from service.models.worker import Worker
 from service.store.calls import StoreCalls
-from service.streams import Stream
+from service.streams.stream import Stream
 from service.support.containment import EscapeError
 from service.suspects import Suspects
 from service.telemetry.metrics import Telemetry, log

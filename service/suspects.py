@@ -7,7 +7,7 @@ from typing import Any
 from service.errors import ConflictError
 from service.step_journal import StepJournal
 from service.store.catalogue import Record
-from service.streams import Stream
+from service.streams.stream import Stream
 from service.tickets import Ticket
 from service.types import Happening
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from service.grouping import Shared
-from service.streams import Stream
+from service.streams.stream import Stream
 from service.support.containment import contained
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from service.events import EventLog
 from service.models.hosted import HostedModel
 from service.recording import TROUBLE, TROUBLE_SECONDS
 from service.store.catalogue import Record
-from service.streams import Stream, StreamTable
+from service.streams.stream import Stream, StreamTable
 from service.support.clock import CLOCK
 from service.suspects import Suspects
 

@@ -4,14 +4,14 @@ import asyncio
 import threading
 from contextlib import asynccontextmanager
 
-from service import engine
 from service.grouping import Groups, Shared
 from service.models.batching_speedup import Gain
 from service.models.worker import Worker
-from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.store.calls import StoreCalls
-from service.streams import Stream, initial_state
+from service.streams import engine
+from service.streams.idempotency import RetryLog
+from service.streams.stream import Stream, initial_state
 from service.telemetry.metrics import Telemetry
 
 SPEC = "unmix_tns+eata"

@@ -11,7 +11,7 @@ from service.api.problems import responses
 from service.api.schemas import ShadowView, StreamCreate, StreamList, StreamPatch, StreamView
 from service.controlplane import Controlplane
 from service.store.catalogue import Record
-from service.streams import Durability, Stream
+from service.streams.stream import Durability, Stream
 
 MOVES = 5
 """Changes that a shadow report names."""

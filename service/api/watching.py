@@ -19,7 +19,7 @@ from service.monitoring.history import COLUMNS, Misfit, Span
 from service.monitoring.history_tiers import TIERS
 from service.residence import Residence
 from service.store.catalogue import Record
-from service.streams import Stream
+from service.streams.stream import Stream
 from service.watching import Watching
 
 StreamId = Annotated[str, Path()]

@@ -16,8 +16,8 @@ from service.errors import UnfitError
 from service.snapshots import monitors
 from service.snapshots.format import Manifest, Replay, pack
 from service.snapshots.halving import halved, widened
-from service.streams import Stream, StreamState
-from service.window import MOST_WAITING
+from service.streams.pending_images import MOST_WAITING
+from service.streams.stream import Stream, StreamState
 
 ADAPTER, MONITORS, WINDOW = "adapter/", "monitors/", "window"
 

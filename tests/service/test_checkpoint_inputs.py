@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.good_states import GoodState, GoodStates
 from service.snapshots.format import unpack
-from service.spilling import Spill
+from service.streams.disk_spill import Spill
+from service.streams.good_states import GoodState, GoodStates
 from tests.applications import application
 from tests.bundles import torch_bundle
 from tests.serving import images

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from service.ended import LAST, OWN_BYTES, EndedAnswers
-from service.retries import Answered, Asked
 from service.store.answers import Kept
 from service.store.catalogue import Catalogue
 from service.store.database import open_database
+from service.streams.idempotency import Answered, Asked
 from service.types import InferResponse
 from tests.applications import INFER, application
 from tests.bundles import torch_bundle

@@ -9,12 +9,12 @@ from torch import nn
 
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.state import flatten, rebuild
-from service import engine, window
 from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.monitoring.guard import Action, Policy, Verdicts, decide
-from service.retries import Asked, RetryLog
-from service.streams import Stream, initial_state
+from service.streams import engine, pending_images
+from service.streams.idempotency import Asked, RetryLog
+from service.streams.stream import Stream, initial_state
 from service.types import InferResponse, InputSpec
 from tests.bundles import FACTORY, torch_bundle, tripwire_bundle
 from tests.models import REFERENCE, untrained_reference_network
@@ -251,9 +251,9 @@ def test_the_window_keeps_images_to_half_a_level_and_what_was_rounded_exactly(va
     x = batch(4) * (high - low) + low
     x[0, 0, 0, :2] = torch.tensor(value_range)
 
-    kept = window.append(window.empty(spec), x, spec)
-    once = window.images(kept, spec)
-    twice = window.append(kept, once, spec)
+    kept = pending_images.append(pending_images.empty(spec), x, spec)
+    once = pending_images.images(kept, spec)
+    twice = pending_images.append(kept, once, spec)
 
     assert kept.dtype == torch.uint8
     assert float((once - x).abs().max()) <= (high - low) / 255 / 2 * 1.001

@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from service.good_states import GoodState, GoodStates
-from service.spilling import Spill
+from service.streams.disk_spill import Spill
+from service.streams.good_states import GoodState, GoodStates
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from adapters.state import flatten
-from service import engine
 from service.errors import DeadlineError, FailedError
 from service.grouping import Groups, Shared
 from service.models.batching_speedup import SIZES, Gain
@@ -16,6 +15,7 @@ from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.monitoring.guard import Action
 from service.settings import EMBEDDED
+from service.streams import engine
 from service.telemetry.metrics import Telemetry
 from tests.applications import INFER, application
 from tests.bundles import FACTORY, torch_bundle, tripwire_bundle

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from adapters.state import flatten
-from service import engine
 from service.errors import UnfitError
 from service.models.bundle import read_bundle
 from service.models.hosted import host
-from service.retries import RetryLog
 from service.snapshots.format import pack, unpack
 from service.snapshots.streams import ADAPTER, MONITORS, file_of, state_for
-from service.streams import Stream, initial_state
-from service.window import MOST_WAITING
+from service.streams import engine
+from service.streams.idempotency import RetryLog
+from service.streams.pending_images import MOST_WAITING
+from service.streams.stream import Stream, initial_state
 from tests.bundles import FACTORY, torch_bundle
 from tests.serving import images
 

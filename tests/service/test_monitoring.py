@@ -9,17 +9,17 @@ import torch
 from adapters.monitors.accuracy import Calibration
 from adapters.state import flatten, is_finite, unflatten
 from adapters.watch import Look
-from service import engine
 from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.models.reference import Reference
 from service.monitoring import stream_monitors
 from service.monitoring.stream_monitors import Seeing
-from service.retries import RetryLog
 from service.settings import EMBEDDED
 from service.snapshots.format import pack, unpack
 from service.snapshots.streams import MONITORS, begun_anew, file_of, state_for
-from service.streams import Stream, initial_state
+from service.streams import engine
+from service.streams.idempotency import RetryLog
+from service.streams.stream import Stream, initial_state
 
 CLASSES = 10
 EVERY = 20

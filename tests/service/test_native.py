@@ -19,8 +19,8 @@ from service.models.native.passes import IMITATE, OBSERVE, READ
 from service.models.native.step import TOLERANCE, Native, check
 from service.models.process_environment import private_environment
 from service.models.process_job import Job
-from service.retries import RetryLog
-from service.streams import Stream, initial_state
+from service.streams.idempotency import RetryLog
+from service.streams.stream import Stream, initial_state
 from tests.applications import application
 from tests.bundles import FACTORY, torch_bundle
 from tests.serving import images

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from adapters.state import is_finite
-from service import engine
 from service.demo.drift import STREAM, drifting
 from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.monitoring.guard import Action, Policy
-from service.retries import RetryLog
 from service.settings import EMBEDDED
-from service.streams import Stream, initial_state
+from service.streams import engine
+from service.streams.idempotency import RetryLog
+from service.streams.stream import Stream, initial_state
 
 UNGUARDED = Policy(collapse="off", harm="off", pause=0)
 BATCH, CLEAN, POISONED = 64, 20, 20

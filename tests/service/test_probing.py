@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from service import app, engine
+from service import app
 from service.controlplane import Controlplane
 from service.demo.drift import STREAM
 from service.monitoring.guard import Action, Decision
 from service.probing import Prober
 from service.settings import EMBEDDED
+from service.streams import engine
 from tests.applications import application
 from tests.serving import infer_body
 

@@ -7,8 +7,8 @@ import pytest
 
 from service.models.bundle import read_bundle
 from service.models.hosted import host
-from service.retries import RetryLog
-from service.streams import KEPT_ON_FAILURE, Stream, initial_state
+from service.streams.idempotency import RetryLog
+from service.streams.stream import KEPT_ON_FAILURE, Stream, initial_state
 from tests.bundles import FACTORY, torch_bundle
 
 OF_WHAT_WAS_LEARNED = {"signals", "monitored", "source_check", "probe", "features", "shadow", "good", "retries"}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import ConflictError
-from service.retries import Asked, RetryLog
+from service.streams.idempotency import Asked, RetryLog
 from service.types import InferResponse
 
 

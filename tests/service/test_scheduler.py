@@ -17,10 +17,10 @@ from service.grouping import Groups
 from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.models.worker import SWITCH_SECONDS, Worker
-from service.retries import RetryLog
 from service.scheduler import Scheduler
 from service.store.calls import StoreCalls
-from service.streams import Stream, initial_state
+from service.streams.idempotency import RetryLog
+from service.streams.stream import Stream, initial_state
 from service.telemetry.metrics import Telemetry
 from tests.bundles import FACTORY, torch_bundle
 

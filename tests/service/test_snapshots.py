@@ -11,15 +11,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adapters.state import flatten, rebuild
-from service import engine
 from service.errors import UnfitError
 from service.models.bundle import read_bundle
 from service.models.hosted import host
-from service.retries import RetryLog
 from service.snapshots.format import MAX_HEADER_BYTES, pack, read_manifest, unpack
 from service.snapshots.halving import NEGLIGIBLE, RELATIVE_ERROR, halved, widened
 from service.snapshots.streams import file_of, state_for, warning_for
-from service.streams import Stream, initial_state
+from service.streams import engine
+from service.streams.idempotency import RetryLog
+from service.streams.stream import Stream, initial_state
 from tests.bundles import FACTORY, torch_bundle
 from tests.serving import images
 from tests.snapshot_files import SMALL, TENSORS, joined, manifest, parts

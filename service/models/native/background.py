@@ -23,7 +23,7 @@ from service.models.native.passes import NativePasses
 from service.models.native.step import STEP, Made, Native, NativeStep, check
 from service.models.process_environment import private_environment
 from service.models.process_job import Job
-from service.streams import Stream
+from service.streams.stream import Stream
 from service.telemetry.metrics import log
 
 OFTEN = 100

@@ -13,10 +13,8 @@ from torch import Tensor
 
 from adapters import AdapterState
 from adapters.state import size_bytes
-from service import window
 from service.errors import MovedOnError, SaturatedError, UnfitError, UnknownError
 from service.events import Event
-from service.good_states import GoodStates
 from service.models.hosted import Fitted, HostedModel
 from service.monitoring import stream_monitors
 from service.monitoring.alarm_merging import Merging
@@ -27,8 +25,10 @@ from service.monitoring.late_labels import Feedback
 from service.monitoring.shadow import ShadowReport
 from service.monitoring.stream_monitors import MonitorState
 from service.monitoring.suspicion import NONE, Suspicion
-from service.retries import RetryLog
 from service.store.catalogue import Record
+from service.streams import pending_images
+from service.streams.good_states import GoodStates
+from service.streams.idempotency import RetryLog
 from service.support.clock import CLOCK
 
 Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
@@ -272,7 +272,7 @@ PUT_BACK = tuple(each.name for each in fields(Stream) if each.name not in KEPT_O
 def initial_state(model: HostedModel, fitted: Fitted) -> StreamState:
     """Return the state of a stream before any batch."""
     monitors = stream_monitors.init(len(model.bundle.classes), model.watch.initial)
-    return StreamState(fitted.initial(), window.empty(model.bundle.input), monitors)
+    return StreamState(fitted.initial(), pending_images.empty(model.bundle.input), monitors)
 
 
 def valid_id(text: str) -> bool:

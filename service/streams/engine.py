@@ -15,14 +15,14 @@ from adapters.grouping import Stepped
 from adapters.monitors.parameter_distance import fisher_weighted, learned, relative
 from adapters.state import is_finite
 from adapters.values import StepOutput
-from service import window
 from service.errors import UnfitError
-from service.good_states import GoodStates
 from service.monitoring import stream_monitors
 from service.monitoring.guard import Action, Decision, Verdicts, decide
 from service.monitoring.stream_monitors import Findings, Seeing
 from service.monitoring.suspicion import NONE
-from service.streams import SourceCheck, Stream, StreamState
+from service.streams import pending_images
+from service.streams.good_states import GoodStates
+from service.streams.stream import SourceCheck, Stream, StreamState
 
 Step: TypeAlias = Callable[[AdapterState, Tensor], Stepped]
 OWN_ANSWERS = 4
@@ -118,10 +118,10 @@ def adapt_window(stream: Stream) -> Decision | None:
     if not len(stream.state.window):
         return None
     spec = stream.model.bundle.input
-    output, after = stream.fitted.step(stream.state.adapter, window.images(stream.state.window, spec))
+    output, after = stream.fitted.step(stream.state.adapter, pending_images.images(stream.state.window, spec))
     decision = _decided_of_window(stream, output, after)
     kept = after if decision.action is Action.KEPT else stream.state.adapter
-    stream.commit(replace(stream.state, adapter=kept, window=window.empty(spec)))
+    stream.commit(replace(stream.state, adapter=kept, window=pending_images.empty(spec)))
     return decision
 
 
@@ -135,7 +135,7 @@ def guarded(stream: Stream, decision: Decision) -> None:
     if decision.action is Action.RESET:
         stream.commit(replace(stream.initial(), monitors=monitors))
     elif decision.action in (Action.ROLLED_BACK, Action.FROZEN):
-        stream.commit(StreamState(stream.last_good(), window.empty(stream.model.bundle.input), monitors))
+        stream.commit(StreamState(stream.last_good(), pending_images.empty(stream.model.bundle.input), monitors))
     if decision.action is Action.FROZEN:
         stream.mode = "frozen"
     stream.retries = stream.retries.emptied()
@@ -164,7 +164,7 @@ def _done(
     """Do what was decided about a step; return the answer, computed anew where the step is thrown away."""
     noted = replace(stream.state, monitors=findings.state)
     if decision.action is Action.QUEUED:
-        stream.note(replace(noted, window=window.append(noted.window, x, stream.model.bundle.input)))
+        stream.note(replace(noted, window=pending_images.append(noted.window, x, stream.model.bundle.input)))
         return output, generation
     if decision.action is Action.KEPT and after is not None:
         stream.commit(replace(noted, adapter=after))
@@ -326,7 +326,7 @@ def check_serves(stream: Stream, state: StreamState) -> None:
     trial = copy.copy(stream)
     trial.good, trial.mode, trial.adapt_batch_size = GoodStates(0), "adapt", 1
     awake = replace(state.monitors, pause=torch.zeros_like(state.monitors.pause))
-    trial.state = replace(state, monitors=awake, window=window.empty(spec))
+    trial.state = replace(state, monitors=awake, window=pending_images.empty(spec))
     try:
         serve(trial, x, wants_source=True, source_check_every=1)
     except Exception as error:

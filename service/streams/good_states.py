@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adapters import AdapterState
 from adapters.state import flatten
-from service.spilling import Spill, Spilled
+from service.streams.disk_spill import Spill, Spilled
 
 AGES = (1, 16, 256)
 """Steps behind the newest that the kept ones are about, the first being the newest itself."""
