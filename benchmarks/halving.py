@@ -22,7 +22,7 @@ from adapters import SourceModel, create
 from adapters.state import flatten, rebuild
 from benchmarks.machine import machine
 from benchmarks.resnet20 import labelled_images, load_source_model
-from service.snapshots.halving import halved, widened
+from service.storage.snapshots.half_precision import halved, widened
 
 SPECS = ("ema", "unmix_tns", "batch+tent", "unmix_tns+eta", "rotta", "cotta")
 

@@ -37,15 +37,10 @@ from service.api.held import HeldBound
 from service.api.interrupted import InterruptedByStop
 from service.api.limits import RateLimit
 from service.api.listeners import ListenerBound
-from service.checkpoints import Checkpoints
 from service.controlplane import Controlplane
 from service.dataplane import Dataplane
-from service.ended import EndedAnswers
 from service.errors import ServiceError, SettingsError
-from service.events import EventLog
 from service.grouping import Groups
-from service.histories import Histories
-from service.keeping import Keeper
 from service.keys import LOOPBACK, check_listening, read_keys
 from service.models.bundle import read_bundle
 from service.models.gradient_trials import Trials
@@ -55,22 +50,27 @@ from service.models.native.background import Workshop
 from service.models.worker import Worker
 from service.monitoring.late_labels import Feedback
 from service.probing import Prober
-from service.recording import Recorder
 from service.residence import Residence, RestLimits
 from service.scheduler import Scheduler
 from service.settings import Settings
-from service.snapshots.store import PLACE, SnapshotStore
-from service.step_journal import StepJournal
 from service.step_watch import StepWatch
 from service.stopping import Lifecycle, close_part, stop
-from service.store import garbage, orphans
-from service.store.blobs import Blobs, FolderBlobs
-from service.store.calls import StoreCalls
-from service.store.catalogue import CHECKPOINTS, Catalogue
-from service.store.database import Database, open_database
-from service.store.objects import ObjectBlobs
-from service.store.presence import Presence
-from service.store.watching import StoreWatch
+from service.storage.backends import garbage, orphans
+from service.storage.backends.blobs import Blobs, FolderBlobs
+from service.storage.backends.catalogue import CHECKPOINTS, Catalogue
+from service.storage.backends.database import Database, open_database
+from service.storage.backends.objects import ObjectBlobs
+from service.storage.backends.presence import Presence
+from service.storage.backends.presence_watch import StoreWatch
+from service.storage.checkpointer import Keeper
+from service.storage.checkpoints import Checkpoints
+from service.storage.ended_answers import EndedAnswers
+from service.storage.event_log import EventLog
+from service.storage.history_files import Histories
+from service.storage.recorder import Recorder
+from service.storage.snapshots.store import PLACE, SnapshotStore
+from service.storage.step_journal import StepJournal
+from service.storage.store_calls import StoreCalls
 from service.streams.disk_spill import Spill
 from service.streams.good_states import GoodStates
 from service.streams.idempotency import RetryLog

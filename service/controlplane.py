@@ -8,17 +8,17 @@ from typing import Any, TypeVar
 
 from adapters.state import flatten
 from service.errors import ConflictError, ServiceError, UnfitError, UnknownError
-from service.keeping import Keeper
 from service.models.hosted import Fitted, HostedModel
 from service.monitoring.guard import Policy
 from service.monitoring.late_labels import Feedback, class_numbers
-from service.recording import Recorder
 from service.residence import Residence
 from service.scheduler import Scheduler
-from service.snapshots.format import Manifest, pack, unpack
-from service.snapshots.store import SnapshotStore
-from service.snapshots.streams import begun_anew, file_of, state_for, warning_for
-from service.store.calls import StoreCalls
+from service.storage.checkpointer import Keeper
+from service.storage.recorder import Recorder
+from service.storage.snapshots.format import Manifest, pack, unpack
+from service.storage.snapshots.store import SnapshotStore
+from service.storage.snapshots.stream_files import begun_anew, file_of, state_for, warning_for
+from service.storage.store_calls import StoreCalls
 from service.streams import engine
 from service.streams.idempotency import Answered
 from service.streams.stream import Durability, Mode, Stream, StreamTable, check_generation

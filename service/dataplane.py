@@ -13,15 +13,15 @@ from adapters.functional.answers import NONE, is_finite, labels
 from service.decoding import Decoder
 from service.errors import BusyError, ConflictError, ServiceError, UnknownError
 from service.grouping import Shared
-from service.keeping import Keeper
 from service.models.hosted import HostedModel
 from service.models.native.background import Workshop
 from service.monitoring.guard import Action, Decision
 from service.probing import Prober
-from service.recording import Recorder
 from service.residence import Residence
 from service.scheduler import Scheduler
 from service.settings import Settings
+from service.storage.checkpointer import Keeper
+from service.storage.recorder import Recorder
 from service.streams import engine
 from service.streams.engine import Served
 from service.streams.idempotency import Answered, Asked

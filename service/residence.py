@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from weakref import WeakValueDictionary
 
-from service.checkpoints import Loaded, built, load, model_of, record_of
 from service.errors import UnfitError, UnknownError
-from service.histories import Histories
-from service.keeping import Keeper
 from service.models.hosted import HostedModel
-from service.recording import Recorder
 from service.scheduler import Scheduler
-from service.store.calls import StoreCalls
-from service.store.catalogue import Record
+from service.storage.backends.catalogue import Record
+from service.storage.checkpointer import Keeper
+from service.storage.checkpoints import Loaded, built, load, model_of, record_of
+from service.storage.history_files import Histories
+from service.storage.recorder import Recorder
+from service.storage.store_calls import StoreCalls
 from service.streams.stream import Stream, StreamTable, check_generation, valid_id
 from service.support.clock import CLOCK
 from service.suspects import Suspects

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from service.errors import BusyError, DeadlineError, FailedError, SaturatedError, ServiceError
 from service.grouping import Groups, Kind, Shared
 from service.models.worker import Worker
-from service.store.calls import StoreCalls
+from service.storage.store_calls import StoreCalls
 from service.streams.stream import Stream
 from service.support.containment import EscapeError
 from service.suspects import Suspects

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from service.keeping import Keeper
 from service.scheduler import Scheduler
-from service.store.calls import StoreCalls
+from service.storage.checkpointer import Keeper
+from service.storage.store_calls import StoreCalls
 from service.support.supervision import Supervisor
 from service.telemetry.metrics import log
 

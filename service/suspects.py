@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from service.errors import ConflictError
-from service.step_journal import StepJournal
-from service.store.catalogue import Record
+from service.storage.backends.catalogue import Record
+from service.storage.step_journal import StepJournal
 from service.streams.stream import Stream
 from service.tickets import Ticket
 from service.types import Happening

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Literal, TypeAlias
 
-from service.events import EventLog
 from service.models.hosted import HostedModel
-from service.recording import TROUBLE, TROUBLE_SECONDS
-from service.store.catalogue import Record
+from service.storage.backends.catalogue import Record
+from service.storage.event_log import EventLog
+from service.storage.recorder import TROUBLE, TROUBLE_SECONDS
 from service.streams.stream import Stream, StreamTable
 from service.support.clock import CLOCK
 from service.suspects import Suspects

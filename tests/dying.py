@@ -3,7 +3,7 @@
 import os
 import signal
 
-from service.step_journal import StepJournal
+from service.storage.step_journal import StepJournal
 
 
 def dying(folder, *stream_ids, idle=False):

@@ -8,7 +8,7 @@ from service.grouping import Groups, Shared
 from service.models.batching_speedup import Gain
 from service.models.worker import Worker
 from service.scheduler import Scheduler
-from service.store.calls import StoreCalls
+from service.storage.store_calls import StoreCalls
 from service.streams import engine
 from service.streams.idempotency import RetryLog
 from service.streams.stream import Stream, initial_state

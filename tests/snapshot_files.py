@@ -5,7 +5,7 @@ import struct
 
 import torch
 
-from service.snapshots.format import Manifest, Replay, pack
+from service.storage.snapshots.format import Manifest, Replay, pack
 
 REPLAY = Replay(backend="torch", threads=1, torch="2", onnxruntime="1")
 

@@ -2,7 +2,7 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.events import EventLog
+from service.storage.event_log import EventLog
 from service.support.token_bucket import Buckets
 from service.telemetry.caller import CALLER
 from service.types import Happening

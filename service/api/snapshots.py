@@ -12,7 +12,7 @@ from service.api.problems import responses
 from service.api.schemas import Restore, Restored, SnapshotCreate, SnapshotList, SnapshotView
 from service.api.streams import After, Limit, StreamId, view
 from service.controlplane import Controlplane
-from service.snapshots.format import Manifest
+from service.storage.snapshots.format import Manifest
 
 SnapshotId = Annotated[str, Path()]
 FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}

@@ -18,7 +18,7 @@ from service.api.schemas import HistoryView, ModelRow, Overview, ProbeView, Stre
 from service.monitoring.history import COLUMNS, Misfit, Span
 from service.monitoring.history_tiers import TIERS
 from service.residence import Residence
-from service.store.catalogue import Record
+from service.storage.backends.catalogue import Record
 from service.streams.stream import Stream
 from service.watching import Watching
 

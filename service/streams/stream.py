@@ -14,7 +14,6 @@ from torch import Tensor
 from adapters import AdapterState
 from adapters.state import size_bytes
 from service.errors import MovedOnError, SaturatedError, UnfitError, UnknownError
-from service.events import Event
 from service.models.hosted import Fitted, HostedModel
 from service.monitoring import stream_monitors
 from service.monitoring.alarm_merging import Merging
@@ -25,7 +24,8 @@ from service.monitoring.late_labels import Feedback
 from service.monitoring.shadow import ShadowReport
 from service.monitoring.stream_monitors import MonitorState
 from service.monitoring.suspicion import NONE, Suspicion
-from service.store.catalogue import Record
+from service.storage.backends.catalogue import Record
+from service.storage.event_log import Event
 from service.streams import pending_images
 from service.streams.good_states import GoodStates
 from service.streams.idempotency import RetryLog

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from service.demo.drift import Batch, drifting
-from service.snapshots.format import pack, unpack
+from service.storage.snapshots.format import pack, unpack
 from tests.serving import infer_body
 
 MODEL = "fashion"

@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import expect
 
 from service.client import Client
-from service.histories import Histories
 from service.monitoring.history import History
+from service.storage.history_files import Histories
 from tests.dying import dying
 from tests.e2e.pages import IN_CHROMIUM, fact, looking, open_stream, rows, section
 from tests.e2e.traffic import stored

@@ -6,7 +6,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.snapshots.format import pack, unpack
+from service.storage.snapshots.format import pack, unpack
 from tests.bundles import torch_bundle, tripwire_bundle
 from tests.serving import images, infer_body, outputs, serving, wait_ready
 

@@ -8,7 +8,7 @@ import pytest
 from alembic.script import ScriptDirectory
 
 from adapters.state import flatten
-from service.store.database import MIGRATIONS
+from service.storage.backends.database import MIGRATIONS
 from tests.applications import application
 from tests.bundles import torch_bundle
 from tests.earlier.make import STREAMS, last_request

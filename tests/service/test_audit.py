@@ -7,9 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from service import residence
-from service.checkpoints import Checkpoints
 from service.keys import read_keys
 from service.settings import Settings
+from service.storage.checkpoints import Checkpoints
 from tests.applications import INFER, application
 from tests.bundles import torch_bundle
 from tests.serving import images, infer_body

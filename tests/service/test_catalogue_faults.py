@@ -11,8 +11,8 @@ from sqlalchemy import insert, select
 from structlog.testing import capture_logs
 
 from service.errors import SettingsError, StoreDownError
-from service.store.database import open_database
-from service.store.tables import EVENTS, PROCESSES
+from service.storage.backends.database import open_database
+from service.storage.backends.tables import EVENTS, PROCESSES
 from tests.applications import INFER, application
 from tests.bundles import torch_bundle
 from tests.serving import ROOT, images, infer_body

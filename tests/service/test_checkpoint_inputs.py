@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.snapshots.format import unpack
+from service.storage.snapshots.format import unpack
 from service.streams.disk_spill import Spill
 from service.streams.good_states import GoodState, GoodStates
 from tests.applications import application

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from service import events, recording, residence, watching
-from service.store import garbage
+from service import residence, watching
+from service.storage import event_log, recorder
+from service.storage.backends import garbage
 from service.streams import stream
 from service.support import clock as clock_module
 from service.support.clock import SMALL_SECONDS, STAND_SECONDS, SURE_SECONDS, Clock
@@ -16,7 +17,7 @@ from tests.serving import images
 from tests.stored import rest, wait
 
 YEAR = 365 * 86_400.0
-READERS = (clock_module, events, garbage, recording, residence, stream, watching)
+READERS = (clock_module, event_log, garbage, recorder, residence, stream, watching)
 
 
 class Times:

@@ -5,10 +5,10 @@ from itertools import count
 import numpy as np
 import pytest
 
-from service.ended import LAST, OWN_BYTES, EndedAnswers
-from service.store.answers import Kept
-from service.store.catalogue import Catalogue
-from service.store.database import open_database
+from service.storage.backends.answers import Kept
+from service.storage.backends.catalogue import Catalogue
+from service.storage.backends.database import open_database
+from service.storage.ended_answers import LAST, OWN_BYTES, EndedAnswers
 from service.streams.idempotency import Answered, Asked
 from service.types import InferResponse
 from tests.applications import INFER, application

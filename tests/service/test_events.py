@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from service import events as events_module
 from service.errors import SettingsError
-from service.events import EventLog
-from service.store.calls import StoreCalls
-from service.store.database import open_database
+from service.storage import event_log as events_module
+from service.storage.backends.database import open_database
+from service.storage.event_log import EventLog
+from service.storage.store_calls import StoreCalls
 from service.support.supervision import Supervisor
 from service.telemetry.metrics import Telemetry
 from service.types import Happening

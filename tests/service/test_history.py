@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from adapters.monitors.layer_distance import LayerDistance
-from service.histories import Histories
 from service.monitoring.history import COLUMNS, LAYER_ROWS, RECENT, SPARKS, History, Misfit
 from service.monitoring.history_tiers import MOST, SIGNALS, TIERS
+from service.storage.history_files import Histories
 
 NOON = 1.7e9
 """A time that begins a slot of every tier."""

@@ -10,8 +10,8 @@ from adapters.state import flatten
 from service.errors import UnfitError
 from service.models.bundle import read_bundle
 from service.models.hosted import host
-from service.snapshots.format import pack, unpack
-from service.snapshots.streams import ADAPTER, MONITORS, file_of, state_for
+from service.storage.snapshots.format import pack, unpack
+from service.storage.snapshots.stream_files import ADAPTER, MONITORS, file_of, state_for
 from service.streams import engine
 from service.streams.idempotency import RetryLog
 from service.streams.pending_images import MOST_WAITING

@@ -5,7 +5,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from service.snapshots.format import pack, unpack
+from service.storage.snapshots.format import pack, unpack
 from tests.applications import OCTETS, assert_error, facts
 from tests.serving import images, outputs
 

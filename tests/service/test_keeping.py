@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.errors import StoreDownError
-from service.store.catalogue import HEADROOM, Catalogue
+from service.storage.backends.catalogue import HEADROOM, Catalogue
 from tests.applications import INFER, OCTETS, application, assert_error
 from tests.bundles import torch_bundle
 from tests.serving import images, infer_body

@@ -9,7 +9,7 @@ import pytest
 from service.errors import BundleError, SettingsError, UnfitError
 from service.keys import read_keys
 from service.models.bundle import read_bundle
-from service.snapshots.format import pack, unpack
+from service.storage.snapshots.format import pack, unpack
 from tests.applications import INFER, OCTETS, application
 from tests.bundles import torch_bundle, tripwire_bundle
 from tests.serving import images, infer_body

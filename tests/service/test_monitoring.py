@@ -15,8 +15,8 @@ from service.models.reference import Reference
 from service.monitoring import stream_monitors
 from service.monitoring.stream_monitors import Seeing
 from service.settings import EMBEDDED
-from service.snapshots.format import pack, unpack
-from service.snapshots.streams import MONITORS, begun_anew, file_of, state_for
+from service.storage.snapshots.format import pack, unpack
+from service.storage.snapshots.stream_files import MONITORS, begun_anew, file_of, state_for
 from service.streams import engine
 from service.streams.idempotency import RetryLog
 from service.streams.stream import Stream, initial_state

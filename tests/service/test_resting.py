@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from service import residence
-from service.snapshots.format import unpack
-from service.store.catalogue import CHECKPOINTS, HEADROOM
+from service.storage.backends.catalogue import CHECKPOINTS, HEADROOM
+from service.storage.snapshots.format import unpack
 from tests.applications import INFER, application, assert_error
 from tests.bundles import torch_bundle
 from tests.serving import images, infer_body, outputs

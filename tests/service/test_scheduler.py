@@ -18,7 +18,7 @@ from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.models.worker import SWITCH_SECONDS, Worker
 from service.scheduler import Scheduler
-from service.store.calls import StoreCalls
+from service.storage.store_calls import StoreCalls
 from service.streams.idempotency import RetryLog
 from service.streams.stream import Stream, initial_state
 from service.telemetry.metrics import Telemetry

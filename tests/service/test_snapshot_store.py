@@ -12,10 +12,10 @@ import torch
 from structlog.testing import capture_logs
 
 from service.errors import StoreFullError, UnfitError, UnknownError
-from service.snapshots.format import pack, unpack
-from service.snapshots.store import SnapshotStore
-from service.store.blobs import FolderBlobs
-from service.store.database import open_database
+from service.storage.backends.blobs import FolderBlobs
+from service.storage.backends.database import open_database
+from service.storage.snapshots.format import pack, unpack
+from service.storage.snapshots.store import SnapshotStore
 from tests.snapshot_files import SMALL, TENSORS, joined, manifest
 
 

@@ -14,9 +14,9 @@ from adapters.state import flatten, rebuild
 from service.errors import UnfitError
 from service.models.bundle import read_bundle
 from service.models.hosted import host
-from service.snapshots.format import MAX_HEADER_BYTES, pack, read_manifest, unpack
-from service.snapshots.halving import NEGLIGIBLE, RELATIVE_ERROR, halved, widened
-from service.snapshots.streams import file_of, state_for, warning_for
+from service.storage.snapshots.format import MAX_HEADER_BYTES, pack, read_manifest, unpack
+from service.storage.snapshots.half_precision import NEGLIGIBLE, RELATIVE_ERROR, halved, widened
+from service.storage.snapshots.stream_files import file_of, state_for, warning_for
 from service.streams import engine
 from service.streams.idempotency import RetryLog
 from service.streams.stream import Stream, initial_state

@@ -9,11 +9,11 @@ from alembic.config import Config
 from sqlalchemy import column, create_engine, select, table
 
 from service.errors import ConflictError, SettingsError, StoreDownError
-from service.store import answers, garbage
-from service.store.blobs import FolderBlobs
-from service.store.catalogue import CHECKPOINTS, HEADROOM, Catalogue, Kept, Move, Record
-from service.store.database import MIGRATIONS, open_database
-from service.store.tables import GARBAGE
+from service.storage.backends import answers, garbage
+from service.storage.backends.blobs import FolderBlobs
+from service.storage.backends.catalogue import CHECKPOINTS, HEADROOM, Catalogue, Kept, Move, Record
+from service.storage.backends.database import MIGRATIONS, open_database
+from service.storage.backends.tables import GARBAGE
 from service.types import InferResponse
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.changes import Changes
+from service.storage.changed_streams import Changes
 from service.support import supervision
 from service.support.supervision import Supervisor
 from service.telemetry.metrics import Telemetry

@@ -8,8 +8,8 @@ from types import MappingProxyType
 import pytest
 
 from service import watching as watching_module
-from service.events import Event
 from service.monitoring.suspicion import NONE, Suspicion
+from service.storage.event_log import Event
 from service.types import Happening
 from service.watching import Watching
 from tests.applications import application, assert_error

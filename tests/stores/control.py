@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from service.snapshots.format import unpack
+from service.storage.snapshots.format import unpack
 
 UNGUARDED = {"collapse": "off", "harm": "off"}
 

@@ -5,9 +5,9 @@ from itertools import count
 
 import pytest
 
-from service import keeping
 from service.errors import StoreDownError
-from service.store.catalogue import Catalogue
+from service.storage import checkpointer
+from service.storage.backends.catalogue import Catalogue
 from tests.applications import INFER, OCTETS, application
 from tests.bundles import torch_bundle
 from tests.failing import faults_of
@@ -26,8 +26,8 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch):
-    monkeypatch.setattr(keeping, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(keeping, "AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(checkpointer, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(checkpointer, "AGAIN_SECONDS", 0.02)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from service.errors import StoreDownError, UnfitError
-from service.store.objects import ObjectBlobs
+from service.storage.backends.objects import ObjectBlobs
 from tests.stores import seaweed
 
 

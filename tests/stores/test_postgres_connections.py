@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from service.store.database import open_database
+from service.storage.backends.database import open_database
 
 NAMES = ("TCP_USER_TIMEOUT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
 

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from service.snapshots.format import unpack
+from service.storage.snapshots.format import unpack
 from tests.stores.control import create, download, restore, snapshots, take, verified_snapshots, view
 from tests.stores.process import started
 from tests.stores.requests import Request, infer

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from service.events import EVENTS
+from service.storage.event_log import EVENTS
 from service.types import Happening
 from tests.applications import INFER, JSON, application, assert_error
 from tests.bundles import torch_bundle

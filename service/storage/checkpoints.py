@@ -10,12 +10,12 @@ from typing import Any
 from service.errors import ConflictError, ServiceError, StoreDownError, StoreFullError, UnfitError
 from service.models.hosted import HostedModel
 from service.monitoring.guard import Policy
-from service.snapshots.format import unpack
-from service.snapshots.streams import begun_anew, file_of, left_out, state_for
-from service.store import answers
-from service.store.answers import Kept
-from service.store.blobs import Blobs
-from service.store.catalogue import HEADROOM, Catalogue, Move, Record
+from service.storage.backends import answers
+from service.storage.backends.answers import Kept
+from service.storage.backends.blobs import Blobs
+from service.storage.backends.catalogue import HEADROOM, Catalogue, Move, Record
+from service.storage.snapshots.format import unpack
+from service.storage.snapshots.stream_files import begun_anew, file_of, left_out, state_for
 from service.streams import engine
 from service.streams.idempotency import Answered, Asked
 from service.streams.stream import Claim, Stream, StreamTable

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL
 
 from service.errors import SettingsError, StoreDownError
-from service.store.presence import Presence
+from service.storage.backends.presence import Presence
 
 BUSY_SECONDS = 5
 """How long SQLite waits for another writer."""

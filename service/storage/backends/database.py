@@ -20,10 +20,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.errors import SettingsError, StoreDownError, StoreFullError
-from service.store import postgresql, sqlite
-from service.store.calls import SECONDS
-from service.store.presence import Presence
-from service.store.tables import PROCESSES
+from service.storage.backends import postgresql, sqlite
+from service.storage.backends.presence import Presence
+from service.storage.backends.tables import PROCESSES
+from service.storage.store_calls import SECONDS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 OWNER_LOCK, MIGRATION_LOCK = 0x61636C31, 0x61636C32

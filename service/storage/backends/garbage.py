@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.store.blobs import Blobs
-from service.store.database import available
-from service.store.tables import GARBAGE, STREAMS
+from service.storage.backends.blobs import Blobs
+from service.storage.backends.database import available
+from service.storage.backends.tables import GARBAGE, STREAMS
 from service.support.clock import CLOCK
 
 ALL = "-*"

@@ -3,11 +3,11 @@
 from sqlalchemy import Engine, select
 
 from service.errors import SettingsError
-from service.store.blobs import Blobs
-from service.store.catalogue import CHECKPOINTS
-from service.store.database import available
-from service.store.garbage import ALL
-from service.store.tables import GARBAGE, STREAMS
+from service.storage.backends.blobs import Blobs
+from service.storage.backends.catalogue import CHECKPOINTS
+from service.storage.backends.database import available
+from service.storage.backends.garbage import ALL
+from service.storage.backends.tables import GARBAGE, STREAMS
 from service.telemetry.metrics import log
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from service.store.presence import Presence
+from service.storage.backends.presence import Presence
 from service.telemetry.metrics import log
 
 LOOK_SECONDS = 1.0

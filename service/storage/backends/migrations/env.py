@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from service.store.tables import NAMES
+from service.storage.backends.tables import NAMES
 
 if getattr(context, "config", None) is not None:
     context.configure(connection=context.config.attributes["connection"], target_metadata=NAMES)

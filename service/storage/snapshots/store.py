@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Engine, delete, insert, select
 
 from service.errors import UnfitError, UnknownError
-from service.snapshots.format import Manifest, parse_manifest, read_manifest, unpack
-from service.store import garbage
-from service.store.blobs import Blobs
-from service.store.database import available
-from service.store.tables import GARBAGE, SNAPSHOTS
+from service.storage.backends import garbage
+from service.storage.backends.blobs import Blobs
+from service.storage.backends.database import available
+from service.storage.backends.tables import GARBAGE, SNAPSHOTS
+from service.storage.snapshots.format import Manifest, parse_manifest, read_manifest, unpack
 from service.support.storable_text import storable
 from service.telemetry.metrics import log
 

@@ -17,9 +17,9 @@ from sqlalchemy import Engine, delete, select
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from service.errors import SettingsError
-from service.store.calls import StoreCalls
-from service.store.database import Database, available
-from service.store.tables import EVENTS
+from service.storage.backends.database import Database, available
+from service.storage.backends.tables import EVENTS
+from service.storage.store_calls import StoreCalls
 from service.support.clock import CLOCK
 from service.support.storable_text import as_storable, storable
 from service.support.supervision import Supervisor

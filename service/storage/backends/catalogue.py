@@ -8,10 +8,11 @@ from sqlalchemy import ColumnElement, Connection, Engine, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import ConflictError
-from service.store import ended, garbage
-from service.store.answers import Kept
-from service.store.database import available
-from service.store.tables import ANSWERS, STREAMS
+from service.storage.backends import ended_rows as ended
+from service.storage.backends import garbage
+from service.storage.backends.answers import Kept
+from service.storage.backends.database import available
+from service.storage.backends.tables import ANSWERS, STREAMS
 
 CHECKPOINTS = "checkpoints"
 """The place of the blobs that streams refer to."""

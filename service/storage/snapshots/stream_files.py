@@ -13,9 +13,9 @@ from adapters import AdapterState
 from adapters.errors import StateError
 from adapters.state import flatten, is_finite, unflatten
 from service.errors import UnfitError
-from service.snapshots import monitors
-from service.snapshots.format import Manifest, Replay, pack
-from service.snapshots.halving import halved, widened
+from service.storage.snapshots import monitors
+from service.storage.snapshots.format import Manifest, Replay, pack
+from service.storage.snapshots.half_precision import halved, widened
 from service.streams.pending_images import MOST_WAITING
 from service.streams.stream import Stream, StreamState
 

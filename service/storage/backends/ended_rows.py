@@ -5,9 +5,9 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
-from service.store.answers import Kept
-from service.store.database import available
-from service.store.tables import ENDED_ANSWERS
+from service.storage.backends.answers import Kept
+from service.storage.backends.database import available
+from service.storage.backends.tables import ENDED_ANSWERS
 from service.support.clock import CLOCK
 
 

@@ -10,13 +10,13 @@ from torch import Tensor
 from adapters.functional import answers
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
-from service.events import Event, EventLog
 from service.monitoring import suspicion
 from service.monitoring.feature_shift import kept
 from service.monitoring.guard import GUARDED, Action
 from service.monitoring.history import Misfit
 from service.monitoring.late_labels import Answered
 from service.monitoring.stream_monitors import Findings
+from service.storage.event_log import Event, EventLog
 from service.streams.engine import Served
 from service.streams.stream import Stream
 from service.support.clock import CLOCK

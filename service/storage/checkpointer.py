@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 
-from service.changes import Changes
-from service.checkpoints import Checkpoints, Taken, Written, record_of, take
-from service.ended import LAST, EndedAnswers
 from service.errors import FencedError, ServiceError
 from service.models.worker import Worker
-from service.recording import Recorder
-from service.store.calls import StoreCalls
+from service.storage.changed_streams import Changes
+from service.storage.checkpoints import Checkpoints, Taken, Written, record_of, take
+from service.storage.ended_answers import LAST, EndedAnswers
+from service.storage.recorder import Recorder
+from service.storage.store_calls import StoreCalls
 from service.streams.idempotency import Answered, Asked
 from service.streams.stream import Claim, Stream, StreamTable
 from service.telemetry.metrics import Telemetry, log

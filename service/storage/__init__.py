@@ -1,0 +1,1 @@
+"""What outlives the process: checkpoints, snapshots, events, histories."""

@@ -1,1 +1,0 @@
-"""What outlives the process: a catalogue in a database, and blobs in a folder or an object store."""
