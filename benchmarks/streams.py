@@ -28,9 +28,9 @@ from adapters.grouping import Stepped
 from benchmarks.machine import machine
 from benchmarks.monitoring import hosted
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
-from service.grouping import Groups, Shared
 from service.models.graphs.cache import Graphs
 from service.models.hosted import Fitted, HostedModel
+from service.serving.stream_batching import Groups, Shared
 from service.streams.idempotency import RetryLog
 from service.streams.stream import Stream, initial_state
 from service.telemetry.metrics import Telemetry

@@ -11,7 +11,6 @@ import torch
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
-from service import distributions
 from service.api import (
     access,
     dashboard,
@@ -37,10 +36,7 @@ from service.api.held import HeldBound
 from service.api.interrupted import InterruptedByStop
 from service.api.limits import RateLimit
 from service.api.listeners import ListenerBound
-from service.controlplane import Controlplane
-from service.dataplane import Dataplane
 from service.errors import ServiceError, SettingsError
-from service.grouping import Groups
 from service.keys import LOOPBACK, check_listening, read_keys
 from service.models.bundle import read_bundle
 from service.models.gradient_trials import Trials
@@ -49,12 +45,18 @@ from service.models.hosted import HostedModel, host
 from service.models.native.background import Workshop
 from service.models.worker import Worker
 from service.monitoring.late_labels import Feedback
-from service.probing import Prober
-from service.residence import Residence, RestLimits
-from service.scheduler import Scheduler
+from service.serving import signal_distributions
+from service.serving.controlplane import Controlplane
+from service.serving.dataplane import Dataplane
+from service.serving.overview import Watching
+from service.serving.probe_runs import Prober
+from service.serving.scheduler import Scheduler
+from service.serving.shutdown import Lifecycle, close_part, stop
+from service.serving.step_watch import StepWatch
+from service.serving.stream_batching import Groups
+from service.serving.stream_cache import Residence, RestLimits
+from service.serving.suspects import Suspects
 from service.settings import Settings
-from service.step_watch import StepWatch
-from service.stopping import Lifecycle, close_part, stop
 from service.storage.backends import garbage, orphans
 from service.storage.backends.blobs import Blobs, FolderBlobs
 from service.storage.backends.catalogue import CHECKPOINTS, Catalogue
@@ -78,10 +80,8 @@ from service.streams.stream import StreamTable
 from service.support.clock import CLOCK
 from service.support.readiness import Readiness
 from service.support.supervision import Supervisor
-from service.suspects import Suspects
 from service.telemetry.metrics import Telemetry, log
 from service.telemetry.statistics import Statistics
-from service.watching import Watching
 
 TRACES_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """Where traces go, OpenTelemetry's own setting; without it there are none."""
@@ -195,7 +195,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry.streams.set(len(all_streams))
         telemetry.resting.set(len(table.resting))
         telemetry.state_bytes.set(sum(stream.state_bytes for stream in all_streams))
-        distributions.observe(telemetry, all_streams)
+        signal_distributions.observe(telemetry, all_streams)
         telemetry.tasks.set(len(asyncio.all_tasks()))
         return telemetry.expose()
 

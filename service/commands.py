@@ -20,7 +20,7 @@ from service.models.gradient_trials import Trials
 from service.models.hosted import HostedModel, host
 from service.operating.options import KeyFile
 from service.operating.reaching import address, read_key
-from service.rehearsal import rehearse, unfit_for_auto
+from service.serving.rehearsal import rehearse, unfit_for_auto
 from service.settings import Settings
 
 app = typer.Typer()

@@ -15,8 +15,8 @@ from service.app import create_app
 from service.connections import Connections, Patience, most_connections
 from service.errors import SettingsError
 from service.protocol import BoundedProtocol
+from service.serving.shutdown import HUNG, Lifecycle, end_when_late
 from service.settings import Settings
-from service.stopping import HUNG, Lifecycle, end_when_late
 from service.support.port import Port
 from service.telemetry.metrics import configure_logging
 

@@ -4,10 +4,10 @@ import asyncio
 import threading
 from contextlib import asynccontextmanager
 
-from service.grouping import Groups, Shared
 from service.models.batching_speedup import Gain
 from service.models.worker import Worker
-from service.scheduler import Scheduler
+from service.serving.scheduler import Scheduler
+from service.serving.stream_batching import Groups, Shared
 from service.storage.store_calls import StoreCalls
 from service.streams import engine
 from service.streams.idempotency import RetryLog

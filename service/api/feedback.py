@@ -6,9 +6,9 @@ from fastapi import APIRouter, Path
 
 from service.api.problems import responses
 from service.api.schemas import FeedbackGiven, FeedbackView
-from service.controlplane import Controlplane
 from service.errors import UnfitError
 from service.monitoring.late_labels import Feedback
+from service.serving.controlplane import Controlplane
 
 StreamId = Annotated[str, Path()]
 

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request, Response
 from service.api.body import PARSING, read_aligned, read_body
 from service.api.forms import form_files
 from service.api.problems import STATUS, responses
-from service.dataplane import Dataplane
 from service.errors import ServiceError, UnfitError, UnsupportedError
 from service.models.hosted import HostedModel
+from service.serving.dataplane import Dataplane
 from service.types import InferRequest, WireTensor
 from service.wire.codec import digest_of_files, encode_response, parse_request
 

@@ -7,8 +7,8 @@ from adapters.options import json_schema
 from adapters.registry import FOLDERS, kind_of, parts
 from service.api.problems import responses
 from service.api.schemas import AdapterList, AdapterPart, GroupView, ModelList, ModelView, NativeView, PipelineView
-from service.dataplane import Dataplane
 from service.models.hosted import Fitted, HostedModel
+from service.serving.dataplane import Dataplane
 
 
 def router(dataplane: Dataplane, models: dict[str, HostedModel]) -> APIRouter:

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from service.api import v2
 from service.api.problems import responses
-from service.dataplane import ON_REQUEST, OUTPUTS, Dataplane
 from service.models.hosted import HostedModel
+from service.serving.dataplane import ON_REQUEST, OUTPUTS, Dataplane
 from service.telemetry.statistics import Statistics
 
 PLATFORMS: Mapping[str, str] = MappingProxyType({"torch": "pytorch_module", "onnx": "onnx_onnxv1"})

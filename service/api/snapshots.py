@@ -11,7 +11,7 @@ from service.api.headers import DryRun, IfMatch, generation_of
 from service.api.problems import responses
 from service.api.schemas import Restore, Restored, SnapshotCreate, SnapshotList, SnapshotView
 from service.api.streams import After, Limit, StreamId, view
-from service.controlplane import Controlplane
+from service.serving.controlplane import Controlplane
 from service.storage.snapshots.format import Manifest
 
 SnapshotId = Annotated[str, Path()]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from service.api.headers import DryRun, IfMatch, generation_of
 from service.api.problems import responses
 from service.api.schemas import ShadowView, StreamCreate, StreamList, StreamPatch, StreamView
-from service.controlplane import Controlplane
+from service.serving.controlplane import Controlplane
 from service.storage.backends.catalogue import Record
 from service.streams.stream import Durability, Stream
 

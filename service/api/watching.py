@@ -17,10 +17,10 @@ from service.api.problems import responses
 from service.api.schemas import HistoryView, ModelRow, Overview, ProbeView, StreamRow
 from service.monitoring.history import COLUMNS, Misfit, Span
 from service.monitoring.history_tiers import TIERS
-from service.residence import Residence
+from service.serving.overview import Watching
+from service.serving.stream_cache import Residence
 from service.storage.backends.catalogue import Record
 from service.streams.stream import Stream
-from service.watching import Watching
 
 StreamId = Annotated[str, Path()]
 Since = Annotated[int, Query(ge=0, description="The `next` of an earlier answer; 0 for all there is.")]

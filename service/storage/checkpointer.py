@@ -10,6 +10,7 @@ from functools import partial
 
 from service.errors import FencedError, ServiceError
 from service.models.worker import Worker
+from service.serving.ticket import Steps
 from service.storage.changed_streams import Changes
 from service.storage.checkpoints import Checkpoints, Taken, Written, record_of, take
 from service.storage.ended_answers import LAST, EndedAnswers
@@ -18,7 +19,6 @@ from service.storage.store_calls import StoreCalls
 from service.streams.idempotency import Answered, Asked
 from service.streams.stream import Claim, Stream, StreamTable
 from service.telemetry.metrics import Telemetry, log
-from service.tickets import Steps
 from service.types import Happening, InferResponse
 
 LOOK_SECONDS = 0.5

@@ -6,8 +6,8 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
-from service import residence
 from service.keys import read_keys
+from service.serving import stream_cache
 from service.settings import Settings
 from service.storage.checkpoints import Checkpoints
 from tests.applications import INFER, application
@@ -89,7 +89,7 @@ def test_a_stream_whose_creation_takes_long_is_not_ended_before_it_is_there(bund
         return claim
 
     monkeypatch.setattr(Checkpoints, "enrol", slowly)
-    monkeypatch.setattr(residence, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(stream_cache, "LOOK_SECONDS", 0.01)
     with application(tmp_path, bundle, keys_file=keys, end_after_days=1e-6, rest_after_seconds=0.01) as api:
         assert api("POST", "/v1/streams", json={"id": "s"}, **as_(ADMIN)).status_code == 201
         assert told(api)[0] == ("created", "with batch+tent, by key night-shift")

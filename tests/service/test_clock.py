@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from service import residence, watching
+from service.serving import overview, stream_cache
 from service.storage import event_log, recorder
 from service.storage.backends import garbage
 from service.streams import stream
@@ -17,7 +17,7 @@ from tests.serving import images
 from tests.stored import rest, wait
 
 YEAR = 365 * 86_400.0
-READERS = (clock_module, event_log, garbage, recorder, residence, stream, watching)
+READERS = (clock_module, event_log, garbage, recorder, stream_cache, stream, overview)
 
 
 class Times:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from service.decoding import Pixels
 from service.errors import SaturatedError, TooLargeError, UnfitError
+from service.serving.image_decoding import Pixels
 from service.types import InputSpec, Limits
 from service.wire.images import decode_images
 from tests.applications import INFER, application, assert_error, facts

@@ -9,11 +9,11 @@ import torch
 
 from adapters.state import flatten
 from service.errors import DeadlineError, FailedError
-from service.grouping import Groups, Shared
 from service.models.batching_speedup import SIZES, Gain
 from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.monitoring.guard import Action
+from service.serving.stream_batching import Groups, Shared
 from service.settings import EMBEDDED
 from service.streams import engine
 from service.telemetry.metrics import Telemetry

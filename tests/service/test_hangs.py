@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from structlog.testing import capture_logs
 
-from service.stopping import GRACE_SECONDS
+from service.serving.shutdown import GRACE_SECONDS
 from tests.applications import INFER, application, assert_error
 from tests.bundles import torch_bundle
 from tests.hazards import FACTORY, HANG, PAUSE, PAUSE_SECONDS, RAISED, asking, hazard_bundle

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from service import app
-from service.controlplane import Controlplane
 from service.demo.drift import STREAM
 from service.monitoring.guard import Action, Decision
-from service.probing import Prober
+from service.serving.controlplane import Controlplane
+from service.serving.probe_runs import Prober
 from service.settings import EMBEDDED
 from service.streams import engine
 from tests.applications import application

@@ -9,7 +9,7 @@ from service.commands import app
 from service.errors import BundleError
 from service.models.bundle import read_bundle
 from service.models.hosted import host
-from service.rehearsal import AUTO, IMAGES, rehearse, unfit_for_auto
+from service.serving.rehearsal import AUTO, IMAGES, rehearse, unfit_for_auto
 from tests.bundles import torch_bundle
 from tests.models import untrained_reference_network
 from tests.networks import NETWORKS, SHAPE, trained

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from service import residence
+from service.serving import stream_cache
 from service.storage.backends.catalogue import CHECKPOINTS, HEADROOM
 from service.storage.snapshots.format import unpack
 from tests.applications import INFER, application, assert_error
@@ -154,7 +154,7 @@ def test_streams_used_longest_ago_rest_when_the_memory_is_full(bundle, tmp_path)
 
 
 def test_room_is_made_as_soon_as_one_stream_too_many_is_made_or_comes_back(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(residence, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(stream_cache, "LOOK_SECONDS", 3600.0)
     with application(tmp_path, bundle, resident_bytes=3 * 40_000) as api:
         table = api.app.state.residence.table
         for number in range(3):
@@ -177,13 +177,13 @@ def test_however_many_streams_come_there_is_a_break_between_two_looks(api, monke
     async def come():
         for _ in range(50):
             there.note(there.table.find("s"))
-            await asyncio.sleep(residence.BREAK_SECONDS / 10)
+            await asyncio.sleep(stream_cache.BREAK_SECONDS / 10)
 
     api._runner.run(come())
 
     assert len(looks) > 1
     breaks = [after - before for before, after in pairwise(looks)]
-    assert min(breaks) >= 0.9 * residence.BREAK_SECONDS
+    assert min(breaks) >= 0.9 * stream_cache.BREAK_SECONDS
 
 
 def test_many_requests_at_once_bring_a_resting_stream_back_once(api):

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from service.errors import BusyError, ConflictError, DeadlineError, FailedError, SaturatedError, UnfitError
-from service.grouping import Groups
 from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.models.worker import SWITCH_SECONDS, Worker
-from service.scheduler import Scheduler
+from service.serving.scheduler import Scheduler
+from service.serving.stream_batching import Groups
 from service.storage.store_calls import StoreCalls
 from service.streams.idempotency import RetryLog
 from service.streams.stream import Stream, initial_state

@@ -11,8 +11,8 @@ import torch
 
 from service.models.bundle import read_bundle
 from service.models.hosted import host
+from service.serving.suspects import Suspects
 from service.storage.step_journal import StepJournal
-from service.suspects import Suspects
 from tests import hazards
 from tests.applications import INFER, application, assert_error
 from tests.bundles import FACTORY, torch_bundle

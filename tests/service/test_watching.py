@@ -7,11 +7,11 @@ from types import MappingProxyType
 
 import pytest
 
-from service import watching as watching_module
 from service.monitoring.suspicion import NONE, Suspicion
+from service.serving import overview as watching_module
+from service.serving.overview import Watching
 from service.storage.event_log import Event
 from service.types import Happening
-from service.watching import Watching
 from tests.applications import application, assert_error
 from tests.serving import images
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from service.residence import RestLimits
+from service.serving.stream_cache import RestLimits
 from tests.applications import application
 from tests.bundles import torch_bundle
 from tests.serving import images

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.stopping import GRACE_SECONDS
+from service.serving.shutdown import GRACE_SECONDS
 from service.storage.store_calls import THREADS
 from tests.stores.acknowledged import check_each_request_is_one_step, check_nothing_acknowledged_is_lost
 from tests.stores.control import create, view

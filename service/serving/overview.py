@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Literal, TypeAlias
 
 from service.models.hosted import HostedModel
+from service.serving.suspects import Suspects
 from service.storage.backends.catalogue import Record
 from service.storage.event_log import EventLog
 from service.storage.recorder import TROUBLE, TROUBLE_SECONDS
 from service.streams.stream import Stream, StreamTable
 from service.support.clock import CLOCK
-from service.suspects import Suspects
 
 Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "suspected", "held", "frozen", "shadow", "resting"]
 CHANGES_SECONDS, MOVES_SECONDS = 1.0, 0.5

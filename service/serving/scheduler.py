@@ -7,14 +7,14 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from service.errors import BusyError, DeadlineError, FailedError, SaturatedError, ServiceError
-from service.grouping import Groups, Kind, Shared
 from service.models.worker import Worker
+from service.serving.stream_batching import Groups, Kind, Shared
+from service.serving.suspects import Suspects
+from service.serving.ticket import Call, Pause, Steps, Ticket, at_once
 from service.storage.store_calls import StoreCalls
 from service.streams.stream import Stream
 from service.support.containment import EscapeError
-from service.suspects import Suspects
 from service.telemetry.metrics import Telemetry, log
-from service.tickets import Call, Pause, Steps, Ticket, at_once
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from torch import Tensor
 
 from service.errors import DeadlineError, SaturatedError
-from service.scheduler import Scheduler
+from service.serving.scheduler import Scheduler
 from service.streams.stream import Stream
 from service.support.thread_pool import Pool
 from service.types import InferRequest, InputSpec, Limits

@@ -11,7 +11,8 @@ from weakref import WeakValueDictionary
 
 from service.errors import UnfitError, UnknownError
 from service.models.hosted import HostedModel
-from service.scheduler import Scheduler
+from service.serving.scheduler import Scheduler
+from service.serving.suspects import Suspects
 from service.storage.backends.catalogue import Record
 from service.storage.checkpointer import Keeper
 from service.storage.checkpoints import Loaded, built, load, model_of, record_of
@@ -20,7 +21,6 @@ from service.storage.recorder import Recorder
 from service.storage.store_calls import StoreCalls
 from service.streams.stream import Stream, StreamTable, check_generation, valid_id
 from service.support.clock import CLOCK
-from service.suspects import Suspects
 from service.telemetry.metrics import log
 from service.types import Happening
 

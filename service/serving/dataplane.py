@@ -10,15 +10,16 @@ from opentelemetry import trace
 from torch import Tensor
 
 from adapters.functional.answers import NONE, is_finite, labels
-from service.decoding import Decoder
 from service.errors import BusyError, ConflictError, ServiceError, UnknownError
-from service.grouping import Shared
 from service.models.hosted import HostedModel
 from service.models.native.background import Workshop
 from service.monitoring.guard import Action, Decision
-from service.probing import Prober
-from service.residence import Residence
-from service.scheduler import Scheduler
+from service.serving.image_decoding import Decoder
+from service.serving.probe_runs import Prober
+from service.serving.scheduler import Scheduler
+from service.serving.stream_batching import Shared
+from service.serving.stream_cache import Residence
+from service.serving.ticket import Steps
 from service.settings import Settings
 from service.storage.checkpointer import Keeper
 from service.storage.recorder import Recorder
@@ -29,7 +30,6 @@ from service.streams.stream import Stream, StreamTable, check_id, default_id
 from service.support.token_bucket import Buckets
 from service.telemetry.metrics import Telemetry, log
 from service.telemetry.statistics import Statistics
-from service.tickets import Steps
 from service.types import Array, Happening, InferRequest, InferResponse, JsonLimits, Limits, Parameter
 from service.wire.codec import decode_input, wanted_outputs
 from service.wire.stream_parameters import Sequence, sequence_of, timeout_of

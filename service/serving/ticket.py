@@ -8,7 +8,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from service.grouping import Shared
+from service.serving.stream_batching import Shared
 from service.streams.stream import Stream
 from service.support.containment import contained
 

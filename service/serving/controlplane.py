@@ -11,8 +11,9 @@ from service.errors import ConflictError, ServiceError, UnfitError, UnknownError
 from service.models.hosted import Fitted, HostedModel
 from service.monitoring.guard import Policy
 from service.monitoring.late_labels import Feedback, class_numbers
-from service.residence import Residence
-from service.scheduler import Scheduler
+from service.serving.scheduler import Scheduler
+from service.serving.stream_cache import Residence
+from service.serving.ticket import Steps, at_once
 from service.storage.checkpointer import Keeper
 from service.storage.recorder import Recorder
 from service.storage.snapshots.format import Manifest, pack, unpack
@@ -23,7 +24,6 @@ from service.streams import engine
 from service.streams.idempotency import Answered
 from service.streams.stream import Durability, Mode, Stream, StreamTable, check_generation
 from service.telemetry.metrics import Telemetry
-from service.tickets import Steps, at_once
 from service.types import Happening
 
 T = TypeVar("T")

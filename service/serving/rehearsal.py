@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from adapters.choosing import ChoosingFit
-from service.dataplane import ON_REQUEST, OUTPUTS, response_of
 from service.errors import ServiceError, UnfitError
 from service.models.hosted import FROZEN, Fitted, HostedModel
+from service.serving.dataplane import ON_REQUEST, OUTPUTS, response_of
 from service.streams import engine
 from service.streams.idempotency import RetryLog
 from service.streams.stream import Stream, initial_state

@@ -15,7 +15,7 @@ from service.models.reference import Probe
 from service.models.worker import Worker
 from service.monitoring.feature_shift import LEAST, Compared, compared
 from service.monitoring.guard import Action, Verdicts, decide
-from service.scheduler import Scheduler
+from service.serving.scheduler import Scheduler
 from service.storage.recorder import Recorder
 from service.streams import engine
 from service.streams.good_states import GoodState

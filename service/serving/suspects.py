@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from service.errors import ConflictError
+from service.serving.ticket import Ticket
 from service.storage.backends.catalogue import Record
 from service.storage.step_journal import StepJournal
 from service.streams.stream import Stream
-from service.tickets import Ticket
 from service.types import Happening
 
 HELD, REFUSED = 2, 3

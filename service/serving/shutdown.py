@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from service.scheduler import Scheduler
+from service.serving.scheduler import Scheduler
 from service.storage.checkpointer import Keeper
 from service.storage.store_calls import StoreCalls
 from service.support.supervision import Supervisor

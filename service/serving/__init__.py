@@ -1,0 +1,1 @@
+"""The way of a request, and of an operator's call, through the queue to the worker."""
