@@ -11,33 +11,31 @@ import torch
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
-from service.api import (
-    access,
+from service.api import openapi, problems, v2_schemas
+from service.api.held_bytes import HeldBound
+from service.api.keys import LOOPBACK, check_listening, read_keys
+from service.api.middleware import access
+from service.api.middleware.audit import Audit
+from service.api.middleware.body import BodyBound
+from service.api.middleware.interrupted import InterruptedByStop
+from service.api.middleware.listener_bound import ListenerBound
+from service.api.middleware.rate_limit import RateLimit
+from service.api.routes import (
     dashboard,
     events,
     feedback,
     health,
     infer,
     models,
-    problems,
     repository,
-    schema,
     session,
     snapshots,
     streams,
-    unserved,
-    v2,
+    unsupported,
 )
-from service.api import watching as watching_routes
-from service.api.audit import Audit
-from service.api.body import BodyBound
-from service.api.hardening import SecurityHeaders
-from service.api.held import HeldBound
-from service.api.interrupted import InterruptedByStop
-from service.api.limits import RateLimit
-from service.api.listeners import ListenerBound
+from service.api.routes import overview as watching_routes
+from service.api.security_headers import SecurityHeaders
 from service.errors import ServiceError, SettingsError
-from service.keys import LOOPBACK, check_listening, read_keys
 from service.models.bundle import read_bundle
 from service.models.gradient_trials import Trials
 from service.models.graphs.cache import Graphs
@@ -210,11 +208,11 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # FastAPI's pages load scripts from another host
         redoc_url=None,
         separate_input_output_schemas=False,
-        generate_unique_id_function=schema.operation_id,
+        generate_unique_id_function=openapi.operation_id,
     )
     app.state.lifecycle, app.state.residence, app.state.supervisor = lifecycle, residence, supervisor
     problems.install(app)
-    schema.install(app, v2.InferRequest, v2.InferResponse)
+    openapi.install(app, v2_schemas.InferRequest, v2_schemas.InferResponse)
     app.add_middleware(BodyBound, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(HeldBound, most=settings.max_held_bytes)
     app.add_middleware(ListenerBound, most=settings.max_listeners)
@@ -230,7 +228,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(infer.router(dataplane, settings.max_body_bytes))  # the first is found the soonest
     app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, readiness.troubles, metrics))
     app.include_router(repository.router(dataplane, hosted, statistics))
-    app.include_router(unserved.router())
+    app.include_router(unsupported.router())
     app.include_router(models.router(dataplane, hosted))
     app.include_router(dashboard.router(DASHBOARD))
     app.include_router(session.router(sessions, keys.granted, keys.granted_to))

@@ -8,13 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from service.api.keys import Scope, make_key
 from service.arguments import AllowFactory
 from service.calibration.command import calibrate
 from service.demo.tour import own_server, tour
 from service.errors import BundleError, SettingsError
 from service.evaluation.command import compare, tune
 from service.exporting.command import export
-from service.keys import Scope, make_key
 from service.models.bundle import read_bundle
 from service.models.gradient_trials import Trials
 from service.models.hosted import HostedModel, host

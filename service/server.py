@@ -11,10 +11,10 @@ from typing import cast
 
 import uvicorn
 
+from service.api.middleware.connections import Connections, Patience, most_connections
+from service.api.middleware.http_protocol import BoundedProtocol
 from service.app import create_app
-from service.connections import Connections, Patience, most_connections
 from service.errors import SettingsError
-from service.protocol import BoundedProtocol
 from service.serving.shutdown import HUNG, Lifecycle, end_when_late
 from service.settings import Settings
 from service.support.port import Port

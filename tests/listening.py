@@ -8,8 +8,8 @@ from functools import partial
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service.connections import Connections, Patience
-from service.protocol import BoundedProtocol
+from service.api.middleware.connections import Connections, Patience
+from service.api.middleware.http_protocol import BoundedProtocol
 
 
 async def echo(scope, receive, send):

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from service import errors
-from service.api.hardening import headers_of
+from service.api.security_headers import headers_of
 from service.support.validation_messages import sentences
 from service.telemetry.metrics import log
 

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from service.api.dashboard import POLICY
+from service.api.routes.dashboard import POLICY
 from tests.bundles import torch_bundle
 from tests.e2e.pages import IN_CHROMIUM, looking
 from tests.serving import serving, wait_ready

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.api.access import scope_of
+from service.api.keys import NO_KEYS, Keys, check_listening, make_first_key, make_key, read_keys
+from service.api.middleware.access import scope_of
 from service.app import create_app
 from service.errors import SettingsError, UnauthenticatedError
-from service.keys import NO_KEYS, Keys, check_listening, make_first_key, make_key, read_keys
 from service.settings import Settings
 from tests.bundles import FACTORY, torch_bundle
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
-from service.keys import read_keys
+from service.api.keys import read_keys
 from service.serving import stream_cache
 from service.settings import Settings
 from service.storage.checkpoints import Checkpoints

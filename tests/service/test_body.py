@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service.api.body import ALIGNMENT, read_aligned
+from service.api.middleware.body import ALIGNMENT, read_aligned
+from service.api.middleware.http_protocol import READ_AHEAD, BoundedProtocol
 from service.errors import MalformedError, TooLargeError
-from service.protocol import READ_AHEAD, BoundedProtocol
 
 MOST = 1000
 

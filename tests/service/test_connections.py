@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from service.connections import Connections, most_connections
-from service.protocol import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED
+from service.api.middleware.connections import Connections, most_connections
+from service.api.middleware.http_protocol import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED
 from tests.listening import error, listening, status
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n"

@@ -9,7 +9,8 @@ import pytest
 from fastapi import FastAPI
 
 import service
-from service.api import dashboard, problems
+from service.api import problems
+from service.api.routes import dashboard
 from service.errors import SettingsError
 
 FOLDER = Path(service.__file__).parent / "dashboard"

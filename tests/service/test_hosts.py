@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.api.hosts import HOST
+from service.api.host import HOST
 from tests.applications import assert_error
 
 REFUSED = {

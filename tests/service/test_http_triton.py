@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from service.api.health import EXTENSIONS
+from service.api.routes.health import EXTENSIONS
 from tests.applications import INFER, application, assert_error, facts
 from tests.serving import images, infer_body
 

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
+from service.api.keys import read_keys
 from service.errors import BundleError, SettingsError, UnfitError
-from service.keys import read_keys
 from service.models.bundle import read_bundle
 from service.storage.snapshots.format import pack, unpack
 from tests.applications import INFER, OCTETS, application

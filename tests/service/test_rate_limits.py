@@ -4,8 +4,8 @@ import hashlib
 
 from starlette.requests import Request
 
-from service.api.limits import RateLimit
-from service.api.session import Sessions
+from service.api.middleware.rate_limit import RateLimit
+from service.api.routes.session import Sessions
 from service.support import token_bucket as buckets_module
 from service.support.token_bucket import Buckets
 from tests.applications import INFER, application, assert_error

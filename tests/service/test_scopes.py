@@ -6,8 +6,8 @@ import hmac
 
 import pytest
 
+from service.api.keys import Keys
 from service.app import create_app
-from service.keys import Keys
 from service.settings import Settings
 from tests.bundles import FACTORY, torch_bundle
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.api.dashboard import POLICY as DASHBOARD_POLICY
-from service.api.hardening import POLICY
+from service.api.routes.dashboard import POLICY as DASHBOARD_POLICY
+from service.api.security_headers import POLICY
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.api import session
-from service.api.session import COOKIE, Sessions
+from service.api.routes import session
+from service.api.routes.session import COOKIE, Sessions
 from tests.applications import application, assert_error
 from tests.bundles import torch_bundle
 

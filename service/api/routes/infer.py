@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.body import PARSING, read_aligned, read_body
-from service.api.forms import form_files
+from service.api.middleware.body import PARSING, read_aligned, read_body
+from service.api.multipart import form_files
 from service.api.problems import STATUS, responses
 from service.errors import ServiceError, UnfitError, UnsupportedError
 from service.models.hosted import HostedModel

@@ -8,10 +8,10 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from service.api import problems
-from service.api.hosts import check_host
-from service.api.session import Sessions
+from service.api.host import check_host
+from service.api.keys import LOOPBACK, Keys, Scope
+from service.api.routes.session import Sessions
 from service.errors import ForbiddenError, ServiceError, UnauthenticatedError, UnsupportedError
-from service.keys import LOOPBACK, Keys, Scope
 from service.telemetry.caller import CALLER
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.api.v2 import Live, Ready, ServerMetadata
+from service.api.v2_schemas import Live, Ready, ServerMetadata
 
 TEXT: dict[str, dict[str, object]] = {"text/plain": {"schema": {"type": "string"}}}
 NOT_READY = "Starting, draining, or in a trouble that `reason` names."

@@ -9,8 +9,8 @@ import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.api.hardening import headers_of
-from service.connections import Connections, Patience
+from service.api.middleware.connections import Connections, Patience
+from service.api.security_headers import headers_of
 from service.telemetry.metrics import log
 
 READ_AHEAD = 2**18

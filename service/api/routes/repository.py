@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from service.api import v2
+from service.api import v2_schemas
 from service.api.problems import responses
 from service.models.hosted import HostedModel
 from service.serving.dataplane import ON_REQUEST, OUTPUTS, Dataplane
@@ -24,39 +24,39 @@ def router(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Sta
 
     # Before the routes that would take `stats` for a model's name.
     @routes.get("/v2/models/stats", operation_id="all_statistics")
-    async def all_statistics() -> v2.Statistics:
+    async def all_statistics() -> v2_schemas.Statistics:
         """Counts and times of all models, in Triton's shape."""
-        return v2.Statistics.model_validate({"model_stats": [_statistics(model) for model in models.values()]})
+        return v2_schemas.Statistics.model_validate({"model_stats": [_statistics(model) for model in models.values()]})
 
-    def metadata(model: HostedModel) -> v2.ModelMetadata:
+    def metadata(model: HostedModel) -> v2_schemas.ModelMetadata:
         """Inputs and outputs of a model."""
         return _metadata(model)
 
-    def ready(model: HostedModel) -> v2.ModelReady:
+    def ready(model: HostedModel) -> v2_schemas.ModelReady:
         """Whether a model answers."""
-        return v2.ModelReady(name=model.name, ready=True)
+        return v2_schemas.ModelReady(name=model.name, ready=True)
 
-    def config(model: HostedModel) -> v2.ModelConfig:
+    def config(model: HostedModel) -> v2_schemas.ModelConfig:
         """Triton's model configuration."""
         return _config(model, dataplane.limits.max_batch)
 
-    def model_statistics(model: HostedModel) -> v2.Statistics:
+    def model_statistics(model: HostedModel) -> v2_schemas.Statistics:
         """Counts and times of one model, in Triton's shape."""
-        return v2.Statistics.model_validate({"model_stats": [_statistics(model)]})
+        return v2_schemas.Statistics.model_validate({"model_stats": [_statistics(model)]})
 
     def _statistics(model: HostedModel) -> dict[str, object]:
         return statistics.of(model.name, model.bundle.toml.version)
 
-    _add(routes, dataplane, "", "metadata", metadata, v2.ModelMetadata)
-    _add(routes, dataplane, "/ready", "ready", ready, v2.ModelReady)
-    _add(routes, dataplane, "/config", "config", config, v2.ModelConfig)
-    _add(routes, dataplane, "/stats", "statistics", model_statistics, v2.Statistics)
+    _add(routes, dataplane, "", "metadata", metadata, v2_schemas.ModelMetadata)
+    _add(routes, dataplane, "/ready", "ready", ready, v2_schemas.ModelReady)
+    _add(routes, dataplane, "/config", "config", config, v2_schemas.ModelConfig)
+    _add(routes, dataplane, "/stats", "statistics", model_statistics, v2_schemas.Statistics)
 
     @routes.post("/v2/repository/index", operation_id="repository_index")
-    async def repository_index() -> list[v2.IndexEntry]:
+    async def repository_index() -> list[v2_schemas.IndexEntry]:
         """All models of the repository; every one is loaded."""
         return [
-            v2.IndexEntry(name=model.name, version=model.bundle.toml.version, state="READY", reason="")
+            v2_schemas.IndexEntry(name=model.name, version=model.bundle.toml.version, state="READY", reason="")
             for model in models.values()
         ]
 
@@ -84,49 +84,51 @@ def _add(
         )  # fmt: skip
 
 
-def _metadata(model: HostedModel) -> v2.ModelMetadata:
+def _metadata(model: HostedModel) -> v2_schemas.ModelMetadata:
     spec = model.bundle.input
-    return v2.ModelMetadata(
+    return v2_schemas.ModelMetadata(
         name=model.name,
         versions=[model.bundle.toml.version],
         platform=PLATFORMS[model.backend],
-        inputs=[v2.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=[-1, *spec.shape])],
+        inputs=[v2_schemas.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=[-1, *spec.shape])],
         outputs=[
-            v2.TensorMetadata(name=name, datatype=_datatype(name), shape=[-1, *_dimensions(name, model)])
+            v2_schemas.TensorMetadata(name=name, datatype=_datatype(name), shape=[-1, *_dimensions(name, model)])
             for name in (*OUTPUTS, *ON_REQUEST)
         ],
     )
 
 
-def _config(model: HostedModel, max_batch: int) -> v2.ModelConfig:
+def _config(model: HostedModel, max_batch: int) -> v2_schemas.ModelConfig:
     """Return what a client reads of a model's configuration before it sends requests.
 
     A stream is a sequence, so that clients that follow the configuration send sequence ids.
     """
     spec = model.bundle.input
-    return v2.ModelConfig(
+    return v2_schemas.ModelConfig(
         name=model.name,
         platform=PLATFORMS[model.backend],
         backend="acclimate",
         version_policy={"specific": {"versions": [model.bundle.toml.version]}},
         max_batch_size=max_batch,
-        input=[v2.TensorConfig(name=spec.name, data_type=f"TYPE_{spec.datatype}", dims=list(spec.shape))],
+        input=[v2_schemas.TensorConfig(name=spec.name, data_type=f"TYPE_{spec.datatype}", dims=list(spec.shape))],
         output=[_output(name, model) for name in (*OUTPUTS, *ON_REQUEST)],
-        sequence_batching=v2.SequenceBatching(
+        sequence_batching=v2_schemas.SequenceBatching(
             max_sequence_idle_microseconds=0,
             control_input=[
-                v2.ControlInput(name=name, control=[v2.Control(kind=f"CONTROL_SEQUENCE_{name}")])
+                v2_schemas.ControlInput(name=name, control=[v2_schemas.Control(kind=f"CONTROL_SEQUENCE_{name}")])
                 for name in ("START", "END", "CORRID")
             ],
         ),
     )
 
 
-def _output(name: str, model: HostedModel) -> v2.TensorConfig:
+def _output(name: str, model: HostedModel) -> v2_schemas.TensorConfig:
     dims = _dimensions(name, model)
     if not dims:  # Triton's configuration has no scalars: one element that is reshaped to none
-        return v2.TensorConfig(name=name, data_type=f"TYPE_{_datatype(name)}", dims=[1], reshape=v2.Reshape(shape=[]))
-    return v2.TensorConfig(name=name, data_type=f"TYPE_{_datatype(name)}", dims=dims)
+        return v2_schemas.TensorConfig(
+            name=name, data_type=f"TYPE_{_datatype(name)}", dims=[1], reshape=v2_schemas.Reshape(shape=[])
+        )
+    return v2_schemas.TensorConfig(name=name, data_type=f"TYPE_{_datatype(name)}", dims=dims)
 
 
 def _datatype(output: str) -> str:

@@ -4,8 +4,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
-from service.api.access import given_digest, scope_of
-from service.api.session import Sessions
+from service.api.middleware.access import given_digest, scope_of
+from service.api.routes.session import Sessions
 from service.errors import BusyError
 from service.support.token_bucket import Buckets
 

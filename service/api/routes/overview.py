@@ -12,8 +12,8 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from PIL import Image
 
 from adapters.monitors import entropy_bins
-from service.api.events import event_view
 from service.api.problems import responses
+from service.api.routes.events import event_view
 from service.api.schemas import HistoryView, ModelRow, Overview, ProbeView, StreamRow
 from service.monitoring.history import COLUMNS, Misfit, Span
 from service.monitoring.history_tiers import TIERS

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
 
-from service.api.body import read_body
 from service.api.headers import DryRun, IfMatch, generation_of
+from service.api.middleware.body import read_body
 from service.api.problems import responses
+from service.api.routes.streams import After, Limit, StreamId, view
 from service.api.schemas import Restore, Restored, SnapshotCreate, SnapshotList, SnapshotView
-from service.api.streams import After, Limit, StreamId, view
 from service.serving.controlplane import Controlplane
 from service.storage.snapshots.format import Manifest
 

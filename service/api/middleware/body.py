@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import problems
-from service.api.held import hold
+from service.api.held_bytes import hold
 from service.errors import MalformedError, ServiceError, TooLargeError
 from service.support.thread_pool import Pool
 from service.types import JsonLimits
