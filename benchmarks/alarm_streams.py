@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from adapters.source import as_inputs
-from service.evaluation.data import Domains, Items, joined
 from service.models.hosted import HostedModel
+from service.offline.evaluation.data import Domains, Items, joined
 
 LEAST_RUN, LEAST_IMAGES = 5, 32
 """Requests, and images, that a class lasts in a sorted stream, at least."""

@@ -22,7 +22,7 @@ from adapters import SourceImages
 from benchmarks.cost import Cost, Network, Subject, Workload, frozen, graphs_made, measure, subjects_of, workload
 from benchmarks.machine import machine
 from benchmarks.resnet20 import with_artefacts
-from service.evaluation.pipelines import read_pipeline
+from service.offline.evaluation.pipelines import read_pipeline
 
 SPECS = ("source", "unmix_tns", "batch", "batch+tent", "unmix_tns+eata")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

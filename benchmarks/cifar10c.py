@@ -32,12 +32,12 @@ from adapters import Adapter, SourceImages, SourceModel
 from adapters.errors import AdapterError
 from adapters.registry import pipelines_of
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
-from service.evaluation.data import Domains, Items, in_memory
-from service.evaluation.layouts import CIFAR10C as CORRUPTIONS
-from service.evaluation.layouts import FULL_ROWS
-from service.evaluation.pipelines import is_random, read_pipeline
-from service.evaluation.protocols import Plan, Segment
-from service.evaluation.runs import run
+from service.offline.evaluation.data import Domains, Items, in_memory
+from service.offline.evaluation.layouts import CIFAR10C as CORRUPTIONS
+from service.offline.evaluation.layouts import FULL_ROWS
+from service.offline.evaluation.pipelines import is_random, read_pipeline
+from service.offline.evaluation.protocols import Plan, Segment
+from service.offline.evaluation.runs import run
 
 PUBLIC_IMAGES, PUBLIC_BATCH = 1000, 64
 """Images per corruption and batch size that the public figures hold for."""

@@ -36,13 +36,13 @@ from benchmarks.machine import machine
 from benchmarks.mobilenet import made_images, mobilenet_source
 from benchmarks.monitoring import write_bundle
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
-from service.evaluation.pipelines import read_pipeline, with_options
 from service.models.bundle import Bundle, read_bundle
 from service.models.graphs.cache import Graph, Wanted, made_anew, why_not
 from service.models.graphs.step import TRIED, CompiledPass
 from service.models.native.background import is_compiled, loaded
 from service.models.native.compile import compile_for
 from service.models.native.step import Made, NativeStep
+from service.offline.evaluation.pipelines import read_pipeline, with_options
 
 EAGER, COMPILED, NATIVE = "eager", "compiled", "native"
 MADE_IMAGES = 128

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from service.evaluation import runs
-from service.evaluation.data import CLEAN, Domains
-from service.evaluation.layouts import Wanted, embedded
-from service.evaluation.protocols import Plan, given
 from service.models.bundle import read_bundle
 from service.models.hosted import HostedModel, host
+from service.offline.evaluation import runs
+from service.offline.evaluation.data import CLEAN, Domains
+from service.offline.evaluation.layouts import Wanted, embedded
+from service.offline.evaluation.protocols import Plan, given
 from service.settings import EMBEDDED
 
 SPECS: dict[str, dict[str, Any]] = {

@@ -29,13 +29,13 @@ from adapters import SourceImages
 from benchmarks.alarm_streams import STREAMS, Sent, made
 from benchmarks.monitoring import artefacts_of, hosted
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
-from service.evaluation.data import CLEAN, Domains
-from service.evaluation.layouts import CIFAR10C, Wanted, read_data
-from service.evaluation.pipelines import read_pipeline
 from service.models.bundle import read_bundle
 from service.models.hosted import HostedModel, host
 from service.monitoring import suspicion
 from service.monitoring.guard import GUARDED
+from service.offline.evaluation.data import CLEAN, Domains
+from service.offline.evaluation.layouts import CIFAR10C, Wanted, read_data
+from service.offline.evaluation.pipelines import read_pipeline
 from service.settings import EMBEDDED
 from service.streams import engine
 from service.streams.good_states import GoodState

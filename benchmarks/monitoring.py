@@ -26,10 +26,10 @@ from torch import Tensor
 
 from adapters import AdapterState, SourceModel
 from benchmarks.resnet20 import CLASSES, MEAN, STD, load_source_model, read_source_images
-from service.calibration.measures import entropy
 from service.models.bundle import read_bundle
 from service.models.graphs.cache import Graphs
 from service.models.hosted import Fitted, HostedModel
+from service.offline.calibration.measures import entropy
 from service.streams import engine
 from service.streams.idempotency import RetryLog
 from service.streams.stream import Stream, initial_state

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from adapters import SourceModel
 from benchmarks.resnet20 import CLASSES, load_source_model, read_source_images, with_artefacts
-from service.evaluation.comparison import Cell, compare, schedule
-from service.evaluation.layouts import CIFAR10C, Wanted, read_data
-from service.evaluation.pipelines import read_pipeline
-from service.evaluation.protocols import PlanSettings, make_plan
+from service.offline.evaluation.comparison import Cell, compare, schedule
+from service.offline.evaluation.layouts import CIFAR10C, Wanted, read_data
+from service.offline.evaluation.pipelines import read_pipeline
+from service.offline.evaluation.protocols import PlanSettings, make_plan
 from service.types import InputSpec
 
 TUNING = ("gaussian_noise", "motion_blur", "snow", "contrast", "pixelate")

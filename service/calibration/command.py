@@ -12,13 +12,13 @@ from rich.table import Table
 
 from adapters import SourceModel
 from service.arguments import AllowFactory
-from service.calibration.choice import choose
-from service.calibration.data import SourceData, find_data
-from service.calibration.making import Result, foreign, kept_probe, make, probe_result
-from service.calibration.plan import PROBE, Wanted, Work, planned
 from service.errors import UnfitError
 from service.models.bundle import Bundle, read_without_artefacts
 from service.models.hosted import load_source
+from service.offline.calibration.artefacts import Result, foreign, kept_probe, make, probe_result
+from service.offline.calibration.choice import choose
+from service.offline.calibration.data import SourceData, find_data
+from service.offline.calibration.plan import PROBE, Wanted, Work, planned
 from service.settings import Settings as ServerSettings
 from service.support.atomic_files import remove_left
 

@@ -14,11 +14,12 @@ from rich.markup import escape
 from adapters.errors import AdapterError
 from service.arguments import AllowFactory
 from service.errors import SettingsError, UnfitError
-from service.evaluation import report, tuning
-from service.evaluation.comparison import SOURCE, Cell, schedule
-from service.evaluation.data import Domains
-from service.evaluation.layouts import Wanted, read_data
-from service.evaluation.options import (
+from service.models.bundle import read_bundle
+from service.offline.evaluation import report, tuning
+from service.offline.evaluation.comparison import SOURCE, Cell, schedule
+from service.offline.evaluation.data import Domains
+from service.offline.evaluation.layouts import Wanted, read_data
+from service.offline.evaluation.options import (
     DATA,
     ORDER,
     RUNS,
@@ -43,11 +44,10 @@ from service.evaluation.options import (
     SlotsOption,
     SpecsArgument,
 )
-from service.evaluation.pixels import Integers
-from service.evaluation.processes import BundleModel
-from service.evaluation.protocols import PROTOCOLS, PlanSettings, make_plan
-from service.evaluation.terminal import Subject, measured, open_console, show, write
-from service.models.bundle import read_bundle
+from service.offline.evaluation.pixels import Integers
+from service.offline.evaluation.processes import BundleModel
+from service.offline.evaluation.protocols import PROTOCOLS, PlanSettings, make_plan
+from service.offline.evaluation.terminal import Subject, measured, open_console, show, write
 from service.settings import EMBEDDED, Settings
 
 SPECS = ("source", "batch", "ema", "batch+eta", "ema+eta,eta.lr=1e-4", "unmix_tns")
@@ -122,7 +122,7 @@ def compare(
     write(json_file, report.as_json(cells, about), console)
     write(csv_file, report.as_csv(cells), console)
     if plots:
-        from service.evaluation.plots import write_plots
+        from service.offline.evaluation.plots import write_plots
 
         for file in write_plots(cells, plans, shown.names, plots):
             console.print(f"wrote {file}", highlight=False)

@@ -11,12 +11,12 @@ from rich.markup import escape
 from adapters.state import size_bytes
 from service.arguments import AllowFactory
 from service.errors import UnfitError
-from service.exporting.edge import files
 from service.models.bundle import read_bundle
 from service.models.graphs.cache import Wanted, made_anew
 from service.models.graphs.export import why_not
 from service.models.graphs.step import TRIED
 from service.models.hosted import host
+from service.offline.export.edge import files
 from service.settings import Settings
 from service.support.atomic_files import AS_UMASK, write_whole
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from service.calibration.choice import choose, digest, digest_of, turns
-from service.calibration.data import SourceData
 from service.errors import UnfitError
+from service.offline.calibration.choice import choose, digest, digest_of, turns
+from service.offline.calibration.data import SourceData
 
 
 def source_data(labels, classes=4, images=None):

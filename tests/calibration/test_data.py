@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from service.calibration import data as data_module
-from service.calibration.data import find_data
 from service.errors import UnfitError
 from service.models.bundle import read_without_artefacts
+from service.offline.calibration import data as data_module
+from service.offline.calibration.data import find_data
 from tests.bundles import torch_bundle
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)

@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from service.evaluation.data import Domains, in_memory
-from service.evaluation.protocols import PlanSettings, make_plan
+from service.offline.evaluation.data import Domains, in_memory
+from service.offline.evaluation.protocols import PlanSettings, make_plan
 from tests.models import plain_source, reference_source
 
 REFERENCE = partial(reference_source)

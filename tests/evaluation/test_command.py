@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from service.cli import app
 from service.errors import ServiceError
-from service.evaluation.comparison import Cell
-from service.evaluation.report import as_csv, as_json, notes
-from service.evaluation.runs import Range, Run
+from service.offline.evaluation.comparison import Cell
+from service.offline.evaluation.report import as_csv, as_json, notes
+from service.offline.evaluation.runs import Range, Run
 from tests.bundles import FACTORY, torch_bundle
 from tests.evaluation.made import made_domains, made_images
 

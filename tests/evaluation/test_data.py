@@ -9,8 +9,8 @@ from PIL import Image
 from service.demo.corruptions import CORRUPTIONS, corrupt
 from service.demo.drift import STREAM
 from service.errors import UnfitError
-from service.evaluation.data import Domains, Items, in_memory, mapped, with_blends
-from service.evaluation.layouts import CIFAR10C, Wanted, read_data
+from service.offline.evaluation.data import Domains, Items, in_memory, mapped, with_blends
+from service.offline.evaluation.layouts import CIFAR10C, Wanted, read_data
 from service.types import InputSpec
 
 SPEC = InputSpec("images", (3, 4, 6))

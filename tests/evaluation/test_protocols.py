@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from service.errors import UnfitError
-from service.evaluation.data import Domain, Domains, InMemory, in_memory, with_blends
-from service.evaluation.protocols import PROTOCOLS, RAMP, PlanSettings, make_plan
+from service.offline.evaluation.data import Domain, Domains, InMemory, in_memory, with_blends
+from service.offline.evaluation.protocols import PROTOCOLS, RAMP, PlanSettings, make_plan
 
 COUNT = 90
 

@@ -12,12 +12,12 @@ import torch
 from adapters import create
 from adapters.errors import SpecError
 from service.errors import FailedError
-from service.evaluation.comparison import Cell, compare, schedule
-from service.evaluation.data import mapped
-from service.evaluation.pipelines import is_random, read_pipeline
-from service.evaluation.processes import Failure, Task, run_all
-from service.evaluation.protocols import Plan
-from service.evaluation.runs import Run, run
+from service.offline.evaluation.comparison import Cell, compare, schedule
+from service.offline.evaluation.data import mapped
+from service.offline.evaluation.pipelines import is_random, read_pipeline
+from service.offline.evaluation.processes import Failure, Task, run_all
+from service.offline.evaluation.protocols import Plan
+from service.offline.evaluation.runs import Run, run
 from tests.evaluation.made import PLAIN, REFERENCE, ignore, made_domains, made_plan
 from tests.models import reference_source
 

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 from adapters.errors import AdapterError
 from service.cli import app
 from service.errors import UnfitError
-from service.evaluation.comparison import Cell
-from service.evaluation.data import Domains, in_memory
-from service.evaluation.pipelines import read_pipeline
-from service.evaluation.protocols import PlanSettings, make_plan
-from service.evaluation.tuning import choose, grid, split
+from service.offline.evaluation.comparison import Cell
+from service.offline.evaluation.data import Domains, in_memory
+from service.offline.evaluation.pipelines import read_pipeline
+from service.offline.evaluation.protocols import PlanSettings, make_plan
+from service.offline.evaluation.tuning import choose, grid, split
 from tests.bundles import FACTORY, torch_bundle
 from tests.evaluation.made import made_images
 from tests.models import reference_source

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from benchmarks import selection
 from benchmarks.resnet20 import ResNet20
 from benchmarks.selection import REPORTING, TUNING, Row, as_long_table, rows
-from service.evaluation.comparison import Cell
-from service.evaluation.runs import Run
+from service.offline.evaluation.comparison import Cell
+from service.offline.evaluation.runs import Run
 
 
 def cell(pipeline, errors, batch=64, source=50.0):

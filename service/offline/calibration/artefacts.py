@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from adapters.errors import UnfitModelError
-from service.calibration.plan import PROBE, Work
 from service.errors import BundleError
 from service.models.artefacts import SUFFIX, Record, check_finite, read_record, read_tensors, write_artefact
 from service.models.bundle import Bundle
+from service.offline.calibration.plan import PROBE, Work
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 
-from service.evaluation.comparison import Cell
-from service.evaluation.protocols import Plan
+from service.offline.evaluation.comparison import Cell
+from service.offline.evaluation.protocols import Plan
 
 # Told apart by colour-blind eyes too: Okabe and Ito, Color Universal Design, 2008. Yellow, too pale on white, is out.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

@@ -13,9 +13,9 @@ from adapters import Adapter, SourceModel
 from adapters.functional import answers
 from adapters.source import as_inputs
 from adapters.values import StepOutput
-from service.evaluation.data import Domains
-from service.evaluation.pixels import Integers
-from service.evaluation.protocols import Plan
+from service.offline.evaluation.data import Domains
+from service.offline.evaluation.pixels import Integers
+from service.offline.evaluation.protocols import Plan
 
 POINTS, IMAGES_PER_POINT = 100, 50
 """A course has at most this many points, each over at least so many images."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from adapters import SourceModel
 from adapters.errors import UnfitModelError
-from service.evaluation.data import Domains
-from service.evaluation.pipelines import is_random, read_pipeline
-from service.evaluation.processes import Failure, Load, Outcome, Task, run_all
-from service.evaluation.protocols import Plan
-from service.evaluation.runs import Advance, Run
+from service.offline.evaluation.data import Domains
+from service.offline.evaluation.pipelines import is_random, read_pipeline
+from service.offline.evaluation.processes import Failure, Load, Outcome, Task, run_all
+from service.offline.evaluation.protocols import Plan
+from service.offline.evaluation.runs import Advance, Run
 
 SOURCE = "source"
 """The frozen model, which every other pipeline is measured against."""

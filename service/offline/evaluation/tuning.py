@@ -6,9 +6,9 @@ from itertools import product
 
 from adapters.errors import OptionError
 from service.errors import UnfitError
-from service.evaluation.comparison import Cell
-from service.evaluation.data import Domains
-from service.evaluation.pipelines import read_pipeline, with_options
+from service.offline.evaluation.comparison import Cell
+from service.offline.evaluation.data import Domains
+from service.offline.evaluation.pipelines import read_pipeline, with_options
 
 MAX_GRID = 500
 """Most combinations of one tuning."""

@@ -12,8 +12,8 @@ from typing import TypeAlias
 import numpy as np
 
 from service.errors import UnfitError
-from service.evaluation.data import SEVERITIES, Domain, Domains, Items, joined
-from service.evaluation.pixels import Integers
+from service.offline.evaluation.data import SEVERITIES, Domain, Domains, Items, joined
+from service.offline.evaluation.pixels import Integers
 
 RAMP = (*SEVERITIES, *SEVERITIES[-2::-1])
 """Severity along a domain of the gradual protocol: up, and down again."""

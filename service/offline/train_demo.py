@@ -1,8 +1,8 @@
-"""Train the demo's source model and write its two bundles and its stream: `python -m service.demo.train --help`.
+"""Train the demo's source model and write its two bundles and its stream: `python -m service.offline.train_demo --help`.
 
 Needs the `dev` extra (onnxscript) and, with the default options, about 20 minutes on one core. The source artefacts
 come from the training images; a new learner's are added to the shipped bundle, its model untouched, in a minute by
-`python -m service.demo.train --data /usr/share/datasets/fashion-mnist --out service/demo --artefacts-only`
+`python -m service.offline.train_demo --data /usr/share/datasets/fashion-mnist --out service/demo --artefacts-only`
 (Debian's package `dataset-fashion-mnist` has the images).
 """
 
@@ -25,11 +25,11 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name every PyTorch user reads
 
 from service.calibration.command import calibrate_bundle
-from service.calibration.data import data_of
-from service.calibration.plan import Wanted
 from service.demo.network import build
 from service.models.bundle import read_without_artefacts
 from service.models.hosted import load_source
+from service.offline.calibration.data import data_of
+from service.offline.calibration.plan import Wanted
 
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

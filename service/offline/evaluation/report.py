@@ -12,7 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from service.evaluation.comparison import Cell
+from service.offline.evaluation.comparison import Cell
 
 WORSE = "!"
 COLUMNS = (

@@ -19,12 +19,12 @@ import torch
 from adapters import SourceModel
 from adapters.errors import AdapterError
 from service.errors import FailedError
-from service.evaluation.data import Domains, mapped
-from service.evaluation.pipelines import read_pipeline
-from service.evaluation.protocols import Plan
-from service.evaluation.runs import Advance, Run, run
 from service.models.bundle import read_bundle
 from service.models.hosted import host
+from service.offline.evaluation.data import Domains, mapped
+from service.offline.evaluation.pipelines import read_pipeline
+from service.offline.evaluation.protocols import Plan
+from service.offline.evaluation.runs import Advance, Run, run
 
 TOLD_EVERY_SECONDS = 0.1
 Load: TypeAlias = Callable[[], SourceModel]

@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from adapters import SourceModel
-from service.evaluation import report
-from service.evaluation.comparison import Cell, Schedule, compare
-from service.evaluation.data import Domains
-from service.evaluation.processes import BundleModel
 from service.models.bundle import Bundle
+from service.offline.evaluation import report
+from service.offline.evaluation.comparison import Cell, Schedule, compare
+from service.offline.evaluation.data import Domains
+from service.offline.evaluation.processes import BundleModel
 from service.settings import available_cores
 
 LOG_WIDTH = 120

@@ -7,7 +7,7 @@ import numpy as np
 
 from adapters.source import as_stored
 from service.errors import TooLargeError, UnfitError
-from service.evaluation.data import CLEAN, Domain, Domains, in_memory
+from service.offline.evaluation.data import CLEAN, Domain, Domains, in_memory
 from service.types import InputSpec, Limits
 from service.wire.images import decode_images
 

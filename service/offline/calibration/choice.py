@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from adapters import SourceImages
-from service.calibration.data import SourceData
 from service.errors import UnfitError
+from service.offline.calibration.data import SourceData
 
 SEED = 0
 READ_AT_ONCE = 256

@@ -10,9 +10,9 @@ import numpy as np
 from service.demo.corruptions import CORRUPTIONS, corrupt
 from service.demo.drift import STREAM
 from service.errors import UnfitError
-from service.evaluation.data import CLEAN, SEVERITIES, Domain, Domains, in_memory, with_blends
-from service.evaluation.files import read_image_folder
-from service.evaluation.pixels import Integers, Mapped, Pixels
+from service.offline.evaluation.data import CLEAN, SEVERITIES, Domain, Domains, in_memory, with_blends
+from service.offline.evaluation.files import read_image_folder
+from service.offline.evaluation.pixels import Integers, Mapped, Pixels
 from service.types import InputSpec
 
 CIFAR10C = (

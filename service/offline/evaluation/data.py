@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from service.errors import UnfitError
-from service.evaluation.pixels import Blended, Images, InMemory, Integers, Mapped, Pixels
+from service.offline.evaluation.pixels import Blended, Images, InMemory, Integers, Mapped, Pixels
 
 CLEAN = "clean"
 """The domain of images without a corruption, where there is one."""

@@ -12,11 +12,11 @@ from adapters import Pipeline, SourceModel, create, pipeline
 from adapters.base import Learner
 from adapters.registry import parts, pipelines_of
 from adapters.source import artefact_file
-from service.calibration.choice import Chosen, digest
-from service.calibration.measures import Measure, entropy, features
 from service.errors import UnfitError
 from service.models.artefacts import Record
 from service.models.bundle import Bundle
+from service.offline.calibration.choice import Chosen, digest
+from service.offline.calibration.measures import Measure, entropy, features
 
 PROBE = "probe"
 MEASURES: Mapping[str, Measure] = {"features": features, "entropy": entropy}

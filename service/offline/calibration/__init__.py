@@ -1,0 +1,1 @@
+"""Making a bundle's source artefacts from source data."""

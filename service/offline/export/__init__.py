@@ -1,0 +1,1 @@
+"""A self-contained adapting model for ONNX Runtime alone."""
