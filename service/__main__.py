@@ -9,7 +9,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Load the command line and run it; Ctrl-C ends it without a traceback, while it is still loading too."""
     try:
-        import_module("service.cli").main()
+        import_module("service.cli.main").main()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name every PyTorch user reads
 
-from service.calibration.command import calibrate_bundle
+from service.cli.calibrate import calibrate_bundle
 from service.demo.network import build
 from service.models.bundle import read_without_artefacts
 from service.models.hosted import load_source

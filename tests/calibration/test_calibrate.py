@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from adapters import SourceImages, create
-from service.cli import app
+from service.cli.main import app
 from service.errors import BundleError, UnfitError
 from service.models.artefacts import RECORD, Record, read_record, write_artefact
 from service.models.bundle import read_bundle

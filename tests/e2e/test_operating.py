@@ -408,7 +408,7 @@ def test_every_command_teaches_by_an_example(command):
 
 @pytest.mark.parametrize(
     ("started", "spared"),
-    [("service.cli", {"torch", "fastapi"}), ("service.app", {"torch._dynamo", "torch._inductor"})],
+    [("service.cli.main", {"torch", "fastapi"}), ("service.app", {"torch._dynamo", "torch._inductor"})],
 )
 def test_operators_do_not_wait_for_torch_nor_servers_for_its_compiler(started, spared):
     code = f"import {started}, sys; print(sorted({spared} & set(sys.modules)))"
@@ -428,7 +428,7 @@ def test_operators_do_not_wait_for_torch_nor_servers_for_its_compiler(started, s
     ids=str,
 )
 def test_a_wrong_setting_is_named_by_its_variable_with_what_was_expected(variables, said):
-    code = "import sys; sys.argv = ['acclimate', 'serve']; from service.cli import main; main()"
+    code = "import sys; sys.argv = ['acclimate', 'serve']; from service.cli.main import main; main()"
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **variables}
     )

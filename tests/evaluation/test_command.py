@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from service.cli import app
+from service.cli.main import app
 from service.errors import ServiceError
 from service.offline.evaluation.comparison import Cell
 from service.offline.evaluation.report import as_csv, as_json, notes

@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from adapters.errors import AdapterError
-from service.cli import app
+from service.cli.main import app
 from service.errors import UnfitError
 from service.offline.evaluation.comparison import Cell
 from service.offline.evaluation.data import Domains, in_memory

@@ -5,10 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
+from service.cli.errors import MistakeError
+from service.cli.output import lists
+from service.cli.remote import details, parsing, watch_lines
+from service.cli.remote.connection import read_key
 from service.client import EventView, SnapshotView, StreamRow, StreamView
-from service.operating import inspecting, parsing, showing, watching
-from service.operating.errors import MistakeError
-from service.operating.reaching import read_key
 
 STREAM = {
     "id": "camera-7",
@@ -34,8 +35,8 @@ def test_a_model_column_is_there_only_where_there_are_several_models():
     one = StreamView(**STREAM)
     other = StreamView(**STREAM | {"id": "camera-8", "model": "digits"})
 
-    assert "fashion" not in text(showing.streams([one], {}, 120))
-    assert "digits" in text(showing.streams([one, other], {}, 120))
+    assert "fashion" not in text(lists.streams([one], {}, 120))
+    assert "digits" in text(lists.streams([one, other], {}, 120))
 
 
 @pytest.mark.parametrize(
@@ -45,9 +46,9 @@ def test_a_model_column_is_there_only_where_there_are_several_models():
 def test_how_a_state_is_kept_is_shown_where_the_server_says_so(told, shown):
     stream = StreamView(**STREAM, **told)
 
-    assert shown in text(showing.streams([stream], {}, 160))
-    assert shown in text(inspecting.stream(stream, None))
-    assert "kept" not in text(showing.streams([StreamView(**STREAM)], {}, 160))
+    assert shown in text(lists.streams([stream], {}, 160))
+    assert shown in text(details.stream(stream, None))
+    assert "kept" not in text(lists.streams([StreamView(**STREAM)], {}, 160))
 
 
 def test_what_a_newer_server_adds_is_kept_and_printed_as_it_came():
@@ -60,24 +61,24 @@ def test_what_a_newer_server_adds_is_kept_and_printed_as_it_came():
 def test_the_state_word_is_the_badge_and_else_the_mode():
     stream, row = StreamView(**STREAM), StreamRow(id="camera-7", badge="drifting", source_gap=0.125)
 
-    assert "drifting" in text(showing.streams([stream], {"camera-7": row}, 120))
-    assert "0.125" in text(showing.streams([stream], {"camera-7": row}, 120))
-    assert "adapt " in text(showing.streams([stream], {}, 120))
+    assert "drifting" in text(lists.streams([stream], {"camera-7": row}, 120))
+    assert "0.125" in text(lists.streams([stream], {"camera-7": row}, 120))
+    assert "adapt " in text(lists.streams([stream], {}, 120))
 
 
 def test_no_line_is_longer_than_the_terminal():
     stream = StreamView(**STREAM | {"id": "site-north-loading-dock-camera-12" * 2})
 
     for width in (60, 80, 120):
-        assert max(map(len, text(showing.streams([stream], {}, width), width).splitlines())) <= width
+        assert max(map(len, text(lists.streams([stream], {}, width), width).splitlines())) <= width
 
 
 def test_an_event_says_what_was_done_once():
     event = {"id": 4, "time": 0.0, "stream": "s", "model": "m", "reason": "one class took over"}
 
-    assert showing.why(EventView(**event, kind="guard", action="rolled_back")) == "one class took over (rolled back)"
-    assert showing.why(EventView(**event, kind="reset", action="reset")) == "one class took over"
-    assert "one class took over" in text(showing.events([EventView(**event, kind="guard", action="")], 80), 80)
+    assert lists.why(EventView(**event, kind="guard", action="rolled_back")) == "one class took over (rolled back)"
+    assert lists.why(EventView(**event, kind="reset", action="reset")) == "one class took over"
+    assert "one class took over" in text(lists.events([EventView(**event, kind="guard", action="")], 80), 80)
 
 
 def test_a_note_has_a_column_where_there_is_one():
@@ -86,19 +87,19 @@ def test_a_note_has_a_column_where_there_is_one():
         "generation": 4, "steps": 4, "bytes": 2000, "created": 0.0,
     }  # fmt: skip
 
-    assert "note" not in text(showing.snapshots([SnapshotView(**snapshot)], 120))
-    assert "good for months" in text(showing.snapshots([SnapshotView(**snapshot, note="good for months")], 120))
+    assert "note" not in text(lists.snapshots([SnapshotView(**snapshot)], 120))
+    assert "good for months" in text(lists.snapshots([SnapshotView(**snapshot, note="good for months")], 120))
 
 
 def test_a_watched_line_stands_under_its_headings():
-    line = watching.line(StreamView(**STREAM), 0.0).plain
+    line = watch_lines.line(StreamView(**STREAM), 0.0).plain
 
-    assert len(line) == len(watching.HEADINGS)
+    assert len(line) == len(watch_lines.HEADINGS)
     assert "0.26" in line
 
 
 def test_names_in_square_brackets_are_no_markup():
-    shown = text(showing.streams([StreamView(**STREAM | {"adapter": "[red]x[/red]"})], {}, 120))
+    shown = text(lists.streams([StreamView(**STREAM | {"adapter": "[red]x[/red]"})], {}, 120))
 
     assert "[red]x[/red]" in shown
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from adapters import SourceModel, create
 from adapters.state import flatten
 from benchmarks.resnet20 import ResNet20
-from service.cli import app
+from service.cli.main import app
 from service.errors import UnfitError
 from service.models.bundle import read_bundle
 from service.models.graphs.cache import Graphs

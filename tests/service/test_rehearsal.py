@@ -5,7 +5,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from service.commands import app
+from service.cli.local import app
 from service.errors import BundleError
 from service.models.bundle import read_bundle
 from service.models.hosted import host

@@ -7,8 +7,8 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from service.cli.output.tables import console, plain
 from service.client.views import Told
-from service.operating.tables import console, plain
 
 View = TypeVar("View", bound=Told)
 

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from adapters.errors import AdapterError
-from service.arguments import AllowFactory
+from service.cli.arguments import AllowFactory
 from service.errors import SettingsError, UnfitError
 from service.models.bundle import read_bundle
 from service.offline.evaluation import report, tuning

@@ -3,10 +3,10 @@
 from rich.table import Table
 from rich.text import Text
 
+from service.cli.output.formatting import DASH, age, counted, figure, moment, pairs, share, size
+from service.cli.output.lists import coloured, kept
+from service.cli.output.tables import facts
 from service.client import SnapshotView, StreamRow, StreamView
-from service.operating.showing import coloured, kept
-from service.operating.tables import facts
-from service.operating.wording import DASH, age, counted, figure, moment, pairs, share, size
 
 TOLD = frozenset(
     {"entropy", "drift", "source_agreement", "source_age", "estimated_accuracy", "source_estimated_accuracy"}

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from service.cli.output.formatting import DASH, age, figure, moment, share, size
+from service.cli.output.tables import Column, plain, table
 from service.client import EventView, SnapshotView, StreamRow, StreamView
-from service.operating.tables import Column, plain, table
-from service.operating.wording import DASH, age, figure, moment, share, size
 
 COLOURS: Mapping[str, str] = {
     "steady": "green",

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from adapters import SourceModel
-from service.arguments import AllowFactory
+from service.cli.arguments import AllowFactory
 from service.errors import UnfitError
 from service.models.bundle import Bundle, read_without_artefacts
 from service.models.hosted import load_source

@@ -6,15 +6,16 @@ from typing import Annotated
 
 import typer
 
+from service.cli.errors import MistakeError
+from service.cli.output import lists
+from service.cli.output.formatting import counted, size
+from service.cli.output.printing import print_list, print_one, say
+from service.cli.remote import details
+from service.cli.remote.confirmation import confirm, described, loss_of_state
+from service.cli.remote.connection import DEFAULT_URL, reach
+from service.cli.remote.existence import known
+from service.cli.remote.options import AsJson, IfGeneration, KeyFile, SnapshotId, StreamId, Url, Yes
 from service.client import Restored
-from service.operating import inspecting, showing
-from service.operating.checking import known
-from service.operating.confirming import confirm, described, loss_of_state
-from service.operating.errors import MistakeError
-from service.operating.options import AsJson, IfGeneration, KeyFile, SnapshotId, StreamId, Url, Yes
-from service.operating.printing import print_list, print_one, say
-from service.operating.reaching import DEFAULT_URL, reach
-from service.operating.wording import counted, size
 from service.support.atomic_files import AS_UMASK, write_whole
 
 app = typer.Typer(help="Keep what streams have learned, and go back to it.", no_args_is_help=True)
@@ -29,7 +30,7 @@ def list_snapshots(stream: StreamId, url: Url = DEFAULT_URL, key_file: KeyFile =
     none = f"{stream} has no snapshots; `acclimate snapshots take {stream}` takes one."
     with reach(url, key_file) as client:
         listed = known(client, stream, client.snapshots(stream))
-        print_list(listed, showing.snapshots, none, as_json=as_json)
+        print_list(listed, lists.snapshots, none, as_json=as_json)
 
 
 @app.command()
@@ -50,7 +51,7 @@ def take(
     """
     settings = {"note": note, "inputs": "drop" if drop_inputs else "keep"} | ({"name": name} if name else {})
     with reach(url, key_file) as client:
-        print_one(client.take(stream, settings), inspecting.snapshot, as_json=as_json)
+        print_one(client.take(stream, settings), details.snapshot, as_json=as_json)
 
 
 @app.command()
@@ -60,7 +61,7 @@ def show(snapshot: SnapshotId, url: Url = DEFAULT_URL, key_file: KeyFile = None,
     Example: `acclimate snapshots show 919b827a77f65b5801bc435d`
     """
     with reach(url, key_file) as client:
-        print_one(client.snapshot(snapshot), inspecting.snapshot, as_json=as_json)
+        print_one(client.snapshot(snapshot), details.snapshot, as_json=as_json)
 
 
 @app.command()
@@ -150,4 +151,4 @@ def upload(
     except OSError as error:
         raise MistakeError(f"{file} cannot be read: {error.strerror}; expected a snapshot file") from None
     with reach(url, key_file) as client:
-        print_one(client.upload(content), inspecting.snapshot, as_json=as_json)
+        print_one(client.upload(content), details.snapshot, as_json=as_json)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from service.api.keys import check_listening, make_first_key, read_keys
-from service.arguments import AllowFactory
+from service.cli.arguments import AllowFactory
 from service.settings import Settings
 from service.support.port import Port
 

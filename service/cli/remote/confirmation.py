@@ -4,9 +4,9 @@ import sys
 
 import typer
 
+from service.cli.errors import MistakeError
+from service.cli.output.formatting import age, counted, size
 from service.client import Client, SnapshotView, StreamView
-from service.operating.errors import MistakeError
-from service.operating.wording import age, counted, size
 
 
 def confirm(loss: str, *, yes: bool) -> None:

@@ -9,17 +9,17 @@ from rich.console import Console
 from rich.table import Table
 
 from service.api.keys import Scope, make_key
-from service.arguments import AllowFactory
-from service.calibration.command import calibrate
+from service.cli.arguments import AllowFactory
+from service.cli.calibrate import calibrate
+from service.cli.compare import compare, tune
+from service.cli.export import export
+from service.cli.remote.connection import address, read_key
+from service.cli.remote.options import KeyFile
 from service.demo.tour import own_server, tour
 from service.errors import BundleError, SettingsError
-from service.evaluation.command import compare, tune
-from service.exporting.command import export
 from service.models.bundle import read_bundle
 from service.models.gradient_trials import Trials
 from service.models.hosted import HostedModel, host
-from service.operating.options import KeyFile
-from service.operating.reaching import address, read_key
 from service.serving.rehearsal import rehearse, unfit_for_auto
 from service.settings import Settings
 

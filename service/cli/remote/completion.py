@@ -7,9 +7,9 @@ from pathlib import Path
 
 import typer
 
+from service.cli.errors import MistakeError
+from service.cli.remote.connection import DEFAULT_URL, reach
 from service.client import Client, RefusedError
-from service.operating.errors import MistakeError
-from service.operating.reaching import DEFAULT_URL, reach
 
 TIMEOUT_SECONDS = 1.0
 MOST_STREAMS = 10

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from service.cli.output import lists
+from service.cli.output.printing import print_array, print_list, say
+from service.cli.remote.connection import DEFAULT_URL, reach
+from service.cli.remote.existence import known_to_events
+from service.cli.remote.options import AsJson, KeyFile, OfStream, Url
 from service.client import Client, EventView
-from service.operating import showing
-from service.operating.checking import known_to_events
-from service.operating.options import AsJson, KeyFile, OfStream, Url
-from service.operating.printing import print_array, print_list, say
-from service.operating.reaching import DEFAULT_URL, reach
 
 SHOWN = 30
 
@@ -51,7 +51,7 @@ def list_events(
         if as_json:
             print_array(client.events(since or 0, stream))
         else:
-            print_list(_newest(client, since, stream, last), showing.events, "There are no events.", as_json=False)
+            print_list(_newest(client, since, stream, last), lists.events, "There are no events.", as_json=False)
 
 
 def _newest(client: Client, since: int | None, stream: str | None, last: int) -> list[EventView]:
@@ -80,6 +80,6 @@ def follow(
             known_to_events(client, stream)
         try:
             for event in islice(client.follow(since, stream), count):
-                say(event.json_text() if as_json else showing.event_line(event))
+                say(event.json_text() if as_json else lists.event_line(event))
         except KeyboardInterrupt:
             return

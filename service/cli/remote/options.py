@@ -5,7 +5,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from service.operating.completing import snapshot_ids, stream_ids
+from service.cli.remote.completion import snapshot_ids, stream_ids
 
 Url: TypeAlias = Annotated[str, typer.Option("--url", envvar="ACCLIMATE_URL", help="The server's address.")]
 KeyFile: TypeAlias = Annotated[

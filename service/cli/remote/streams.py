@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli.errors import MistakeError
+from service.cli.output import lists
+from service.cli.output.printing import print_list, print_one, say
+from service.cli.remote import details, parsing, watch_lines
+from service.cli.remote.confirmation import confirm, loss_of_state
+from service.cli.remote.connection import DEFAULT_URL, reach
+from service.cli.remote.options import AsJson, Guard, IfGeneration, KeyFile, Settings, StreamId, Url, Yes
 from service.client import Client, RefusedError, StreamRow
-from service.operating import inspecting, parsing, showing, watching
-from service.operating.confirming import confirm, loss_of_state
-from service.operating.errors import MistakeError
-from service.operating.options import AsJson, Guard, IfGeneration, KeyFile, Settings, StreamId, Url, Yes
-from service.operating.printing import print_list, print_one, say
-from service.operating.reaching import DEFAULT_URL, reach
 
 app = typer.Typer(help="Look at streams and change them.", no_args_is_help=True)
 UNFIT = 422
@@ -37,7 +38,7 @@ def list_streams(url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJs
     """
     with reach(url, key_file) as client:
         rows = {} if as_json else {row.id: row for row in client.overview()}
-        print_list(client.streams(), lambda all_, width: showing.streams(all_, rows, width), NONE, as_json=as_json)
+        print_list(client.streams(), lambda all_, width: lists.streams(all_, rows, width), NONE, as_json=as_json)
 
 
 @app.command()
@@ -49,7 +50,7 @@ def show(stream: StreamId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_
     with reach(url, key_file) as client:
         view = client.stream(stream)
         row = None if as_json else _row(client, stream)
-        print_one(view, lambda one: inspecting.stream(one, row), as_json=as_json)
+        print_one(view, lambda one: details.stream(one, row), as_json=as_json)
 
 
 @app.command()
@@ -79,7 +80,7 @@ def create(
     settings |= {"guard": parsing.guard(guard, {})} if guard else {}
     with reach(url, key_file) as client:
         view = client.create(settings)
-        print_one(view, lambda one: inspecting.stream(one, None), as_json=as_json)
+        print_one(view, lambda one: details.stream(one, None), as_json=as_json)
 
 
 @app.command("set")
@@ -118,7 +119,7 @@ def change(
         if adapter or option:
             confirm(loss_of_state(client, view, "may start from its initial state"), yes=yes)
         changed = client.change(stream, settings, if_generation)
-        print_one(changed, lambda one: inspecting.stream(one, None), as_json=as_json)
+        print_one(changed, lambda one: details.stream(one, None), as_json=as_json)
 
 
 @app.command()
@@ -175,10 +176,10 @@ def watch(
     with reach(url, key_file) as client:
         if not as_json:
             client.stream(stream)
-            say(watching.HEADINGS)
+            say(watch_lines.HEADINGS)
         try:
-            for view in islice(watching.moves(client, stream, every), count):
-                say(view.json_text() if as_json else watching.line(view, time.time()))
+            for view in islice(watch_lines.moves(client, stream, every), count):
+                say(view.json_text() if as_json else watch_lines.line(view, time.time()))
         except KeyboardInterrupt:
             return
 

@@ -6,9 +6,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from service.cli.output.formatting import DASH, pairs, size
+from service.cli.output.tables import Column, facts, table
 from service.client import AdapterView, ModelView
-from service.operating.tables import Column, facts, table
-from service.operating.wording import DASH, pairs, size
 
 FOLDED = 32
 SHOWN_CLASSES = 12

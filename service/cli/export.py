@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from adapters.state import size_bytes
-from service.arguments import AllowFactory
+from service.cli.arguments import AllowFactory
 from service.errors import UnfitError
 from service.models.bundle import read_bundle
 from service.models.graphs.cache import Wanted, made_anew

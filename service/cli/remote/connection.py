@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from service.cli.errors import MistakeError
 from service.client import Client, RefusedError, UnreachableError
-from service.operating.errors import MistakeError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "ACCLIMATE_KEY"

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 from rich.text import Text
 
+from service.cli.output.formatting import figure, share, size
 from service.client import Client, StreamView
-from service.operating.wording import figure, share, size
 
 HEADINGS = f"{'time':8}  {'generation':>10}  {'entropy':>7}  {'':16}  {'drift':>6}  {'agreement':>9}  {'size':>8}"
 BAR = 16

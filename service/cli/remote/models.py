@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
+from service.cli.errors import MistakeError
+from service.cli.output.printing import print_list, print_one
+from service.cli.remote import catalogues
+from service.cli.remote.connection import DEFAULT_URL, reach
+from service.cli.remote.options import AsJson, KeyFile, Url
 from service.client import AdapterView, RefusedError
-from service.operating import catalogues
-from service.operating.errors import MistakeError
-from service.operating.options import AsJson, KeyFile, Url
-from service.operating.printing import print_list, print_one
-from service.operating.reaching import DEFAULT_URL, reach
 
 KINDS = ("normalizer", "learner", "output", "selector")
 Kind = Annotated[str | None, typer.Option(help=f"One kind alone: {', '.join(KINDS)}.")]

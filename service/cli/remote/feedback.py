@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from service.cli.errors import MistakeError
+from service.cli.output.formatting import DASH, counted, share
+from service.cli.output.printing import print_one
+from service.cli.output.tables import facts
+from service.cli.remote.connection import DEFAULT_URL, reach
+from service.cli.remote.options import AsJson, KeyFile, StreamId, Url
 from service.client import FeedbackView, RefusedError
-from service.operating.errors import MistakeError
-from service.operating.options import AsJson, KeyFile, StreamId, Url
-from service.operating.printing import print_one
-from service.operating.reaching import DEFAULT_URL, reach
-from service.operating.tables import facts
-from service.operating.wording import DASH, counted, share
 
 JSON_FORM = '{"REQUEST": ["LABEL", 3]}'
 FORM = "REQUEST=LABEL,LABEL,..., as r1=Coat,Bag"

@@ -16,18 +16,18 @@ from rich.markup import escape
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from service.cli.errors import MistakeError
+from service.cli.remote import events, feedback, models, snapshots, streams
 from service.client import RefusedError
 from service.errors import ServiceError
-from service.operating import events, feedback, models, snapshots, streams
-from service.operating.errors import MistakeError
 from service.support.validation_messages import sentences
 
 LOADED_WHEN_NEEDED = ("serve", "demo", "compare", "tune", "calibrate", "export", "bundle", "key")
-"""The commands of `service.starting` and `service.commands`, in the order of the help."""
+"""The commands of `service.cli.serve` and `service.cli.local`, in the order of the help."""
 
 
 class Commands(TyperGroup):
-    """All commands; those of `service.commands` are imported when one of them is asked for.
+    """All commands; those of `service.cli.local` are imported when one of them is asked for.
 
     Torch takes two seconds to import: too long for `acclimate streams list`, and for a shell that completes an id.
     """
@@ -43,7 +43,7 @@ class Commands(TyperGroup):
 
 @cache
 def _loaded(name: str) -> Any:
-    module = import_module("service.starting" if name == "serve" else "service.commands")
+    module = import_module("service.cli.serve" if name == "serve" else "service.cli.local")
     return typer.main.get_group(module.app).commands[name]
 
 

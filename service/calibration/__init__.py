@@ -1,1 +1,0 @@
-"""Making a bundle's source artefacts from source data."""

@@ -1,0 +1,1 @@
+"""Tables, lists and figures for a terminal."""

@@ -1,1 +1,0 @@
-"""`acclimate export`: a self-contained adapting model for ONNX Runtime alone."""
