@@ -16,12 +16,12 @@ from adapters.errors import StateError, UnfitModelError
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.monitors import label_correlation, label_runs
 from adapters.monitors.page_hinkley import PageHinkleyOptions
+from adapters.network.source_observer import Seen, Watch
 from adapters.options import Options
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.source import SourceModel
 from adapters.state import Range
 from adapters.values import StepOutput
-from adapters.watch import Seen, Watch
 
 LEAST_PROBABILITY = 1e-12
 

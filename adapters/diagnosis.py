@@ -10,8 +10,8 @@ from adapters.monitors.label_correlation import CorrelationState
 from adapters.monitors.label_runs import RunsState
 from adapters.monitors.moving_mean import MeanState
 from adapters.monitors.page_hinkley import PageHinkleyOptions, PageHinkleyState
+from adapters.network.source_observer import UNTOLD, Look
 from adapters.values import PartState
-from adapters.watch import UNTOLD, Look
 
 LEAST_DISTANCE = 1e-6
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from adapters.adapter import Adapter, AdapterState, Prepared
 from adapters.base import JointLearner
-from adapters.net import ModuleNet
+from adapters.network.module_net import ModuleNet
+from adapters.network.streams_net import Together
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild, stacked, unstacked
-from adapters.together import Together
 from adapters.values import Noise, StepOutput
 
 Stepped: TypeAlias = tuple[StepOutput, AdapterState]

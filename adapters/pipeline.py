@@ -10,7 +10,7 @@ from torch import Tensor
 from adapters.adapter import AdapterOf, AdapterState, Prepared, Spec
 from adapters.base import Learned, Learner, Net, Normalizer, OutputAdjuster, Part
 from adapters.functional.entropy import entropy_of_probabilities
-from adapters.net import ModuleNet
+from adapters.network.module_net import ModuleNet
 from adapters.options import Options
 from adapters.precision import BFLOAT16, FLOAT32, check_bfloat16
 from adapters.source import SourceImages, SourceModel

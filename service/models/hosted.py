@@ -12,14 +12,14 @@ from torch import Tensor
 
 from adapters import Adapter, AdapterState, Prepared, SourceModel, create
 from adapters.errors import AdapterError
-from adapters.fidelity import Fidelity
 from adapters.grouping import Stepped, step_together, why_not
-from adapters.net import ModuleNet
+from adapters.network.fidelity import Fidelity
+from adapters.network.module_net import ModuleNet
+from adapters.network.source_observer import Watch
 from adapters.registry import parse
 from adapters.source import USUAL_BATCH
 from adapters.state import size_bytes
 from adapters.values import StepOutput
-from adapters.watch import Watch
 from service.errors import BundleError, UnfitError
 from service.models import torch_model
 from service.models.batching_speedup import Gain

@@ -9,7 +9,7 @@ from torch.nn import functional
 from adapters import Prepared, SourceModel
 from adapters.choosing import ChoosingFit
 from adapters.errors import UnfitModelError
-from adapters.fidelity import Fidelity
+from adapters.network.fidelity import Fidelity
 from adapters.output_kind import fault, within_unit
 from adapters.pipeline import Fit
 from adapters.source import as_inputs

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from adapters import SourceModel
 from adapters.monitors.accuracy import Calibration, calibrated
+from adapters.network.source_observer import Look, Watch
 from adapters.source import USUAL_BATCH, as_inputs
-from adapters.watch import Look, Watch
 
 PROBE_IMAGES, PROBE_LABELS = "probe.images", "probe.labels"
 

@@ -14,9 +14,9 @@ from adapters.monitors import accuracy, class_balance, entropy_bins, moving_mean
 from adapters.monitors.class_balance import BalanceState
 from adapters.monitors.entropy_bins import BinsState
 from adapters.monitors.moving_mean import MeanState
+from adapters.network.source_observer import Look, Seen
 from adapters.state import Range
 from adapters.values import PartState
-from adapters.watch import Look, Seen
 from service.models.reference import Reference
 from service.monitoring import detectors, suspicion
 from service.monitoring.detectors import OWN_DOMAIN, Alarm, DetectorsState, Readings

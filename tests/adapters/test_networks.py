@@ -8,9 +8,9 @@ import torch
 
 from adapters import SourceModel, create
 from adapters.errors import UnfitModelError
+from adapters.network.source_observer import Watch
 from adapters.registry import FOLDERS, parts, pipelines_of
 from adapters.state import is_finite
-from adapters.watch import Watch
 from tests.models import source_images
 from tests.networks import CLASSES, NETWORKS, SHAPE, trained
 

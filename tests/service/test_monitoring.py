@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from adapters.monitors.accuracy import Calibration
+from adapters.network.source_observer import Look
 from adapters.state import flatten, is_finite, unflatten
-from adapters.watch import Look
 from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.models.reference import Reference

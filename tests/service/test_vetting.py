@@ -10,7 +10,7 @@ from torch import nn
 
 from adapters import create
 from adapters.errors import UnfitModelError
-from adapters.fidelity import Fidelity
+from adapters.network.fidelity import Fidelity
 from adapters.output_kind import as_logits
 from service.errors import BundleError
 from service.models.bundle import read_bundle

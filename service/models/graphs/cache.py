@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adapters.adapter import Adapter, Prepared
 from adapters.grouping import in_one_pass
-from adapters.net import ModuleNet
+from adapters.network.module_net import ModuleNet
 from adapters.pipeline import Fit, Pipeline
 from adapters.precision import FLOAT32
 from service.errors import BundleError, UnfitError

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adapters import Pipeline
 from adapters.adapter import Adapter, Prepared
-from adapters.net import ModuleNet
+from adapters.network.module_net import ModuleNet
 from adapters.pipeline import Fit
 from adapters.precision import FLOAT32
 from adapters.state import flatten, rebuild

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adapters.adapter import Adapter, AdapterState, Prepared
-from adapters.net import ModuleNet
+from adapters.network.module_net import ModuleNet
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild, stacked
 from adapters.values import Forward, NormState, Params, StepOutput

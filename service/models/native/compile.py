@@ -15,7 +15,7 @@ from torch._inductor import aoti_compile_and_package
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from adapters import Adapter, Prepared, create
-from adapters.net import ModuleNet
+from adapters.network.module_net import ModuleNet
 from adapters.pipeline import Fit, Pipeline
 from adapters.state import flatten
 from adapters.values import Params

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from adapters.base import NormLayer
 from adapters.errors import UnfitModelError
 from adapters.functional.moments import source_normalize
-from adapters.streams import StreamLayer
+from adapters.network.norm_by_stream import StreamLayer
 
 PLAIN = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 """The `forward` of layers that normalise and do nothing else."""

@@ -12,7 +12,7 @@ from adapters.functional.moments import instance_moments, pooled, source_normali
 from adapters.monitors import moving_moments
 from adapters.monitors.layer_distance import LayerDistance, between
 from adapters.monitors.moving_moments import MomentsState
-from adapters.net import ModuleNet
+from adapters.network.module_net import ModuleNet
 from adapters.options import Options, option
 from adapters.source import SourceModel
 from adapters.values import Moments, Normalized
@@ -98,7 +98,7 @@ class _Measuring(Normalizer[MomentsState]):
     options: _MeasuringOptions
     spatial_only = True
 
-    def init(self, layer: NormLayer, generator: torch.Generator) -> MomentsState:  # noqa: ARG002 - the contract's form
+    def init(self, layer: NormLayer, generator: torch.Generator) -> MomentsState:
         return moving_moments.init(Moments(layer.mean, layer.var))
 
     def observe(self, layer: NormLayer, state: MomentsState, x: Tensor) -> tuple[Normalized, MomentsState]:
@@ -106,5 +106,5 @@ class _Measuring(Normalizer[MomentsState]):
         moved = moving_moments.update(state, pooled(each), len(x), self.options.memory)
         return Normalized(source_normalize(layer, x), each), moved
 
-    def forward(self, layer: NormLayer, state: MomentsState, x: Tensor) -> Normalized:  # noqa: ARG002 - as above
+    def forward(self, layer: NormLayer, state: MomentsState, x: Tensor) -> Normalized:
         return Normalized(source_normalize(layer, x), None)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from adapters.net import ModuleNet
+from adapters.network.module_net import ModuleNet
 from adapters.values import Differentiable, Forward, NormState, Params, Tensors
 
 

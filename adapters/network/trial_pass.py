@@ -11,7 +11,7 @@ from torch.func import functional_call
 from adapters.base import NormLayer
 from adapters.errors import UnfitModelError
 from adapters.functional.moments import source_normalize
-from adapters.slots import NormSlot
+from adapters.network.norm_slots import NormSlot
 from adapters.source import SourceModel
 
 DRAWS = (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.errors import UnfitModelError
-from adapters.net import ModuleNet
+from adapters.network.module_net import ModuleNet
 from adapters.output_kind import as_logits
 from adapters.source import SourceModel
 
