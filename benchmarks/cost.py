@@ -29,8 +29,8 @@ from rich.table import Table
 from torch import Tensor
 
 from adapters import SourceImages, SourceModel
-from adapters.filtered import FilterOptions
 from adapters.functional.entropy import entropy_of_probabilities
+from adapters.learning.filtered_entropy import FilterOptions
 from adapters.pipeline import Fit, Pipeline
 from benchmarks.machine import machine
 from benchmarks.mobilenet import made_images, mobilenet_source

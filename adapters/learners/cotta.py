@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from adapters.base import Learned, Learner, Needs, Net
-from adapters.descent import Learning, descend, start
 from adapters.functional.augment import random_view
 from adapters.functional.chance import generator_of, step_seed
 from adapters.functional.optim import OptimOptions
+from adapters.learning.gradient_step import Learning, descend, start
 from adapters.options import option
 from adapters.source import SourceImages, SourceModel
 from adapters.values import CopyStates, Forward, Noise, NormState, Params, PartState, Run

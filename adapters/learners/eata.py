@@ -7,10 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from adapters import filtered
 from adapters.base import JointLearner, Learned, Needs, Net, StreamsNet
-from adapters.filtered import FilterOptions, ReturningState
 from adapters.functional import fisher
+from adapters.learning import filtered_entropy
+from adapters.learning.filtered_entropy import FilterOptions, ReturningState
 from adapters.options import option
 from adapters.source import SourceImages, SourceModel
 from adapters.values import CopyStates, Forward, Noise, Run
@@ -73,7 +73,7 @@ class EATA(JointLearner[ReturningState]):
 
     def init(self, net: Net, generator: torch.Generator) -> ReturningState:
         """Return the source's weight and bias, zero moments and no mean output yet."""
-        return filtered.init_returning(net, self.options)
+        return filtered_entropy.init_returning(net, self.options)
 
     def step(
         self,
@@ -87,10 +87,10 @@ class EATA(JointLearner[ReturningState]):
         params = state.filtered.learning.params
         information = fisher.known(net.artefacts, params)
         if not information:
-            return filtered.returning_step(net, state, norm, x, self.options, RETURN_EVERY)
+            return filtered_entropy.returning_step(net, state, norm, x, self.options, RETURN_EVERY)
         pull = fisher.pull(params, net.affine, information, self.options.fisher_alpha)
-        learned = filtered.step(net, state.filtered, norm, x, self.options, pull)
-        return filtered.counted(learned, state)
+        learned = filtered_entropy.step(net, state.filtered, norm, x, self.options, pull)
+        return filtered_entropy.counted(learned, state)
 
     def step_together(
         self, net: StreamsNet, states: Sequence[ReturningState], norms: Sequence[CopyStates], x: Tensor
@@ -99,10 +99,12 @@ class EATA(JointLearner[ReturningState]):
         anchor = net.affine
         information = fisher.known(net.artefacts, anchor)
         if not information:
-            return filtered.returning_step_together(net, states, norms, x, self.options, RETURN_EVERY)
+            return filtered_entropy.returning_step_together(net, states, norms, x, self.options, RETURN_EVERY)
         pull = partial(fisher.pull, anchor=anchor, fisher=information, strength=self.options.fisher_alpha)
-        learned = filtered.step_together(net, [state.filtered for state in states], norms, x, self.options, pull)
-        return [filtered.counted(each, state) for each, state in zip(learned, states, strict=True)]
+        learned = filtered_entropy.step_together(
+            net, [state.filtered for state in states], norms, x, self.options, pull
+        )
+        return [filtered_entropy.counted(each, state) for each, state in zip(learned, states, strict=True)]
 
     def answer(self, run: Run, state: ReturningState, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) by the learned parameters."""

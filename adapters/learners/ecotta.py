@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from adapters.base import Learned, Learner, Needs, Net
-from adapters.descent import Learning, descend, descend_where, start
 from adapters.errors import UnfitModelError
 from adapters.functional.augment import mild_view
 from adapters.functional.entropy import entropy_of_logits
 from adapters.functional.optim import OptimOptions
-from adapters.metaparts import MetaPart, attach, distilling
+from adapters.learning.gradient_step import Learning, descend, descend_where, start
+from adapters.learning.meta_networks import MetaPart, attach, distilling
 from adapters.options import option
 from adapters.source import SourceImages, SourceModel
 from adapters.values import CopyStates, Forward, Noise, NormState, Params, Run

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adapters import filtered
 from adapters.base import JointLearner, Learned, Needs, Net, StreamsNet
-from adapters.filtered import FilteredState, FilterOptions
+from adapters.learning import filtered_entropy
+from adapters.learning.filtered_entropy import FilteredState, FilterOptions
 from adapters.values import CopyStates, Forward, Noise, Run
 
 
@@ -39,7 +39,7 @@ class ETA(JointLearner[FilteredState]):
 
     def init(self, net: Net, generator: torch.Generator) -> FilteredState:
         """Return the source's weight and bias, zero moments and no mean output yet."""
-        return filtered.init(net, self.options)
+        return filtered_entropy.init(net, self.options)
 
     def step(
         self,
@@ -50,13 +50,13 @@ class ETA(JointLearner[FilteredState]):
         noise: Noise,
     ) -> Learned[FilteredState]:
         """Learn from the selected images of x (N, ...)."""
-        return filtered.step(net, state, norm, x, self.options, pull={})
+        return filtered_entropy.step(net, state, norm, x, self.options, pull={})
 
     def step_together(
         self, net: StreamsNet, states: Sequence[FilteredState], norms: Sequence[CopyStates], x: Tensor
     ) -> list[Learned[FilteredState]]:
         """Learn from the selected images of S streams' batches x (S, N, ...)."""
-        return filtered.step_together(net, states, norms, x, self.options)
+        return filtered_entropy.step_together(net, states, norms, x, self.options)
 
     def answer(self, run: Run, state: FilteredState, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) by the learned parameters."""

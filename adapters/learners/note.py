@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from adapters.base import Learned, Learner, Needs, Net
-from adapters.descent import Learning, descend, observe_gradient, start
 from adapters.functional import reservoir
 from adapters.functional.chance import generator_of, step_seed
 from adapters.functional.entropy import entropy_above_floor
 from adapters.functional.optim import OptimOptions
 from adapters.functional.places import recall, spans
 from adapters.functional.reservoir import Reservoir
+from adapters.learning.gradient_step import Learning, descend, observe_gradient, start
 from adapters.options import option
 from adapters.source import as_stored
 from adapters.values import CopyStates, Forward, Noise, PartState, Run

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters import filtered
 from adapters.base import JointLearner, Learned, Needs, Net, StreamsNet
-from adapters.filtered import FilterOptions, ReturningState
+from adapters.learning import filtered_entropy
+from adapters.learning.filtered_entropy import FilterOptions, ReturningState
 from adapters.options import option
 from adapters.values import CopyStates, Forward, Noise, Run
 
@@ -47,7 +47,7 @@ class RDumb(JointLearner[ReturningState]):
 
     def init(self, net: Net, generator: torch.Generator) -> ReturningState:
         """Return ETA's fresh state, and a count of 0."""
-        return filtered.init_returning(net, self.options)
+        return filtered_entropy.init_returning(net, self.options)
 
     def step(
         self,
@@ -58,13 +58,13 @@ class RDumb(JointLearner[ReturningState]):
         noise: Noise,
     ) -> Learned[ReturningState]:
         """Start again if it is time, then learn from x (N, ...) as ETA."""
-        return filtered.returning_step(net, state, norm, x, self.options, self.options.reset_every)
+        return filtered_entropy.returning_step(net, state, norm, x, self.options, self.options.reset_every)
 
     def step_together(
         self, net: StreamsNet, states: Sequence[ReturningState], norms: Sequence[CopyStates], x: Tensor
     ) -> list[Learned[ReturningState]]:
         """Learn from the selected images of S streams' batches x (S, N, ...)."""
-        return filtered.returning_step_together(net, states, norms, x, self.options, self.options.reset_every)
+        return filtered_entropy.returning_step_together(net, states, norms, x, self.options, self.options.reset_every)
 
     def answer(self, run: Run, state: ReturningState, norm: CopyStates, x: Tensor) -> Forward:
         """Answer x (N, ...) by the learned parameters."""

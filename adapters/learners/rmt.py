@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from adapters.base import Learned, Learner, Needs, Net
-from adapters.descent import Learning, Passed, descend, forward_gradient, joint_gradient, start
 from adapters.errors import UnfitModelError
 from adapters.functional.augment import random_view
 from adapters.functional.chance import generator_of, step_seed
 from adapters.functional.contrastive import class_means, contrastive_loss, nearest, random_projector
 from adapters.functional.losses import symmetric_cross_entropy
 from adapters.functional.optim import OptimOptions, OptimState
+from adapters.learning.gradient_step import Learning, Passed, descend, forward_gradient, joint_gradient, start
 from adapters.options import option
 from adapters.source import SourceImages, SourceModel, as_inputs
 from adapters.values import CopyStates, Forward, Noise, NormState, Params, PartState, Run

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from adapters.base import Learned, Learner, Needs, Net
-from adapters.descent import Learning, Passed, descend, joint_gradient, start
 from adapters.errors import UnfitModelError
 from adapters.functional.augment import random_sharp_view
 from adapters.functional.chance import generator_of, step_seed
 from adapters.functional.losses import soft_likelihood_ratio, symmetric_cross_entropy
 from adapters.functional.optim import OptimOptions
 from adapters.functional.weighting import Weighting, weigh
+from adapters.learning.gradient_step import Learning, Passed, descend, joint_gradient, start
 from adapters.options import option
 from adapters.source import SourceModel
 from adapters.values import CopyStates, Forward, Noise, Params, PartState, Run

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from adapters.base import Learned, Learner, Needs, Net
-from adapters.descent import Learning, descend, observe_gradient, start
 from adapters.errors import UnfitModelError
 from adapters.functional import category_memory
 from adapters.functional.augment import random_view
@@ -16,6 +15,7 @@ from adapters.functional.chance import generator_of, step_seed
 from adapters.functional.entropy import entropy_above_floor
 from adapters.functional.optim import OptimOptions
 from adapters.functional.places import recall, spans
+from adapters.learning.gradient_step import Learning, descend, observe_gradient, start
 from adapters.options import option
 from adapters.source import SourceModel, as_stored
 from adapters.values import CopyStates, Forward, Noise, Params, PartState, Run

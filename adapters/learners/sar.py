@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from adapters.base import Learned, Learner, Needs, Net
-from adapters.descent import Learning, descend_where, forward_gradient, observe_gradient, start
 from adapters.errors import UnfitModelError
 from adapters.functional.entropy import entropy_of_logits
 from adapters.functional.optim import OptimOptions
+from adapters.learning.gradient_step import Learning, descend_where, forward_gradient, observe_gradient, start
 from adapters.options import option
 from adapters.state import where
 from adapters.values import CopyStates, Forward, Noise, Params, PartState, Run

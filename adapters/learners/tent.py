@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from adapters.base import Learned, Learner, Needs, Net
-from adapters.descent import Learning, descend, observe_gradient, start
 from adapters.functional.entropy import entropy_of_logits
 from adapters.functional.optim import OptimOptions
+from adapters.learning.gradient_step import Learning, descend, observe_gradient, start
 from adapters.values import CopyStates, Forward, Noise, Run
 
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from adapters.base import Normalizer, NormLayer
-from adapters.descent import imitate
 from adapters.errors import UnfitModelError
 from adapters.functional.gradients import by_autograd, by_transform
 from adapters.functional.moments import channel_moments, source_normalize
+from adapters.learning.checkpointing import Recomputed, Resume
+from adapters.learning.gradient_step import imitate
 from adapters.monitors.norm_distance import distance
 from adapters.network.memory_layout import memory_format, protect
 from adapters.network.norm_by_stream import normalized_by_stream
@@ -24,7 +25,6 @@ from adapters.network.norm_slots import NormSlot, slots_of
 from adapters.network.trial_pass import try_out
 from adapters.output_kind import as_logits
 from adapters.precision import FLOAT32, computing
-from adapters.recompute import Recomputed, Resume
 from adapters.source import AFFINE_NORMS, SourceModel
 from adapters.state import mapped
 from adapters.values import (

@@ -10,8 +10,8 @@ from torch import nn
 
 from adapters import SourceImages, SourceModel, create
 from adapters.errors import UnfitModelError
-from adapters.metaparts import MetaPart, attach, divided, stages
-from adapters.recompute import Recomputed
+from adapters.learning.checkpointing import Recomputed
+from adapters.learning.meta_networks import MetaPart, attach, divided, stages
 from benchmarks.resnet20 import ResNet20
 from tests.models import reference_source, vit_source
 

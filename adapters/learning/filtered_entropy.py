@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from adapters.base import Learned, Net, StreamsNet
-from adapters.descent import Learning, descend, descend_where, observe_gradient, start
 from adapters.functional.optim import OptimOptions
 from adapters.functional.selection import Selection, default_d_margin, masked_entropy, select, weighted_entropy
+from adapters.learning.gradient_step import Learning, descend, descend_where, observe_gradient, start
 from adapters.options import option
 from adapters.state import flatten, mapped, part, stacked, unstacked, where
 from adapters.values import CopyStates, Forward, NormState, Params, PartState

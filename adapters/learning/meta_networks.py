@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from adapters.errors import UnfitModelError
-from adapters.recompute import Recomputed
+from adapters.learning.checkpointing import Recomputed
 
 
 @dataclass

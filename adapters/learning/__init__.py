@@ -1,0 +1,1 @@
+"""What gradient learners share: the step, filters, meta networks, activation checkpointing."""
