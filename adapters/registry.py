@@ -13,7 +13,7 @@ import adapters.outputs
 import adapters.selectors
 from adapters.adapter import Adapter, Spec
 from adapters.base import Learner, Normalizer, OutputAdjuster, Part
-from adapters.choosing import Choosing, Selector
+from adapters.choosing.adapter import Choosing, Selector
 from adapters.errors import OptionError, SpecError
 from adapters.options import build_options
 from adapters.pipeline import Pipeline

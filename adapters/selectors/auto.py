@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from adapters.adapter import Spec
-from adapters.choosing import Choosing, Make, Selector
-from adapters.diagnosis import Situation
+from adapters.choosing.adapter import Choosing, Make, Selector
+from adapters.choosing.diagnosis import Situation
 from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.options import Options, option
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from adapters.adapter import Adapter
-from adapters.choosing import Choosing
+from adapters.choosing.adapter import Choosing
 from adapters.pipeline import Pipeline
 from service.errors import DeadlineError, UnfitError
 from service.models.bundle import Bundle

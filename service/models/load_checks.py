@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adapters import Prepared, SourceModel
-from adapters.choosing import ChoosingFit
+from adapters.choosing.adapter import ChoosingFit
 from adapters.errors import UnfitModelError
 from adapters.network.fidelity import Fidelity
 from adapters.output_kind import fault, within_unit

@@ -8,7 +8,7 @@ import orjson
 import torch
 from torch import Tensor
 
-from adapters.choosing import ChoosingFit
+from adapters.choosing.adapter import ChoosingFit
 from service.errors import ServiceError, UnfitError
 from service.models.hosted import FROZEN, Fitted, HostedModel
 from service.serving.dataplane import ON_REQUEST, OUTPUTS, response_of

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adapters import create
-from adapters.diagnosis import Situation, situation_of
+from adapters.choosing.diagnosis import Situation, situation_of
 from tests.models import REFERENCE, calibrated, reference_source, vit_source
 
 SITUATION = Situation(batch=64.0, distance=0.2, roughness=0.1, entropy=0.3, correlation=0.0, run_length=1.1)

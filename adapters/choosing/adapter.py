@@ -8,10 +8,10 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from adapters import diagnosis
 from adapters.adapter import AdapterOf, AdapterState, Prepared, Spec
 from adapters.base import Part
-from adapters.diagnosis import Diagnosis, Situation, situation_of
+from adapters.choosing import diagnosis
+from adapters.choosing.diagnosis import Diagnosis, Situation, situation_of
 from adapters.errors import StateError, UnfitModelError
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.monitors import label_correlation, label_runs
