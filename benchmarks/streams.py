@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from adapters import SourceImages, create
-from adapters.grouping import Stepped
+from adapters.joint_step import Stepped
 from benchmarks.machine import machine
 from benchmarks.monitoring import hosted
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adapters import AdapterState
-from adapters.grouping import Stepped
+from adapters.joint_step import Stepped
 
 SIZES = (2, 4, 8, 16)
 """Streams in the groups that are tried."""

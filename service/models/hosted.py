@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adapters import Adapter, AdapterState, Prepared, SourceModel, create
 from adapters.errors import AdapterError
-from adapters.grouping import Stepped, step_together, why_not
+from adapters.joint_step import Stepped, step_together, why_not
 from adapters.network.fidelity import Fidelity
 from adapters.network.module_net import ModuleNet
 from adapters.network.source_observer import Watch

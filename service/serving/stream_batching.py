@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adapters import AdapterState
-from adapters.grouping import Stepped
+from adapters.joint_step import Stepped
 from adapters.values import StepOutput
 from service.models.batching_speedup import SIZES, Gain, measured
 from service.models.hosted import Fitted

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adapters import AdapterState
 from adapters.functional import answers
-from adapters.grouping import Stepped
+from adapters.joint_step import Stepped
 from adapters.monitors.parameter_distance import fisher_weighted, learned, relative
 from adapters.state import is_finite
 from adapters.values import StepOutput

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adapters import create
-from adapters.grouping import in_one_pass, step_together, why_not
+from adapters.joint_step import in_one_pass, step_together, why_not
 from adapters.registry import parts
 from adapters.state import flatten
 from tests import models

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from adapters import create
-from adapters.grouping import step_together
+from adapters.joint_step import step_together
 from adapters.state import flatten
 from service.errors import BundleError, UnfitError
 from service.models.bundle import read_bundle

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from adapters.adapter import Adapter, Prepared
-from adapters.grouping import in_one_pass
+from adapters.joint_step import in_one_pass
 from adapters.network.module_net import ModuleNet
 from adapters.pipeline import Fit, Pipeline
 from adapters.precision import FLOAT32

@@ -13,7 +13,7 @@ from time import perf_counter
 from torch import Tensor
 
 from adapters import AdapterState, Pipeline
-from adapters.grouping import Stepped
+from adapters.joint_step import Stepped
 from adapters.pipeline import Fit
 from adapters.precision import FLOAT32
 from service.errors import BundleError

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from adapters import AdapterState
-from adapters.grouping import Stepped
+from adapters.joint_step import Stepped
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild
 from adapters.values import Forward, Imitated, NormState, Params

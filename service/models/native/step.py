@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adapters import AdapterState
-from adapters.grouping import Stepped
+from adapters.joint_step import Stepped
 from adapters.monitors.parameter_distance import learned, relative
 from adapters.state import flatten, is_finite, rebuild
 from adapters.values import StepOutput
