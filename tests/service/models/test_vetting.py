@@ -21,7 +21,7 @@ from tests.bundles import TOML, torch_bundle
 from tests.models import reference_network, reference_source
 from tests.networks import NETWORKS, SHAPE, trained
 
-ALLOWED = ["tests.models:untrained_reference_network", *(f"tests.service.test_vetting:{n}" for n in (
+ALLOWED = ["tests.models:untrained_reference_network", *(f"tests.service.models.test_vetting:{n}" for n in (
     "softmax", "log_softmax", "sigmoid", "outside", "counting", "half_softmax", "blind"))]  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def outside(name):
 
 
 def bundle(folder, factory, network, lines="", arguments=""):
-    torch_bundle(folder, factory=f"tests.service.test_vetting:{factory}")
+    torch_bundle(folder, factory=f"tests.service.models.test_vetting:{factory}")
     save_file(
         {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "model.safetensors"
     )

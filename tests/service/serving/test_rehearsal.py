@@ -14,7 +14,7 @@ from tests.bundles import torch_bundle
 from tests.models import untrained_reference_network
 from tests.networks import NETWORKS, SHAPE, trained
 
-HERE = "tests.service.test_rehearsal"
+HERE = "tests.service.serving.test_rehearsal"
 SERVED = ["bn1d", "sync", "mixed", "half", "double", "fused"]
 
 
