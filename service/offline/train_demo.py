@@ -1,4 +1,4 @@
-"""Train the demo's source model and write its two bundles and its stream: `python -m service.offline.train_demo --help`.
+"""Train the demo's source model, write its two bundles and its stream: `python -m service.offline.train_demo --help`.
 
 Needs the `dev` extra (onnxscript) and, with the default options, about 20 minutes on one core. The source artefacts
 come from the training images; a new learner's are added to the shipped bundle, its model untouched, in a minute by
