@@ -78,7 +78,8 @@ from service.streams.stream import StreamTable
 from service.support.clock import CLOCK
 from service.support.readiness import Readiness
 from service.support.supervision import Supervisor
-from service.telemetry.metrics import Telemetry, log
+from service.telemetry.logs import log
+from service.telemetry.metrics import Telemetry
 from service.telemetry.statistics import Statistics
 
 TRACES_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"

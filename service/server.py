@@ -18,7 +18,7 @@ from service.errors import SettingsError
 from service.serving.shutdown import HUNG, Lifecycle, end_when_late
 from service.settings import Settings
 from service.support.port import Port
-from service.telemetry.metrics import configure_logging
+from service.telemetry.logs import configure_logging
 
 
 class DrainingServer(uvicorn.Server):

@@ -15,7 +15,7 @@ from starlette.types import Scope
 from service import errors
 from service.api.security_headers import headers_of
 from service.support.validation_messages import sentences
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 STATUS: Mapping[type[errors.ServiceError], int] = MappingProxyType(
     {

@@ -30,7 +30,7 @@ from service.models.bundle import Bundle
 from service.models.process_environment import private_environment
 from service.models.process_job import Job
 from service.support.atomic_files import AS_UMASK, write_whole
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 SECONDS = 60.0
 """Of one trial, at most."""

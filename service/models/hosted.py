@@ -31,7 +31,7 @@ from service.models.load_checks import check_copies, check_outputs, samples
 from service.models.native.step import Native
 from service.models.onnx import onnx_model
 from service.models.reference import reference_of
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 FISHER = "fisher."
 COMPILED = "compiled"

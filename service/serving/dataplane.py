@@ -28,7 +28,8 @@ from service.streams.engine import Served
 from service.streams.idempotency import Answered, Asked
 from service.streams.stream import Stream, StreamTable, check_id, default_id
 from service.support.token_bucket import Buckets
-from service.telemetry.metrics import Telemetry, log
+from service.telemetry.logs import log
+from service.telemetry.metrics import Telemetry
 from service.telemetry.statistics import Statistics
 from service.types import Array, Happening, InferRequest, InferResponse, JsonLimits, Limits, Parameter
 from service.wire.codec import decode_input, wanted_outputs

@@ -21,7 +21,8 @@ from service.streams import engine
 from service.streams.good_states import GoodState
 from service.streams.stream import ProbeResult, Stream
 from service.support.clock import CLOCK
-from service.telemetry.metrics import Telemetry, log
+from service.telemetry.logs import log
+from service.telemetry.metrics import Telemetry
 from service.types import Happening
 
 IDLE_SECONDS = 30.0

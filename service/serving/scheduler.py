@@ -14,7 +14,8 @@ from service.serving.ticket import Call, Pause, Steps, Ticket, at_once
 from service.storage.store_calls import StoreCalls
 from service.streams.stream import Stream
 from service.support.containment import EscapeError
-from service.telemetry.metrics import Telemetry, log
+from service.telemetry.logs import log
+from service.telemetry.metrics import Telemetry
 
 T = TypeVar("T")
 

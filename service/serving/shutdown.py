@@ -11,7 +11,7 @@ from service.serving.scheduler import Scheduler
 from service.storage.checkpointer import Keeper
 from service.storage.store_calls import StoreCalls
 from service.support.supervision import Supervisor
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 KEEP_SECONDS = 3.0
 """Time limit of each write at the stop."""

@@ -3,7 +3,7 @@
 import asyncio
 
 from service.models.worker import Busy, Worker
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 LOOK_SECONDS = 1.0
 """How often the log is told; readiness is asked for anew each time."""

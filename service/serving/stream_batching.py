@@ -15,7 +15,8 @@ from service.models.hosted import Fitted
 from service.models.native.background import Workshop
 from service.streams.stream import Stream
 from service.support.containment import contained
-from service.telemetry.metrics import Telemetry, log
+from service.telemetry.logs import log
+from service.telemetry.metrics import Telemetry
 
 Kind: TypeAlias = tuple[int, torch.Size]
 """The pipeline's fit, by identity, and the shape of the images: steps of one kind can be taken as one."""

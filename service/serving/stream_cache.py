@@ -21,7 +21,7 @@ from service.storage.recorder import Recorder
 from service.storage.store_calls import StoreCalls
 from service.streams.stream import Stream, StreamTable, check_generation, valid_id
 from service.support.clock import CLOCK
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 from service.types import Happening
 
 LOOK_SECONDS = 1.0

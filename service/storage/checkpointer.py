@@ -18,7 +18,8 @@ from service.storage.recorder import Recorder
 from service.storage.store_calls import StoreCalls
 from service.streams.idempotency import Answered, Asked
 from service.streams.stream import Claim, Stream, StreamTable
-from service.telemetry.metrics import Telemetry, log
+from service.telemetry.logs import log
+from service.telemetry.metrics import Telemetry
 from service.types import Happening, InferResponse
 
 LOOK_SECONDS = 0.5

@@ -19,7 +19,7 @@ from service.storage.snapshots.stream_files import begun_anew, file_of, left_out
 from service.streams import engine
 from service.streams.idempotency import Answered, Asked
 from service.streams.stream import Claim, Stream, StreamTable
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 
 @dataclass(frozen=True, slots=True)

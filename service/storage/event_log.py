@@ -23,7 +23,7 @@ from service.storage.store_calls import StoreCalls
 from service.support.clock import CLOCK
 from service.support.storable_text import as_storable, storable
 from service.support.supervision import Supervisor
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 from service.types import Happening
 
 IN_MEMORY = 10_000

@@ -11,7 +11,7 @@ from service.errors import ServiceError
 from service.monitoring.history import History
 from service.monitoring.history_tiers import TIERS
 from service.streams.stream import Stream
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 KEPT_SECONDS = 300.0
 """A history that has moved on is written after so long, so that a crash costs no more of it."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 SUFFIX = ".journal"
 COUNTS, LOCK = "counts.json", "lock"

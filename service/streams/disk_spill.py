@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from adapters import AdapterState
 from adapters.errors import StateError
 from adapters.state import flatten, unflatten
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 NAME = re.compile(r"[0-9a-f]{24}\.spilled")
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 SMALL_SECONDS = 60.0
 """A jump that is believed at once, as when a clock is set right."""

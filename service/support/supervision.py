@@ -6,7 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from service.telemetry.metrics import Telemetry, log
+from service.telemetry.logs import log
+from service.telemetry.metrics import Telemetry
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.1, 10.0
 """Wait before a restart; it doubles with each failure until the task has run for a while again."""

@@ -1,13 +1,11 @@
-"""Every metric and log event of the server."""
+"""Every metric of the server."""
 
 import platform
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from time import perf_counter
 
-import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -38,7 +36,6 @@ OVER_STREAMS = {
 RATIO_SIGNALS = ("selected_ratio", "source_agreement")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
-log: structlog.stdlib.BoundLogger = structlog.get_logger("acclimate")
 
 
 class Telemetry:
@@ -172,16 +169,3 @@ class Telemetry:
         self, name: str, help_text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
     ) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", help_text, labels, buckets=buckets, registry=self.registry)
-
-
-def configure_logging() -> None:
-    """Write log events as JSON lines to standard error."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-    )

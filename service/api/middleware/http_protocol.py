@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.middleware.connections import Connections, Patience
 from service.api.security_headers import headers_of
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 READ_AHEAD = 2**18
 """Bytes of a body. Uvicorn's own 65,536 stop and start a batch of images a dozen times, which takes longer than the

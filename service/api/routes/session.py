@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.problems import responses
 from service.errors import ForbiddenError, UnauthenticatedError
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 COOKIE = "acclimate_session"
 SESSION_SECONDS = 12 * 3600.0

@@ -31,7 +31,7 @@ from service.models.graphs.step import (
 )
 from service.models.onnx.onnx_model import runs_as_shipped
 from service.support.atomic_files import AS_UMASK, write_whole
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 G = TypeVar("G")
 MAKERS = ("torch", "onnx", "onnxscript")

@@ -24,7 +24,7 @@ from service.models.native.step import STEP, Made, Native, NativeStep, check
 from service.models.process_environment import private_environment
 from service.models.process_job import Job
 from service.streams.stream import Stream
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 OFTEN = 100
 """Requests of one size after which its step is compiled."""

@@ -8,7 +8,7 @@ from service.storage.backends.catalogue import CHECKPOINTS
 from service.storage.backends.database import available
 from service.storage.backends.garbage import ALL
 from service.storage.backends.tables import GARBAGE, STREAMS
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 
 def check(engine: Engine, checkpoints: Blobs, place: str, *, new_catalogue: bool) -> None:

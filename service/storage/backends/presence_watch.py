@@ -3,7 +3,7 @@
 import asyncio
 
 from service.storage.backends.presence import Presence
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 LOOK_SECONDS = 1.0
 REASON = "the data folder or the catalogue is gone or was replaced; put it back, or restart the server"

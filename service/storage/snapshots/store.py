@@ -13,7 +13,7 @@ from service.storage.backends.database import available
 from service.storage.backends.tables import GARBAGE, SNAPSHOTS
 from service.storage.snapshots.format import Manifest, parse_manifest, read_manifest, unpack
 from service.support.storable_text import storable
-from service.telemetry.metrics import log
+from service.telemetry.logs import log
 
 PLACE = "snapshots"
 SUFFIX = ".safetensors"
