@@ -138,7 +138,7 @@ class Prober:
         decision = decide(verdicts, stream.policy)
         if decision.action is not Action.KEPT and stream.mode != "frozen":
             engine.guarded(stream, decision)
-            self._telemetry.observe_guard(stream.model.name, decision)
+            self._telemetry.observe_guard(stream.model.name, decision.action.value, decision.rule)
             figures = {"source_gap": result.source_gap, "forgetting": result.forgetting, "accuracy": result.accuracy}
             happening = Happening("guard", decision.reason, decision.action.value, figures)
             self._recorder.tell(stream, happening)

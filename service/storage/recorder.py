@@ -71,13 +71,14 @@ class Recorder:
         stream.seconds = seconds
         self._telemetry.step_seconds.labels(model, stream.fitted.spec).observe(seconds)
         self._telemetry.observe_answer(model, stream.fitted.spec, served.action.value, len(x), served.signals)
-        self._telemetry.observe_monitors(model, stream.monitored, served.findings.alarms)
+        alarms = ((alarm.signal, alarm.detector) for alarm in served.findings.alarms)
+        self._telemetry.observe_monitors(model, stream.monitored, alarms)
         for happening in _happenings(stream, served, now):
             self.tell(stream, happening)
         if served.findings.looked:
             self._judge(stream, now)
         if served.decision.rule:
-            self._telemetry.observe_guard(model, served.decision)
+            self._telemetry.observe_guard(model, served.decision.action.value, served.decision.rule)
         labels = _labels(served.adapted)
         source = None if served.source is None else _labels(served.source)
         estimates = {name: stream.monitored[name] for name in ESTIMATES if name in stream.monitored}

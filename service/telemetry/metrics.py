@@ -1,7 +1,7 @@
 """Every metric of the server."""
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from time import perf_counter
@@ -14,9 +14,6 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-
-from service.monitoring.detectors import Alarm
-from service.monitoring.guard import Action, Decision
 
 PREFIX = "acclimate"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -33,6 +30,8 @@ OVER_STREAMS = {
     "min": "the least", "p10": "the 10 % quantile", "p50": "the median", "p90": "the 90 % quantile",
     "max": "the greatest",
 }  # fmt: skip
+RESET = "reset"
+"""The guard's action that counts as a reset too."""
 RATIO_SIGNALS = ("selected_ratio", "source_agreement")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
@@ -130,19 +129,19 @@ class Telemetry:
             if name in signals and not (name == "source_agreement" and signals.get("source_age")):
                 self.ratios.labels(model, name.removesuffix("_ratio")).observe(signals[name])
 
-    def observe_monitors(self, model: str, found: Mapping[str, float], alarms: Sequence[Alarm]) -> None:
-        """Count what the monitors of one request found."""
+    def observe_monitors(self, model: str, found: Mapping[str, float], alarms: Iterable[tuple[str, str]]) -> None:
+        """Count what the monitors of one request found; each alarm is the name of a signal and of its detector."""
         for name in ESTIMATES:
             if name in found:
                 self.estimates.labels(model, name).observe(found[name])
-        for alarm in alarms:
-            self.detections.labels(model, alarm.signal, alarm.detector).inc()
+        for signal, detector in alarms:
+            self.detections.labels(model, signal, detector).inc()
 
-    def observe_guard(self, model: str, decision: Decision) -> None:
-        """Count what a guard did."""
-        self.guards.labels(model, decision.action.value, decision.rule).inc()
-        if decision.action is Action.RESET:
-            self.resets.labels(model, decision.rule).inc()
+    def observe_guard(self, model: str, action: str, rule: str) -> None:
+        """Count what a guard did, and by which rule."""
+        self.guards.labels(model, action, rule).inc()
+        if action == RESET:
+            self.resets.labels(model, rule).inc()
 
     def observe_probe(self, model: str, source_gap: float, forgetting: float, seconds: float) -> None:
         """Count one probe run."""
