@@ -6,9 +6,9 @@ from typing import Literal, TypeAlias
 
 from service.models.hosted import HostedModel
 from service.serving.suspects import Suspects
-from service.storage.backends.catalogue import Record
 from service.storage.event_log import EventLog
 from service.storage.recorder import TROUBLE, TROUBLE_SECONDS
+from service.streams.records import Record
 from service.streams.stream import Stream, StreamTable
 from service.support.clock import CLOCK
 

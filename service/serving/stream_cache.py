@@ -13,12 +13,12 @@ from service.errors import UnfitError, UnknownError
 from service.models.hosted import HostedModel
 from service.serving.scheduler import Scheduler
 from service.serving.suspects import Suspects
-from service.storage.backends.catalogue import Record
 from service.storage.checkpointer import Keeper
 from service.storage.checkpoints import Loaded, built, load, model_of, record_of
 from service.storage.history_files import Histories
 from service.storage.recorder import Recorder
 from service.storage.store_calls import StoreCalls
+from service.streams.records import Record
 from service.streams.stream import Stream, StreamTable, check_generation, valid_id
 from service.support.clock import CLOCK
 from service.telemetry.logs import log

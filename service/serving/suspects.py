@@ -6,8 +6,8 @@ from typing import Any
 
 from service.errors import ConflictError
 from service.serving.ticket import Ticket
-from service.storage.backends.catalogue import Record
 from service.storage.step_journal import StepJournal
+from service.streams.records import Record
 from service.streams.stream import Stream
 from service.types import Happening
 

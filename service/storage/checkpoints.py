@@ -13,11 +13,12 @@ from service.monitoring.guard import Policy
 from service.storage.backends import answers
 from service.storage.backends.answers import Kept
 from service.storage.backends.blobs import Blobs
-from service.storage.backends.catalogue import HEADROOM, Catalogue, Move, Record
+from service.storage.backends.catalogue import HEADROOM, Catalogue, Move
 from service.storage.snapshots.format import unpack
 from service.storage.snapshots.stream_files import begun_anew, file_of, left_out, state_for
 from service.streams import engine
 from service.streams.idempotency import Answered, Asked
+from service.streams.records import Record
 from service.streams.stream import Claim, Stream, StreamTable
 from service.telemetry.logs import log
 

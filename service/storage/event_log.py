@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from queue import SimpleQueue
@@ -20,6 +20,7 @@ from service.errors import SettingsError
 from service.storage.backends.database import Database, available
 from service.storage.backends.tables import EVENTS
 from service.storage.store_calls import StoreCalls
+from service.streams.records import Event
 from service.support.clock import CLOCK
 from service.support.storable_text import as_storable, storable
 from service.support.supervision import Supervisor
@@ -36,20 +37,6 @@ PAGE = 500
 """Most events handed to a listener at a time."""
 SHARD_BITS = 32
 """Where processes share a log, the ids of each begin with its number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One entry of the log; ids rise by one."""
-
-    id: int
-    time: float
-    kind: str
-    stream: str
-    model: str
-    action: str
-    reason: str
-    figures: dict[str, float]
 
 
 class EventLog:

@@ -16,8 +16,9 @@ from service.monitoring.guard import GUARDED, Action
 from service.monitoring.history import Misfit
 from service.monitoring.late_labels import Answered
 from service.monitoring.stream_monitors import Findings
-from service.storage.event_log import Event, EventLog
+from service.storage.event_log import EventLog
 from service.streams.engine import Served
+from service.streams.records import Event
 from service.streams.stream import Stream
 from service.support.clock import CLOCK
 from service.telemetry.caller import CALLER

@@ -24,11 +24,10 @@ from service.monitoring.late_labels import Feedback
 from service.monitoring.shadow import ShadowReport
 from service.monitoring.stream_monitors import MonitorState
 from service.monitoring.suspicion import NONE, Suspicion
-from service.storage.backends.catalogue import Record
-from service.storage.event_log import Event
 from service.streams import pending_images
 from service.streams.good_states import GoodStates
 from service.streams.idempotency import RetryLog
+from service.streams.records import Event, Record
 from service.support.clock import CLOCK
 
 Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]

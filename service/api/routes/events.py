@@ -9,7 +9,8 @@ from fastapi import APIRouter, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from service.api.schemas import EventList, EventView
-from service.storage.event_log import Event, EventLog
+from service.storage.event_log import EventLog
+from service.streams.records import Event
 
 Since = Annotated[int, Query(ge=0, le=2**62, description="The id after which events are wanted.")]
 OfStream = Annotated[str | None, Query(max_length=128, description="One stream's alone.")]

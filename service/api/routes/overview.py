@@ -19,7 +19,7 @@ from service.monitoring.history import COLUMNS, Misfit, Span
 from service.monitoring.history_tiers import TIERS
 from service.serving.overview import Watching
 from service.serving.stream_cache import Residence
-from service.storage.backends.catalogue import Record
+from service.streams.records import Record
 from service.streams.stream import Stream
 
 StreamId = Annotated[str, Path()]

@@ -10,7 +10,7 @@ from service.api.headers import DryRun, IfMatch, generation_of
 from service.api.problems import responses
 from service.api.schemas import ShadowView, StreamCreate, StreamList, StreamPatch, StreamView
 from service.serving.controlplane import Controlplane
-from service.storage.backends.catalogue import Record
+from service.streams.records import Record
 from service.streams.stream import Durability, Stream
 
 MOVES = 5

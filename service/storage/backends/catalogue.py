@@ -13,48 +13,12 @@ from service.storage.backends import garbage
 from service.storage.backends.answers import Kept
 from service.storage.backends.database import available
 from service.storage.backends.tables import ANSWERS, STREAMS
+from service.streams.records import Record
 
 CHECKPOINTS = "checkpoints"
 """The place of the blobs that streams refer to."""
 HEADROOM = 1000
 """Generations that a claimed stream may go on without the catalogue; after a crash it goes on beyond them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A stream in the catalogue.
-
-    Attributes:
-        id, model, fingerprint, adapter, durability: What it is.
-        settings: JSON of options, mode, guard and adaptation batch.
-        figures: JSON of counts that are shown.
-        generation: The last durable one.
-        ceiling: No process has made a generation beyond this one; equal to `generation` unless a process claims it.
-        epoch: Rises with each claim.
-        blob: Where the state is; "" for the one before any batch.
-        reserved: How the names of the next blobs begin, with the token of the process that claimed the stream first.
-        created, last_used: Unix seconds.
-    """
-
-    id: str
-    model: str
-    fingerprint: str
-    adapter: str
-    durability: str
-    settings: str
-    figures: str
-    generation: int
-    ceiling: int
-    epoch: int
-    blob: str
-    reserved: str
-    created: float
-    last_used: float
-
-    @property
-    def newest(self) -> int:
-        """The generation that the stream goes on from once it is brought back."""
-        return max(self.ceiling, self.generation)
 
 
 @dataclass(frozen=True, slots=True)

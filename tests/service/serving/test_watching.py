@@ -10,7 +10,7 @@ import pytest
 from service.monitoring.suspicion import NONE, Suspicion
 from service.serving import overview as watching_module
 from service.serving.overview import Watching
-from service.storage.event_log import Event
+from service.streams.records import Event
 from service.types import Happening
 from tests.applications import application, assert_error
 from tests.serving import images

@@ -11,9 +11,10 @@ from sqlalchemy import column, create_engine, select, table
 from service.errors import ConflictError, SettingsError, StoreDownError
 from service.storage.backends import answers, garbage
 from service.storage.backends.blobs import FolderBlobs
-from service.storage.backends.catalogue import CHECKPOINTS, HEADROOM, Catalogue, Kept, Move, Record
+from service.storage.backends.catalogue import CHECKPOINTS, HEADROOM, Catalogue, Kept, Move
 from service.storage.backends.database import MIGRATIONS, open_database
 from service.storage.backends.tables import GARBAGE
+from service.streams.records import Record
 from service.types import InferResponse
 
 
