@@ -74,7 +74,7 @@ from service.storage.store_calls import StoreCalls
 from service.streams.disk_spill import Spill
 from service.streams.good_states import GoodStates
 from service.streams.idempotency import RetryLog
-from service.streams.stream import StreamTable
+from service.streams.table import StreamTable
 from service.support.clock import CLOCK
 from service.support.readiness import Readiness
 from service.support.supervision import Supervisor

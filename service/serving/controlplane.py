@@ -22,7 +22,8 @@ from service.storage.snapshots.stream_files import begun_anew, file_of, state_fo
 from service.storage.store_calls import StoreCalls
 from service.streams import engine
 from service.streams.idempotency import Answered
-from service.streams.stream import Durability, Mode, Stream, StreamTable, check_generation
+from service.streams.stream import Durability, Mode, Stream
+from service.streams.table import StreamTable, check_generation
 from service.telemetry.metrics import Telemetry
 from service.types import Happening
 

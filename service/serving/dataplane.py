@@ -26,7 +26,8 @@ from service.storage.recorder import Recorder
 from service.streams import engine
 from service.streams.engine import Served
 from service.streams.idempotency import Answered, Asked
-from service.streams.stream import Stream, StreamTable, check_id, default_id
+from service.streams.stream import Stream
+from service.streams.table import StreamTable, check_id, default_id
 from service.support.token_bucket import Buckets
 from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry

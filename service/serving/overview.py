@@ -9,7 +9,8 @@ from service.serving.suspects import Suspects
 from service.storage.event_log import EventLog
 from service.storage.recorder import TROUBLE, TROUBLE_SECONDS
 from service.streams.records import Record
-from service.streams.stream import Stream, StreamTable
+from service.streams.stream import Stream
+from service.streams.table import StreamTable
 from service.support.clock import CLOCK
 
 Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "suspected", "held", "frozen", "shadow", "resting"]

@@ -19,7 +19,8 @@ from service.storage.history_files import Histories
 from service.storage.recorder import Recorder
 from service.storage.store_calls import StoreCalls
 from service.streams.records import Record
-from service.streams.stream import Stream, StreamTable, check_generation, valid_id
+from service.streams.stream import Stream
+from service.streams.table import StreamTable, check_generation, valid_id
 from service.support.clock import CLOCK
 from service.telemetry.logs import log
 from service.types import Happening

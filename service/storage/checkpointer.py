@@ -17,7 +17,8 @@ from service.storage.ended_answers import LAST, EndedAnswers
 from service.storage.recorder import Recorder
 from service.storage.store_calls import StoreCalls
 from service.streams.idempotency import Answered, Asked
-from service.streams.stream import Claim, Stream, StreamTable
+from service.streams.stream import Claim, Stream
+from service.streams.table import StreamTable
 from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry
 from service.types import Happening, InferResponse

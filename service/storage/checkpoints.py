@@ -19,7 +19,8 @@ from service.storage.snapshots.stream_files import begun_anew, file_of, left_out
 from service.streams import engine
 from service.streams.idempotency import Answered, Asked
 from service.streams.records import Record
-from service.streams.stream import Claim, Stream, StreamTable
+from service.streams.stream import Claim, Stream
+from service.streams.table import StreamTable
 from service.telemetry.logs import log
 
 

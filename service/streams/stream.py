@@ -1,10 +1,9 @@
-"""Streams: each an ordered sequence of batches with its own adapted state, and the table that bounds them."""
+"""A stream: an ordered sequence of batches with its own adapted state."""
 
 import asyncio
 import copy
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from adapters import AdapterState
 from adapters.state import size_bytes
-from service.errors import MovedOnError, SaturatedError, UnfitError, UnknownError
 from service.models.hosted import Fitted, HostedModel
 from service.monitoring import stream_monitors
 from service.monitoring.alarm_merging import Merging
@@ -27,7 +25,7 @@ from service.monitoring.suspicion import NONE, Suspicion
 from service.streams import pending_images
 from service.streams.good_states import GoodStates
 from service.streams.idempotency import RetryLog
-from service.streams.records import Event, Record
+from service.streams.records import Event
 from service.support.clock import CLOCK
 
 Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
@@ -47,7 +45,6 @@ KEPT_ON_FAILURE = frozenset({
 """The fields of a stream that a request which fails leaves alone; all others are put back as they were."""
 LEAST_LOOKS, LEAST_REQUESTS = 2, 20
 """Looks by the source model, or requests, before a stream counts as known."""
-ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,117 +269,3 @@ def initial_state(model: HostedModel, fitted: Fitted) -> StreamState:
     """Return the state of a stream before any batch."""
     monitors = stream_monitors.init(len(model.bundle.classes), model.watch.initial)
     return StreamState(fitted.initial(), pending_images.empty(model.bundle.input), monitors)
-
-
-def valid_id(text: str) -> bool:
-    """Tell whether a text may name a stream or a snapshot.
-
-    Example:
-        >>> valid_id("camera-7"), valid_id("../etc/passwd")
-        (True, False)
-    """
-    return ID.fullmatch(text) is not None
-
-
-def check_id(text: str) -> None:
-    """Refuse a text that may not name a stream.
-
-    Raises:
-        UnfitError: If it is not of the allowed form.
-    """
-    if not valid_id(text):
-        raise UnfitError(f"the stream id {text[:200]!r} is not of the form {ID.pattern}")
-
-
-def check_generation(stream_id: str, generation: int, expected: int | None) -> None:
-    """Refuse a change that is meant for a stream of another generation.
-
-    Raises:
-        MovedOnError: If a generation is expected and the stream's is another.
-    """
-    if expected is not None and expected != generation:
-        raise MovedOnError(f"stream {stream_id!r} is at generation {generation}, not {expected}")
-
-
-def default_id(model: HostedModel) -> str:
-    """Return the id of the stream for requests that name none."""
-    return f"default.{model.name}"[:128]
-
-
-class StreamTable:
-    """All streams of the server by id, bounded in number: those in memory, and those that rest in the store."""
-
-    def __init__(
-        self,
-        max_streams: int,
-        retry_log: Callable[[], RetryLog],
-        feedback: Callable[[], Feedback] | None = None,
-        good: GoodStates | None = None,
-    ) -> None:
-        self._max_streams = max_streams
-        self._retry_log = retry_log
-        self._feedback = feedback or (lambda: Feedback(FEEDBACK_IMAGES, FEEDBACK_SECONDS))
-        self._good = good or GoodStates(GOOD_BYTES)
-        self._streams: dict[str, Stream] = {}
-        self.resting: dict[str, Record] = {}
-
-    def __len__(self) -> int:
-        return len(self._streams)
-
-    def knows(self, stream_id: str) -> bool:
-        """Whether there is a stream of this id, in memory or resting."""
-        return stream_id in self._streams or stream_id in self.resting
-
-    def __iter__(self) -> Iterator[Stream]:
-        return iter(sorted(self._streams.copy().values(), key=lambda stream: stream.id))
-
-    def find(self, stream_id: str) -> Stream | None:
-        """Return a stream, or None."""
-        return self._streams.get(stream_id)
-
-    def get(self, stream_id: str) -> Stream:
-        """Return a stream.
-
-        Raises:
-            UnknownError: If there is none of this id.
-        """
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            raise UnknownError(f"there is no stream {stream_id[:200]!r}")
-        return stream
-
-    def create(self, stream_id: str, model: HostedModel, fitted: Fitted, **settings: Any) -> Stream:
-        """Add a stream in its initial state.
-
-        Raises:
-            UnfitError: If the id is not of the allowed form.
-            SaturatedError: If there are as many streams as allowed.
-        """
-        check_id(stream_id)
-        known = len(self._streams.keys() | self.resting.keys())
-        if known >= self._max_streams:
-            raise SaturatedError(f"there are {known} streams, as many as allowed; delete one first")
-        stream = self.made(stream_id, model, fitted, **settings)
-        self.put(stream)
-        return stream
-
-    def made(self, stream_id: str, model: HostedModel, fitted: Fitted, **settings: Any) -> Stream:
-        """Return a stream in its initial state that is not in the table yet."""
-        stream = Stream(stream_id, model, fitted, initial_state(model, fitted), self._retry_log(), **settings)
-        stream.feedback, stream.good = self._feedback(), self._good
-        return stream
-
-    def put(self, stream: Stream) -> None:
-        """Hold a stream in memory."""
-        self._streams[stream.id] = stream
-        self.resting.pop(stream.id, None)
-
-    def rest(self, record: Record) -> None:
-        """Hold of a stream only where it is in the store."""
-        self.resting[record.id] = record
-        self._streams.pop(record.id, None)
-
-    def delete(self, stream_id: str) -> None:
-        """Forget a stream and what it has learned."""
-        self._streams.pop(stream_id, None)
-        self.resting.pop(stream_id, None)

@@ -39,7 +39,7 @@ def test_an_unexpected_failure_has_them_too(api, monkeypatch):
     def fail(_self):
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr("service.streams.stream.StreamTable.__iter__", fail)
+    monkeypatch.setattr("service.streams.table.StreamTable.__iter__", fail)
     answer = api("GET", "/metrics")
 
     assert answer.status_code == 500
