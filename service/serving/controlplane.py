@@ -13,7 +13,6 @@ from service.monitoring.guard import Policy
 from service.monitoring.late_labels import Feedback, class_numbers
 from service.serving.scheduler import Scheduler
 from service.serving.stream_cache import Residence
-from service.serving.ticket import Steps, at_once
 from service.storage.checkpointer import Keeper
 from service.storage.recorder import Recorder
 from service.storage.snapshots.format import Manifest, pack, unpack
@@ -24,6 +23,7 @@ from service.streams import engine
 from service.streams.idempotency import Answered
 from service.streams.stream import Durability, Mode, Stream
 from service.streams.table import StreamTable, check_generation
+from service.support.steps import Steps, at_once
 from service.telemetry.metrics import Telemetry
 from service.types import Happening
 

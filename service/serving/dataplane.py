@@ -19,7 +19,6 @@ from service.serving.probe_runs import Prober
 from service.serving.scheduler import Scheduler
 from service.serving.stream_batching import Shared
 from service.serving.stream_cache import Residence
-from service.serving.ticket import Steps
 from service.settings import Settings
 from service.storage.checkpointer import Keeper
 from service.storage.recorder import Recorder
@@ -28,6 +27,7 @@ from service.streams.engine import Served
 from service.streams.idempotency import Answered, Asked
 from service.streams.stream import Stream
 from service.streams.table import StreamTable, check_id, default_id
+from service.support.steps import Steps
 from service.support.token_bucket import Buckets
 from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry

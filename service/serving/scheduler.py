@@ -10,10 +10,11 @@ from service.errors import BusyError, DeadlineError, FailedError, SaturatedError
 from service.models.worker import Worker
 from service.serving.stream_batching import Groups, Kind, Shared
 from service.serving.suspects import Suspects
-from service.serving.ticket import Call, Pause, Steps, Ticket, at_once
+from service.serving.ticket import Ticket
 from service.storage.store_calls import StoreCalls
 from service.streams.stream import Stream
 from service.support.containment import EscapeError
+from service.support.steps import Call, Pause, Steps, at_once
 from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry
 

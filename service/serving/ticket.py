@@ -2,34 +2,18 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 from service.serving.stream_batching import Shared
 from service.streams.stream import Stream
 from service.support.containment import contained
+from service.support.steps import Call, Pause, Steps
 
 T = TypeVar("T")
-Call: TypeAlias = Callable[[], Any]
-"""A blocking call of the store."""
-Steps: TypeAlias = Generator[Call, Any, T]
-"""A job in steps: it runs on the worker, and each call that it yields runs elsewhere while the worker serves others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """A job that waits for a call which does not run on the worker."""
-
-    call: Call
-
-
-def at_once(job: Callable[[], T]) -> Steps[T]:
-    """Return a job without calls of the store as one of a single step."""
-    yield from ()
-    return job()
 
 
 @dataclass(eq=False, slots=True)

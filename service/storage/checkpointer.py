@@ -10,7 +10,6 @@ from functools import partial
 
 from service.errors import FencedError, ServiceError
 from service.models.worker import Worker
-from service.serving.ticket import Steps
 from service.storage.changed_streams import Changes
 from service.storage.checkpoints import Checkpoints, Taken, Written, record_of, take
 from service.storage.ended_answers import LAST, EndedAnswers
@@ -19,6 +18,7 @@ from service.storage.store_calls import StoreCalls
 from service.streams.idempotency import Answered, Asked
 from service.streams.stream import Claim, Stream
 from service.streams.table import StreamTable
+from service.support.steps import Steps
 from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry
 from service.types import Happening, InferResponse
