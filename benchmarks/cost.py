@@ -41,7 +41,8 @@ from service.models.graphs.cache import Graph, Wanted, made_anew, why_not
 from service.models.graphs.step import TRIED, CompiledPass
 from service.models.native.background import is_compiled, loaded
 from service.models.native.compile import compile_for
-from service.models.native.step import Made, NativeStep
+from service.models.native.step import NativeStep
+from service.models.native_result import Made
 from service.offline.evaluation.pipelines import read_pipeline, with_options
 
 EAGER, COMPILED, NATIVE = "eager", "compiled", "native"

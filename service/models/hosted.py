@@ -28,7 +28,7 @@ from service.models.gradient_trials import Trials, trials_of
 from service.models.graphs.cache import Graph, Graphs, Wanted
 from service.models.graphs.step import TRIED
 from service.models.load_checks import check_copies, check_outputs, samples
-from service.models.native.step import Native
+from service.models.native_result import Native
 from service.models.onnx import onnx_model
 from service.models.reference import reference_of
 from service.telemetry.logs import log

@@ -50,7 +50,8 @@ class Shared:
         if self._taken is not None and self._taken[0] is state and x is self.x:
             return self._taken[1]
         if self._workshop is not None:
-            return self._workshop.step(self.stream, state, x)
+            stream = self.stream
+            return self._workshop.step(stream.model, stream.fitted, state, x, exact=stream.durability == "sync")
         return self.stream.fitted.step(state, x)
 
 

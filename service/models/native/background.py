@@ -20,10 +20,10 @@ from service.errors import BundleError
 from service.models.batching_speedup import WORTH, fastest
 from service.models.hosted import Fitted, HostedModel
 from service.models.native.passes import NativePasses
-from service.models.native.step import STEP, Made, Native, NativeStep, check
+from service.models.native.step import STEP, NativeStep, check
+from service.models.native_result import Made, Native
 from service.models.process_environment import private_environment
 from service.models.process_job import Job
-from service.streams.stream import Stream
 from service.telemetry.logs import log
 
 OFTEN = 100
@@ -83,17 +83,23 @@ class Workshop:
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
 
-    def step(self, stream: Stream, state: AdapterState, x: Tensor) -> Stepped:
-        """Take a stream's step by what is fastest for it; on the worker, in the stream's turn.
+    def step(self, model: HostedModel, fitted: Fitted, state: AdapterState, x: Tensor, *, exact: bool) -> Stepped:
+        """Take a step by what is fastest for the pipeline; on the worker, in the stream's turn.
 
-        Streams that are kept before each answer must be taken up bit for bit after a crash: they keep to the pipeline.
+        Args:
+            model: Whose pipeline it is.
+            fitted: The pipeline.
+            state: Before the step; left as it was.
+            x: Images (N, *input_shape).
+            exact: Whether the step is the pipeline's own, bit for bit. A stream that is kept before each answer goes on
+                from its checkpoint after a crash, and must find what it would have found.
         """
-        fitted, images = stream.fitted, len(x)
-        if stream.durability == "sync":
+        images = len(x)
+        if exact:
             return fitted.step(state, x)
         native = fitted.native.get(images)
         if native is None:
-            self._count(stream.model, fitted, images)
+            self._count(model, fitted, images)
             return fitted.step(state, x)
         if native.made is not None:
             _judge(native, fitted, state, x)

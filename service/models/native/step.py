@@ -1,9 +1,7 @@
 """A compiled step: the pipeline's own, to rounding, for one size of batch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +13,7 @@ from adapters.state import flatten, is_finite, rebuild
 from adapters.values import StepOutput
 from service.errors import BundleError
 from service.models.native.package import load
+from service.models.native_result import Made
 
 STEP = "step.pt2"
 """Its file in a job's folder."""
@@ -25,13 +24,6 @@ TOLERANCE = 1e-3
 PARAMETERS = 0.05
 """Of the way that the parameters went, between where both got: Adam's first steps are as long for a gradient that is
 rounding alone, and take its sign."""
-
-
-class Made(Protocol):
-    """Takes a pipeline's steps, by what was compiled."""
-
-    def step(self, state: AdapterState, x: Tensor) -> Stepped:
-        """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
 
 
 class NativeStep:
@@ -58,23 +50,6 @@ class NativeStep:
         signals = dict(zip(self.signals, others, strict=False))
         after = rebuild(state, dict(zip(before, others[len(signals) :], strict=True)))
         return StepOutput(logits, probabilities, signals), after
-
-
-@dataclass(slots=True)
-class Native:
-    """The compiled step of one pipeline for one size of batch, from the wish on.
-
-    Attributes:
-        step: What serves, once it has been judged; None while it is made, or if it does not serve.
-        reason: Why it does not; "" where it does.
-        times: How many times faster than the pipeline's own step it is; 0.0 if that is not known.
-        made: What was compiled, and awaits judgement.
-    """
-
-    step: Made | None = None
-    reason: str = "it is being compiled"
-    times: float = 0.0
-    made: Made | None = None
 
 
 def check(native: Made, step: Callable[[AdapterState, Tensor], Stepped], state: AdapterState, x: Tensor) -> None:

@@ -16,9 +16,11 @@ from service.models.hosted import host
 from service.models.native import background as workshops
 from service.models.native.background import Workshop, why_not
 from service.models.native.passes import IMITATE, OBSERVE, READ
-from service.models.native.step import TOLERANCE, Native, check
+from service.models.native.step import TOLERANCE, check
+from service.models.native_result import Native
 from service.models.process_environment import private_environment
 from service.models.process_job import Job
+from service.serving.stream_batching import Shared
 from service.streams.idempotency import RetryLog
 from service.streams.stream import Stream, initial_state
 from tests.applications import application
@@ -52,7 +54,7 @@ def wait(until):
 def asked_for(workshop, stream, x, times):
     """Take so many steps, each from the initial state; return what is known of the compiled one."""
     for _ in range(times):
-        workshop.step(stream, stream.fitted.initial(), x)
+        workshop.step(stream.model, stream.fitted, stream.fitted.initial(), x, exact=False)
     return stream.fitted.native[len(x)]
 
 
@@ -123,7 +125,8 @@ def test_another_size_and_streams_that_must_be_exact_are_served_by_the_pipeline(
     asked = []
     monkeypatch.setattr(step, "step", lambda *given: asked.append(given) or stream.fitted.step(*given))
     for count, durability in ((IMAGES, "periodic"), (IMAGES + 1, "periodic"), (IMAGES, "sync")):
-        workshop.step(stream_of(model, stream.fitted, durability), stream.fitted.initial(), model.sample(count))
+        x = model.sample(count)
+        Shared(stream_of(model, stream.fitted, durability), x, workshop).step(stream.fitted.initial(), x)
     assert [len(x) for _, x in asked] == [IMAGES]
 
 
@@ -137,7 +140,7 @@ def test_a_step_that_differs_is_refused(compiled, model, monkeypatch):
     native = Native(made=step)
     workshop = Workshop((), 1)
     monkeypatch.setitem(other.native, IMAGES, native)
-    workshop.step(stream_of(model, other), other.initial(), x)
+    workshop.step(model, other, other.initial(), x, exact=False)
     assert native.step is None
     assert native.reason.startswith("compiled, it is not used: after ")
 
