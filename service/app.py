@@ -35,6 +35,7 @@ from service.api.routes import (
 )
 from service.api.routes import overview as watching_routes
 from service.api.security_headers import SecurityHeaders
+from service.api.sessions import Sessions
 from service.errors import ServiceError, SettingsError
 from service.models.bundle import read_bundle
 from service.models.gradient_trials import Trials
@@ -217,7 +218,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyBound, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(HeldBound, most=settings.max_held_bytes)
     app.add_middleware(ListenerBound, most=settings.max_listeners)
-    sessions = session.Sessions(settings.data / "sessions.json" if keys.scopes else None)
+    sessions = Sessions(settings.data / "sessions.json" if keys.scopes else None)
     app.add_middleware(
         RateLimit, sessions=sessions, keyed=bool(keys.scopes), rate=settings.rate_per_key,
         burst_seconds=settings.rate_burst_seconds,

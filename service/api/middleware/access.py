@@ -10,7 +10,7 @@ from starlette.types import Scope as ASGIScope
 from service.api import problems
 from service.api.host import check_host
 from service.api.keys import LOOPBACK, Keys, Scope
-from service.api.routes.session import Sessions
+from service.api.sessions import Sessions
 from service.errors import ForbiddenError, ServiceError, UnauthenticatedError, UnsupportedError
 from service.telemetry.caller import CALLER
 

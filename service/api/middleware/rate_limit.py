@@ -5,7 +5,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
 from service.api.middleware.access import given_digest, scope_of
-from service.api.routes.session import Sessions
+from service.api.sessions import Sessions
 from service.errors import BusyError
 from service.support.token_bucket import Buckets
 

@@ -5,7 +5,7 @@ import hashlib
 from starlette.requests import Request
 
 from service.api.middleware.rate_limit import RateLimit
-from service.api.routes.session import Sessions
+from service.api.sessions import Sessions
 from service.support import token_bucket as buckets_module
 from service.support.token_bucket import Buckets
 from tests.applications import INFER, application, assert_error

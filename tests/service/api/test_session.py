@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.api.routes import session
-from service.api.routes.session import COOKIE, Sessions
+from service.api.sessions import COOKIE, Sessions
 from tests.applications import application, assert_error
 from tests.bundles import torch_bundle
 
@@ -141,9 +140,9 @@ def asking(value):
 
 def test_a_session_ends_by_itself(monkeypatch):
     sessions, now = Sessions(), [1000.0]
-    monkeypatch.setattr(session.time, "time", lambda: now[0])
+    monkeypatch.setattr(sessions.time, "time", lambda: now[0])
     begun = sessions.begin(KEY)
-    now[0] += session.SESSION_SECONDS - 1
+    now[0] += sessions.SESSION_SECONDS - 1
 
     assert sessions.digest(asking(begun)) == sha256(KEY.encode()).hexdigest()
     now[0] += 1
