@@ -24,12 +24,12 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name every PyTorch user reads
 
-from service.cli.calibrate import calibrate_bundle
 from service.demo.network import build
 from service.models.bundle import read_without_artefacts
 from service.models.hosted import load_source
 from service.offline.calibration.data import data_of
 from service.offline.calibration.plan import Wanted
+from service.offline.calibration.run import calibrate_bundle
 
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
