@@ -140,9 +140,9 @@ def asking(value):
 
 def test_a_session_ends_by_itself(monkeypatch):
     sessions, now = Sessions(), [1000.0]
-    monkeypatch.setattr(sessions.time, "time", lambda: now[0])
+    monkeypatch.setattr(sessions_module.time, "time", lambda: now[0])
     begun = sessions.begin(KEY)
-    now[0] += sessions.SESSION_SECONDS - 1
+    now[0] += sessions_module.SESSION_SECONDS - 1
 
     assert sessions.digest(asking(begun)) == sha256(KEY.encode()).hexdigest()
     now[0] += 1
@@ -150,7 +150,7 @@ def test_a_session_ends_by_itself(monkeypatch):
 
 
 def test_of_too_many_sessions_the_oldest_end(monkeypatch):
-    monkeypatch.setattr(session, "MAX_SESSIONS", 3)
+    monkeypatch.setattr(sessions_module, "MAX_SESSIONS", 3)
     sessions = Sessions()
 
     begun = [sessions.begin(str(number)) for number in range(5)]
