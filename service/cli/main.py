@@ -16,8 +16,8 @@ from rich.markup import escape
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from service.cli.errors import MistakeError
 from service.cli.remote import events, feedback, models, snapshots, streams
+from service.cli.remote.errors import MistakeError
 from service.client import RefusedError
 from service.errors import ServiceError
 from service.support.validation_messages import sentences

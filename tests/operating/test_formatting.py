@@ -5,10 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from service.cli.errors import MistakeError
 from service.cli.output import lists
 from service.cli.remote import details, parsing, watch_lines
 from service.cli.remote.connection import read_key
+from service.cli.remote.errors import MistakeError
 from service.client import EventView, SnapshotView, StreamRow, StreamView
 
 STREAM = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import typer
 
-from service.cli.errors import MistakeError
 from service.cli.remote.connection import DEFAULT_URL, reach
+from service.cli.remote.errors import MistakeError
 from service.client import Client, RefusedError
 
 TIMEOUT_SECONDS = 1.0

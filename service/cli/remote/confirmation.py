@@ -4,8 +4,8 @@ import sys
 
 import typer
 
-from service.cli.errors import MistakeError
 from service.cli.output.formatting import age, counted, size
+from service.cli.remote.errors import MistakeError
 from service.client import Client, SnapshotView, StreamView
 
 

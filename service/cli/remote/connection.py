@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.cli.errors import MistakeError
+from service.cli.remote.errors import MistakeError
 from service.client import Client, RefusedError, UnreachableError
 
 DEFAULT_URL = "http://127.0.0.1:8000"

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from service.cli.errors import MistakeError
 from service.cli.output.formatting import DASH, counted, share
 from service.cli.output.printing import print_one
 from service.cli.output.tables import facts
 from service.cli.remote.connection import DEFAULT_URL, reach
+from service.cli.remote.errors import MistakeError
 from service.cli.remote.options import AsJson, KeyFile, StreamId, Url
 from service.client import FeedbackView, RefusedError
 

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from service.cli.errors import MistakeError
 from service.cli.output.printing import print_list, print_one
 from service.cli.remote import catalogues
 from service.cli.remote.connection import DEFAULT_URL, reach
+from service.cli.remote.errors import MistakeError
 from service.cli.remote.options import AsJson, KeyFile, Url
 from service.client import AdapterView, RefusedError
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from service.cli.errors import MistakeError
+from service.cli.remote.errors import MistakeError
 
 ALONE = ("seed",)
 """Options that belong to no part."""

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from service.cli.errors import MistakeError
 from service.cli.output import lists
 from service.cli.output.formatting import counted, size
 from service.cli.output.printing import print_list, print_one, say
 from service.cli.remote import details
 from service.cli.remote.confirmation import confirm, described, loss_of_state
 from service.cli.remote.connection import DEFAULT_URL, reach
+from service.cli.remote.errors import MistakeError
 from service.cli.remote.existence import known
 from service.cli.remote.options import AsJson, IfGeneration, KeyFile, SnapshotId, StreamId, Url, Yes
 from service.client import Restored

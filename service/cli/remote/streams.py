@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.errors import MistakeError
 from service.cli.output import lists
 from service.cli.output.printing import print_list, print_one, say
 from service.cli.remote import details, parsing, watch_lines
 from service.cli.remote.confirmation import confirm, loss_of_state
 from service.cli.remote.connection import DEFAULT_URL, reach
+from service.cli.remote.errors import MistakeError
 from service.cli.remote.options import AsJson, Guard, IfGeneration, KeyFile, Settings, StreamId, Url, Yes
 from service.client import Client, RefusedError, StreamRow
 
