@@ -103,3 +103,18 @@ class StepOutput:
     logits: Tensor
     probabilities: Tensor
     signals: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a change detector says of one value.
+
+    Plain numbers, as detectors compute them: for one value at a time they are cheaper than tensors.
+
+    Attributes:
+        changed: Whether the detector reports a change.
+        statistic: The detector's statistic; its `update` says of what, and above which bound a change is reported.
+    """
+
+    changed: bool
+    statistic: float

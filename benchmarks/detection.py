@@ -39,7 +39,7 @@ from adapters.monitors.adwin import AdwinOptions
 from adapters.monitors.betting import BettingOptions
 from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.options import Options
-from adapters.verdict import Verdict
+from adapters.values import Verdict
 
 PAGE_HINKLEY = PageHinkleyOptions(tolerance=0.25, threshold=25.0, forgetting=1.0)
 """For signals of unit variance. The defaults are for a smaller unit, and forgetting makes long streams raise alarms."""

@@ -13,8 +13,7 @@ from torch import Tensor
 from adapters.errors import StateError
 from adapters.options import Options, option
 from adapters.state import Range
-from adapters.values import PartState
-from adapters.verdict import Verdict
+from adapters.values import PartState, Verdict
 
 Sums: TypeAlias = npt.NDArray[np.float64]
 Counts: TypeAlias = npt.NDArray[np.int64]

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from adapters.options import Options, option
 from adapters.state import Range
-from adapters.values import PartState
-from adapters.verdict import Verdict
+from adapters.values import PartState, Verdict
 
 GREATEST_BET, RATE = 1.8, 2 / math.sqrt(3)
 """The bound and the first step of a bet, as in the paper's code; a bet of 2 could lose everything."""

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from adapters.options import Options, option
-from adapters.values import PartState
-from adapters.verdict import Verdict
+from adapters.values import PartState, Verdict
 
 GREATEST = torch.finfo(torch.float32).max
 Sums: TypeAlias = tuple[float, float, float, float, float]
