@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from service.api import sessions as sessions_module
 from service.api.sessions import COOKIE, Sessions
 from tests.applications import application, assert_error
 from tests.bundles import torch_bundle
