@@ -14,7 +14,10 @@ from service.offline.calibration.plan import Wanted
 from service.offline.calibration.run import IMAGES, PROBE_IMAGES, calibrate_bundle
 from service.settings import Settings as ServerSettings
 
+app = typer.Typer()
 
+
+@app.command()
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder; its `artefacts/` is written to.")],
     data: Annotated[
@@ -48,7 +51,7 @@ def calibrate(
     again: Annotated[bool, typer.Option("--again", help="Make anew what is there already.")] = False,
     allow_factory: AllowFactory = None,
 ) -> None:
-    """Make what methods need of source data, once, so that a server without the data has it.
+    """Compute what methods need from source data, once, so that the server does not need the data.
 
     Learners get their own artefacts (`fisher` for EATA, a threshold for CoTTA, ...), each under the normalizer and
     batch size that it holds for. Monitors get feature statistics, the source model's usual entropy, and a labelled

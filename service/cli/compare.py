@@ -50,11 +50,14 @@ from service.offline.evaluation.protocols import PROTOCOLS, PlanSettings, make_p
 from service.offline.evaluation.terminal import Subject, measured, open_console, show, write
 from service.settings import EMBEDDED, Settings
 
+app = typer.Typer()
+
 SPECS = ("source", "batch", "ema", "batch+eta", "ema+eta,eta.lr=1e-4", "unmix_tns")
 EMBEDDED_IMAGES = 500
 """Embedded images per domain unless told otherwise: enough to tell specs apart, in minutes."""
 
 
+@app.command()
 def compare(
     specs: SpecsArgument = None,
     bundle: BundleOption = None,
@@ -128,6 +131,7 @@ def compare(
             console.print(f"wrote {file}", highlight=False)
 
 
+@app.command()
 def tune(
     spec: Annotated[
         str, typer.Argument(metavar="SPEC[,PART.OPTION=VALUE]...", help="The pipeline to tune, as `batch+eta`.")

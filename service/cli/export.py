@@ -20,7 +20,10 @@ from service.offline.export.edge import files
 from service.settings import Settings
 from service.support.atomic_files import AS_UMASK, write_whole
 
+app = typer.Typer()
 
+
+@app.command()
 def export(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder.")],
     output: Annotated[Path, typer.Option(help="The folder to write to; made if it is not there.")],
@@ -29,7 +32,7 @@ def export(
     ] = None,
     allow_factory: AllowFactory = None,
 ) -> None:
-    """Write a model and what adapts it as one ONNX graph, so that an edge device adapts with ONNX Runtime alone.
+    """Write a model and its adapter as one ONNX graph, for devices with ONNX Runtime alone.
 
     The graph takes a batch and the state, and returns answers and the next state. Beside it lie the state before any
     batch and a README with the few lines that run both. Pipelines that learn by gradients have no graph.

@@ -1,4 +1,4 @@
-"""The command line, `acclimate`: what operators do with a running server starts at once, the rest loads torch first."""
+"""The command line, `acclimate`: lists all commands at once, and loads torch only for those that need it."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import sys
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError as UnreadableError
 from rich.console import Console
 from rich.markup import escape
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from service.cli.remote import events, feedback, models, snapshots, streams
@@ -22,28 +23,48 @@ from service.client import RefusedError
 from service.errors import ServiceError
 from service.support.validation_messages import sentences
 
-LOADED_WHEN_NEEDED = ("serve", "demo", "compare", "tune", "calibrate", "export", "bundle", "key")
-"""The commands of `service.cli.serve` and `service.cli.local`, in the order of the help."""
+LATER = MappingProxyType({
+    "serve": "Serve models; every stream adapts by itself.",
+    "demo": "Send a drifting stream to a frozen and an adapting stream, and compare their errors.",
+    "compare": "Run specs over labelled data, offline, and show which of them err least.",
+    "tune": "Choose a spec's options on some domains, and report what they are worth on others.",
+    "calibrate": "Compute what methods need from source data, once, so that the server does not need the data.",
+    "export": "Write a model and its adapter as one ONNX graph, for devices with ONNX Runtime alone.",
+    "bundle": "Look at model bundles.",
+    "key": "Make an API key and the line for the keys file.",
+})  # fmt: skip
+"""Commands whose modules are loaded when they are called, each with the first line of its help."""
+MODULES = MappingProxyType({"tune": "compare"})
+"""Modules of service/cli that are not named as their command."""
 
 
 class Commands(TyperGroup):
-    """All commands; those of `service.cli.local` are imported when one of them is asked for.
+    """All commands, listed without loading those of `LATER`.
 
-    Torch takes two seconds to import: too long for `acclimate streams list`, and for a shell that completes an id.
+    Torch takes two seconds to import: too long for `acclimate --help` and for `acclimate streams list`, and for a shell
+    that completes an id.
     """
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""
-        return [*LOADED_WHEN_NEEDED, *super().list_commands(ctx)]
+        return [*LATER, *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command, or None."""
-        return _loaded(cmd_name) if cmd_name in LOADED_WHEN_NEEDED else super().get_command(ctx, cmd_name)
+        """Return a command, or None; one of `LATER` with its name and the first line of its help only."""
+        if cmd_name in LATER:
+            return TyperCommand(cmd_name, help=LATER[cmd_name])
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is called, loaded, and its arguments."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, loaded(name) if name in LATER else command, rest
 
 
 @cache
-def _loaded(name: str) -> Any:
-    module = import_module("service.cli.serve" if name == "serve" else "service.cli.local")
+def loaded(name: str) -> Any:
+    """Return a command of `LATER` whole."""
+    module = import_module(f"service.cli.{MODULES.get(name, name)}")
     return typer.main.get_group(module.app).commands[name]
 
 

@@ -1,22 +1,14 @@
-"""The commands that load torch at once: demo, compare, tune, calibrate, export, bundle check, key."""
+"""`acclimate bundle check`: reads a bundle and serves requests by it, without a server."""
 
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.api.keys import Scope, make_key
 from service.cli.arguments import AllowFactory
-from service.cli.calibrate import calibrate
-from service.cli.compare import compare, tune
-from service.cli.export import export
-from service.cli.remote.connection import address, read_key
-from service.cli.remote.options import KeyFile
-from service.demo.tour import own_server, tour
-from service.errors import BundleError, SettingsError
+from service.errors import BundleError
 from service.models.bundle import read_bundle
 from service.models.gradient_trials import Trials
 from service.models.hosted import HostedModel, host
@@ -26,43 +18,6 @@ from service.settings import Settings
 app = typer.Typer()
 bundle_app = typer.Typer(help="Look at model bundles.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
-app.command()(compare)
-app.command()(tune)
-app.command()(calibrate)
-app.command()(export)
-
-
-@app.command()
-def demo(
-    url: Annotated[str | None, typer.Option(help="A running server; None: one is started for the tour.")] = None,
-    key_file: KeyFile = None,
-    adapter: Annotated[str | None, typer.Option(help="The adapting stream's spec, as `batch+eta`.")] = None,
-    images: Annotated[int, typer.Option(min=1, max=2500, help="Images per domain.")] = 1000,
-    batch: Annotated[int, typer.Option(min=1, max=256, help="Images per request.")] = 50,
-    severity: Annotated[int, typer.Option(min=1, max=5, help="How hard the corruptions are.")] = 4,
-) -> None:
-    """Send a drifting stream to a frozen and to an adapting stream, and compare; then reset, snapshot and restore.
-
-    Example: `acclimate demo --adapter batch+eta --severity 5`
-    """
-    with nullcontext(url) if url else own_server() as running:
-        tour(address(running), read_key(key_file) if url else None, adapter, images, batch, severity)
-
-
-@app.command()
-def key(
-    scopes: Annotated[str, typer.Option(help="Scopes joined by commas: infer, read, admin.")] = "admin",
-    name: Annotated[str, typer.Option(help="Whose key it is; for your own eyes.")] = "unnamed",
-) -> None:
-    """Make an API key and the line for the keys file.
-
-    The server keeps only the key's sha256. Example: `acclimate key --scopes infer --name camera-7`
-    """
-    unknown = sorted(set(scopes.split(",")) - set(get_args(Scope)))
-    if unknown:
-        raise SettingsError(f"there is no scope {unknown[0]!r}; there are {', '.join(get_args(Scope))}")
-    secret, digest = make_key()
-    typer.echo(f"key:  {secret}\nline: {digest} {scopes} {name}")
 
 
 @bundle_app.command("check")

@@ -1,0 +1,31 @@
+"""`acclimate demo`: a tour of a server on a stream that drifts."""
+
+from contextlib import nullcontext
+from typing import Annotated
+
+import typer
+
+from service.cli.remote.connection import address, read_key
+from service.cli.remote.options import KeyFile
+from service.demo.tour import own_server, tour
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    url: Annotated[str | None, typer.Option(help="A running server; None: one is started for the tour.")] = None,
+    key_file: KeyFile = None,
+    adapter: Annotated[str | None, typer.Option(help="The adapting stream's spec, as `batch+eta`.")] = None,
+    images: Annotated[int, typer.Option(min=1, max=2500, help="Images per domain.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="Images per request.")] = 50,
+    severity: Annotated[int, typer.Option(min=1, max=5, help="How hard the corruptions are.")] = 4,
+) -> None:
+    """Send a drifting stream to a frozen and an adapting stream, and compare their errors.
+
+    After that the adapting stream is reset, snapshotted and restored.
+
+    Example: `acclimate demo --adapter batch+eta --severity 5`
+    """
+    with nullcontext(url) if url else own_server() as running:
+        tour(address(running), read_key(key_file) if url else None, adapter, images, batch, severity)
