@@ -29,6 +29,7 @@ from service.api.routes import (
     models,
     repository,
     session,
+    signals,
     snapshots,
     streams,
     unsupported,
@@ -232,6 +233,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(repository.router(dataplane, hosted, statistics))
     app.include_router(unsupported.router())
     app.include_router(models.router(dataplane, hosted))
+    app.include_router(signals.router())
     app.include_router(dashboard.router(DASHBOARD))
     app.include_router(session.router(sessions, keys.granted, keys.granted_to))
     app.include_router(events.router(log_of_events))

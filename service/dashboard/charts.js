@@ -4,6 +4,7 @@ import { Chart } from "./chart.js";
 import { button, fill, h, setText } from "./dom.js";
 import { figuresTable } from "./figurestable.js";
 import { clock, count, decimal, duration, gap, milliseconds, percent, points } from "./format.js";
+import { chartsOfOthers } from "./signals.js";
 
 const ROWS_IN_TABLE = 60;
 
@@ -87,6 +88,10 @@ const SPECS = [
   },
 ];
 
+/** @param {import("./chart.js").ChartSpec} spec */
+const columnsOf = ({ lines }) => lines.map(({ column }) => column);
+
+
 /** @type {[string, string, number | null][]} */
 const RANGES = [
   ["15m", "15 min", 900],
@@ -105,14 +110,10 @@ export class Charts {
     this.history = null;
     /** @type {string} one of RANGES, or "zoom" while the operator looks at a part */
     this.range = "all";
-    this.charts = SPECS.map(
-      (spec) =>
-        new Chart(
-          spec,
-          () => this.#marks(),
-          (mode) => this.#zoomed(mode),
-        ),
-    );
+    /** @type {import("./chart.js").ChartSpec[]} */
+    this.specs = [];
+    /** @type {Chart[]} */
+    this.charts = [];
     this.rangeButtons = RANGES.map(([key, words]) => button(words, () => this.#choose(key), { class: "chip" }));
     this.table = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Figures as a table" });
     this.details = /** @type {HTMLDetailsElement} */ (
@@ -135,13 +136,12 @@ export class Charts {
         h("span", { class: "mark", "data-mark": "guard" }, "Guard action"),
         h("span", { class: "hint" }, "Drag across a chart to look closer; double-click to see all."),
       ),
-      h(
-        "div",
-        { class: "charts" },
-        this.charts.map(({ element }) => element),
-      ),
+      (this.grid = h("div", { class: "charts" })),
       this.details,
     );
+    this.#add(SPECS);
+    this.addOthers = () => this.#add(chartsOfOthers(new Set(this.specs.flatMap(columnsOf))));
+    this.addOthers();
     this.#showRange();
     this.recolour = () => {
       if (this.range === "zoom") this.#choose("all");
@@ -149,6 +149,22 @@ export class Charts {
       if (this.history) this.show(this.history);
     };
     document.addEventListener("theme", this.recolour);
+    document.addEventListener("signals", this.addOthers);
+  }
+
+  /** @param {import("./chart.js").ChartSpec[]} specs */
+  #add(specs) {
+    this.specs.push(...specs);
+    for (const spec of specs) {
+      const chart = new Chart(
+        spec,
+        () => this.#marks(),
+        (mode) => this.#zoomed(mode),
+      );
+      this.charts.push(chart);
+      this.grid.append(chart.element);
+    }
+    if (this.history) this.show(this.history);
   }
 
   /** @param {import("./series.js").History} history */
@@ -165,6 +181,7 @@ export class Charts {
 
   destroy() {
     document.removeEventListener("theme", this.recolour);
+    document.removeEventListener("signals", this.addOthers);
     this.charts.forEach((chart) => chart.destroy());
   }
 
@@ -210,7 +227,7 @@ export class Charts {
   #fillTable() {
     if (!this.history) return fill(this.table);
     const { history } = this;
-    const lines = SPECS.flatMap(({ lines: some, format }) => some.map((line) => ({ ...line, format }))).filter(
+    const lines = this.specs.flatMap(({ lines: some, format }) => some.map((line) => ({ ...line, format }))).filter(
       ({ column }) => history.columns.has(column),
     );
     const times = history.column("time");

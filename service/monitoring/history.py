@@ -5,17 +5,15 @@ tier, so that a request costs the same whatever the history spans.
 """
 
 import math
-import struct
-import zlib
 from array import array
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 
 from adapters.monitors.layer_distance import LayerDistance
+from service.monitoring import history_format
 from service.monitoring.history_tiers import (
     COUNT,
     MOST,
@@ -24,8 +22,6 @@ from service.monitoring.history_tiers import (
     TIERS,
     Points,
     Tier,
-    by_column,
-    by_point,
     joined,
     merged_by,
     pieces_of,
@@ -182,9 +178,7 @@ class History:
 
     def packed(self) -> bytes:
         """Return the points of all tiers, to be kept; the slots under way as points."""
-        parts = [by_column(tier.points().tobytes()) for tier in self.tiers]
-        head = struct.pack(f"<Q{len(parts)}I", self.cursor, *map(len, parts))
-        return zlib.compress(head + b"".join(parts), 1)
+        return history_format.pack(self.cursor, [tier.points() for tier in self.tiers])
 
     def unpack(self, content: bytes) -> None:
         """Begin with the points that were kept.
@@ -192,13 +186,7 @@ class History:
         Raises:
             ValueError: If the content is damaged.
         """
-        try:
-            content = zlib.decompress(content)
-            cursor, *lengths = struct.unpack_from(f"<Q{len(TIERS)}I", content)
-            places = np.cumsum([struct.calcsize(f"<Q{len(TIERS)}I"), *lengths]).tolist()
-            parts = [by_point(content[a:b]) for a, b in pairwise(places)]
-        except (zlib.error, struct.error, ValueError) as error:
-            raise ValueError(f"the history is damaged: {error}") from None
+        cursor, parts = history_format.unpack(content)
         for tier, points in zip(self.tiers, parts, strict=True):
             for point in points[-tier.resolution.points :]:
                 tier.append(point.tobytes())

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from service.monitoring.signals import charted
+
 Points: TypeAlias = npt.NDArray[np.void]
 """Points of one tier, of dtype POINT."""
 
@@ -20,18 +22,19 @@ CHUNK = 60
 MOST = 1000
 """Points of one answer, about."""
 STAMPS = ("cursor", "time", "generation", "requests", "images")
-SIGNALS = (
-    "entropy", "drift", "agreement", "source_gap", "forgetting", "estimated_accuracy", "source_estimated_accuracy",
-    "true_accuracy", "selected_ratio", "milliseconds", "confidence", "confidence_accuracy",
-    "source_confidence_accuracy",
-)  # fmt: skip
+SIGNALS = charted()
 COUNT = len(SIGNALS)
 HALF = 65504.0
 """Greatest number in half precision, which points are kept in: three significant digits."""
-POINT = np.dtype([
-    ("cursor", "<u4"), ("time", "<u4"), ("generation", "<u4"), ("requests", "<u4"), ("images", "<u4"),
-    ("mean", "<f2", COUNT), ("low", "<f2", COUNT), ("high", "<f2", COUNT),
-])  # fmt: skip
+
+
+def point_of(count: int) -> "np.dtype[np.void]":
+    """Return how a point of so many signals lies in memory."""
+    stamps = [(name, "<u4") for name in STAMPS]
+    return np.dtype([*stamps, ("mean", "<f2", (count,)), ("low", "<f2", (count,)), ("high", "<f2", (count,))])
+
+
+POINT = point_of(COUNT)
 PACKED = struct.Struct(f"<5I{3 * COUNT}e")
 UNBOUNDED = 2**32 - 1
 NONE_YET = np.empty(0, POINT)
@@ -144,15 +147,30 @@ class Tier:
         return slot + len(self.waiting) + self.held
 
 
+def by_signal(points: Points, names: Sequence[str]) -> Points:
+    """Return points of other signals as points of SIGNALS; a signal that they lack is not known."""
+    if tuple(names) == SIGNALS:
+        return points
+    moved = np.zeros(len(points), POINT)
+    for stamp in STAMPS:
+        moved[stamp] = points[stamp]
+    for values in ("mean", "low", "high"):
+        moved[values] = math.nan
+        for place, name in enumerate(SIGNALS):
+            if name in names:
+                moved[values][:, place] = points[values][:, names.index(name)]
+    return moved
+
+
 def by_column(points: bytes | bytearray) -> bytes:
     """Return the bytes of points with those of equal places together, which compress to half as much."""
     return np.frombuffer(bytes(points), np.uint8).reshape(-1, PACKED.size).T.tobytes()
 
 
-def by_point(columns: bytes) -> Points:
+def by_point(columns: bytes, kind: "np.dtype[np.void]" = POINT) -> Points:
     """Return the points that `by_column` was given."""
-    swapped = np.frombuffer(columns, np.uint8).reshape(PACKED.size, -1).T
-    return np.ascontiguousarray(swapped).reshape(-1).view(POINT)
+    swapped = np.frombuffer(columns, np.uint8).reshape(kind.itemsize, -1).T
+    return np.ascontiguousarray(swapped).reshape(-1).view(kind)
 
 
 def _first_cursor(points: Points) -> Any:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,16 +10,13 @@ from torch import Tensor
 from adapters.functional.answers import entropies, sound_rows
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.monitors import accuracy, class_balance, entropy_bins, moving_mean
-from adapters.monitors.class_balance import BalanceState
-from adapters.monitors.entropy_bins import BinsState
-from adapters.monitors.moving_mean import MeanState
 from adapters.network.source_observer import Look, Seen
-from adapters.state import Range
 from adapters.values import PartState
 from service.models.reference import Reference
-from service.monitoring import detectors, suspicion
-from service.monitoring.detectors import OWN_DOMAIN, Alarm, DetectorsState, Readings
-from service.monitoring.suspicion import SuspicionState
+from service.monitoring import detectors, registry, suspicion
+from service.monitoring.detectors import OWN_DOMAIN, Alarm, Readings
+from service.monitoring.monitor import View
+from service.monitoring.monitor_state import LONGEST_PAUSE, RECENT, WATCHED, MonitorState, Seeing
 
 CHECK_MEMORY = 256
 """Images that comparisons with the source model fade over."""
@@ -28,78 +24,10 @@ LEAST_WEIGHT = 1 - math.exp(-63.5 / CHECK_MEMORY)
 """Of a comparison that a verdict rests on: 64 images, less what rounding may take."""
 UNLIKE = 0.3
 """How much less often than the source model is right a stream agrees with it where its answers have collapsed."""
-RECENT = 1000
-"""Requests that what guards did fades over; those of a pause, in which nothing is learned, do not count."""
-LONGEST_PAUSE = 4096
-"""Requests, however often a guard has gone back."""
 HURRIED = 8
 """Requests between two looks by the source model while one class takes most answers."""
 ALERTED = 4
 """Requests after an alarm that the source model looks at, each."""
-WATCHED = 8
-"""And after a guard has acted."""
-
-
-@dataclass(frozen=True)
-class MonitorState(PartState):
-    """Everything that a stream's monitors remember.
-
-    Attributes:
-        answers: Classes of the stream's answers.
-        entropies: Their entropies.
-        checked, source_checked: Classes of the stream's and of the source model's answers to the same images.
-        agreement: Share of equal labels between these.
-        source_accuracy: What the source model's confidence says of its accuracy there.
-        source_confidence: Its mean confidence there.
-        seen: What the source model remembers of the inputs.
-        detectors: What has changed is told by these.
-        check_in: () int64 requests until the source model looks again.
-        alert: () int64 requests that it still looks at after an alarm.
-        recent: () decayed count of resets and roll-backs.
-        pause: () int64 requests that the stream does not learn from yet.
-        suspicion: Evidence that the stream is worse than the source model.
-    """
-
-    answers: BalanceState
-    entropies: BinsState
-    checked: BalanceState
-    source_checked: BalanceState
-    agreement: MeanState
-    source_accuracy: MeanState
-    source_confidence: MeanState
-    seen: Seen
-    detectors: DetectorsState
-    check_in: Tensor
-    alert: Tensor
-    recent: Tensor
-    pause: Tensor
-    suspicion: SuspicionState
-
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "check_in": (-1, 10**9),
-        "alert": (0, WATCHED),
-        "recent": (0.0, 10.0 * RECENT),
-        "pause": (0, LONGEST_PAUSE),
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Seeing:
-    """What one request shows.
-
-    Attributes:
-        probabilities: (N, C) the stream's answers.
-        drift: The drift signal, or None.
-        step: How far the request's step has moved the parameters, relatively; None where it learned none.
-        look: What the source model finds in the first images, where it looked.
-        known: What the source model remembers after that.
-    """
-
-    probabilities: Tensor
-    drift: float | None
-    step: float | None
-    look: Look | None
-    known: Seen | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +68,7 @@ def init(classes: int, seen: Seen) -> MonitorState:
         recent=torch.zeros(()),
         pause=zero,
         suspicion=suspicion.init(),
+        own=_own(classes),
     )
 
 
@@ -170,6 +99,7 @@ def update(
         entropies=entropy_bins.update(state.entropies, seeing.probabilities),
         recent=state.recent if int(state.pause) else state.recent * math.exp(-1 / RECENT),
         pause=_count(max(int(state.pause) - 1, 0)),
+        own=_updated(state.own, seeing),
     )
     collapse = harm = ""
     if seeing.look is not None and seeing.known is not None:
@@ -309,25 +239,19 @@ def _soonest(state: MonitorState, reference: Reference, *, alarmed: bool, looked
 
 
 def _signals(state: MonitorState, seeing: Seeing, reference: Reference) -> dict[str, float]:
-    rows = torch.from_numpy(sound_rows(seeing.probabilities))  # of none, what is estimated is NaN, and left out
-    sure_of_own = accuracy.average_confidence(rows)
-    found = {
-        "marginal_entropy": class_balance.marginal_entropy(state.answers),
-        "dominant_share": class_balance.dominant_share(state.answers),
-        "prior_distance": class_balance.prior_distance(state.answers, reference.prior),
-        "confidence": sure_of_own,
-    }
-    known = reference.calibration
-    if known is not None:
-        found["estimated_accuracy"] = accuracy.thresholded(rows, known)
-        found["confidence_accuracy"] = accuracy.by_difference_of_confidences(sure_of_own, known)
-    if float(state.source_accuracy.weight) > 0:
-        found["source_estimated_accuracy"] = state.source_accuracy.mean
-        found["source_confidence"] = state.source_confidence.mean
-        if known is not None:
-            sure = state.source_confidence.mean
-            found["source_confidence_accuracy"] = accuracy.by_difference_of_confidences(sure, known)
-        found["contradiction"] = state.suspicion.contradiction.mean
-    if seeing.look is not None and float(seeing.look.distance) >= 0:
-        found["source_distance"] = seeing.look.distance
-    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+    """Return what every monitor of `monitors/` knows now; what is not finite is not known."""
+    view, read = View(state, seeing, reference), dict[str, float]()
+    for name, monitor in registry.found().items():
+        for signal, value in monitor.read(state.own.get(name), view).items():
+            if math.isfinite(value):
+                read[signal] = float(value)
+    return read
+
+
+def _own(classes: int) -> dict[str, PartState]:
+    begun = {name: monitor.init(classes) for name, monitor in registry.found().items()}
+    return {name: state for name, state in begun.items() if state is not None}
+
+
+def _updated(own: Mapping[str, PartState], seeing: Seeing) -> dict[str, PartState]:
+    return {name: registry.found()[name].update(state, seeing) for name, state in own.items()}

@@ -18,7 +18,8 @@ from adapters.values import StepOutput
 from service.errors import UnfitError
 from service.monitoring import stream_monitors
 from service.monitoring.guard import Action, Decision, Verdicts, decide
-from service.monitoring.stream_monitors import Findings, Seeing
+from service.monitoring.monitor_state import Seeing
+from service.monitoring.stream_monitors import Findings
 from service.monitoring.suspicion import NONE
 from service.streams import pending_images
 from service.streams.good_states import GoodStates

@@ -19,8 +19,8 @@ from service.monitoring.feature_shift import Compared
 from service.monitoring.guard import Policy
 from service.monitoring.history import History
 from service.monitoring.late_labels import Feedback
+from service.monitoring.monitor_state import MonitorState
 from service.monitoring.shadow import ShadowReport
-from service.monitoring.stream_monitors import MonitorState
 from service.monitoring.suspicion import NONE, Suspicion
 from service.streams import pending_images
 from service.streams.good_states import GoodStates

@@ -45,3 +45,11 @@ CASES = {
     "ema+note": {"note": {"capacity": 1, "period": 5}},
     "auto": {"auto": {"decide_after": 12, "few": 2}},
 }
+
+MONITORS = {
+    "own_confidence": {"confidence": 0.7, "estimated_accuracy": 0.5, "confidence_accuracy": 0.55},
+    "answered_classes": {"marginal_entropy": 0.9986, "dominant_share": 0.5, "prior_distance": 0.0152},
+    "source_model": {"source_estimated_accuracy": 1.0, "source_confidence_accuracy": 0.65, "source_confidence": 0.8,
+                     "contradiction": 0.0, "source_distance": 0.01},
+}  # fmt: skip
+"""What each monitor reads on the request of `test_monitors.request`, to four digits."""

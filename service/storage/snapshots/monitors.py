@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adapters.errors import StateError
 from adapters.state import check, flatten, rebuild
-from service.monitoring.stream_monitors import MonitorState
+from service.monitoring.monitor_state import MonitorState
 
 
 def restored(fresh: MonitorState, tensors: Mapping[str, Tensor]) -> tuple[MonitorState, list[str]]:

@@ -22,6 +22,7 @@ GET    /openapi.json                                          read
 HEAD   /openapi.json                                          read
 GET    /metrics                                               read
 GET    /v1/adapters                                           read
+GET    /v1/signals                                            read
 GET    /v1/events                                             read
 GET    /v1/events/live                                        read
 GET    /v1/models                                             read

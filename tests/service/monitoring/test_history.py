@@ -1,6 +1,8 @@
 """A stream's series: minutes, hours and days at a resolution of their own, bounded, never told twice, and kept."""
 
 import math
+import struct
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +11,8 @@ import torch
 
 from adapters.monitors.layer_distance import LayerDistance
 from service.monitoring.history import COLUMNS, LAYER_ROWS, RECENT, SPARKS, History, Misfit
-from service.monitoring.history_tiers import MOST, SIGNALS, TIERS
+from service.monitoring.history_format import BEFORE_NAMES
+from service.monitoring.history_tiers import MOST, SIGNALS, TIERS, point_of
 from service.storage.history_files import Histories
 
 NOON = 1.7e9
@@ -146,6 +149,36 @@ def test_a_history_is_kept_and_goes_on_where_it_was(tmp_path):
     again.history.add(NOON + 5001, 0, 1, {})
     assert sum(column(again.history.since(0), "requests")) == 5001
     assert column(again.history.since(5000), "cursor") == [5001]
+
+
+def packed_by_a_version_with(names, named=True):
+    """Return a history of two requests as a version with these signals kept it; the n-th signal's value is n."""
+    kind = point_of(len(names))
+    points = np.zeros(2, kind)
+    points["cursor"], points["time"], points["requests"] = [1, 2], [NOON, NOON + 1], 1
+    for values in ("mean", "low", "high"):
+        points[values] = np.arange(len(names))
+    columns = np.frombuffer(points.tobytes(), np.uint8).reshape(-1, kind.itemsize).T.tobytes()
+    lengths = (len(columns), 0, 0)
+    if not named:
+        return zlib.compress(struct.pack("<Q3I", 2, *lengths) + columns)
+    text = ",".join(names).encode()
+    return zlib.compress(struct.pack("<Q3IQI", 2**64 - 1, *lengths, 2, len(text)) + text + columns)
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [(BEFORE_NAMES, False), (("one_of_another_version", *reversed(SIGNALS[2:])), True), (SIGNALS, True)],
+    ids=["before_names", "other_signals", "these"],
+)
+def test_a_history_of_a_version_with_other_signals_keeps_those_that_both_have(names, named):
+    history = History()
+    history.unpack(packed_by_a_version_with(names, named))
+
+    assert history.cursor == 2
+    for name in SIGNALS:
+        expected = float(names.index(name)) if name in names else None
+        assert column(history.since(0), name) == [expected, expected], name
 
 
 def test_a_stream_does_not_get_the_history_of_an_earlier_one_of_its_name_nor_a_damaged_one(tmp_path):

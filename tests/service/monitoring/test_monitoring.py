@@ -13,7 +13,7 @@ from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.models.reference import Reference
 from service.monitoring import stream_monitors
-from service.monitoring.stream_monitors import Seeing
+from service.monitoring.monitor_state import Seeing
 from service.settings import EMBEDDED
 from service.storage.snapshots.format import pack, unpack
 from service.storage.snapshots.stream_files import MONITORS, begun_anew, file_of, state_for

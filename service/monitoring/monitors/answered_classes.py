@@ -1,0 +1,33 @@
+"""Which classes the stream answers, beside the classes of the source data."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from adapters.monitors import class_balance
+from service.monitoring.monitor import Monitor, View
+from service.monitoring.signal import Signal
+
+
+class AnsweredClasses(Monitor):
+    """Reads the decayed counts of answered classes that the guards use too."""
+
+    name = "answered_classes"
+    signals = (
+        Signal("marginal_entropy", "Class entropy", "nats", "neither",
+               "Entropy of the answered classes; it falls where few classes are left.", charted=False),
+        Signal("dominant_share", "Largest class", "share", "lower",
+               "Share of the class that is answered most often.", charted=False),
+        Signal("prior_distance", "Distance from the prior", "share", "lower",
+               "Jensen-Shannon divergence of the answered classes from the source data's; 1 where they are disjoint.",
+               charted=False),
+    )  # fmt: skip
+
+    def read(self, state: None, view: View) -> Mapping[str, Tensor | float]:
+        """Return what the counts say."""
+        answers = view.state.answers
+        return {
+            "marginal_entropy": class_balance.marginal_entropy(answers),
+            "dominant_share": class_balance.dominant_share(answers),
+            "prior_distance": class_balance.prior_distance(answers, view.reference.prior),
+        }

@@ -1,0 +1,33 @@
+"""How sure the stream is of its answers, and the accuracy that this confidence stands for."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from adapters.monitors.accuracy import by_difference_of_confidences, thresholded
+from service.monitoring.monitor import Monitor, View
+from service.monitoring.signal import Signal
+
+
+class OwnConfidence(Monitor):
+    """Estimates accuracy from the confidence of the stream's own answers (Garg et al. 2022; Guillory et al. 2021)."""
+
+    name = "own_confidence"
+    signals = (
+        Signal("confidence", "Mean confidence", "share", "neither", "Mean probability of the answered class."),
+        Signal("estimated_accuracy", "Estimated accuracy", "share", "higher",
+               "Share of answers whose confidence exceeds the threshold learned on the probe set (ATC)."),
+        Signal("confidence_accuracy", "Accuracy by confidence", "share", "higher",
+               "Probe accuracy less the fall of the mean confidence since then (DoC)."),
+    )  # fmt: skip
+
+    def read(self, state: None, view: View) -> Mapping[str, Tensor | float]:
+        """Return the mean confidence; with a probe set also both estimates of accuracy."""
+        known = view.reference.calibration
+        if known is None:
+            return {"confidence": view.confidence}
+        return {
+            "confidence": view.confidence,
+            "estimated_accuracy": thresholded(view.rows, known),
+            "confidence_accuracy": by_difference_of_confidences(view.confidence, known),
+        }

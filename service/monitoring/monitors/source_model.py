@@ -1,0 +1,42 @@
+"""How the source model stands to the stream's images, on the requests that it looks at."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from adapters.monitors.accuracy import by_difference_of_confidences
+from service.monitoring.monitor import Monitor, View
+from service.monitoring.signal import Signal
+
+
+class SourceModelMonitor(Monitor):
+    """Reads the moving means that comparisons with the source model leave."""
+
+    name = "source_model"
+    signals = (
+        Signal("source_estimated_accuracy", "Source, estimated accuracy", "share", "higher",
+               "Estimated accuracy of the source model on the stream's images."),
+        Signal("source_confidence_accuracy", "Source, accuracy by confidence", "share", "higher",
+               "The same, from the source model's mean confidence."),
+        Signal("source_confidence", "Source, mean confidence", "share", "neither",
+               "Mean confidence of the source model on the stream's images.", charted=False),
+        Signal("contradiction", "Contradiction", "share", "lower",
+               "Share of the newest images on which the stream contradicts a confident source model.", charted=False),
+        Signal("source_distance", "Distance from the source", "variances", "lower",
+               "Distance of the inputs' norm statistics from the source's, over the newest looks.", charted=False),
+    )  # fmt: skip
+
+    def read(self, state: None, view: View) -> Mapping[str, Tensor | float]:
+        """Return what is known since the first look."""
+        read: dict[str, Tensor | float] = {}
+        remembered, known = view.state, view.reference.calibration
+        if float(remembered.source_accuracy.weight) > 0:
+            confidence = remembered.source_confidence.mean
+            read["source_estimated_accuracy"] = remembered.source_accuracy.mean
+            read["source_confidence"] = confidence
+            if known is not None:
+                read["source_confidence_accuracy"] = by_difference_of_confidences(confidence, known)
+            read["contradiction"] = remembered.suspicion.contradiction.mean
+        if view.seeing.look is not None and float(view.seeing.look.distance) >= 0:
+            read["source_distance"] = view.seeing.look.distance
+        return read

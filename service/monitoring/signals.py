@@ -1,0 +1,48 @@
+"""All signals of a stream: those of the engine and of the server, and those of the monitors in `monitors/`."""
+
+from collections.abc import Mapping
+from functools import cache
+
+from service.monitoring import registry
+from service.monitoring.signal import Signal
+
+ENGINE = (
+    Signal("entropy", "Entropy", "nats", "neither", "Mean entropy of the answers. A low value means sure, not right."),
+    Signal(
+        "drift", "Drift", "variances", "lower",
+        "Squared shift of the norm statistics from those of training, in variances of the training data.",
+    ),
+    Signal("agreement", "Agreement with the source", "share", "higher",
+           "Share of answers equal to the source model's, on the images that it looked at."),
+    Signal("source_gap", "Source gap", "share", "lower",
+           "Accuracy on the probe set lost against the source model. Negative where adaptation gained."),
+    Signal("forgetting", "Forgetting", "share", "lower",
+           "Accuracy on the probe set lost against the state before any batch."),
+    Signal("true_accuracy", "True accuracy", "share", "higher",
+           "Share of right answers among the newest that got late labels."),
+    Signal("selected_ratio", "Selected share", "share", "neither", "Share of images that the learner learned from."),
+    Signal("milliseconds", "Latency", "milliseconds", "lower", "Time of a request on the worker."),
+    Signal("step_seconds", "Step", "seconds", "lower", "Time of the newest request on the worker.", charted=False),
+    Signal("source_age", "Age of the agreement", "requests", "lower",
+           "Requests since the source model looked at the stream.", charted=False),
+    Signal("parameter_distance", "Parameter distance", "ratio", "neither",
+           "Distance of the learned parameters from the source's, relative to these.", charted=False),
+    Signal("fisher_distance", "Fisher distance", "ratio", "lower",
+           "The same distance, weighted by the source's Fisher information.", charted=False),
+    Signal("feature_distance", "Feature distance", "ratio", "lower",
+           "Maximum mean discrepancy between the newest images' features and the probe set's.", charted=False),
+)  # fmt: skip
+"""What no monitor of `monitors/` computes: signals of answers, probes, labels and the worker."""
+
+
+@cache
+def every_signal() -> Mapping[str, Signal]:
+    """Return all signals by name."""
+    signals = [*ENGINE, *(signal for monitor in registry.found().values() for signal in monitor.signals)]
+    return {signal.name: signal for signal in signals}
+
+
+@cache
+def charted() -> tuple[str, ...]:
+    """Return the names of the signals that a history keeps, in the order of its columns."""
+    return tuple(name for name, signal in every_signal().items() if signal.charted)
