@@ -2,7 +2,7 @@
 
 import pytest
 from safetensors.torch import save_file
-from service.cli.local import app
+from service.cli.bundle import app
 from torch import nn
 from typer.testing import CliRunner
 
