@@ -15,8 +15,8 @@ from service.models.hosted import HostedModel, host
 from service.serving.rehearsal import rehearse, unfit_for_auto
 from service.settings import Settings
 
-app = typer.Typer()
-bundle_app = typer.Typer(help="Look at model bundles.", no_args_is_help=True)
+app = typer.Typer(rich_markup_mode="markdown")
+bundle_app = typer.Typer(help="Check model bundles.", no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(bundle_app, name="bundle")
 
 

@@ -14,7 +14,7 @@ from service.offline.calibration.plan import Wanted
 from service.offline.calibration.run import IMAGES, PROBE_IMAGES, calibrate_bundle
 from service.settings import Settings as ServerSettings
 
-app = typer.Typer()
+app = typer.Typer(rich_markup_mode="markdown")
 
 
 @app.command()
@@ -29,12 +29,12 @@ def calibrate(
         ),
     ],
     learner: Annotated[
-        list[str] | None, typer.Option(help="A learner to calibrate; may be given several times. None: all.")
+        list[str] | None, typer.Option(help="A learner to calibrate; may be repeated. Default: all.")
     ] = None,
     normalizer: Annotated[
         list[str] | None,
         typer.Option(
-            help="A normalizer to calibrate under; may be given several times. None: the learner's own, and that of "
+            help="A normalizer to calibrate under; may be repeated. Default: the learner's own, and that of "
             "the bundle's default adapter."
         ),
     ] = None,

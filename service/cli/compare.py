@@ -50,7 +50,7 @@ from service.offline.evaluation.protocols import PROTOCOLS, PlanSettings, make_p
 from service.offline.evaluation.terminal import Subject, measured, open_console, show, write
 from service.settings import EMBEDDED, Settings
 
-app = typer.Typer()
+app = typer.Typer(rich_markup_mode="markdown")
 
 SPECS = ("source", "batch", "ema", "batch+eta", "ema+eta,eta.lr=1e-4", "unmix_tns")
 EMBEDDED_IMAGES = 500

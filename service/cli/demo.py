@@ -9,17 +9,17 @@ from service.cli.remote.connection import address, read_key
 from service.cli.remote.options import KeyFile
 from service.demo.tour import own_server, tour
 
-app = typer.Typer()
+app = typer.Typer(rich_markup_mode="markdown")
 
 
 @app.command()
 def demo(
-    url: Annotated[str | None, typer.Option(help="A running server; None: one is started for the tour.")] = None,
+    url: Annotated[str | None, typer.Option(help="A running server; without it one is started for the demo.")] = None,
     key_file: KeyFile = None,
-    adapter: Annotated[str | None, typer.Option(help="The adapting stream's spec, as `batch+eta`.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="The adapting stream's spec. Default: the model's.")] = None,
     images: Annotated[int, typer.Option(min=1, max=2500, help="Images per domain.")] = 1000,
     batch: Annotated[int, typer.Option(min=1, max=256, help="Images per request.")] = 50,
-    severity: Annotated[int, typer.Option(min=1, max=5, help="How hard the corruptions are.")] = 4,
+    severity: Annotated[int, typer.Option(min=1, max=5, help="How strong the corruptions are.")] = 4,
 ) -> None:
     """Send a drifting stream to a frozen and an adapting stream, and compare their errors.
 

@@ -20,7 +20,7 @@ from service.offline.export.edge import files
 from service.settings import Settings
 from service.support.atomic_files import AS_UMASK, write_whole
 
-app = typer.Typer()
+app = typer.Typer(rich_markup_mode="markdown")
 
 
 @app.command()

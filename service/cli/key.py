@@ -7,13 +7,13 @@ import typer
 from service.api.keys import Scope, make_key
 from service.errors import SettingsError
 
-app = typer.Typer()
+app = typer.Typer(rich_markup_mode="markdown")
 
 
 @app.command()
 def key(
     scopes: Annotated[str, typer.Option(help="Scopes joined by commas: infer, read, admin.")] = "admin",
-    name: Annotated[str, typer.Option(help="Whose key it is; for your own eyes.")] = "unnamed",
+    name: Annotated[str, typer.Option(help="Whose key it is; events name it.")] = "unnamed",
 ) -> None:
     """Make an API key and the line for the keys file.
 

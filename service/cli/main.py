@@ -30,7 +30,7 @@ LATER = MappingProxyType({
     "tune": "Choose a spec's options on some domains, and report what they are worth on others.",
     "calibrate": "Compute what methods need from source data, once, so that the server does not need the data.",
     "export": "Write a model and its adapter as one ONNX graph, for devices with ONNX Runtime alone.",
-    "bundle": "Look at model bundles.",
+    "bundle": "Check model bundles.",
     "key": "Make an API key and the line for the keys file.",
 })  # fmt: skip
 """Commands whose modules are loaded when they are called, each with the first line of its help."""

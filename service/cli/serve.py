@@ -7,35 +7,39 @@ import typer
 
 from service.api.keys import check_listening, make_first_key, read_keys
 from service.cli.arguments import AllowFactory
+from service.errors import SettingsError
 from service.settings import Settings
 from service.support.port import Port
 
-app = typer.Typer()
+app = typer.Typer(rich_markup_mode="markdown")
 
 
 @app.command()
 def serve(
     bundle: Annotated[
-        list[Path] | None, typer.Option(help="A bundle folder; may be given several times. None: the embedded model.")
+        list[Path] | None, typer.Option(help="A bundle folder; may be repeated. Default: the embedded model.")
     ] = None,
     host_name: Annotated[str | None, typer.Option("--host", help="Address to listen on; else 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 8000 unless given, 0 takes a free one.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder for what is kept; ./acclimate-data unless given.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of all that is kept; else ./acclimate-data.")] = None,
     keys_file: Annotated[Path | None, typer.Option(help="File of API keys; see `acclimate key`.")] = None,
     first_key: Annotated[
-        bool, typer.Option("--first-key", help="Make the keys file with one admin key if it is missing; show it once.")
+        bool,
+        typer.Option("--first-key", help="Make the keys file with one admin key if it is missing; print it once."),
     ] = False,
     new_catalogue: Annotated[
-        bool, typer.Option("--new-catalogue", help="Begin without the streams whose catalogue was lost.")
+        bool,
+        typer.Option("--new-catalogue", help="Start though the catalogue of streams was lost; they begin anew."),
     ] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without keys.")] = False,
     allow_factory: AllowFactory = None,
 ) -> None:
     """Serve models; every stream adapts by itself.
 
-    Each setting is also an environment variable, `ACCLIMATE_PORT` for one; the README lists them all. Stop with
-    Ctrl-C or
-    SIGTERM: requests under way are answered, and what streams have learned is kept and taken up at the next start.
+    Each setting is also an environment variable, `ACCLIMATE_PORT` for one; the README lists them all.
+
+    Ctrl-C or SIGTERM stops the server: requests under way are answered, and what streams have learned is kept and taken
+    up at the next start, except of `ephemeral` streams.
 
     Example: `acclimate serve --bundle ./my-model --port 9000`
     """
@@ -50,7 +54,9 @@ def serve(
     }
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     settings = settings.model_copy(update={"allow_factories": (*settings.allow_factories, *(allow_factory or []))})
-    if first_key and settings.keys_file is not None:
+    if first_key:
+        if settings.keys_file is None:
+            raise SettingsError("--first-key has no keys file to make; expected --keys-file FILE with it")
         key = make_first_key(settings.keys_file)
         if key:
             typer.echo(f"Admin key, shown this once: {key}")

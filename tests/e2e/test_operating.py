@@ -446,6 +446,16 @@ def test_a_wrong_setting_is_named_by_its_variable_with_what_was_expected(variabl
     assert (ended.returncode, ended.stderr) == (2, f"acclimate: {said}\n")
 
 
+def test_a_first_key_without_a_keys_file_is_refused():
+    ended = subprocess.run(
+        [sys.executable, "-m", "service", "serve", "--first-key"],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ACCLIMATE_PORT": "0"},
+    )  # fmt: skip
+
+    said = "acclimate: --first-key has no keys file to make; expected --keys-file FILE with it\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", said)
+
+
 def test_the_version_is_printed():
     said = subprocess.run(
         [sys.executable, "-m", "service", "--version"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,6 +1,7 @@
 """`acclimate events`: what was done to streams, when and why; listed, or as it happens."""
 
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 from typing import Annotated, Any
 
@@ -26,9 +27,11 @@ class ListUnlessNamed(TyperGroup):
         return super().parse_args(ctx, ["list", *args] if unnamed else args)
 
 
-app = typer.Typer(cls=ListUnlessNamed, help="Read what was done to streams, when and why; without a command, `list`.")
+app = typer.Typer(
+    cls=ListUnlessNamed, help="Read what was done to streams, when and why. `acclimate events` alone lists."
+)
 
-Since = Annotated[int | None, typer.Option(min=0, help="Events after this id.")]
+Since = Annotated[int | None, typer.Option(min=0, help="Only events after the one of this id.")]
 Last = Annotated[int, typer.Option(min=1, help="How many of the newest the table shows; --json has all.")]
 
 
@@ -71,15 +74,14 @@ def follow(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print events as they happen, one a line; Ctrl-C ends it. A server that restarts is taken up again.
+    """Print events as they happen, one a line; Ctrl-C ends it. It goes on when the server restarts.
+
+    Without --since it begins with the next event.
 
     Example: `acclimate events follow --json | jq 'select(.kind == "guard")'`
     """
-    with reach(url, key_file) as client:
+    with suppress(KeyboardInterrupt), reach(url, key_file) as client:
         if stream is not None:
             known_to_events(client, stream)
-        try:
-            for event in islice(client.follow(since, stream), count):
-                say(event.json_text() if as_json else lists.event_line(event))
-        except KeyboardInterrupt:
-            return
+        for event in islice(client.follow(since, stream), count):
+            say(event.json_text() if as_json else lists.event_line(event))

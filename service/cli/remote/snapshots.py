@@ -39,7 +39,7 @@ def take(
     name: Annotated[str | None, typer.Option(help="Its name; the generation unless given.")] = None,
     note: Annotated[str, typer.Option(help="Why it was taken.")] = "",
     drop_inputs: Annotated[
-        bool, typer.Option("--drop-inputs", help="Leave out images that wait; it does not replay exactly then.")
+        bool, typer.Option("--drop-inputs", help="Leave out all images that were sent; it then replays less exactly.")
     ] = False,
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,

@@ -1,6 +1,7 @@
 """`acclimate streams`: list, show, create, set, reset, delete, watch."""
 
 import time
+from contextlib import suppress
 from itertools import islice
 from typing import Annotated, Any
 
@@ -20,10 +21,18 @@ UNFIT = 422
 NONE = "There are no streams; the first request of one creates it, or `acclimate streams create`."
 
 Model = Annotated[str | None, typer.Option(help="The model; needed where several are served.")]
-Adapter = Annotated[str | None, typer.Option(help="The spec, as `unmix_tns+eta+lame`.")]
-Mode = Annotated[str | None, typer.Option(help="adapt, frozen or shadow.")]
-Durability = Annotated[str | None, typer.Option(help="ephemeral, periodic or sync: when it is kept.")]
-Batch = Annotated[int | None, typer.Option("--adapt-batch-size", min=1, help="Images of one adaptation step.")]
+Adapter = Annotated[str | None, typer.Option(help="The spec, as `unmix_tns+eta+lame`, or `auto`.")]
+Mode = Annotated[
+    str | None, typer.Option(help="adapt: learn. frozen: answer only. shadow: answer as the source, learn beside it.")
+]
+Durability = Annotated[
+    str | None,
+    typer.Option(help="ephemeral: lost at a restart. periodic: kept every few seconds. sync: before each answer."),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option("--adapt-batch-size", min=1, help="Images to wait for before a step; 1 for a step with each request."),
+]
 Idempotent = Annotated[
     bool | None,
     typer.Option("--idempotent/--not-idempotent", help="Refuse a request id that comes again with another body."),
@@ -55,7 +64,7 @@ def show(stream: StreamId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_
 
 @app.command()
 def create(
-    stream: Annotated[str | None, typer.Argument(help="Its id; the server makes one if there is none.")] = None,
+    stream: Annotated[str | None, typer.Argument(help="Its id; without one the server makes one.")] = None,
     model: Model = None,
     adapter: Adapter = None,
     option: Settings = None,
@@ -169,19 +178,16 @@ def watch(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a line whenever a stream has moved on; Ctrl-C ends it. With --json, its JSON on a line each time.
+    """Print a line whenever a stream has changed or answered; Ctrl-C ends it. With --json, its JSON on a line.
 
     Example: `acclimate streams watch camera-7 --every 5`
     """
-    with reach(url, key_file) as client:
+    with suppress(KeyboardInterrupt), reach(url, key_file) as client:
         if not as_json:
             client.stream(stream)
             say(watch_lines.HEADINGS)
-        try:
-            for view in islice(watch_lines.moves(client, stream, every), count):
-                say(view.json_text() if as_json else watch_lines.line(view, time.time()))
-        except KeyboardInterrupt:
-            return
+        for view in islice(watch_lines.moves(client, stream, every), count):
+            say(view.json_text() if as_json else watch_lines.line(view, time.time()))
 
 
 def _loss_by_reset(client: Client, stream: str, generation: int | None) -> str:

@@ -2,10 +2,10 @@
 
 import pytest
 from safetensors.torch import save_file
-from service.cli.bundle import app
 from torch import nn
 from typer.testing import CliRunner
 
+from service.cli.bundle import app
 from service.errors import BundleError
 from service.models.bundle import read_bundle
 from service.models.hosted import host
