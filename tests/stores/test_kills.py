@@ -95,7 +95,7 @@ def check_answers_are_those_of_a_stream_never_interrupted(client, stream, acknow
 
 @pytest.mark.parametrize(
     "kills",
-    [pytest.param(3, id="3-kills"), pytest.param(100, id="100-kills", marks=[pytest.mark.slow])],
+    [pytest.param(2, id="2-kills"), pytest.param(100, id="100-kills", marks=[pytest.mark.slow])],
 )
 @pytest.mark.timeout(3600)
 def test_kills_at_random_moments_lose_nothing_acknowledged_and_no_request_is_learned_from_twice(store, tmp_path, kills):

@@ -70,7 +70,7 @@ def two(kept_in, tmp_path_factory):
         yield [both.enter_context(started(folder, kept_in, **SHARDED)) for folder in folders]
 
 
-@pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
 def test_two_processes_on_one_stream_never_acknowledge_one_generation_twice_and_both_go_on(two, seconds):
     shared = f"shared-for-{seconds}-seconds"
     with two[0].client() as client:

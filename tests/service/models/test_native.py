@@ -160,6 +160,7 @@ def test_which_pipelines_are_compiled(model, monkeypatch):
 AUGMENTING = {"cotta": {"threshold": 1.0, "augmentations": 4}}
 
 
+@pytest.mark.slow
 def test_passes_are_compiled_and_the_step_is_the_pipelines_own(model, monkeypatch):
     fitted = model.fit("cotta", AUGMENTING)
     _, _, made = compiled_in_place(model, fitted)
