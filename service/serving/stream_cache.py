@@ -135,8 +135,7 @@ class Residence:
         stream = self.table.find(stream_id)
         if stream is not None or not self.may_know(stream_id):
             return stream
-        lock = self._coming.setdefault(stream_id, asyncio.Lock())
-        async with lock:
+        async with self._alone(stream_id):
             return self.table.find(stream_id) or await self._brought(stream_id, anew=anew)
 
     async def end_resting(self, stream_id: str, expected: int | None, *, dry_run: bool = False) -> Record | None:
@@ -154,8 +153,7 @@ class Residence:
             MovedOnError: If it is not of the expected generation.
             StoreDownError: If the store does not answer.
         """
-        lock = self._coming.setdefault(stream_id, asyncio.Lock())
-        async with lock:
+        async with self._alone(stream_id):
             if self.table.find(stream_id) is not None or not self.may_know(stream_id):
                 return None
             record = await self._calls.run(partial(self._removed, stream_id, expected, dry_run=dry_run))
@@ -185,6 +183,10 @@ class Residence:
         self._untold.discard(stream_id)
         self._forgotten.discard(stream_id)
         self._used.pop(stream_id, None)
+
+    def _alone(self, stream_id: str) -> asyncio.Lock:
+        """Return the lock under which a resting stream is brought back or ended: by one at a time."""
+        return self._coming.setdefault(stream_id, asyncio.Lock())
 
     def note(self, stream: Stream) -> None:
         """Count a stream that has come into memory; where it is too much, room is made at once. On the event loop."""
@@ -249,13 +251,18 @@ class Residence:
             return
         self._used = {name: used for name, used in self._used.items() if name in self.table.resting}
         for record in [record for record in self.table.resting.values() if self._is_over(record)]:
-            there = await self._calls.run(partial(self._end, record))
-            if there is None:
-                self.table.delete(record.id)
-                self._recorder.tell_of(record.id, record.model, Happening("ended", "unused for as long as is allowed"))
-            elif record.id in self.table.resting:
-                self._used.pop(record.id, None)
-                self.table.rest(there)
+            async with self._alone(record.id):
+                if record.id in self.table.resting:
+                    await self._end_or_note(record)
+
+    async def _end_or_note(self, record: Record) -> None:
+        there = await self._calls.run(partial(self._end, record))
+        if there is None:
+            self._forget(record.id)
+            self._recorder.tell_of(record.id, record.model, Happening("ended", "unused for as long as is allowed"))
+        else:
+            self._used.pop(record.id, None)
+            self.table.rest(there)
 
     def _end(self, record: Record) -> Record | None:
         """Remove a resting stream; return its record instead if another process has used it since.

@@ -1,13 +1,15 @@
 """A stream that cannot be brought back can be ended all the same."""
 
+import asyncio
 import sqlite3
+import time
 
 import pytest
 
 from tests.applications import INFER, application, assert_error
 from tests.bundles import torch_bundle
 from tests.serving import images, infer_body
-from tests.stored import catalogue, rest
+from tests.stored import catalogue, rest, wait
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +92,23 @@ def test_a_stream_that_another_process_deleted_is_unknown(bundle, tmp_path):
         assert api.ids() == []
 
 
-def test_a_new_stream_of_a_deleted_ones_id_keeps_what_it_learns(bundle, tmp_path):
+@pytest.mark.parametrize("how", ["deleted", "ended"])
+def test_a_new_stream_of_an_ended_ones_id_keeps_what_it_learns(bundle, tmp_path, how):
     with application(tmp_path, bundle) as api:
         api.create(id="s", durability="ephemeral")
         api.infer(images(2), "s")
-    with application(tmp_path, bundle) as api:
-        assert api("DELETE", "/v1/streams/s").status_code == 204
+    with application(tmp_path, bundle, end_after_days=60 / 86_400) as api:
+        if how == "deleted":
+            assert api("DELETE", "/v1/streams/s").status_code == 204
+        else:
+            api.app.state.residence._used["s"] = time.monotonic() - 61
+            wait(api, lambda: not api.app.state.residence.table.knows("s"))
         api.create(id="s", durability="ephemeral")
         api.infer(images(2), "s")
         rest(api, "s")
         assert api.stream("s")["steps"] == 1
-        assert "resumed" not in {event["kind"] for event in api("GET", "/v1/events").json()["items"]}
+        kinds = [event["kind"] for event in api("GET", "/v1/events?stream=s").json()["items"]]
+        assert kinds == ["created", how, "created"]
 
 
 def test_requests_and_a_deletion_at_once_leave_no_half_of_a_resting_stream(bundle, tmp_path):
@@ -115,3 +123,26 @@ def test_requests_and_a_deletion_at_once_leave_no_half_of_a_resting_stream(bundl
         rows = catalogue(tmp_path, "SELECT id FROM streams")
         assert rows == ([("s",)] if there.status_code == 200 else [])
         assert api.infer(images(2, 2), "s")["parameters"]["tta_generation"] > 0
+
+
+def test_a_stream_that_is_being_ended_as_unused_does_not_come_back_meanwhile(bundle, tmp_path, monkeypatch):
+    with application(tmp_path, bundle, end_after_days=60 / 86_400) as api:
+        residence = api.app.state.residence
+        api.infer(images(2), "s")
+        rest(api, "s")
+        residence._used["s"] = time.monotonic() - 61
+        store = residence._keeper.checkpoints.catalogue
+        claim, pauses = store.claim, [0.5]
+
+        def slow_at_first(stream_id):
+            time.sleep(pauses.pop() if pauses else 0)
+            return claim(stream_id)
+
+        monkeypatch.setattr(store, "claim", slow_at_first)
+
+        async def both():
+            return await asyncio.gather(residence.end_unused(), residence.find("s"))
+
+        assert api._runner.run(both()) == [None, None]
+        assert api.ids() == []
+        assert catalogue(tmp_path, "SELECT id FROM streams") == []
