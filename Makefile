@@ -17,11 +17,11 @@ demo: $(INSTALLED) ## Install, then show a drifting stream adapt.
 	$(BIN)/acclimate demo
 
 test: lint types contracts ## Check the code, then run every test in its bounded form, those that measure time alone.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile --durations 25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
 	$(BIN)/python -m pytest -m "not slow and alone"
 
 test-all: lint types contracts ## The same with the full-size forms.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile --durations 25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
 	$(BIN)/python -m pytest -m "slow or alone" --timeout 3600
 
 lint: $(VENV)/developing ## Style.

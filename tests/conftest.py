@@ -6,3 +6,16 @@ import torch
 
 torch.set_num_threads(1)
 os.environ["ACCLIMATE_COMPILED"] = "false"  # graphs take seconds to make; the tests of graphs ask for them
+
+LONG_FIRST = ("tests/stores", "tests/soak", "tests/e2e", "tests/deploy", "tests/project", "tests/service/models")
+"""Folders whose tests start servers, browsers and compilers: begun last, one of them would run on while a worker idles."""
+
+
+def pytest_collection_modifyitems(items):
+    """Run the files of long tests first."""
+    places = {folder: place for place, folder in enumerate(LONG_FIRST)}
+
+    def place(item):
+        return next((places[folder] for folder in LONG_FIRST if item.nodeid.startswith(f"{folder}/")), len(places))
+
+    items.sort(key=place)
