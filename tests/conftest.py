@@ -8,7 +8,7 @@ torch.set_num_threads(1)
 os.environ["ACCLIMATE_COMPILED"] = "false"  # graphs take seconds to make; the tests of graphs ask for them
 
 LONG_FIRST = ("tests/stores", "tests/soak", "tests/e2e", "tests/deploy", "tests/project", "tests/service/models")
-"""Folders whose tests start servers, browsers and compilers: begun last, one of them would run on while a worker idles."""
+"""Folders whose tests start servers, browsers and compilers: one that began last would run on while a worker idles."""
 
 
 def pytest_collection_modifyitems(items):
