@@ -45,9 +45,9 @@ from service.types import InputSpec
 
 SPECS = ("source", "ema", "unmix_tns", "batch+tent", "unmix_tns+eata")
 BATCHES = (1, 16, 64)
-REQUESTS = {1: 640, 16: 300, 64: 100}
-"""By images a request: so many requests a stream, such that everything takes about ten minutes of one core."""
-OTHERWISE = 200
+REQUESTS = {1: 320, 16: 120, 64: 48}
+"""Requests of a stream by images a request. With them the whole run takes about seven minutes of one core."""
+OTHERWISE = 120
 """Requests of a stream of another batch size."""
 WINDOW, WINDOW_IMAGES = 16, 64
 """Requests, and images, that a window holds at least."""

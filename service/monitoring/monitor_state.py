@@ -16,7 +16,7 @@ from service.monitoring.detectors import DetectorsState
 from service.monitoring.suspicion import SuspicionState
 
 RECENT = 1000
-"""Time constant, in requests, of the decaying count of resets and rollbacks; requests of a pause do not count."""
+"""Time constant, in requests, of the decaying count of guard resets and roll-backs. It does not decay in a pause."""
 LONGEST_PAUSE = 4096
 """Requests, however often a guard has gone back."""
 WATCHED = 8

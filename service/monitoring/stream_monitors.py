@@ -214,11 +214,11 @@ def _harm(state: MonitorState, seeing: Seeing, look: Look, margin: float, refere
 
     Where the source model is right on a share r, and the stream agrees with it on a share a, the stream is right on
     a + (1 - r) at most. That is less than r where it differs on more than twice the images that the source errs on.
-    What only was so, and does not show at this look, is over.
+    The latest look must show it too: a fault that has ended lingers in the means.
     """
     if reference.calibration is None or float(state.source_accuracy.weight) < LEAST_WEIGHT:
         return ""
-    if not (0 <= float(look.distance) < OWN_DOMAIN and suspicion.knows_its_inputs(state.suspicion)):
+    if not (0 <= float(look.distance) < OWN_DOMAIN and suspicion.inputs_are_usual(state.suspicion)):
         return ""
     expected, agreement = float(state.source_accuracy.mean), float(state.agreement.mean)
     now = float((look.logits.argmax(1) == seeing.probabilities[: len(look.logits)].argmax(1)).float().mean())

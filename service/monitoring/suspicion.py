@@ -43,13 +43,13 @@ HOME = 0.1
 SURE = 0.9
 """Mean confidence of a source model that is believed, where no probe set says what it is on its own data."""
 LOWER = 0.2
-"""How much less accurate than the source model a stream must seem, by its own answers, to be suspected: beyond what the
-few latest looks leave in doubt."""
-STRANGE = 0.05
-"""Share of images that may be unlike the source's, each alone, where the inputs are taken for the source's own. One in
-a hundred of these is; of mixed corruptions, whose statistics together may be usual, one in eight or more."""
-STRANGE_MEMORY = 64
-"""Images that this share fades over."""
+"""Minimum gap between the estimated accuracies of the source model and of the stream. The uncertainty of the recent
+means comes on top."""
+UNUSUAL = 0.05
+"""Greatest share of images with unusual statistics at which the inputs still count as the source's own. Among source
+images it is 1 in 100. Among mixed corruptions it was 1 in 8 or more, even with usual pooled statistics."""
+UNUSUAL_MEMORY = 64
+"""Time constant of that share, in images."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SuspicionState(PartState):
         before: () float64 the agreement before it fell; -1 while it has not.
         own_accuracy: Recent accuracy of the stream as its own answers suggest.
         source_accuracy: The same of the source model.
-        strange: Recent share of images that are unlike the source's, each alone.
+        unusual: Recent share of images whose own norm statistics are unusual for the source.
     """
 
     looks: Tensor
@@ -78,7 +78,7 @@ class SuspicionState(PartState):
     before: Tensor
     own_accuracy: MeanState
     source_accuracy: MeanState
-    strange: MeanState
+    unusual: MeanState
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +124,13 @@ def init() -> SuspicionState:
         before=zero - 1,
         own_accuracy=mean,
         source_accuracy=mean,
-        strange=mean,
+        unusual=mean,
     )
 
 
 def begun_again(state: SuspicionState) -> SuspicionState:
-    """Return the state after the stream went back: only its past agreement stays, and what the inputs are like."""
-    return replace(init(), looks=state.looks, usual=state.usual, strange=state.strange)
+    """Return the state after the stream went back: its past agreement and the share of unusual inputs stay."""
+    return replace(init(), looks=state.looks, usual=state.usual, unusual=state.unusual)
 
 
 def update(state: SuspicionState, seen: Compared) -> tuple[SuspicionState, Alarm | None]:
@@ -146,7 +146,7 @@ def update(state: SuspicionState, seen: Compared) -> tuple[SuspicionState, Alarm
         agreement=_recent(state.agreement, agreement),
         own_accuracy=_recent(state.own_accuracy, _estimate(seen.answers, seen.calibration)),
         source_accuracy=_recent(state.source_accuracy, _estimate(seen.source, seen.calibration)),
-        strange=moving_mean.update(state.strange, _strange(seen).float().mean(), len(seen.source), STRANGE_MEMORY),
+        unusual=moving_mean.update(state.unusual, _unusual(seen).float().mean(), len(seen.source), UNUSUAL_MEMORY),
     )
     return _compared_with_past(moved, agreement)
 
@@ -154,8 +154,8 @@ def update(state: SuspicionState, seen: Compared) -> tuple[SuspicionState, Alarm
 def contradicts(state: SuspicionState, returns: float = 0.0) -> str:
     """Say that the stream has contradicted a confident source model for long; "" if it has not.
 
-    `returns` counts the times that its guard went back, faded: soon after one, half of the evidence (a logarithm) is
-    enough, a false alarm in a thousand looks.
+    `returns` is the decaying count of recent guard actions. At 1 or more, half of the logarithm of the evidence is
+    enough: one false alarm in a thousand looks.
     """
     if float(state.evidence) <= -math.log(CONTRADICTION_ALPHA) / (1 + min(returns, 1.0)):
         return ""
@@ -163,9 +163,9 @@ def contradicts(state: SuspicionState, returns: float = 0.0) -> str:
     return f"the stream contradicts a confident source model on {share:.0f} % of the latest images it looked at"
 
 
-def knows_its_inputs(state: SuspicionState) -> bool:
-    """Whether no more of the latest images than chance allows are unlike the source's, each alone."""
-    return float(state.strange.mean) <= STRANGE
+def inputs_are_usual(state: SuspicionState) -> bool:
+    """Whether recent images, taken one by one, have norm statistics as source images do."""
+    return float(state.unusual.mean) <= UNUSUAL
 
 
 def hurries(state: SuspicionState) -> bool:
@@ -183,8 +183,8 @@ def judged(
     """Return why the stream is suspected, the strongest cause first; `returns` as in `contradicts`.
 
     A contradiction speaks for itself. The other signs also show on a stream that has rightly followed its inputs into
-    another domain, and count only while the source model is about as sure as on its own data; estimated accuracies
-    only on images that are each like its own.
+    another domain, and count only while the source model is about as sure as on its own data. Estimated accuracies and
+    the source gap count only while recent images are also usual one by one.
     """
     if reason := contradicts(state, returns):
         return Suspicion("contradiction", reason)
@@ -196,8 +196,10 @@ def judged(
             "agreement",
             f"agreement with a confident source model fell from {100 * float(state.before):.0f} % to {now:.0f} %",
         )
+    if not inputs_are_usual(state):
+        return NONE
     own, source = float(state.own_accuracy.mean), float(state.source_accuracy.mean)
-    if own < source - LOWER - _doubt(state.own_accuracy, MEMORY) and knows_its_inputs(state):
+    if own < source - LOWER - _doubt(state.own_accuracy, MEMORY):
         return Suspicion(
             "accuracy",
             f"estimated accuracy is {100 * own:.0f} %, the source model's on the same images {100 * source:.0f} %",
@@ -217,11 +219,11 @@ def _contradicted(seen: Compared) -> Tensor:
     excess = 0.0 if known is None else max(float(known.confidence - known.accuracy), 0.0)
     certainty = (1 - SHARPNESS * (1 - (confidence - excess))).clamp(0, 1)
     differs = seen.source.argmax(1) != seen.answers.argmax(1)
-    return certainty * (differs & ~_strange(seen))
+    return certainty * (differs & ~_unusual(seen))
 
 
-def _strange(seen: Compared) -> Tensor:
-    """Return (n,) whether each image's statistics alone are unlike the source's; False where that is not known."""
+def _unusual(seen: Compared) -> Tensor:
+    """Return (n,) whether each image's own statistics are unusual for the source; False where no limit is known."""
     if seen.usual_distance is None or len(seen.alone) != len(seen.source):
         return torch.zeros(len(seen.source), dtype=torch.bool)
     return ~(seen.alone <= seen.usual_distance)

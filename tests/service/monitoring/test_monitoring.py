@@ -269,7 +269,7 @@ def test_after_going_back_the_answers_are_watched_anew_and_learning_pauses_longe
     assert int(update(state, answers(mixed())).state.pause) == 4095
 
 
-def test_harm_that_does_not_show_at_the_latest_look_is_over():
+def test_no_harm_is_found_while_the_latest_look_agrees():
     state = compared([3] * 64, mixed()).state
     assert compared([3] * 64, mixed()).harm
 
@@ -279,10 +279,10 @@ def test_harm_that_does_not_show_at_the_latest_look_is_over():
     assert float(findings.state.agreement.mean) < 0.5
 
 
-@pytest.mark.parametrize(("strange", "harmed"), [(0, True), (10, False)])
-def test_inputs_of_usual_statistics_together_are_not_the_sources_own_if_images_alone_are_unlike_it(strange, harmed):
+@pytest.mark.parametrize(("unusual", "harmed"), [(0, True), (10, False)])
+def test_inputs_with_usual_pooled_statistics_are_not_the_sources_own_if_single_images_are_unusual(unusual, harmed):
     alone = torch.full((64,), 0.1)
-    alone[:strange] = 0.4
+    alone[:unusual] = 0.4
     known = replace(reference(), usual_distance=0.3)
     state = begin()
     for _ in range(4):
@@ -293,7 +293,7 @@ def test_inputs_of_usual_statistics_together_are_not_the_sources_own_if_images_a
     assert ("inputs look like the source's own" in findings.harm) == harmed
 
 
-def test_a_pause_does_not_count_towards_forgetting_that_the_guard_went_back():
+def test_the_count_of_guard_actions_does_not_decay_in_a_pause():
     state = stream_monitors.alerted(begin(), 32)
 
     for _ in range(32):
@@ -305,9 +305,9 @@ def test_a_pause_does_not_count_towards_forgetting_that_the_guard_went_back():
     assert float(state.recent) == pytest.approx(math.exp(-1), abs=1e-3)
 
 
-def test_what_the_guard_went_back_for_a_short_time_ago_is_harm_on_half_of_the_evidence():
+def test_soon_after_a_guard_action_half_of_the_evidence_proves_harm():
     def needed(state):
-        """Return how many looks at one image a contradiction takes, which is told where it is found alone."""
+        """Return after how many looks at one contradicted image harm is found."""
         for number in range(1, 100):
             findings = update(state, answers([3]), look([1], confidence=0.999, distance=AWAY))
             if findings.harm:

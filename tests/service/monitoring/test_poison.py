@@ -289,7 +289,7 @@ def test_a_stuck_camera_is_suspected_where_no_guard_may_act(model, data):
     assert stream.state.monitors.suspicion.looks > 20
 
 
-def test_a_camera_that_stays_stuck_is_learned_from_ever_more_seldom_and_answered_wrongly_ever_less(model, data):
+def test_on_a_camera_that_stays_stuck_roll_backs_get_rarer_and_wrong_answers_fewer(model, data):
     _, during, wrong, _ = stuck(model, data, "ema", Policy(), frames=420)
 
     returns = [number for number, each in enumerate(during) if each.action is Action.ROLLED_BACK]
