@@ -174,7 +174,7 @@ def test_every_kind_of_event_has_a_word_and_a_sign_on_the_page():
     code = [path.read_text() for path in FOLDER.parent.rglob("*.py")]
     told = {kind for text in code for kind in re.findall(r'Happening\("(\w+)"', text)}
     listed = re.search(r"KINDS = \{(.*?)\n\};", (FOLDER / "eventlist.js").read_text(), re.DOTALL)[1]
-    signs = dict(re.findall(r'(\w+): \{ word: "[A-Z]\w+", sign: "(\w+)"', listed))
+    signs = dict(re.findall(r'(\w+): \{ word: "[A-Z][\w ]+", sign: "(\w+)"', listed))
 
     assert {"created", "guard", "snapshot_deleted"} <= told <= signs.keys()
     icons = (FOLDER / "icons.js").read_text()
