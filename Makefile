@@ -8,7 +8,7 @@ BASE := python:3.11-slim-bookworm
 # Where the lock finds torch built for the CPU; uv knows that index by this name.
 TORCH ?= --torch-backend cpu
 
-.PHONY: demo test test-all lint types contracts format clean help lock sbom base image
+.PHONY: docs picture demo test test-all lint types contracts format clean help lock sbom base image
 
 help:            ## Show what there is.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -37,6 +37,14 @@ contracts: $(VENV)/developing ## Who may import whom.
 format: $(VENV)/developing ## Put the code in form.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/developing ## Write the generated pages of docs/, then the site in build/site.
+	$(BIN)/python -m tests.project.generated
+	$(BIN)/mkdocs build
+
+picture: $(VENV)/developing ## Take the README's picture anew; needs Chromium.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/e2e/test_dashboard.py -k "kept_as_a_picture and wide and light"
+	$(BIN)/python -m tests.project.picture
 
 lock: $(VENV)/developing ## Write requirements.lock and torch.lock: what the image installs, each package with its hashes.
 	mkdir -p build
