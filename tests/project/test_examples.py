@@ -115,7 +115,7 @@ def test_the_notebook_runs_and_adapting_errs_less(tmp_path):
 
 @contextmanager
 def fleet(here):
-    """The fleet as `run.sh` starts it, on free ports; yields the proxy's address and the two servers'."""
+    """The fleet as `run.sh` starts it, on free ports; yields its process, the proxy's address and the two servers'."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(3)]
     named = dict(zip(("FLEET_PROXY", "FLEET_FIRST", "FLEET_SECOND"), addresses, strict=True))
     haproxy = program("haproxy", "apt install haproxy", Path("/usr/sbin"))
@@ -125,7 +125,7 @@ def fleet(here):
         ["examples/fleet/run.sh"], cwd=here, env={**os.environ, **QUICK, **named, "PATH": path}, stdout=log, stderr=log
     )
     try:
-        yield addresses
+        yield process, *addresses
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
@@ -142,8 +142,8 @@ def ready(address):
 @pytest.mark.e2e
 def test_the_fleet_sends_each_stream_to_one_server_and_both_work(here):
     image = (ROOT / "docs" / "images" / "clothes.png").read_bytes()
-    with fleet(here) as (proxy, *servers):
-        wait_until(lambda: all(map(ready, servers)) and ready(proxy), "the fleet is ready", 90, every=0.5)
+    with fleet(here) as (process, proxy, *servers):
+        wait_until(lambda: all(map(ready, servers)) and ready(proxy), "the fleet is ready", 200, every=0.5)
         with httpx.Client(base_url=f"http://{proxy}", timeout=60) as client:
             generations = [[sent(client, stream, image) for stream in STREAMS] for _ in range(3)]
             shown = [client.get(f"/v1/streams/{stream}").json() for stream in STREAMS]
@@ -151,6 +151,11 @@ def test_the_fleet_sends_each_stream_to_one_server_and_both_work(here):
             {stream["id"] for stream in httpx.get(f"http://{server}/v1/streams").json()["items"] if stream["resident"]}
             for server in servers
         ]
+        os.kill(child(process, servers[0].rpartition(":")[2]), signal.SIGTERM)
+        wait_until(lambda: gone(servers[0]), "the first server has stopped", 60)
+        with httpx.Client(base_url=f"http://{proxy}", timeout=60) as client:
+            wait_until(lambda: all(answers(client, stream) for stream in STREAMS), "the second server took over", 60)
+            taken_over = [sent(client, stream, image) for stream in STREAMS]
 
     assert generations == [[number] * len(STREAMS) for number in (1, 2, 3)]
     assert [(stream["id"], stream["generation"], stream["resident"]) for stream in shown] == [
@@ -159,6 +164,26 @@ def test_the_fleet_sends_each_stream_to_one_server_and_both_work(here):
     assert held[0] | held[1] == set(STREAMS)
     assert held[0] & held[1] == set()
     assert all(held)
+    assert taken_over == [4] * len(STREAMS)
+
+
+def gone(address):
+    try:
+        httpx.get(f"http://{address}/v2/health/live")
+    except httpx.TransportError:
+        return True
+    return False
+
+
+def child(process, port):
+    """The process id of the server that `run.sh` started on a port."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (found,) = (pid for pid in children if port in Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
+    return int(found)
+
+
+def answers(client, stream):
+    return client.get(f"/v1/streams/{stream}").status_code == 200
 
 
 def sent(client, stream, image):
