@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 from PIL import Image
 
+from service.settings import EMBEDDED
+from tests.project.generated.commands import walked
 from tests.project.pages import CONTRIBUTING, DOCS, PAGES, README, WRITTEN, blocks, short
 from tests.project.picture import MOST_BYTES, PICTURE, SIZE, make
 from tests.serving import ROOT, serving, wait_ready
@@ -128,3 +131,18 @@ def test_every_file_and_test_that_a_page_names_is_there(page):
 
     assert [file for file in files if not (ROOT / file).exists()] == []
     assert set(re.findall(r"`(test_\w+)`", text)) <= defined
+
+
+def test_the_bundle_that_a_page_shows_is_the_embedded_one():
+    assert blocks(DOCS / "your-model.md", "toml") == [(EMBEDDED / "bundle.toml").read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("page", [*WRITTEN, ROOT / "deploy" / "README.md"], ids=short)
+def test_every_command_that_a_page_shows_is_there_with_its_options(page):
+    known = {name: {option for each in command.params for option in each.opts} for name, command in walked()}
+    for line in re.findall(r"^(?:\w+=\$\()?acclimate (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+        words = shlex.split(line, comments=True)
+        name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+        name = "events list" if name == "events" else name
+        assert name in known, line
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known[name], line

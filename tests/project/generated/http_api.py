@@ -44,7 +44,7 @@ def schema() -> dict[str, Any]:
 def _operations() -> Iterable[tuple[str, str, str]]:
     for path, operations in schema()["paths"].items():
         for method, operation in operations.items():
-            yield method.upper(), path, SENTENCE.split(operation["description"])[0].rstrip(".")
+            yield method.upper(), path, SENTENCE.split(operation["description"])[0].rstrip(".;")
 
 
 def _rows(operations: list[tuple[str, str, str]], prefix: str) -> Iterable[tuple[str, str, str]]:
