@@ -7,11 +7,11 @@ from service.monitoring import registry
 from service.monitoring.signal import Signal
 
 ENGINE = (
-    Signal("entropy", "Entropy", "nats", "neither", "Mean entropy of the answers. A low value means sure, not right."),
-    Signal(
-        "drift", "Drift", "variances", "lower",
-        "Squared shift of the norm statistics from those of training, in variances of the training data.",
-    ),
+    Signal("entropy", "Entropy", "nats", "neither",
+           "Mean entropy of the answers. Low entropy means sure answers, not right ones."),
+    Signal("drift", "Drift", "variances", "lower",
+           "Squared shift of mean and standard deviation from the source's norm statistics to the batch's, averaged "
+           "over channels, in source variances."),
     Signal("agreement", "Agreement with the source", "share", "higher",
            "Share of answers equal to the source model's, on the images that it looked at."),
     Signal("source_gap", "Source gap", "share", "lower",
@@ -19,18 +19,21 @@ ENGINE = (
     Signal("forgetting", "Forgetting", "share", "lower",
            "Accuracy on the probe set lost against the state before any batch."),
     Signal("true_accuracy", "True accuracy", "share", "higher",
-           "Share of right answers among the newest that got late labels."),
-    Signal("selected_ratio", "Selected share", "share", "neither", "Share of images that the learner learned from."),
+           "Accuracy by late labels; an image fades over 500 others."),
+    Signal("selected_ratio", "Selected share", "share", "neither",
+           "Share of the batch that the learner selected for its loss."),
     Signal("milliseconds", "Latency", "milliseconds", "lower", "Time of a request on the worker."),
     Signal("step_seconds", "Step", "seconds", "lower", "Time of the newest request on the worker.", charted=False),
     Signal("source_age", "Age of the agreement", "requests", "lower",
-           "Requests since the source model looked at the stream.", charted=False),
+           "Requests since that look. 0: the source model looked at this request.", charted=False),
     Signal("parameter_distance", "Parameter distance", "ratio", "neither",
-           "Distance of the learned parameters from the source's, relative to these.", charted=False),
+           "Distance of the learned parameters from the source's, relative to the length of the source's.",
+           charted=False),
     Signal("fisher_distance", "Fisher distance", "ratio", "lower",
-           "The same distance, weighted by the source's Fisher information.", charted=False),
+           "The same distance, weighted by the Fisher information. Only with the source artefact `fisher`.",
+           charted=False),
     Signal("feature_distance", "Feature distance", "ratio", "lower",
-           "Maximum mean discrepancy between the newest images' features and the probe set's.", charted=False),
+           "Maximum mean discrepancy (MMD) between the newest images' features and the source's.", charted=False),
 )  # fmt: skip
 """What no monitor of `monitors/` computes: signals of answers, probes, labels and the worker."""
 

@@ -15,11 +15,12 @@ class AnsweredClasses(Monitor):
     name = "answered_classes"
     signals = (
         Signal("marginal_entropy", "Class entropy", "nats", "neither",
-               "Entropy of the answered classes; it falls where few classes are left.", charted=False),
+               "Entropy of the mean answer over about 256 images: ln(C) if all C classes are answered alike.",
+               charted=False),
         Signal("dominant_share", "Largest class", "share", "lower",
-               "Share of the class that is answered most often.", charted=False),
+               "Share of the most frequent class among about 256 answers.", charted=False),
         Signal("prior_distance", "Distance from the prior", "share", "lower",
-               "Jensen-Shannon divergence of the answered classes from the source data's; 1 where they are disjoint.",
+               "Jensen-Shannon divergence of the answered classes, over about 256 images, from the source's prior.",
                charted=False),
     )  # fmt: skip
 

@@ -16,9 +16,10 @@ class OwnConfidence(Monitor):
     signals = (
         Signal("confidence", "Mean confidence", "share", "neither", "Mean probability of the answered class."),
         Signal("estimated_accuracy", "Estimated accuracy", "share", "higher",
-               "Share of answers whose confidence exceeds the threshold learned on the probe set (ATC)."),
+               "Accuracy of the answers by average thresholded confidence (ATC). It is the adapted model's own "
+               "opinion: learning by entropy raises it."),
         Signal("confidence_accuracy", "Accuracy by confidence", "share", "higher",
-               "Probe accuracy less the fall of the mean confidence since then (DoC)."),
+               "Accuracy of the answers by the difference of confidences (DoC)."),
     )  # fmt: skip
 
     def read(self, state: None, view: View) -> Mapping[str, Tensor | float]:

@@ -15,15 +15,16 @@ class SourceModelMonitor(Monitor):
     name = "source_model"
     signals = (
         Signal("source_estimated_accuracy", "Source, estimated accuracy", "share", "higher",
-               "Estimated accuracy of the source model on the stream's images."),
+               "Accuracy of the source model on this stream's images, by ATC."),
         Signal("source_confidence_accuracy", "Source, accuracy by confidence", "share", "higher",
-               "The same, from the source model's mean confidence."),
+               "Accuracy of the source model on this stream's images, by DoC."),
         Signal("source_confidence", "Source, mean confidence", "share", "neither",
-               "Mean confidence of the source model on the stream's images.", charted=False),
+               "The source model's mean confidence on this stream's images.", charted=False),
         Signal("contradiction", "Contradiction", "share", "lower",
-               "Share of the newest images on which the stream contradicts a confident source model.", charted=False),
+               "Recent share of images on which the stream contradicts a confident source model.", charted=False),
         Signal("source_distance", "Distance from the source", "variances", "lower",
-               "Distance of the inputs' norm statistics from the source's, over the newest looks.", charted=False),
+               "Distance of the newest images' norm statistics from the source's, in the source model's own pass.",
+               charted=False),
     )  # fmt: skip
 
     def read(self, state: None, view: View) -> Mapping[str, Tensor | float]:

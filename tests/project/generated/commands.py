@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from service.cli.main import app
+from service.cli.main import LATER, app, loaded
 from tests.project.generated.tables import page, table
 
 INTRO = """\
@@ -30,6 +30,7 @@ def help_of(command: TyperCommand) -> str:
 def _below(command: object, name: str) -> Iterator[tuple[str, TyperCommand]]:
     if isinstance(command, TyperGroup):
         for each in command.list_commands(None):
-            yield from _below(command.get_command(None, each), f"{name} {each}".strip())
+            whole = loaded(each) if not name and each in LATER else command.get_command(None, each)
+            yield from _below(whole, f"{name} {each}".strip())
     elif isinstance(command, TyperCommand):
         yield name, command

@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from service.monitoring.signals import every_signal
 from tests.serving import ROOT
 
-ENGINE, MONITORS = ROOT / "service/streams/engine.py", ROOT / "service/monitoring/stream_monitors.py"
+ENGINE = ROOT / "service/streams/engine.py"
 DATAPLANE, DISTRIBUTIONS = ROOT / "service/serving/dataplane.py", ROOT / "service/serving/signal_distributions.py"
 RECORDER = ROOT / "service/storage/recorder.py"
 PREFIX = "tta_"
@@ -26,7 +27,7 @@ def answered() -> set[str]:
 
 def monitored() -> set[str]:
     """Signals that monitors and the server find beside an answer."""
-    return set(_keys(_function(MONITORS, "_signals"))) | set(_keys(_function(ENGINE, "_moved")))
+    return set(every_signal()) | set(_keys(_function(ENGINE, "_moved")))
 
 
 def shown() -> set[str]:

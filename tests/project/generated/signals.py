@@ -80,9 +80,9 @@ def exposed(metric: MetricWrapperBase) -> str:
 
 def _signals() -> Iterable[tuple[str, ...]]:
     answered = found.answered()
-    for name, known in meanings.SIGNALS.items():
+    for name, (unit, meaning) in meanings.SIGNALS.items():
         answer, series = ("yes" if name in names else "" for names in (answered, IN_SERIES))
-        yield f"`{name}`", known["unit"], answer, series, known["meaning"]
+        yield f"`{name}`", unit, answer, series, meaning
 
 
 def _rules() -> Iterable[tuple[str, ...]]:
