@@ -1,4 +1,4 @@
-"""The adapter's contract: what a server, a benchmark or a notebook may ask of a pipeline and of a selector alike."""
+"""The adapter interface, which pipelines and selectors implement; servers, benchmarks and notebooks use it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from adapters.values import StepOutput
 
 @dataclass(frozen=True)
 class Spec:
-    """The part names of an adapter; as text, what is `none` is left out. A selector's name stands alone."""
+    """The part names of an adapter. Its text leaves out parts that are `none`; a selector's name stands alone."""
 
     normalizer: str
     learner: str = "none"
@@ -30,7 +30,7 @@ class AdapterState:
     """Everything an adapter has learned: one immutable value.
 
     Attributes:
-        steps: () int64, learning steps taken; with `seed` it decides every random draw.
+        steps: () int64, number of learning steps; with `seed` it decides every random draw.
         seed: () int64.
     """
 
@@ -43,7 +43,7 @@ class AdapterState:
         """Refuse values that contradict each other.
 
         Raises:
-            StateError: Saying which.
+            StateError: If there are any; the message names them.
         """
 
 
@@ -56,7 +56,7 @@ class Prepared(Generic[S]):
 
     Attributes:
         initial: The state before any batch.
-        degraded: What the parts do without, since the model lacks a source artefact; "" if nothing.
+        degraded: How parts are limited because the model lacks a source artefact; "" if they are not.
     """
 
     initial: S
@@ -70,8 +70,8 @@ class AdapterOf(ABC, Generic[P, S]):
     """Pure functions from (state, batch) to (answer, new state). Holds options only: one serves any number of streams.
 
     Attributes:
-        spec: What it is made of.
-        seed: What all its random draws follow from.
+        spec: The names of its parts.
+        seed: The seed of all its random draws.
     """
 
     spec: Spec
@@ -80,61 +80,61 @@ class AdapterOf(ABC, Generic[P, S]):
     @property
     @abstractmethod
     def pure_graph(self) -> bool:
-        """Whether a step has no Python branch on data, so that it can be vmapped and exported."""
+        """True if a step has no Python branch on data, so that it can be vmapped and exported."""
 
     @property
     @abstractmethod
     def draws(self) -> bool:
-        """Whether steps draw random numbers."""
+        """True if steps draw random numbers."""
 
     @property
     @abstractmethod
     def options(self) -> Mapping[str, Options]:
-        """The options of each part, by its name."""
+        """The options of each part, by part name."""
 
     @property
     @abstractmethod
     def holds_inputs(self) -> bool:
-        """Whether states hold images that were sent."""
+        """True if states hold clients' images."""
 
     @abstractmethod
     def prepare(self, source: SourceModel) -> P:
-        """Fit the adapter to a model, which is not touched.
+        """Fit the adapter to a model, which is left unchanged.
 
         Raises:
-            UnfitModelError: If the model lacks what a part needs; the message says what.
+            UnfitModelError: If the model does not meet the needs of a part; the message names the need.
         """
 
     def init(self, prepared: P) -> S:
-        """Return the state before any batch: what a reset goes back to."""
+        """Return the initial state; a reset returns to it."""
         state: S = prepared.initial
         return state
 
     @abstractmethod
     def step(self, prepared: P, state: S, x: Tensor) -> tuple[StepOutput, S]:
-        """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
+        """Answer x (N, *input_shape) and learn from it; `state` is left unchanged."""
 
     @abstractmethod
     def predict(self, prepared: P, state: S, x: Tensor) -> StepOutput:
-        """Answer x (N, *input_shape) by what the state remembers: no learning, no statistics update.
+        """Answer x (N, *input_shape) under the current state, without learning or updating statistics.
 
         Normalizers of batch statistics use those of the last step (the source's before the first), so that an answer
-        does not depend on which images share the request.
+        does not depend on the other images of the request.
         """
 
     @abstractmethod
     def probe(self, prepared: P, state: S, x: Tensor) -> StepOutput:
-        """Answer a batch from another distribution than the stream's, to measure what the parameters have become.
+        """Answer a batch from another distribution than the stream's, to measure how good the parameters still are.
 
-        Normalizers of batch statistics use x's own; the output adjuster is off.
+        Normalizers of batch statistics use the statistics of x; the output adjuster is off.
         """
 
     @abstractmethod
     def without_inputs(self, prepared: P, state: S) -> S:
-        """Return a state without the images that it holds."""
+        """Return the state without the images that it holds."""
 
-    def explain(self, prepared: P, state: S) -> str:  # noqa: ARG002 - the contract's form
-        """Return in words why the state is served as it is; "" where nothing is chosen."""
+    def explain(self, prepared: P, state: S) -> str:  # noqa: ARG002 - the interface's signature
+        """Return in words which pipeline was chosen for the stream and why; "" if the adapter makes no choice."""
         return ""
 
 

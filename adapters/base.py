@@ -1,7 +1,7 @@
-"""The contracts: what a normalizer, a learner and an output adjuster promise each other.
+"""The base classes of normalizers, learners and output adjusters, and the interfaces that they use.
 
-A part is stateless: it holds its options and nothing else. What it learns is a value (a frozen dataclass of tensors)
-that its functions take and return, so that reset, snapshot, replay and isolation follow from that one decision.
+A part is stateless: it holds its options and nothing else. Its state is a value (a frozen dataclass of tensors) that
+its functions take and return. This makes reset, snapshot, replay and isolation of streams simple.
 """
 
 from abc import ABC, abstractmethod
@@ -35,7 +35,7 @@ S = TypeVar("S", bound=PartState)
 class NormLayer(Protocol):
     """A batch-norm layer as a normalizer sees it; statistics and affine parameters are (C,).
 
-    `spatial` tells whether inputs are (N, C, H, W), so that one image has statistics of its own.
+    `spatial` is true if inputs are (N, C, H, W), so that a single image has its own statistics.
     """
 
     @property
@@ -61,7 +61,7 @@ class Net(Protocol):
 
     @property
     def classes(self) -> int:
-        """How many logits."""
+        """The number of logits."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -77,15 +77,15 @@ class Net(Protocol):
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """All parameters of the network by name: what learners of everything start from."""
+        """All parameters of the network by name: where learners that train every parameter start."""
 
     @property
     def affine(self) -> Mapping[str, Tensor]:
-        """Weight and bias of all norm layers (batch, layer, group) by name: what norm-only learners start from."""
+        """Weight and bias of all norm layers (batch, layer, group) by name: where norm-only learners start."""
 
     @property
     def artefacts(self) -> Mapping[str, Tensor]:
-        """The source artefacts by plain name, those that fit the normalizer."""
+        """The source artefacts that fit the normalizer, by plain name."""
 
     @property
     def added(self) -> Mapping[str, torch.nn.Module]:
@@ -93,43 +93,46 @@ class Net(Protocol):
 
     @property
     def initial_norm(self) -> NormState:
-        """The statistics of every layer that the normalizer handles, before any batch."""
+        """The initial statistics of every layer that the normalizer handles."""
 
     def observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
-        """Run x (N, ...) as the stream's next batch; return the pass and the new statistics."""
+        """Run x (N, ...) as the stream's next batch; return the forward pass and the new statistics."""
 
     def forward(self, params: Params, norm: NormState, x: Tensor) -> Forward:
         """Run an augmented, replayed or probe batch x (N, ...): statistics are read, never written."""
 
     def held(self, params: Params, norm: NormState, x: Tensor) -> Forward:
-        """Answer x (N, ...) by remembered statistics alone."""
+        """Run x (N, ...) under the remembered statistics, so that an answer does not depend on batch mates."""
 
     @property
     def separable(self) -> bool:
-        """Whether images may be picked out of a batch by what it answers, and run again by themselves (`again`).
+        """True if a step may select images by the batch's logits and run them again by themselves (`again`).
 
-        True where the normalizer keeps images independent and the step runs on the host, free to branch on data.
+        True if the normalizer keeps images independent and the step runs outside a graph, where it may branch on data.
         """
 
     def again(self, params: Params, before: NormState, after: NormState, x: Tensor) -> Forward:
-        """Run a part x (n, ...) of the batch that moved the statistics from `before` to `after`, as it was answered."""
+        """Run a part x (n, ...) of an observed batch again; its images get the logits that they got in the batch.
+
+        Observing the batch moved the statistics from `before` to `after`.
+        """
 
     def imitate(self, params: Params, norm: NormState, x: Tensor, target: Tensor) -> Imitated:
-        """Observe x (N, ...), and differentiate its cross-entropy with target probabilities (N, C) at params."""
+        """Observe x (N, ...) and differentiate its cross-entropy with target probabilities (N, C) at params."""
 
     def gradient(self, of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:
-        """Differentiate a loss at params; return gradients by name and what else came of it, detached."""
+        """Differentiate a loss at params; return gradients by name and the loss function's other outputs, detached."""
 
 
 class StreamsNet(Protocol):
-    """The network as a learner sees it that serves S streams at once, by one pass over the N images of each.
+    """The network as a learner sees it when one pass runs S streams with N images each.
 
-    Parameters of norm layers and statistics are each stream's own, stacked (S, ...).
+    Each stream has its own norm-layer parameters and statistics, stacked (S, ...).
     """
 
     @property
     def classes(self) -> int:
-        """How many logits."""
+        """The number of logits."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -137,35 +140,38 @@ class StreamsNet(Protocol):
 
     @property
     def affine(self) -> Mapping[str, Tensor]:
-        """Weight and bias (C,) of all norm layers by name, as every stream starts from them."""
+        """Weight and bias (C,) of all norm layers by name: the initial values of every stream."""
 
     @property
     def artefacts(self) -> Mapping[str, Tensor]:
-        """The source artefacts by plain name, those that fit the normalizer."""
+        """The source artefacts that fit the normalizer, by plain name."""
 
     @property
     def initial_norm(self) -> NormState:
-        """The statistics of one stream before any batch."""
+        """The initial statistics of one stream."""
 
     def observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
-        """Run x (S, N, ...) as each stream's next batch; return the pass and the new statistics, stacked."""
+        """Run x (S, N, ...) as each stream's next batch; return the forward pass and the new statistics, stacked."""
 
     def again(self, params: Params, before: NormState, after: NormState, x: Tensor) -> Forward:
-        """Run some streams' part x (s, N, ...) of the batch that was observed, as it was answered; see `Net.again`."""
+        """Run the observed batches x (s, N, ...) of some of the streams again; see `Net.again`."""
 
     def gradient(self, of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:
-        """Differentiate a loss at params, as `Net.gradient`: streams that meet in a sum alone keep theirs apart."""
+        """Differentiate a loss at params, as `Net.gradient`.
+
+        If the loss is a sum over streams, each stream's gradient depends on its own images alone.
+        """
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a part needs of a model; checked before the first request."""
+    """A part's requirements on the model; checked before the first request."""
 
     batch_norm: bool = False
     affine: bool = False
     gradient: bool = False
     artefacts: tuple[str, ...] = ()
-    """The parts before the dot: `fisher` stands for `fisher.<parameter>`."""
+    """Artefact names up to the dot: `fisher` stands for `fisher.<parameter>`."""
 
 
 class Part(ABC):
@@ -179,14 +185,14 @@ class Part(ABC):
     options_class: ClassVar[type[Options]] = Options
 
     def __init__(self, options: Options) -> None:
-        """Keep the options; `registry.create` makes them from a mapping."""
+        """Keep the options; `registry.create` builds them from a mapping."""
         self.options = options
 
     def check(self, source: SourceModel) -> None:
-        """Refuse a model that lacks what this part needs.
+        """Refuse a model that does not meet this part's needs.
 
         Raises:
-            UnfitModelError: With the part's name, the need and what would do.
+            UnfitModelError: If it does; the message names the part, the need and, where there is one, an alternative.
         """
         if source.opaque and (self.needs.batch_norm or self.needs.gradient):
             raise UnfitModelError(f"{self.name} must reach inside the model, but {source.opaque}; `source` works")
@@ -204,40 +210,41 @@ class Part(ABC):
             )
 
     def degraded(self, source: SourceModel) -> str:
-        """Return what this part does without on a model that lacks a source artefact; "" if nothing."""
+        """Return how the part is limited because the model lacks a source artefact; "" if it is not."""
         return ""
 
 
 class Normalizer(Part, Generic[S]):
-    """Where norm layers get their statistics. One instance serves all layers; each layer has its own state.
+    """Decides which statistics norm layers use. One instance serves all layers; each layer has its own state.
 
     A pass over the network calls one of three functions for every layer:
       * `observe`: the batch is the stream's next one; return the new statistics too.
       * `forward`: the batch is an augmented, replayed or probe batch; statistics are read, never written.
-      * `held`: answer from what is remembered alone, where that differs (see `docs/adr/0008`).
+      * `held`: use only remembered statistics, where that differs from `forward` (see `docs/adr/0008`).
     """
 
     rereads: ClassVar[bool] = False
-    """True if the answer comes from a second pass, which reads what the first one has written."""
+    """True if the answer comes from a second pass, which reads the statistics that the first pass wrote."""
 
     @property
     def independent(self) -> bool:
-        """Whether batch mates leave an image's answer and its gradient alone, given the statistics that are read.
+        """True if an image's answer and gradient do not depend on its batch mates, given the statistics that are read.
 
-        Then a part of an observed batch may be run again by `forward`, from the statistics before the batch (or after
-        it, if `rereads`), and answers as it did.
+        If so, `forward` may run a part of an observed batch again and get the same answers. It starts from the
+        statistics before the batch, or after it if `rereads`.
         """
         return False
 
     def handles(self, layer: NormLayer) -> bool:
-        """Whether this layer is normalised by the part; the others keep the source statistics."""
+        """Return whether this part normalises the layer; other layers keep the source statistics."""
         return layer.spatial or not self.spatial_only
 
     spatial_only: ClassVar[bool] = False
+    """True if it handles only layers over maps (N, C, H, W)."""
 
     @abstractmethod
     def init(self, layer: NormLayer, generator: torch.Generator) -> S:
-        """Return the layer's state before any batch; random draws come from `generator` (CPU) alone."""
+        """Return the layer's initial state; all random draws come from `generator` (CPU)."""
 
     @abstractmethod
     def observe(self, layer: NormLayer, state: S, x: Tensor) -> tuple[Normalized, S]:
@@ -245,16 +252,16 @@ class Normalizer(Part, Generic[S]):
 
     @abstractmethod
     def forward(self, layer: NormLayer, state: S, x: Tensor) -> Normalized:
-        """Normalise x (N, C, ...) without learning from it."""
+        """Normalise x (N, C, ...); the state is read, never written."""
 
     def held(self, layer: NormLayer, state: S, x: Tensor) -> Normalized:
-        """Normalise x (N, C, ...) by remembered statistics; the same as `forward` unless overridden."""
+        """Normalise x (N, C, ...) by remembered statistics alone; the same as `forward` unless overridden."""
         return self.forward(layer, state, x)
 
 
 @dataclass(frozen=True)
 class Learned(Generic[S]):
-    """A learning step's result: the pass that answers, the new state and statistics, and the step's signals."""
+    """The result of a learning step: the answer's forward pass, the new state and statistics, and the signals."""
 
     forward: Forward
     state: S
@@ -263,47 +270,51 @@ class Learned(Generic[S]):
 
 
 class Learner(Part, Generic[S]):
-    """Which parameters learn, and from what loss."""
+    """Decides which parameters learn and what their loss is."""
 
     normalizer: ClassVar[str] = "batch"
-    """The normalizer meant by a spec that names only this learner."""
+    """The default normalizer of a spec with this learner."""
     output: ClassVar[str] = "none"
+    """The default output adjuster of a spec with this learner."""
     copies: ClassVar[tuple[str, ...]] = ("student",)
     """The network copies; within a step each observes the raw batch exactly once, or its memory at each update."""
 
     answers_first: ClassVar[bool] = False
-    """True if the answer comes from a pass without a gradient, where images may be picked out of their batch."""
+    """True if the answer comes from a first pass without gradient, after which a part of the batch may be run again."""
 
     artefact: ClassVar[str] = ""
     """The source artefact that `calibrate` makes; "" for none."""
     holds_inputs: ClassVar[bool] = False
-    """True if the state holds images that were sent: private, and left out of a snapshot on request."""
+    """True if the state holds clients' images: these are private and left out of a snapshot on request."""
 
     @property
     def reads_often(self) -> bool:
-        """Whether most of a step's passes have no gradient and leave the statistics as they are (`Net.forward`)."""
+        """True if most of a step's passes have no gradient and leave the statistics unchanged (`Net.forward`)."""
         return False
 
     def imitating(self, net: Net) -> Params:
-        """Return the parameters that learn by `Net.imitate`; none where the learner has a loss of its own."""
+        """Return the parameters that learn by `Net.imitate`; none if the learner has another loss."""
         return {}
 
     def extend(self, network: torch.nn.Module, source: SourceModel) -> None:
         """Add the learner's own modules to the network copy, before norm layers are replaced.
 
-        Batch-norm layers among them use statistics of their batch, whatever the pipeline's normalizer is.
+        Batch-norm layers among them use batch statistics under every normalizer.
         """
 
     def calibrate(
         self, net: Net, data: SourceImages, batch: int, advance: Callable[[float], None]
     ) -> Mapping[str, Tensor]:
-        """Make the learner's source artefact from source data, in batches of a size.
+        """Make the learner's source artefact from source data.
 
-        `net` is the network as the learner gets it, under the pipeline's normalizer; `advance` is told each share of
-        the work done, in all 1.
+        Args:
+            net: The network as the learner gets it, under the pipeline's normalizer.
+            data: Source images.
+            batch: Images per batch.
+            advance: Called with each fraction of the work as it is done; the fractions sum to 1.
 
         Raises:
-            UnfitModelError: If the data cannot make it, as when there are no labels.
+            UnfitModelError: If the data do not suffice, for example because they have no labels.
         """
         return {}
 
@@ -313,15 +324,15 @@ class Learner(Part, Generic[S]):
 
     @abstractmethod
     def init(self, net: Net, generator: torch.Generator) -> S:
-        """Return the state before any batch."""
+        """Return the initial state."""
 
     def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
-        """Draw what the step number `steps` needs at random, from (seed, steps) alone."""
+        """Draw the random numbers of step number `steps` for a batch of this shape; `seed` and `steps` decide them."""
         return {}
 
     @abstractmethod
     def step(self, net: Net, state: S, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[S]:
-        """Learn from x (N, ...) and answer it, by the pass whose prediction the paper returns."""
+        """Learn from x (N, ...) and answer it, with the forward pass that the paper takes predictions from."""
 
     @abstractmethod
     def answer(self, run: Run, state: S, norm: CopyStates, x: Tensor) -> Forward:
@@ -329,21 +340,21 @@ class Learner(Part, Generic[S]):
 
 
 class JointLearner(Learner[S]):
-    """A learner that can take the steps of several streams at once, around one pass; it draws no random numbers."""
+    """A learner that can step several streams at once with one pass of the network; it draws no random numbers."""
 
     @abstractmethod
     def step_together(
         self, net: StreamsNet, states: Sequence[S], norms: Sequence[CopyStates], x: Tensor
     ) -> list[Learned[S]]:
-        """Take the steps of S streams at once, each as `step` would: x is (S, N, ...), each stream's batch."""
+        """Step S streams at once, each as `step` would; x is (S, N, ...), one batch per stream."""
 
 
 class OutputAdjuster(Part, Generic[S]):
-    """How outputs are corrected after the network."""
+    """Corrects the network's outputs."""
 
     @abstractmethod
     def init(self, classes: int) -> S:
-        """Return the state before any batch."""
+        """Return the initial state."""
 
     @abstractmethod
     def adjust(self, state: S, forward: Forward) -> tuple[Tensor, S]:

@@ -1,19 +1,19 @@
-"""What the engine refuses, and why.
+"""The errors of the engine.
 
 AdapterError
-├── SpecError          a pipeline text that names no pipeline
-├── OptionError        an option that does not exist or is out of range
-├── UnfitModelError    a part that cannot work on this model
-└── StateError         named tensors that are no state of this adapter on this model
+├── SpecError          the spec names no adapter
+├── OptionError        an option does not exist or is out of range
+├── UnfitModelError    a part cannot work on this model
+└── StateError         named tensors are not a state of this adapter on this model
 """
 
 
 class AdapterError(Exception):
-    """Any refusal of the engine; the message says what was given and what was expected."""
+    """Any error of the engine; the message names the wrong value and the expected one."""
 
 
 class SpecError(AdapterError):
-    """The spec names an unknown part, or two parts of one kind."""
+    """The spec names an unknown part, or two parts of one kind, or joins a selector with other parts."""
 
 
 class OptionError(AdapterError):
@@ -21,8 +21,8 @@ class OptionError(AdapterError):
 
 
 class UnfitModelError(AdapterError):
-    """The model lacks what a part needs; the message names the part, the need and what would do."""
+    """The model does not meet the needs of a part; the message names the part and the need."""
 
 
 class StateError(AdapterError):
-    """Named tensors do not make up a state: names, shapes, dtypes or finiteness differ."""
+    """Named tensors are not a state: names, shapes or dtypes differ, or values are not finite or out of range."""

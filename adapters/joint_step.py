@@ -1,4 +1,4 @@
-"""Steps of several streams as one, over the weights that they share."""
+"""Takes one step of several streams in a single pass of the network, over the weights that they share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -18,14 +18,14 @@ Stepped: TypeAlias = tuple[StepOutput, AdapterState]
 
 
 def why_not(adapter: Adapter) -> str:
-    """Tell why an adapter's steps cannot be taken together; "" if they can."""
+    """Return why an adapter cannot step several streams together; "" if it can."""
     if not isinstance(adapter, Pipeline):
         return f"{adapter.spec} chooses among pipelines as it runs"
     return "" if adapter.pure_graph else f"{adapter.spec} branches on data"
 
 
 def in_one_pass(adapter: Adapter, prepared: Prepared[Any]) -> bool:
-    """Whether a pass of several streams is one of the network itself (`of_streams`), and the rest is done around it."""
+    """Return whether the learner can step streams together with one batched pass (`of_streams`) instead of vmap."""
     if (
         not isinstance(adapter, Pipeline)
         or not isinstance(prepared, Fit)
@@ -44,21 +44,21 @@ def step_together(
     xs: Sequence[Tensor],
     net: ModuleNet | None = None,
 ) -> list[Stepped]:
-    """Take the step of each of several streams, all in one pass over the network.
+    """Step several streams with one pass over the network.
 
-    Streams share nothing but the weights: each is answered, and learns, as by its own step, to rounding. What NaN one
-    of them sends stays its own.
+    Streams share only the weights: each gets the answer and state of a step of its own, up to rounding. NaN in one
+    stream's inputs does not reach another stream.
 
     Args:
-        adapter: The pipeline of all of them; it must have no `why_not`.
-        prepared: That, fitted to the model.
-        states: Each stream's state, left as it was.
+        adapter: The pipeline of all streams; `why_not` must return "" for it.
+        prepared: The pipeline fitted to the model.
+        states: Each stream's state, left unchanged.
         xs: Each stream's batch (N, *input_shape), all of one shape.
-        net: The network of such streams, where another one stands for the fitted one's (`in_one_pass`).
+        net: A network to use for these streams in place of the fitted one's, if `in_one_pass`.
 
     Returns:
-        Answer and new state of each stream. Tensors own their memory, and those that a step does not change are the
-        stream's own as before, so that one stream's state never keeps another's alive.
+        Answer and new state of each stream. Tensors own their memory, and tensors that a step leaves unchanged are
+        those of the old state, so that one stream's state never keeps another's alive.
     """
     if not isinstance(adapter, Pipeline) or not isinstance(prepared, Fit):
         raise TypeError(why_not(adapter))
@@ -72,7 +72,7 @@ def step_together(
 def _around_one_pass(
     pipeline: Pipeline, learner: JointLearner[Any], net: ModuleNet, states: Sequence[AdapterState], x: Tensor
 ) -> list[Stepped]:
-    """Let the learner take the steps on x (S, N, ...) together, and adjust the outputs by themselves."""
+    """Let the learner step all streams on x (S, N, ...) together, then adjust each stream's outputs."""
     own = [state for state in states if isinstance(state, PipelineState)]
     learners, norms = [state.learner for state in own], [state.norm for state in own]
     learned = learner.step_together(Together(net, x.shape[1]), learners, norms, x)
@@ -97,5 +97,5 @@ def _by_vmap(pipeline: Pipeline, prepared: Fit, states: Sequence[AdapterState], 
 
 
 def _noises(pipeline: Pipeline, states: Sequence[AdapterState], shape: torch.Size) -> list[Noise]:
-    """Draw for each stream what it would draw alone for a batch of a shape."""
+    """Draw for each stream the random numbers of its own step, for a batch of this shape."""
     return [pipeline.learner.draw(int(state.seed), int(state.steps), shape) for state in states]

@@ -22,7 +22,7 @@ class Options:
         """Check every field against its type and range.
 
         Raises:
-            OptionError: Naming the field, the value given and the values allowed.
+            OptionError: If one is wrong; the message names the field, its value and the allowed values.
         """
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
@@ -32,23 +32,23 @@ class Options:
 
 
 def option(default: Any, description: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """Declare one option: its default, what it means, and its inclusive range."""
+    """Declare one option: its default, its description and its inclusive range."""
     return dataclasses.field(default=default, metadata={"description": description, "low": low, "high": high})
 
 
-def build_options(cls: type[OptionsT], part: str, given: Mapping[str, object]) -> OptionsT:
+def build_options(cls: type[OptionsT], part: str, values: Mapping[str, object]) -> OptionsT:
     """Make a part's options from a mapping.
 
     Raises:
-        OptionError: If a name is unknown, or a value of the wrong type or out of range.
+        OptionError: If a name is unknown, or a value has the wrong type or is out of range.
     """
-    known = [field.name for field in dataclasses.fields(cls)]
-    unknown = sorted(set(given) - set(known))
+    names = [field.name for field in dataclasses.fields(cls)]
+    unknown = sorted(set(values) - set(names))
     if unknown:
-        there = ", ".join(known) if known else "none at all"
-        raise OptionError(f"{part} has no option {unknown[0]!r}; its options are: {there}")
+        listed = ", ".join(names) if names else "none at all"
+        raise OptionError(f"{part} has no option {unknown[0]!r}; its options are: {listed}")
     try:
-        return cls(**given)
+        return cls(**values)
     except OptionError as error:
         raise OptionError(f"{part}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""What a network's outputs are: logits, probabilities or log-probabilities; how the first are made of the others."""
+"""The kinds of network outputs (logits, probabilities, log-probabilities), and their conversion to logits."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
@@ -8,14 +8,14 @@ from torch import Tensor
 
 OutputKind: TypeAlias = Literal["logits", "probabilities", "log_probabilities"]
 LEAST = 1e-30
-"""Of a probability whose logarithm is taken, so that it and its gradient stay finite."""
+"""Smallest probability before taking its logarithm, so that the logarithm and its gradient stay finite."""
 ROUNDING = 1e-2
-"""By which rows of probabilities may sum to something else than 1: half precision adds a thousand of them so."""
+"""Tolerance on a row's sum of 1: half precision may be this far off for a thousand classes."""
 MULTI_LABEL = "a multi-label (sigmoid) model, which is not supported: each image must have one class of all"
 
 
 def as_logits(kind: OutputKind, outputs: Tensor) -> Tensor:
-    """Return logits (N, C) whose softmax is what the outputs (N, C) say.
+    """Return logits (N, C) whose softmax gives the probabilities of the outputs (N, C).
 
     Example:
         >>> as_logits("probabilities", torch.tensor([[0.25, 0.75]])).softmax(1)
@@ -25,7 +25,7 @@ def as_logits(kind: OutputKind, outputs: Tensor) -> Tensor:
 
 
 def fault(kind: OutputKind, outputs: Tensor) -> str:
-    """Say why outputs (N, C) cannot be what they are declared to be; "" if they can. Rows not finite do not count.
+    """Return why outputs (N, C) cannot be of the declared kind; "" if they can. Rows that are not finite are ignored.
 
     Example:
         >>> fault("logits", torch.tensor([[0.2, 0.8]])).partition(":")[0]
@@ -38,7 +38,7 @@ def fault(kind: OutputKind, outputs: Tensor) -> str:
 
 
 def within_unit(outputs: Tensor) -> bool:
-    """Whether all outputs (N, C) that are finite lie in [0, 1]."""
+    """Return whether all finite rows of outputs (N, C) lie in [0, 1], up to rounding."""
     rows = outputs[torch.isfinite(outputs).all(1)]
     return bool(((rows >= -ROUNDING) & (rows <= 1 + ROUNDING)).all())
 

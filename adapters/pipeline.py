@@ -23,8 +23,8 @@ class PipelineState(AdapterState):
 
     Attributes:
         norm: Statistics by network copy and layer.
-        learner: What the learner remembers.
-        output: What the output adjuster remembers.
+        learner: The learner's state.
+        output: The output adjuster's state.
     """
 
     norm: CopyStates
@@ -53,12 +53,12 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
 
     @property
     def pure_graph(self) -> bool:
-        """Whether `kernel` has no Python branch on data, so that it can be vmapped and exported."""
+        """True if `kernel` has no Python branch on data, so that it can be vmapped and exported."""
         return all(part.pure_graph for part in self.parts)
 
     @property
     def draws(self) -> bool:
-        """Whether steps draw random numbers."""
+        """True if steps draw random numbers."""
         return bool(self.learner.draw(0, 0, torch.Size((1, 1, 1, 1))))
 
     @property
@@ -68,19 +68,19 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
 
     @property
     def options(self) -> Mapping[str, Options]:
-        """The options of each part, by its name."""
+        """The options of each part, by part name."""
         return {part.name: part.options for part in self.parts}
 
     @property
     def holds_inputs(self) -> bool:
-        """Whether states hold images that were sent."""
+        """True if states hold clients' images."""
         return self.learner.holds_inputs
 
     def prepare(self, source: SourceModel) -> Fit:
-        """Fit the pipeline to a model, which is not touched.
+        """Fit the pipeline to a model, which is left unchanged.
 
         Raises:
-            UnfitModelError: If the model lacks what a part needs; the message says what.
+            UnfitModelError: If the model does not meet the needs of a part; the message names the need.
         """
         fitting = source.fitted_to(self.normalizer.name)
         for part in self.parts:
@@ -100,31 +100,31 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
             source: The model.
             data: Source images.
             batch: Images per batch; many artefacts depend on it.
-            advance: Is told each share of the work done, in all 1.
+            advance: Called with each fraction of the work as it is done; the fractions sum to 1.
 
         Raises:
-            UnfitModelError: If the model or the data lack what it takes.
+            UnfitModelError: If the model or the data do not suffice.
         """
-        having = replace(source, artefacts={name: torch.zeros(()) for name in self.learner.needs.artefacts})
+        with_artefacts = replace(source, artefacts={name: torch.zeros(()) for name in self.learner.needs.artefacts})
         for part in self.parts:
-            part.check(having)
+            part.check(with_artefacts)
         net = self._fit(source.fitted_to(self.normalizer.name))
         with torch.no_grad():
             return self.learner.calibrate(net.pure, data, batch, advance)
 
-    def without_inputs(self, prepared: Fit, state: PipelineState) -> PipelineState:  # noqa: ARG002 - the contract's form
-        """Return a state without the images that its learner holds."""
+    def without_inputs(self, prepared: Fit, state: PipelineState) -> PipelineState:  # noqa: ARG002 - the interface's signature
+        """Return the state without the images that its learner holds."""
         return replace(state, learner=self.learner.without_inputs(state.learner))
 
     def step(self, prepared: Fit, state: PipelineState, x: Tensor) -> tuple[StepOutput, PipelineState]:
-        """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
+        """Answer x (N, *input_shape) and learn from it; `state` is left unchanged."""
         noise = self.learner.draw(int(state.seed), int(state.steps), x.shape)
         return self._step(prepared.net, state, x.to(prepared.net.dtype), noise)
 
     def kernel(self, prepared: Fit, state: PipelineState, x: Tensor, noise: Noise) -> tuple[StepOutput, PipelineState]:
-        """Answer and learn, with all random numbers given: deterministic, and for pure_graph parts free of branches.
+        """Answer and learn with the random numbers in `noise`: deterministic, and without branches if `pure_graph`.
 
-        Equal to `step` to rounding, which may take what is cheaper on plain tensors: other kernels, a part of a batch.
+        Equal to `step` up to rounding: `step` may use other kernels, or differentiate a part of the batch only.
         """
         return self._step(prepared.net.pure, state, x, noise)
 
@@ -133,26 +133,26 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
         return self.finished(state, self.learner.step(net, state.learner, state.norm, x, noise))
 
     def finished(self, state: PipelineState, learned: Learned[Any]) -> tuple[StepOutput, PipelineState]:
-        """Answer by what a learning step has come to; return the new state."""
+        """Return the answer and the new state from the result of a learning step."""
         probabilities, output = self.output.adjust(state.output, learned.forward)
         after = PipelineState(state.steps + 1, state.seed, learned.norm, learned.state, output)
         return _answer(learned.forward, probabilities, learned.signals), after
 
     @torch.no_grad()
     def predict(self, prepared: Fit, state: PipelineState, x: Tensor) -> StepOutput:
-        """Answer x (N, *input_shape) by what the state remembers: no learning, no statistics update.
+        """Answer x (N, *input_shape) under the current state, without learning or updating statistics.
 
         Normalizers of batch statistics use those of the last step (the source's before the first), so that an answer
-        does not depend on which images share the request.
+        does not depend on the other images of the request.
         """
         forward = self._forward(prepared.net.held, state, x.to(prepared.net.dtype))
         return _answer(forward, self.output.adjust(state.output, forward)[0], {})
 
     @torch.no_grad()
     def probe(self, prepared: Fit, state: PipelineState, x: Tensor) -> StepOutput:
-        """Answer a batch from another distribution than the stream's, to measure what the parameters have become.
+        """Answer a batch from another distribution than the stream's, to measure how good the parameters still are.
 
-        Normalizers of batch statistics use x's own; the output adjuster is off.
+        Normalizers of batch statistics use the statistics of x; the output adjuster is off.
         """
         forward = self._forward(prepared.net.forward, state, x.to(prepared.net.dtype))
         return _answer(forward, forward.logits.softmax(1), {})

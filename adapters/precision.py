@@ -1,4 +1,4 @@
-"""What convolutions and matrix products compute in."""
+"""The dtype that convolutions and matrix products compute in."""
 
 import torch
 
@@ -9,13 +9,13 @@ PRECISIONS = (FLOAT32, BFLOAT16)
 
 
 def check_bfloat16(opaque: str) -> None:
-    """Refuse bfloat16 where it would not be computed in, or not by the processor itself.
+    """Refuse bfloat16 if PyTorch does not run the network, or if the processor does not support it natively.
 
     Args:
-        opaque: Why the inside of the network cannot be reached; "" if it can.
+        opaque: Why the network's layers cannot be reached; "" if they can.
 
     Raises:
-        UnfitModelError: If it cannot be had; the message says why.
+        UnfitModelError: If bfloat16 is not available; the message says why.
     """
     if opaque:
         raise UnfitModelError(f"bfloat16 is for networks that PyTorch runs, but {opaque}; float32 works")
@@ -24,5 +24,5 @@ def check_bfloat16(opaque: str) -> None:
 
 
 def computing(precision: str) -> torch.autocast:
-    """Return the context in which convolutions and matrix products compute so."""
+    """Return a context that makes convolutions and matrix products compute in this precision."""
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == BFLOAT16)

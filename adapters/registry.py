@@ -1,4 +1,4 @@
-"""Finds every part by walking the part folders; makes adapters from a spec."""
+"""Finds all parts in the part folders, and makes adapters from a spec."""
 
 import importlib
 import pkgutil
@@ -44,15 +44,15 @@ def parts(kind: Kind) -> dict[str, type[Part]]:
 
 
 def kind_of(part: type[Part]) -> Kind:
-    """Return which kind a part is."""
+    """Return the kind of a part."""
     return next(kind for base, kind in KIND_OF_BASE.items() if issubclass(part, base))
 
 
 def parse(text: str) -> Spec:
-    """Read a spec such as `unmix_tns+eta+lame`; what is left out is the learner's default.
+    """Read a spec such as `unmix_tns+eta+lame`; the learner's defaults fill in missing parts.
 
     Raises:
-        SpecError: If a name is unknown, or two name the same kind.
+        SpecError: If a name is unknown, or two names are of the same kind.
 
     Example:
         >>> str(parse("tent")), str(parse("lame+unmix_tns"))
@@ -73,18 +73,18 @@ def parse(text: str) -> Spec:
 
 
 def create(spec: str, /, *, seed: int = 0, precision: str = FLOAT32, **options: Mapping[str, object]) -> Adapter:
-    """Make an adapter from a spec and its parts' options, by part name.
+    """Make an adapter from a spec and the options of its parts.
 
     Args:
-        spec: Names joined by `+`, as `unmix_tns+eta+lame`; or a selector, as `auto`.
-        seed: What all random draws follow from.
-        precision: What convolutions and matrix products compute in, `float32` or `bfloat16`; norm layers, states and
-            answers are float32 either way.
-        **options: For each part a mapping of its options.
+        spec: Part names joined by `+`, such as `unmix_tns+eta+lame`; or a selector, such as `auto`.
+        seed: The seed of all random draws.
+        precision: The dtype that convolutions and matrix products compute in, `float32` or `bfloat16`; norm layers,
+            states and answers are always float32.
+        **options: A mapping of options for each part, by part name.
 
     Raises:
         SpecError: If the spec names no adapter.
-        OptionError: If an option is unknown, of the wrong type or out of range, or names a part not in the spec.
+        OptionError: If an option is unknown, of the wrong type or out of range, or its part is not in the spec.
 
     Example:
         >>> adapter = create("unmix_tns+tent", tent={"lr": 1e-4}, seed=7)
@@ -97,15 +97,15 @@ def create(spec: str, /, *, seed: int = 0, precision: str = FLOAT32, **options: 
     _check_seed(seed)
     _check_strangers(options, [name], name)
     selector = cast("Selector", _make("selector", name, options))
-    return selector.adapter(lambda chosen, given: pipeline(chosen, seed=seed, precision=precision, **given), seed)
+    return selector.adapter(lambda chosen, own: pipeline(chosen, seed=seed, precision=precision, **own), seed)
 
 
 def pipeline(spec: str, /, *, seed: int = 0, precision: str = FLOAT32, **options: Mapping[str, object]) -> Pipeline:
-    """Make a pipeline of a normalizer, a learner and an output adjuster; as `create`, but for selectors.
+    """Make a pipeline of a normalizer, a learner and an output adjuster; like `create`, but without selectors.
 
     Raises:
         SpecError: If the spec names no pipeline.
-        OptionError: If an option is unknown, of the wrong type or out of range, or names a part not in the spec.
+        OptionError: If an option is unknown, of the wrong type or out of range, or its part is not in the spec.
 
     Example:
         >>> pipeline("lame").normalizer.name
@@ -130,7 +130,7 @@ def pipeline(spec: str, /, *, seed: int = 0, precision: str = FLOAT32, **options
 
 
 def pipelines_of(adapter: Adapter) -> Sequence[Pipeline]:
-    """Return the pipelines that an adapter may run; a pipeline runs itself.
+    """Return the pipelines that an adapter may run; for a pipeline, itself.
 
     Example:
         >>> [str(pipeline.spec) for pipeline in pipelines_of(create("eta"))]
@@ -159,18 +159,18 @@ def _make(
     preset: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
 ) -> Part:
     part = parts(kind)[name]
-    given = options.get(name, {})
-    if not isinstance(given, Mapping):
-        raise OptionError(f"options of {name} are {given!r}, expected an object of its options")
-    return part(build_options(part.options_class, name, {**preset.get(name, {}), **given}))
+    own = options.get(name, {})
+    if not isinstance(own, Mapping):
+        raise OptionError(f"options of {name} are {own!r}, expected an object of its options")
+    return part(build_options(part.options_class, name, {**preset.get(name, {}), **own}))
 
 
 def _kind_of_name(name: str) -> Kind:
     for kind in KIND_OF_BASE.values():
         if name != "none" and name in parts(kind):
             return kind
-    known = sorted({known for kind in KIND_OF_BASE.values() for known in parts(kind)} - {"none"})
-    raise SpecError(f"no adapter part is named {name!r}; there are: {', '.join(known)}")
+    names = sorted({part_name for kind in KIND_OF_BASE.values() for part_name in parts(kind)} - {"none"})
+    raise SpecError(f"no adapter part is named {name!r}; there are: {', '.join(names)}")
 
 
 def _defined_in(folder: Any) -> Iterator[type[Part]]:

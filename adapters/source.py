@@ -1,4 +1,4 @@
-"""The source model: the network as trained, and what a pipeline must know of it."""
+"""The source model: the trained network, and its description for a pipeline."""
 
 import copy
 import hashlib
@@ -19,11 +19,11 @@ USUAL_BATCH = 64
 
 @dataclass(frozen=True)
 class SourceImages:
-    """Images of the kind that the model was trained on, as stored: what source artefacts are made from.
+    """Source images as stored in a file; `calibrate` makes source artefacts from them.
 
     Attributes:
         images: (N, *input_shape) uint8, 0 to 255 over the model's value range.
-        labels: (N,) int64, or (0,) where they are unknown.
+        labels: (N,) int64, or (0,) if they are unknown.
         value_range: Least and greatest value of an input.
     """
 
@@ -34,7 +34,8 @@ class SourceImages:
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield full batches of inputs (size, *input_shape) with labels: in stored order, or shuffled by a generator.
 
-        A last batch that is not full is left out, unless it is the only one.
+        A last batch that is not full is left out, unless it is the only one. Images without labels come with their row
+        numbers instead.
         """
         count = len(self.images)
         order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
@@ -44,7 +45,7 @@ class SourceImages:
 
 
 def as_inputs(stored: Tensor, value_range: tuple[float, float]) -> Tensor:
-    """Return inputs within a value range from stored images, uint8.
+    """Convert stored images (uint8) to inputs within a value range.
 
     Example:
         >>> as_inputs(torch.tensor([0, 255], dtype=torch.uint8), (-1.0, 1.0))
@@ -55,7 +56,7 @@ def as_inputs(stored: Tensor, value_range: tuple[float, float]) -> Tensor:
 
 
 def as_stored(x: Tensor, value_range: tuple[float, float]) -> Tensor:
-    """Return inputs as uint8, the nearest of 256 steps over a value range; what lies outside is clamped.
+    """Round inputs to uint8, the nearest of 256 steps over a value range; values outside the range are clamped.
 
     Example:
         >>> as_stored(torch.tensor([-2.0, 1.0]), (-1.0, 1.0))
@@ -72,16 +73,16 @@ class SourceModel:
     Args:
         network: Maps standardised inputs (N, *input_shape) to outputs (N, classes).
         input_shape: One input's shape, without the batch dimension.
-        classes: How many logits.
-        mean: Per-channel mean subtracted from inputs before the network.
-        std: Per-channel standard deviation inputs are divided by after that.
+        classes: The number of logits.
+        mean: Per-channel mean, subtracted from the inputs.
+        std: Per-channel standard deviation; the inputs minus the mean are divided by it.
         features: Name of the module whose input is the feature vector; "" means the last linear layer.
         artefacts: Source artefacts by name (Fisher, probe set, feature statistics): `<artefact>.<tensor>`, or
-            `<artefact>@<normalizer>@<batch>.<tensor>` where they hold for one normalizer and batch size.
+            `<artefact>@<normalizer>@<batch>.<tensor>` if they hold for one normalizer and batch size.
         value_range: Least and greatest value of an input, before mean and std.
-        opaque: Why the inside of the network cannot be reached (an ONNX graph, say); "" if it can.
-        output: What the network answers by: logits, probabilities or log-probabilities.
-        stored: The dtype that weights had before they were widened to float32; None if they were not.
+        opaque: Why the network's layers cannot be reached (for example, it is an ONNX graph); "" if they can.
+        output: The kind of the network's outputs: logits, probabilities or log-probabilities.
+        stored: The dtype of the weights before they were widened to float32; None if they were not.
     """
 
     network: nn.Module
@@ -98,11 +99,11 @@ class SourceModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network's weights are stored in, and its inputs come in."""
+        """The dtype of the network's weights and inputs."""
         return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
 
     def standardized(self, x: Tensor) -> Tensor:
-        """Return inputs (N, *input_shape) as the network takes them, in the dtype of x."""
+        """Return inputs (N, *input_shape) standardised by mean and std, in the dtype of x."""
         if not self.mean:
             return x
         shape = (-1, *[1] * (len(self.input_shape) - 1))
@@ -111,17 +112,17 @@ class SourceModel:
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether there is a batch-norm layer with running statistics."""
+        """True if the network has a batch-norm layer with running statistics."""
         return any(isinstance(module, _BatchNorm) and module.track_running_stats for module in self.network.modules())
 
     @property
     def has_affine(self) -> bool:
-        """Whether any norm layer (batch, layer, group) has a weight."""
+        """True if any norm layer (batch, layer, group) has a weight."""
         norms = (module for module in self.network.modules() if isinstance(module, AFFINE_NORMS))
         return any(module.weight is not None for module in norms)
 
     def has_artefact(self, artefact: str) -> bool:
-        """Whether the model has tensors of an artefact."""
+        """Return whether the model has tensors of an artefact."""
         return any(name.partition(".")[0] == artefact for name in self.artefacts)
 
     @property
@@ -142,9 +143,10 @@ class SourceModel:
         return linear[-1]
 
     def fitted_to(self, normalizer: str) -> "SourceModel":
-        """Return the model with each artefact under its plain name; one made under the normalizer goes before others.
+        """Return the model with the artefacts that fit a normalizer, each under its plain name.
 
-        Of several batch sizes the one nearest to 64 counts, the batch size of most papers.
+        An artefact made under this normalizer is preferred to one that names no normalizer. Among several batch sizes
+        the nearest to 64 is chosen, the batch size of most papers.
         """
         ranked = sorted(self.artefacts.items(), key=lambda item: _rank(item[0]))
         fitting = {plain_name(name): tensor for name, tensor in ranked if _made_under(name) in ("", normalizer)}
@@ -152,22 +154,22 @@ class SourceModel:
 
     @property
     def narrow(self) -> torch.dtype | None:
-        """The dtype of fewer than 32 bits that weights are stored in; None where there is none."""
+        """The dtype of weights that are stored in fewer than 32 bits; None if there are none."""
         if self.stored is not None:
             return self.stored
         tensors = (*self.network.parameters(), *self.network.buffers())
         return next((tensor.dtype for tensor in tensors if _is_narrow(tensor)), None)
 
     def widened(self) -> "SourceModel":
-        """Return the model with its weights in float32 where they are narrower, so that copies can share them."""
+        """Return the model with narrower weights converted to float32, so that copies can share them."""
         if self.narrow is None or self.stored is not None:
             return self
         return replace(self, network=self.shared_copy(), stored=self.narrow)
 
     def shared_copy(self) -> nn.Module:
-        """Return a copy of the module tree in eval mode, its frozen tensors sharing the source's memory.
+        """Return a copy of the module tree in eval mode, whose frozen tensors share the source's memory.
 
-        Tensors in half precision become float32: optimizers and statistics need its range, and CPUs are faster at it.
+        Tensors in half precision become float32: optimizers and statistics need its range, and CPUs are faster with it.
 
         Raises:
             UnfitModelError: If the network cannot be copied, or a lazy layer has no weights yet.
@@ -183,7 +185,7 @@ class SourceModel:
             memo.setdefault(id(tensor), _widened(tensor.detach().clone()))
         try:
             twin: nn.Module = copy.deepcopy(self.network, memo)
-        except Exception as error:  # noqa: BLE001 - code of a module's own copies it
+        except Exception as error:  # noqa: BLE001 - a module may define its own copying
             raise UnfitModelError(f"the network cannot be copied: {error}") from None
         return twin.eval()
 
@@ -199,7 +201,7 @@ class SourceModel:
 
 
 def _unregistered(network: nn.Module) -> Iterator[Tensor]:
-    """Yield the tensors that modules hold as plain attributes, such as a weight that a hook computes from others."""
+    """Yield tensors that modules hold as plain attributes, such as a weight that a hook computes from others."""
     for module in network.modules():
         yield from (value for value in vars(module).values() if isinstance(value, Tensor))
 
@@ -213,7 +215,7 @@ def _widened(tensor: Tensor) -> Tensor:
 
 
 def artefact_file(artefact: str, normalizer: str, batch: int) -> str:
-    """Return how an artefact made under a normalizer in batches of a size is named.
+    """Return the name of an artefact that was made under a normalizer with a batch size.
 
     Example:
         >>> artefact_file("fisher", "batch", 64)
@@ -238,6 +240,6 @@ def _made_under(name: str) -> str:
 
 
 def _rank(name: str) -> tuple[int, float]:
-    """Order artefacts so that the best fitting comes last: plain ones, then those of batch sizes ever nearer to 64."""
+    """Order artefacts so that the best fit comes last: plain names first, then batch sizes from far to near 64."""
     _, *made = name.partition(".")[0].split("@")
     return (0, 0.0) if len(made) < 2 else (1, -abs(int(made[1]) - USUAL_BATCH))

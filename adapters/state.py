@@ -1,4 +1,4 @@
-"""A state as a flat dict of named tensors and back; its size; whether it is finite."""
+"""Conversion of a state to a flat dict of named tensors and back, and checks of its size and values."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,17 +15,17 @@ R = TypeVar("R")
 Range: TypeAlias = tuple[float, float]
 """Least and greatest value."""
 COUNT: Range = (0, 2**53)
-"""The range of integers that have none of their own."""
+"""The range of integer tensors whose state declares none."""
 ALONE = "tensor"
-"""The name of a tensor that is no part of a state."""
+"""The name of a tensor that is passed to `mapped` by itself."""
 
 
 @runtime_checkable
 class Checked(Protocol):
-    """A state that refuses values which contradict each other."""
+    """A state with a check of its own values."""
 
     def check(self) -> None:
-        """Raise StateError if there are any."""
+        """Raise StateError if values contradict each other."""
 
 
 def flatten(state: object) -> dict[str, Tensor]:
@@ -60,10 +60,10 @@ def unflatten(template: T, tensors: Mapping[str, Tensor]) -> T:
 
 
 def check(state: object, path: str = "") -> None:
-    """Refuse a state with values that no stream can have reached; where a part declares ranges, these hold.
+    """Refuse a state with values that no stream can reach: outside declared ranges, or contradicting each other.
 
     Raises:
-        StateError: Naming the tensor, its value and its range.
+        StateError: If there are any; the message names the tensor, its value and its range.
     """
     ranges: Mapping[str, Range] = getattr(type(state), "ranges", {})
     for name, child in children(state, path):
@@ -86,19 +86,19 @@ def _check_range(name: str, tensor: Tensor, expected: Range) -> None:
 
 
 def rebuild(template: T, tensors: Mapping[str, Tensor]) -> T:
-    """Put named tensors in the places of a template's, unchecked (under vmap and export shapes differ)."""
+    """Build a state like `template` from named tensors without checks (under vmap and export shapes differ)."""
     rebuilt: T = _rebuild(template, tensors, "")
     return rebuilt
 
 
 def where(condition: Tensor, new: T, old: T) -> T:
-    """Choose one of two states by a boolean scalar tensor, without a Python branch."""
+    """Select one of two states by a boolean scalar tensor, without a Python branch."""
     olds = flatten(old)
     return rebuild(new, {name: torch.where(condition, tensor, olds[name]) for name, tensor in flatten(new).items()})
 
 
 def stacked(states: Sequence[T]) -> T:
-    """Return states of one form as one of that form, whose tensors are (S, ...).
+    """Stack S states of the same structure into one, whose tensors are (S, ...).
 
     Example:
         >>> stacked([{"w": torch.zeros(2)}] * 3)["w"].shape
@@ -109,55 +109,55 @@ def stacked(states: Sequence[T]) -> T:
 
 
 def unstacked(state: T, count: int) -> list[T]:
-    """Take apart the states that `stacked` has put together: tensors own their memory, and keep no other alive."""
+    """Split a stacked state into `count` states; tensors own their memory, so that no state keeps another's alive."""
     each = {name: [part.clone() for part in tensor.unbind()] for name, tensor in flatten(state).items()}
     return [rebuild(state, {name: parts[index] for name, parts in each.items()}) for index in range(count)]
 
 
 def part(state: T, indices: list[int]) -> T:
-    """Return some of the states that `stacked` has put together, still together."""
+    """Return the stacked state of some streams of a stacked state."""
     return rebuild(state, {name: tensor[indices] for name, tensor in flatten(state).items()})
 
 
 def mapped(function: Callable[..., R], *states: object) -> R:
-    """Return what a function of states makes of each of several that are put together, put together.
+    """Apply a function to stacked states, stream by stream, by vmap; return its results, stacked.
 
     Args:
-        function: From states or tensors to a state; without a Python branch on data.
-        states: Stacked tensors, or states of them.
+        function: Maps states or tensors of one stream to a state; it has no Python branch on data.
+        states: Stacked tensors, or stacked states.
     """
     results: list[R] = []
 
-    def of_tensors(given: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def of_tensors(one_stream: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         own = [
             tensors[ALONE] if isinstance(state, Tensor) else rebuild(state, tensors)
-            for state, tensors in zip(states, given, strict=True)
+            for state, tensors in zip(states, one_stream, strict=True)
         ]
         results.append(function(*own))
         return flatten(results[0])
 
-    given = [{ALONE: state} if isinstance(state, Tensor) else flatten(state) for state in states]
-    tensors = torch.vmap(of_tensors)(given)
+    flat = [{ALONE: state} if isinstance(state, Tensor) else flatten(state) for state in states]
+    tensors = torch.vmap(of_tensors)(flat)
     return rebuild(results[0], tensors)
 
 
 def size_bytes(state: object) -> int:
-    """Return the bytes of all tensors of a state."""
+    """Return the size of all tensors of a state in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in flatten(state).values())
 
 
 def is_finite(state: object) -> bool:
-    """Tell whether no tensor of a state holds NaN or infinity."""
+    """Return whether all tensors of a state are finite."""
     tensors = [tensor for tensor in flatten(state).values() if tensor.is_floating_point()]
     if not tensors:
         return True
-    # Norms are a third of the work: what is not finite shows in them. Great values may have none that is finite.
+    # Norms take a third of the time, and NaN or infinity shows in them. The norm of large finite values may overflow.
     norms = torch.stack(list(torch._foreach_norm(tensors)))
     return bool(torch.isfinite(norms).all()) or all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def children(value: object, path: str = "") -> Iterable[tuple[str, Any]]:
-    """Return what a state holds by name, one level down.
+    """Return the direct children of a state, by name.
 
     Raises:
         StateError: If the value is neither a mapping nor a dataclass; the message names its path.
@@ -193,16 +193,16 @@ def _rebuild(template: Any, tensors: Mapping[str, Tensor], path: str) -> Any:
     return rebuilt if isinstance(template, Mapping) else dataclasses.replace(template, **rebuilt)
 
 
-def _check_names(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    missing, unknown = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
+def _check_names(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or unknown:
         raise StateError(f"the state lacks {missing[:3] or 'nothing'} and has {unknown[:3] or 'nothing'} beyond it")
 
 
-def _check_tensor(name: str, given: Tensor, expected: Tensor) -> None:
-    if given.shape != expected.shape or given.dtype != expected.dtype:
+def _check_tensor(name: str, tensor: Tensor, expected: Tensor) -> None:
+    if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
         raise StateError(
-            f"{name} is {given.dtype} {tuple(given.shape)}, expected {expected.dtype} {tuple(expected.shape)}"
+            f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected {expected.dtype} {tuple(expected.shape)}"
         )
-    if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise StateError(f"{name} holds NaN or infinity")

@@ -1,4 +1,4 @@
-"""What parts give each other: tensors by name, states, passes and answers."""
+"""Values that parts exchange: tensors by name, states, forward passes and answers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,26 +17,26 @@ Noise: TypeAlias = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class PartState:
-    """What one part remembers: a frozen dataclass of tensors, or of mappings from names to such values.
+    """The state of one part: a frozen dataclass of tensors, or of mappings from names to such values.
 
-    A state may come from a file. `ranges` and `check` say which values no stream can have reached, so that no step
-    fails on them or runs without end.
+    A state may come from a file. `ranges` and `check` refuse values that no stream can reach, because a step on them
+    might fail or run forever.
     """
 
     ranges: ClassVar[Mapping[str, Range]] = {}
-    """Ranges of tensors by field; integers without one are counts."""
+    """Ranges of tensors by field; an integer tensor without a range is a count."""
 
     def check(self) -> None:
         """Refuse values that contradict each other.
 
         Raises:
-            StateError: Saying which.
+            StateError: If there are any; the message names them.
         """
 
 
 @dataclass(frozen=True)
 class Moments(PartState):
-    """Mean and variance per channel, (C,) each: of a batch, or remembered of the stream."""
+    """Mean and variance per channel, (C,) each: of one batch, or accumulated over the stream."""
 
     mean: Tensor
     var: Tensor
@@ -51,7 +51,7 @@ CopyStates: TypeAlias = Mapping[str, NormState]
 
 @dataclass(frozen=True)
 class Normalized:
-    """A norm layer's output, and the batch moments where the normalizer computed them on the way."""
+    """A norm layer's output, and the batch moments if the normalizer computed them."""
 
     y: Tensor
     moments: Moments | None
@@ -59,9 +59,9 @@ class Normalized:
 
 @dataclass(frozen=True)
 class Forward:
-    """One pass: logits (N, C), features (N, d) that enter the classifier, drift () or None where it cannot be told.
+    """One forward pass: logits (N, C), features (N, d) that enter the classifier, and drift () or None if unknown.
 
-    Drift is (N,) where the normalizer measures each image's moments (N, C) alone.
+    Drift is (N,) if the normalizer measures moments (N, C) of each image.
     """
 
     logits: Tensor
@@ -69,17 +69,17 @@ class Forward:
     drift: Tensor | None
 
     def by_stream(self) -> "list[Forward]":
-        """Take apart a pass over several streams, stacked (S, ...), into tensors that own their memory."""
-        kept = {
+        """Split a pass over several streams, stacked (S, ...), into one pass per stream; tensors own their memory."""
+        parts = {
             name: [part.clone() for part in value.unbind()] for name, value in vars(self).items() if value is not None
         }
-        drifts = kept.get("drift") or [None] * len(self.logits)
-        return [Forward(*each) for each in zip(kept["logits"], kept["features"], drifts, strict=True)]
+        drifts = parts.get("drift") or [None] * len(self.logits)
+        return [Forward(*each) for each in zip(parts["logits"], parts["features"], drifts, strict=True)]
 
 
 @dataclass(frozen=True)
 class Imitated:
-    """What an observed pass that is to answer like another one gives: gradients by name, itself, the new statistics."""
+    """The result of `Net.imitate`: gradients by name, the observed pass and the new statistics."""
 
     grads: Params
     forward: Forward
@@ -93,7 +93,7 @@ Tensors: TypeAlias = Mapping[str, Tensor]
 """Any tensors by name."""
 
 Differentiable: TypeAlias = Callable[[Params], tuple[Tensor, tuple[Tensors, ...]]]
-"""Maps parameters to a loss () and to what else came of it."""
+"""Maps parameters to a loss () and to further tensors that the pass computed."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a change detector says of one value.
+    """A change detector's verdict on one value.
 
-    Plain numbers, as detectors compute them: for one value at a time they are cheaper than tensors.
+    Its fields are plain numbers: for one value at a time these are cheaper than tensors.
 
     Attributes:
         changed: Whether the detector reports a change.
-        statistic: The detector's statistic; its `update` says of what, and above which bound a change is reported.
+        statistic: The detector's statistic; the detector's `update` defines it and its bound.
     """
 
     changed: bool
