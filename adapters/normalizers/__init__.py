@@ -1,1 +1,1 @@
-"""Normalizers: where norm layers get their statistics, one file each."""
+"""Normalizers, one file each: they decide which statistics norm layers use."""

@@ -14,18 +14,18 @@ from adapters.values import Moments, Normalized, PartState
 
 @dataclass(frozen=True, kw_only=True)
 class AlphaOptions(Options):
-    """How much of the new statistics is mixed in, and whose they are."""
+    """The share of the new statistics in the mix, and where they come from."""
 
     alpha: float = option(0.1, "share of the new statistics; the rest is the source's", low=0.0, high=1.0)
-    of: Literal["batch", "image"] = option("batch", "new statistics of the whole batch, or of each image by itself")
+    of: Literal["batch", "image"] = option("batch", "take new statistics over the whole batch, or over each image")
 
 
 class AlphaStatistics(Normalizer[PartState]):
     """Normalise by (1 - alpha) source + alpha own statistics (unbiased variance): a careful choice for small batches.
 
-    With `of="image"` answers do not depend on batch mates; at one image the two forms are the same. Where there are
-    not two positions to take a variance over, and for `of="image"` on inputs without positions, the source statistics
-    stay.
+    With `of="image"` answers do not depend on batch mates; for a single image the two forms are the same. With fewer
+    than two values per channel there is no variance to estimate, so the source statistics are used; with `of="image"`
+    this includes all inputs without positions (N, C).
 
     Remembers: nothing.
     Needs: batch-norm layers.
@@ -49,7 +49,7 @@ class AlphaStatistics(Normalizer[PartState]):
 
     @property
     def independent(self) -> bool:
-        """Each image by itself, if that is whose statistics are mixed in."""
+        """True if each image is normalised by its own statistics (`of="image"`)."""
         return self.options.of == "image"
 
     def init(self, layer: NormLayer, generator: torch.Generator) -> PartState:

@@ -12,8 +12,8 @@ from adapters.values import Moments, Normalized
 class BatchStatistics(Normalizer[Moments]):
     """Normalise each batch by its own statistics (BN-adapt, also TENT's normalisation).
 
-    The cheapest strong method where a batch is a fair sample of the classes; worse than doing nothing where batches are
-    label-correlated or hold few images. One image is normalised by its own positions.
+    The cheapest strong method if each batch is a fair sample of the classes; worse than no adaptation if batches are
+    label-correlated or small. A single image is normalised by the statistics over its positions.
 
     Remembers: the last batch's mean and variance per channel, for answers that must not depend on their batch mates.
     Needs: batch-norm layers; batches of 16 or more to be worth it.

@@ -14,22 +14,22 @@ from adapters.values import Moments, Normalized
 
 @dataclass(frozen=True, kw_only=True)
 class EMAOptions(Options):
-    """How fast the running statistics follow."""
+    """How fast the running statistics follow the stream."""
 
     momentum: float = option(0.1, "share of the newest batch in the running statistics", low=0.0, high=1.0)
     full_batch: int | None = option(
-        None, "batch size that the momentum holds for: smaller batches move less; none: the same for all", low=1
+        None, "batch size at which momentum applies; smaller batches move less; none: the same for all sizes", low=1
     )
 
 
 class EMAStatistics(Normalizer[Moments]):
-    """Move the running statistics towards each batch, then answer by the moved ones.
+    """Move the running statistics towards each batch, then answer with the updated ones.
 
-    Two passes, as the benchmark's norm_ema: the first normalises by the batch (so that deeper layers see adapted
-    inputs) and moves the statistics, the second evaluates. With a momentum of 1 / batch, one image moves them little.
+    Two passes, as in the benchmark's norm_ema: the first normalises by the batch (so that deeper layers see adapted
+    inputs) and updates the statistics, the second answers. `full_batch` makes single images move them little.
 
     Remembers: mean and variance per channel.
-    Needs: batch-norm layers; batches of more than one image where maps have one position.
+    Needs: batch-norm layers; batches of more than one image if maps have one position.
     Reference: Schneider et al., NeurIPS 2020; `norm_ema` of the field's shared benchmark.
 
     Example:
@@ -50,7 +50,7 @@ class EMAStatistics(Normalizer[Moments]):
 
     @property
     def independent(self) -> bool:
-        """The second pass reads the moved statistics alone."""
+        """True: the second pass reads the updated statistics only."""
         return True
 
     def init(self, layer: NormLayer, generator: torch.Generator) -> Moments:

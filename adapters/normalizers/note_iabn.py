@@ -1,4 +1,4 @@
-"""NOTE's instance-aware batch norm: statistics corrected by each image, where it deviates beyond chance."""
+"""NOTE's instance-aware batch norm: corrects shared statistics for images that deviate more than chance explains."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,26 +14,26 @@ from adapters.values import Moments, Normalized
 
 @dataclass(frozen=True, kw_only=True)
 class IABNOptions(Options):
-    """What counts as chance, and how fast the running statistics follow."""
+    """The size of a chance deviation, and how fast the running statistics follow the stream."""
 
-    k: float = option(4.0, "standard errors within which an image's deviation is chance", low=0.0, high=1000.0)
+    k: float = option(4.0, "deviations up to this many standard errors count as chance", low=0.0, high=1000.0)
     momentum: float = option(0.01, "share of the newest batch in the running statistics", low=0.0, high=1.0)
     shared: Literal["batch", "running"] = option(
-        "batch", "what images are corrected from when they are observed: their batch's statistics, or the running ones"
+        "batch", "statistics that observed images are corrected from: those of their batch, or the running ones"
     )
     full_batch: int | None = option(
-        None, "batch size that the momentum holds for: smaller batches move less; none: the same for all", low=1
+        None, "batch size at which momentum applies; smaller batches move less; none: the same for all sizes", low=1
     )
 
 
 class InstanceAwareBatchNorm(Normalizer[Moments]):
-    """Normalise each image by shared statistics, moved by the part of its own that exceeds k standard errors.
+    """Normalise each image by shared statistics, shifted by the part of its deviation beyond k standard errors.
 
-    Answers do not depend on batch mates. Converting a model that was trained with plain batch norm changes it even
-    before anything is adapted, often for the better under shift: report it as "NOTE (converted)"; the paper's figures
-    need training with this layer. Maps of one position, and inputs without positions, keep the shared statistics.
-    With `shared="running"` (ours) it serves without the learner `note`, and single images too: each is corrected from
-    the running statistics, which then move.
+    The learner `note` answers from the running statistics, so that answers do not depend on batch mates. A model that
+    was trained with plain batch norm answers differently once it is converted to this layer, often better under shift:
+    report its results as "NOTE (converted)", since the paper's figures need training with this layer. Maps with one
+    position keep the shared statistics. With `shared="running"` (ours) it also works without the learner `note`, and
+    for single images: each image is corrected from the running statistics, which then move.
 
     Remembers: mean and variance per channel.
     Needs: batch-norm layers over maps.
@@ -56,7 +56,7 @@ class InstanceAwareBatchNorm(Normalizer[Moments]):
 
     @property
     def independent(self) -> bool:
-        """Each image is corrected from the running statistics, if these are the shared ones."""
+        """True if images are corrected from the running statistics (`shared="running"`)."""
         return self.options.shared == "running"
 
     def init(self, layer: NormLayer, generator: torch.Generator) -> Moments:
@@ -64,7 +64,7 @@ class InstanceAwareBatchNorm(Normalizer[Moments]):
         return Moments(layer.mean, layer.var)
 
     def observe(self, layer: NormLayer, state: Moments, x: Tensor) -> tuple[Normalized, Moments]:
-        """Normalise x (N, C, H, W) by its own statistics as the shared ones, and move the running ones towards them."""
+        """Normalise x (N, C, H, W) with the statistics that `shared` selects; move the running ones towards x."""
         count = x.numel() // x.shape[1]
         if count < 2:
             return self.forward(layer, state, x), state
@@ -78,7 +78,7 @@ class InstanceAwareBatchNorm(Normalizer[Moments]):
         return self._corrected(layer, shared if self.options.shared == "batch" else state, x), moved
 
     def forward(self, layer: NormLayer, state: Moments, x: Tensor) -> Normalized:
-        """Normalise x (N, C, H, W) by the running statistics as the shared ones."""
+        """Normalise x (N, C, H, W) with the running statistics as the shared ones."""
         return self._corrected(layer, Moments(state.mean, state.var), x)
 
     def _corrected(self, layer: NormLayer, shared: Moments, x: Tensor) -> Normalized:

@@ -1,4 +1,4 @@
-"""RoTTA's robust batch norm: running statistics that each batch moves before it is normalised by them."""
+"""RoTTA's robust batch norm: each batch updates the running statistics and is then normalised by them."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,19 @@ from adapters.values import Moments, Normalized
 
 @dataclass(frozen=True, kw_only=True)
 class RobustOptions(Options):
-    """How fast the running statistics follow."""
+    """How fast the running statistics follow the stream."""
 
     alpha: float = option(0.05, "share of the newest batch in the running statistics", low=0.0, high=1.0)
     full_batch: int | None = option(
-        None, "batch size that alpha holds for: smaller batches move less; none: the same for all", low=1
+        None, "batch size at which alpha applies; smaller batches move less; none: the same for all sizes", low=1
     )
 
 
 class RobustBatchNorm(Normalizer[Moments]):
-    """Move the running statistics towards each batch and normalise by the moved ones, in one pass.
+    """Move the running statistics towards each batch and normalise by the updated ones, in one pass.
 
-    Slower to follow than `ema` (90 % renewed after 45 batches), at half its cost. The gradient flows through the
-    batch's share of the statistics, as in the public code.
+    Follows the stream more slowly than `ema` (90 % renewed after 45 batches), at half its cost. The gradient flows
+    through the batch's share of the statistics, as in the public code.
 
     Remembers: mean and variance per channel.
     Needs: batch-norm layers.
@@ -49,7 +49,7 @@ class RobustBatchNorm(Normalizer[Moments]):
         return Moments(layer.mean, layer.var)
 
     def observe(self, layer: NormLayer, state: Moments, x: Tensor) -> tuple[Normalized, Moments]:
-        """Normalise x (N, C, ...) by the statistics that it has moved."""
+        """Move the running statistics towards x (N, C, ...), and normalise x by the updated ones."""
         seen = channel_moments(x)
         share = batch_share(self.options.alpha, x.shape[0], self.options.full_batch)
         mean, var = state.mean.lerp(seen.mean, share), state.var.lerp(seen.var, share)

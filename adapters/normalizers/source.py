@@ -12,7 +12,7 @@ class SourceStatistics(Normalizer[PartState]):
     """Normalise by the running statistics of training, as the frozen model does.
 
     Remembers: nothing.
-    Needs: nothing; works on every model, an ONNX graph too.
+    Needs: nothing; works on every model, including ONNX graphs.
     Reference: Ioffe and Szegedy, Batch Normalization, ICML 2015 (inference form).
 
     Example:
@@ -27,11 +27,11 @@ class SourceStatistics(Normalizer[PartState]):
 
     @property
     def independent(self) -> bool:
-        """Source statistics are the same for all."""
+        """True: source statistics are the same for all images."""
         return True
 
     def handles(self, layer: NormLayer) -> bool:
-        """Leave every layer with its source statistics."""
+        """Return False: every layer keeps its source statistics."""
         return False
 
     def init(self, layer: NormLayer, generator: torch.Generator) -> PartState:

@@ -22,28 +22,27 @@ class Components(PartState):
 
 @dataclass(frozen=True, kw_only=True)
 class UnmixTNSOptions(Options):
-    """How many components, how they start and how fast they follow."""
+    """The number of components, their initial spread and how fast they follow the stream."""
 
     components: int = option(16, "K; the authors use 16, and 128 for mixed domains", low=1, high=1024)
     alpha: float = option(0.5, "share of the source variance put between components at the start", low=0.0, high=1.0)
-    temperature: float = option(0.07, "of the softmax over components", low=1e-3, high=10.0)
+    temperature: float = option(0.07, "temperature of the softmax over components", low=1e-3, high=10.0)
     full_batch: int = option(64, "batch size at which components move by the layer's own momentum", low=1, high=65536)
 
 
 class UnmixTNS(Normalizer[Components]):
-    """Normalise each image by a mixture of K components, one of them replaced by the image in the share it fits.
+    """Normalise each image by a mixture of K components, into which its own statistics are mixed by similarity.
 
-    Made for label-correlated streams and for single images: an image's own statistics enter with weight 1/K only, and
-    the components move by a momentum that follows the batch's actual size. Equations (methods in matmul form, no (N,
-    K, C)): p = softmax_k(cos(m, mu_k) / temperature); mixture mean and variance over k of ((1 - p_k) mu_k + p_k m);
-    the components move by M mean_b p_bk (m_b - mu_k), M = 1 - (1 - momentum)^(N / full_batch). BN over (N, C) inputs
-    keeps the source's.
+    Made for label-correlated streams and for single images: an image's own statistics have a weight of only 1/K, and
+    the components move with a momentum that depends on the actual batch size. Equations (computed by matmuls, without
+    a tensor of shape (N, K, C)): p = softmax_k(cos(m, mu_k) / temperature); mixture mean and variance over k of
+    ((1 - p_k) mu_k + p_k m); the components move by M mean_b p_bk (m_b - mu_k), M = 1 - (1 - momentum)^(N /
+    full_batch). Batch norm over (N, C) inputs keeps the source statistics.
 
     Remembers: K means and variances per channel (K = 16: 32 numbers a channel).
     Needs: batch-norm layers over maps.
     Reference: Tomar et al., Un-Mixing Test-Time Normalization Statistics, ICLR 2024. As in its public code, the
-    variance's
-        cross term p (1 - p) (m - mu)^2 is left out.
+        variance leaves out the cross term p (1 - p) (m - mu)^2.
 
     Example:
         >>> from adapters import create
@@ -61,7 +60,7 @@ class UnmixTNS(Normalizer[Components]):
 
     @property
     def independent(self) -> bool:
-        """Each image is normalised by itself and the components as they were before the batch."""
+        """True: each image is normalised by its own statistics and the components from before the batch."""
         return True
 
     def init(self, layer: NormLayer, generator: torch.Generator) -> Components:
@@ -82,12 +81,12 @@ class UnmixTNS(Normalizer[Components]):
         return self._normalized(layer, state, x, own, p), self._moved(layer, state, seen, p)
 
     def forward(self, layer: NormLayer, state: Components, x: Tensor) -> Normalized:
-        """Normalise x (N, C, H, W) by the components as they are."""
+        """Normalise x (N, C, H, W) by the components without moving them."""
         own = instance_moments(x)
         return self._normalized(layer, state, x, own, self._assignment(own.mean.detach(), state))
 
     def _assignment(self, mean: Tensor, state: Components) -> Tensor:
-        """Return p (N, K): how much each component is the image's own; no gradient flows through it."""
+        """Return p (N, K): each component's similarity to the image as a softmax; no gradient flows through it."""
         return (unit(mean, dim=1) @ unit(state.means, dim=1).mT / self.options.temperature).softmax(1)
 
     def _normalized(self, layer: NormLayer, state: Components, x: Tensor, own: Moments, p: Tensor) -> Normalized:
@@ -111,7 +110,7 @@ def _mixture(state: Components, own: Moments, p: Tensor) -> Moments:
     total, total2 = share.sum(1, keepdim=True), share2.sum(1, keepdim=True)
     of_means, of_vars, of_squares = share @ state.means, share @ state.vars, share @ squares
     twice_means, twice_squares = share2 @ state.means, share2 @ squares
-    # What does not hang on the image's own moments comes first: no gradient flows through it.
+    # First the terms without the image's own moments: no gradient flows through them.
     rest = (state.vars + squares).mean(0) - of_vars - 2 * of_squares + twice_squares
     mean = (state.means.mean(0) - of_means) + total * own.mean
     square = rest + total * own.var + own.mean * (2 * (of_means - twice_means) + total2 * own.mean)

@@ -1,1 +1,1 @@
-"""Output adjusters: how outputs are corrected, one file each."""
+"""Output adjusters, one file each: they correct the network's outputs."""

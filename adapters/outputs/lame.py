@@ -1,4 +1,4 @@
-"""LAME: corrects a batch's outputs so that neighbours in feature space agree; the network stays as it is."""
+"""LAME: corrects a batch's outputs so that neighbours in feature space agree; the network does not change."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,21 +16,21 @@ from adapters.values import Forward, PartState
 
 @dataclass(frozen=True, kw_only=True)
 class LAMEOptions(Options):
-    """The affinity between images and how long to iterate."""
+    """The affinity between images, and the number of iterations."""
 
     kernel: Literal["rbf", "knn", "linear"] = option("rbf", "affinity; rbf smooths harder the larger the batch")
     k: int = option(5, "neighbours (rbf counts the image itself)", low=1, high=1024)
     iterations: int = option(
-        100, "most iterations; they stop by themselves at a relative energy change of 1e-8", low=1, high=1000
+        100, "maximum number of iterations; they stop at a relative energy change of 1e-8", low=1, high=1000
     )
 
 
 class LAME(OutputAdjuster[PartState]):
     """Minimise sum_i KL(z_i || q_i) - sum_ij w_ij z_i z_j over assignments z, one batch at a time.
 
-    Returns corrected probabilities. Helps where neighbours in the batch share labels (video, class-correlated
-    streams) and hurts on i.i.d. batches. A single image is returned as it is. With another normalizer than `source`,
-    or a learner, it works on that pipeline's outputs and features: our extension of the paper.
+    Returns corrected probabilities. Helps if neighbours in the batch share labels (video, class-correlated streams),
+    and hurts on i.i.d. batches. A single image's output is not changed. With another normalizer than `source`, or with
+    a learner, it works on that pipeline's outputs and features: our extension of the paper.
 
     Remembers: nothing.
     Needs: features.
@@ -67,12 +67,12 @@ class LAME(OutputAdjuster[PartState]):
 
 
 def assign(q: Tensor, w: Tensor, iterations: int) -> Tensor:
-    """Iterate z <- softmax(log q + w z) from z = q; rows stand still once the energy has converged.
+    """Iterate z <- softmax(log q + w z) from z = q; z no longer changes once the energy has converged.
 
     Args:
         q: Probabilities (N, C).
         w: Affinities (N, N).
-        iterations: How many; fixed, so that the function has no branch on data.
+        iterations: The number of iterations; fixed, so that the function has no branch on data.
 
     Example:
         >>> assign(torch.tensor([[0.9, 0.1], [0.4, 0.6]]), torch.ones(2, 2), 100).argmax(1)

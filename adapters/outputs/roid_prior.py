@@ -1,4 +1,4 @@
-"""ROID's prior correction: favours the classes that a batch seems to hold."""
+"""ROID's prior correction: favours classes that the batch's outputs predict often."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,19 +13,19 @@ from adapters.values import Forward, PartState
 
 @dataclass(frozen=True, kw_only=True)
 class ROIDPriorOptions(Options):
-    """What the prior multiplies."""
+    """The outputs that the prior multiplies."""
 
     prior_on: Literal["probabilities", "logits"] = option(
-        "probabilities", "what the prior multiplies; logits, as public code does, shrink by the number of classes"
+        "probabilities", "outputs that the prior multiplies; logits, as in public code, shrink by the number of classes"
     )
 
 
 class ROIDPrior(OutputAdjuster[PartState]):
     """Multiply outputs by the batch's smoothed mean output.
 
-    Probabilities are multiplied and made to sum to one. Public code multiplies the logits, which leaves them about C
-    times smaller and depends on a constant that the softmax does not see; the option `prior_on` does so. A single image
-    tells nothing of a prior and is returned as it is.
+    Probabilities are multiplied by the prior and normalised to sum to one. Public code multiplies the logits instead
+    (`prior_on`): this makes them about C times smaller, and adding a constant to the logits then changes the answer. A
+    single image says nothing about the prior, so its output is not changed.
 
     Remembers: nothing.
     Needs: nothing.

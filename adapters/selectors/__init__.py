@@ -1,1 +1,1 @@
-"""Selectors: pick the pipeline for a stream from what the stream looks like, one file each."""
+"""Selectors, one file each: they pick a pipeline for each stream from measurements of the stream."""

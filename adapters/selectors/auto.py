@@ -1,4 +1,4 @@
-"""Auto: picks normalizer, learner and output adjuster for each stream by what the stream looks like."""
+"""Auto: picks normalizer, learner and output adjuster for each stream from measurements of the stream."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,40 +18,46 @@ NEIGHBOURS: Mapping[str, Any] = {"kernel": "knn", "k": 10}
 
 @dataclass(frozen=True, kw_only=True)
 class AutoOptions(Options):
-    """Where one situation ends and another begins."""
+    """Thresholds between the situations, and settings of the measurements."""
 
-    decide_after: int = option(256, "images that a decision rests on", low=1, high=10**6)
-    calm_distance: float = option(0.042, "norm-statistics distance below which nothing is done", low=0.0)
-    calm_entropy: float = option(0.12, "and the entropy below which, as a share of ln(classes)", low=0.0, high=1.0)
-    correlated: float = option(
-        0.09, "correlation of neighbours' answers above which they share labels", low=0.0, high=1.0
+    decide_after: int = option(256, "number of images before a decision", low=1, high=10**6)
+    calm_distance: float = option(0.042, "norm-statistics distance below which a stream may be calm", low=0.0)
+    calm_entropy: float = option(
+        0.12, "entropy, as a share of ln(classes), below which such a stream is calm", low=0.0, high=1.0
     )
-    rough: float = option(0.38, "changes of the distance's logarithm by image that mean mixed domains", low=0.0)
-    few: int = option(2, "requests of fewer images than this get no learner, and no neighbours", low=1, high=10**6)
-    many: int = option(32, "requests of as many images get the learner with views", low=1, high=10**6)
+    correlated: float = option(
+        0.09, "correlation of successive answers above which neighbours share labels", low=0.0, high=1.0
+    )
+    rough: float = option(
+        0.38, "mean change of the log distance from image to image above which domains are mixed", low=0.0
+    )
+    few: int = option(2, "mean images per request below which requests are single images", low=1, high=10**6)
+    many: int = option(32, "mean images per request from which requests are large", low=1, high=10**6)
     views: int = option(8, "augmented views per answer on fair samples, each a pass; 0 is cheapest", low=0, high=256)
-    check_every: int = option(4, "requests from one look by the frozen model to the next", low=1, high=10**6)
-    memory: int = option(64, "images that its norm statistics fade over", low=1, high=10**6)
-    tolerance: float = option(0.1, "changes of the distance's logarithm up to this are no drift event", low=0.0)
-    threshold: float = option(1.0, "summed changes of the distance's logarithm that are a drift event", low=0.0)
+    check_every: int = option(4, "after a decision, the frozen model checks every n-th request", low=1, high=10**6)
+    memory: int = option(
+        64, "time constant, in images, of the moving norm statistics in these checks", low=1, high=10**6
+    )
+    tolerance: float = option(0.1, "changes of the log distance up to this are no drift", low=0.0)
+    threshold: float = option(1.0, "summed changes of the log distance above this are a drift event", low=0.0)
 
 
 class Auto(Selector):
-    """Watch requests' sizes, correlation of answers, norm-statistics distance and entropy; run what fits them.
+    """Measure request size, correlation of answers, norm-statistics distance and entropy; run the pipeline that fits.
 
-    Decides once enough images have come, and again after each drift event (Page-Hinkley on the distance), never in
-    between. Situations: `one_by_one` (mixed domains, or single images whose neighbours share labels: each is normalised
-    alone), `calm` (the source's own domain: nothing is done), `correlated` (neighbours share labels), `single`, `small`
-    and `fair` (single images, small and large requests with a fair sample of the classes). Before the first decision
-    the answers of `one_by_one` and `small` are averaged, for single images those of `single` and `one_by_one`.
-    Distance and entropy are the frozen model's, which sees a share of the requests, so that a return to its own domain
-    is seen whatever was learned.
-    `explain` says in words what was chosen and why; the signals `choice`, `drift_events`, `label_correlation`,
-    `label_run_length` and `source_distance` say it in numbers.
+    Decides after `decide_after` images, and again after each drift event (Page-Hinkley on the distance), never in
+    between. Situations: `one_by_one` (mixed domains, or single images whose neighbours share labels: each image is
+    normalised alone), `calm` (the source domain: no adaptation), `correlated` (neighbours share labels), `single`,
+    `small` and `fair` (single images, small and large requests with a fair sample of the classes). Before the first
+    decision the answers of `one_by_one` and `small` are averaged; in the situation `single`, those of `single` and
+    `one_by_one`. Distance and entropy come from the frozen model, which runs on a share of the requests: this detects a
+    return to the source domain whatever was learned.
+    `explain` gives the choice and its reasons in words; the signals `choice`, `drift_events`, `label_correlation`,
+    `label_run_length` and `source_distance` give them in numbers.
 
     Remembers: the running pipeline's state, norm statistics of the newest images, and 25 numbers about the stream.
-    Needs: nothing; what a model is unfit for is left out, and said.
-    Reference: ours; the parts' papers stand at the parts.
+    Needs: nothing; pipelines that do not fit the model are left out and named in `degraded`.
+    Reference: ours; each part names its own paper.
 
     Example:
         >>> from adapters import create
@@ -87,7 +93,7 @@ class Auto(Selector):
         )
 
     def _alternatives(self) -> Mapping[str, Sequence[Alternative]]:
-        """For each situation what serves it, best first; chosen on five corruptions of CIFAR-10-C."""
+        """Return the pipelines for each situation, best first; chosen on five corruptions of CIFAR-10-C."""
         views = {"views": self.options.views}
         return {
             "one_by_one": [("note_iabn+note", {}), ("source", {})],
