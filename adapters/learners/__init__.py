@@ -1,1 +1,1 @@
-"""Learners: which parameters learn and from what loss, one file each."""
+"""Learners, one file each: they decide which parameters learn and from which loss."""

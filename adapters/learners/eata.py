@@ -1,4 +1,4 @@
-"""EATA: ETA held to the source model where the source data say that a parameter matters."""
+"""EATA: ETA with a penalty that keeps parameters near their source values if they matter for the source data."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,21 +16,23 @@ from adapters.source import SourceImages, SourceModel
 from adapters.values import CopyStates, Forward, Noise, Run
 
 RETURN_EVERY = 1000
-"""Without its Fisher information EATA learns as RDumb, by RDumb's interval."""
+"""Steps between resets if the model has no Fisher information; RDumb's interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EATAOptions(FilterOptions):
-    """ETA's options, and how strongly parameters are held."""
+    """Options of ETA, and the strength of the penalty."""
 
-    fisher_alpha: float = option(2000.0, "strength of the pull to the source; fits the Fisher's batch size", low=0.0)
+    fisher_alpha: float = option(
+        2000.0, "strength of the penalty; depends on the batch size of the Fisher information", low=0.0
+    )
 
 
 class EATA(JointLearner[ReturningState]):
-    """Learn as ETA, and pull each parameter to its source value by its Fisher information.
+    """Learn as ETA, and penalise each parameter's distance from its source value by its Fisher information.
 
-    Answers with the logits from before the step. Without the Fisher artefact nothing holds the parameters, and it
-    returns to the source every 1000 steps instead, as `rdumb` does.
+    Answers with the logits from before the step. Without the Fisher artefact there is no penalty, and the learner
+    instead returns to the source every 1000 steps, as `rdumb` does.
 
     Remembers: weight and bias of the norm layers, optimizer moments, the mean output (C), a count.
     Needs: norm layers with weight and bias; the source artefact `fisher`, made from 500 or more unlabelled images.
@@ -52,7 +54,7 @@ class EATA(JointLearner[ReturningState]):
     options: EATAOptions
 
     def degraded(self, source: SourceModel) -> str:
-        """Tell that the parameters are not held where there is no Fisher information."""
+        """Return a note if there is no Fisher information, so that nothing holds the parameters."""
         if source.has_artefact(self.artefact):
             return ""
         return f"eata has no Fisher information (`acclimate calibrate` makes it): it returns every {RETURN_EVERY} steps"
@@ -60,16 +62,16 @@ class EATA(JointLearner[ReturningState]):
     def calibrate(
         self, net: Net, data: SourceImages, batch: int, advance: Callable[[float], None]
     ) -> Mapping[str, Tensor]:
-        """Return the Fisher diagonal by parameter name, with the batch size and the number of images behind it."""
+        """Return the Fisher diagonal by parameter name, with its batch size and its number of images."""
         batches = [x for x, _ in data.batches(batch)]
 
-        def told() -> Iterator[Tensor]:
+        def advancing() -> Iterator[Tensor]:
             for x in batches:
                 yield x
                 advance(1 / len(batches))
 
         counts = {"batch": torch.tensor(batch), "images": torch.tensor(sum(map(len, batches)))}
-        return {**fisher.diagonal(net, told()), **counts}
+        return {**fisher.diagonal(net, advancing()), **counts}
 
     def init(self, net: Net, generator: torch.Generator) -> ReturningState:
         """Return the source's weight and bias, zero moments and no mean output yet."""
@@ -83,7 +85,7 @@ class EATA(JointLearner[ReturningState]):
         x: Tensor,
         noise: Noise,
     ) -> Learned[ReturningState]:
-        """Learn from the selected images of x (N, ...), held by the Fisher information."""
+        """Learn from the selected images of x (N, ...), with the Fisher penalty."""
         params = state.filtered.learning.params
         information = fisher.known(net.artefacts, params)
         if not information:
@@ -95,7 +97,7 @@ class EATA(JointLearner[ReturningState]):
     def step_together(
         self, net: StreamsNet, states: Sequence[ReturningState], norms: Sequence[CopyStates], x: Tensor
     ) -> list[Learned[ReturningState]]:
-        """Learn from the selected images of S streams' batches x (S, N, ...)."""
+        """Learn from the selected images of S streams' batches x (S, N, ...), with the Fisher penalty."""
         anchor = net.affine
         information = fisher.known(net.artefacts, anchor)
         if not information:
@@ -107,5 +109,5 @@ class EATA(JointLearner[ReturningState]):
         return [filtered_entropy.counted(each, state) for each, state in zip(learned, states, strict=True)]
 
     def answer(self, run: Run, state: ReturningState, norm: CopyStates, x: Tensor) -> Forward:
-        """Answer x (N, ...) by the learned parameters."""
+        """Answer x (N, ...) with the learned parameters."""
         return run(state.filtered.learning.params, norm["student"], x)

@@ -1,4 +1,4 @@
-"""EcoTTA: a frozen network with small trainable networks beside its parts, held near to what each part says."""
+"""EcoTTA: small trainable networks around the parts of a frozen network, regularised towards each part's output."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,38 +21,39 @@ from adapters.values import CopyStates, Forward, Noise, NormState, Params, Run
 
 WARM_UP_LR = 0.05
 WARM_UP_DROPS = (0.3, 0.6, 0.8)
-"""Shares of the warm-up after which its learning rate falls to a fifth (the paper: after epochs 3, 6 and 8 of 10)."""
+"""Shares of the warm-up after which the learning rate drops to a fifth (the paper: after epochs 3, 6 and 8 of 10)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EcoTTAOptions(OptimOptions):
-    """The optimizer, the parts, the filter and the warm-up."""
+    """Options of the optimizer, the parts, the filter and the warm-up."""
 
     optimizer: Literal["adam", "sgd"] = option("sgd", "Adam, or SGD with momentum")
     lr: float = option(5e-3, "learning rate", low=0.0, high=10.0)
     parts: str = option(
-        "", "the parts' modules in order, as `layer1,layer2.0+layer2.1`; found by themselves in ResNet-like models"
+        "",
+        "modules of the parts in order, such as `layer1,layer2.0+layer2.1`; if empty, found in ResNet-like models",
     )
-    split: int = option(0, "how many parts to make of what is found; 0: one per stage", low=0, high=64)
-    regularisation: float = option(0.5, "strength of the pull to the frozen parts' outputs", low=0.0, high=100.0)
+    split: int = option(0, "number of parts to divide the found stages into; 0: one per stage", low=0, high=64)
+    regularisation: float = option(0.5, "weight of the distance to the frozen parts' outputs", low=0.0, high=100.0)
     e_margin: float = option(0.4, "reliable: entropy below this share of ln(classes)", low=0.0, high=1.0)
     warm_up_epochs: int = option(10, "passes over the source images when calibrating", low=1, high=1000)
 
 
 class EcoTTA(Learner[Learning]):
-    """Learn small meta networks beside a frozen encoder cut into parts; the model's own weights never change.
+    """Train small meta networks around the parts of a frozen encoder; the model's own weights never change.
 
-    Each part's output goes through a norm layer, and a convolution of the part's input is added. Per batch two passes
-    and two steps: the first, part by part, pulls the adapted outputs to the frozen ones (L1); the second descends the
-    entropy of reliable images. Answers with the second pass. Activations inside parts are not kept for the second
-    gradient but computed again, part by part: that is what makes it lean. Norm layers of the meta networks use batch
-    statistics, so that single images serve it badly. Nothing reliable, no second step.
+    Each part's output goes through a norm layer, and a convolution of the part's input is added. A batch takes two
+    passes and two steps: the first moves the adapted outputs towards the frozen ones, part by part (L1); the second
+    descends the entropy of reliable images, and is skipped if there are none. Answers with the second pass. To save
+    memory, the second gradient recomputes the activations inside each part instead of keeping them. Norm layers of the
+    meta networks use batch statistics, so that the method works poorly on single images.
 
     Remembers: weights of the meta networks (below a tenth of the model), optimizer moments.
-    Needs: parts that follow each other (ResNet-like models, or named); the source artefact `ecotta`, made from labelled
-    source images.
+    Needs: parts in sequence (ResNet-like models, or named by `parts`); the source artefact `ecotta`, made from labelled
+        source images.
     Reference: Song et al., EcoTTA: Memory-Efficient Continual Test-time Adaptation via Self-distilled Regularization,
-        CVPR 2023 (eqs. 1-4). Two optimizer steps a batch as in the only public code, where the paper writes one loss.
+        CVPR 2023 (eqs. 1-4). Takes two optimizer steps per batch, like the only public code; the paper has one loss.
 
     Example:
         >>> from adapters import create
@@ -82,7 +83,7 @@ class EcoTTA(Learner[Learning]):
         return start(warm, self.options)
 
     def step(self, net: Net, state: Learning, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[Learning]:
-        """Pull to the frozen parts, then descend the entropy of the reliable images of x (N, ...)."""
+        """Step towards the frozen parts' outputs, then descend the entropy of the reliable images of x (N, ...)."""
         held, first, observed, distance = self._distilled(net, state, norm["student"], x)
         e_margin = self.options.e_margin * math.log(net.classes)
 
@@ -99,13 +100,13 @@ class EcoTTA(Learner[Learning]):
         return Learned(answer, learned, {"student": observed}, signals)
 
     def answer(self, run: Run, state: Learning, norm: CopyStates, x: Tensor) -> Forward:
-        """Answer x (N, ...) by the learned meta weights."""
+        """Answer x (N, ...) with the learned meta weights."""
         return run(state.params, norm["student"], x)
 
     def calibrate(
         self, net: Net, data: SourceImages, batch: int, advance: Callable[[float], None]
     ) -> Mapping[str, Tensor]:
-        """Warm the meta weights up: cross-entropy on labelled source images, mildly augmented, by SGD."""
+        """Warm up the meta weights by SGD on the cross-entropy of labelled, mildly augmented source images."""
         if not len(data.labels):
             raise UnfitModelError("ecotta warms up on labelled source images, and these have no labels")
         generator = torch.Generator().manual_seed(0)
@@ -125,7 +126,7 @@ class EcoTTA(Learner[Learning]):
     def _distilled(
         self, net: Net, state: Learning, norm: NormState, x: Tensor
     ) -> tuple[Learning, Forward, NormState, Tensor]:
-        """Observe x and take the step that pulls each part's adapted output to the frozen one."""
+        """Observe x and take the step that moves each part's adapted output towards the frozen one."""
         parts = {name: module for name, module in net.added.items() if isinstance(module, MetaPart)}
         with distilling(parts) as ledger:
             first, observed = net.observe(_leaves(state.params), norm, x)
@@ -135,7 +136,7 @@ class EcoTTA(Learner[Learning]):
 
 
 def meta_weights(net: Net) -> Params:
-    """Return the parameters of the modules that were added, by name, as they were made."""
+    """Return the initial parameters of the meta networks, by name."""
     weights = net.weights
     prefixes = tuple(f"{name}." for name, module in net.added.items() if isinstance(module, MetaPart))
     return {
@@ -146,7 +147,7 @@ def meta_weights(net: Net) -> Params:
 
 
 def warm_up_lr(step: int, per_epoch: int, epochs: int) -> float:
-    """Return the warm-up's learning rate: linear over the first epoch, then a fifth after each of three drops.
+    """Return the warm-up's learning rate: it rises linearly over the first epoch, then drops to a fifth three times.
 
     Example:
         >>> [round(warm_up_lr(step, 10, 10), 4) for step in (0, 9, 20, 30, 99)]
@@ -167,7 +168,7 @@ def _leaves(params: Params) -> dict[str, Tensor]:
 def _gradient(
     net: Net, params: Params, norm: NormState, x: Tensor, loss: Callable[[Forward], Tensor]
 ) -> tuple[Params, Forward]:
-    """Differentiate a loss by plain autograd, which recomputation needs; return the gradient and the pass."""
+    """Differentiate a loss by plain autograd, as recomputation requires; return the gradient and the forward pass."""
     leaves = _leaves(params)
     with torch.enable_grad():
         forward = net.forward(leaves, norm, x)

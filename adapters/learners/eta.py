@@ -14,14 +14,13 @@ from adapters.values import CopyStates, Forward, Noise, Run
 class ETA(JointLearner[FilteredState]):
     """Descend the entropy of images that are reliable (low entropy) and new (unlike the mean output), weighted.
 
-    Steadier than TENT at the same cost. On a stream sorted by class the mean output becomes the class, everything
-    counts as redundant and learning stops: watch `selected_ratio`. Answers with the logits from before the step.
+    More stable than TENT at the same cost. On a stream sorted by class the mean output becomes one class, so that every
+    image counts as redundant and learning stops: watch `selected_ratio`. Answers with the logits from before the step.
 
     Remembers: weight and bias of the norm layers, optimizer moments, the mean output (C).
     Needs: norm layers with weight and bias.
     Reference: Niu et al., Efficient Test-Time Model Adaptation without Forgetting, ICML 2022 (eqs. 2-5; EATA without
-    the
-        Fisher term). d_margin defaults to 1.3 / sqrt(classes), which the paper's own values follow.
+        the Fisher term). d_margin defaults to 1.3 / sqrt(classes), which agrees with the paper's values.
 
     Example:
         >>> from adapters import create
@@ -59,5 +58,5 @@ class ETA(JointLearner[FilteredState]):
         return filtered_entropy.step_together(net, states, norms, x, self.options)
 
     def answer(self, run: Run, state: FilteredState, norm: CopyStates, x: Tensor) -> Forward:
-        """Answer x (N, ...) by the learned parameters."""
+        """Answer x (N, ...) with the learned parameters."""
         return run(state.learning.params, norm["student"], x)

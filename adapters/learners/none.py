@@ -1,4 +1,4 @@
-"""No learning: parameters stay; only the normalizer's statistics move."""
+"""No learning: parameters are fixed; only the normalizer's statistics change."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from adapters.values import CopyStates, Forward, Noise, PartState, Run
 
 
 class NoLearning(JointLearner[PartState]):
-    """Observe each batch, answer with that pass, and learn nothing from it.
+    """Observe each batch and answer with that pass; no parameter learns.
 
     Remembers: nothing.
     Needs: nothing.
@@ -39,7 +39,7 @@ class NoLearning(JointLearner[PartState]):
     def step_together(
         self, net: StreamsNet, states: Sequence[PartState], norms: Sequence[CopyStates], x: Tensor
     ) -> list[Learned[PartState]]:
-        """Observe the batches x (S, N, ...) of S streams by one pass."""
+        """Observe the batches x (S, N, ...) of S streams in one pass."""
         forward, observed = net.observe({}, stacked([norm["student"] for norm in norms]), x)
         passes = zip(forward.by_stream(), unstacked(observed, len(x)), states, strict=True)
         return [Learned(own, state, {"student": norm}) for own, norm, state in passes]

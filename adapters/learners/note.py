@@ -1,4 +1,4 @@
-"""NOTE: entropy learning on a reservoir in which the predicted classes are balanced."""
+"""NOTE: entropy learning on a reservoir of images that is balanced over predicted classes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,21 +29,21 @@ class NOTEState(PartState):
 
 @dataclass(frozen=True, kw_only=True)
 class NOTEOptions(OptimOptions):
-    """The optimizer and the reservoir."""
+    """Options of the optimizer and the reservoir."""
 
     lr: float = option(1e-4, "learning rate", low=0.0, high=10.0)
     capacity: int = option(64, "images that the reservoir holds", low=1, high=1024)
-    period: int = option(64, "images from one update to the next", low=1, high=1024)
+    period: int = option(64, "images between two updates", low=1, high=1024)
 
 
 class NOTE(Learner[NOTEState]):
-    """Descend the mean entropy of a class-balanced reservoir, once a period; answer before that.
+    """Descend the mean entropy of a class-balanced reservoir once per period; answer before the update.
 
-    Made for streams whose neighbours share their label. Statistics move by the reservoir alone, in the pass that gives
-    the gradient. The loss is a mean over images and classes, which matters to SGD and hardly to Adam. Images keep the
-    class that was predicted when they came. Where public code has dropout active in updates, it is off here.
+    Made for streams whose neighbours share their label. Statistics follow the reservoir only, in the pass that computes
+    the gradient. The loss is a mean over images and classes; this scale matters for SGD, and hardly for Adam. Images
+    keep the class that was predicted on arrival. Dropout is off in updates, unlike in public code.
 
-    Remembers: weight and bias of the norm layers, optimizer moments, images, and how often each class came.
+    Remembers: weight and bias of the norm layers, optimizer moments, images, and a count of predictions per class.
     Needs: norm layers with weight and bias.
     Reference: Gong et al., NOTE: Robust Continual Test-time Adaptation Against Temporal Correlation, NeurIPS 2022
         (algorithm 1).
@@ -70,18 +70,18 @@ class NOTE(Learner[NOTEState]):
         return NOTEState(start(net.affine, self.options), memory)
 
     def without_inputs(self, state: NOTEState) -> NOTEState:
-        """Return the state with its reservoir as before the first image."""
+        """Return the state with an empty reservoir."""
         return replace(state, memory=reservoir.emptied(state.memory))
 
     def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
-        """Draw what decides for each image whether and in whose place it is remembered."""
+        """Draw the random numbers that decide which images the reservoir keeps and which it replaces."""
         own = generator_of(step_seed(seed, steps))
         return {"reservoir": torch.rand(shape[0], reservoir.DRAWS, generator=own, dtype=torch.float64)}
 
     def step(self, net: Net, state: NOTEState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[NOTEState]:
-        """Answer x (N, ...), offer its images to the reservoir, and learn whenever a period is full."""
+        """Answer x (N, ...), offer its images to the reservoir, and learn at the end of each period."""
         forward = self.answer(net.held, state, norm, x)
-        finite = forward.logits.isfinite().all(1)  # what has no answer has no class to be remembered under
+        finite = forward.logits.isfinite().all(1)  # the reservoir stores images by predicted class
         images, labels = as_stored(x[finite], net.value_range), forward.logits[finite].argmax(1)
         draws = noise["reservoir"][finite]
         signals: dict[str, Tensor] = {}
@@ -93,7 +93,7 @@ class NOTE(Learner[NOTEState]):
         return Learned(forward, state, norm, {**signals, "memory_ratio": state.memory.places.filled})
 
     def answer(self, run: Run, state: NOTEState, norm: CopyStates, x: Tensor) -> Forward:
-        """Answer x (N, ...) by the learned parameters."""
+        """Answer x (N, ...) with the learned parameters."""
         return run(state.learning.params, norm["student"], x)
 
     def _update(self, net: Net, state: NOTEState, norm: CopyStates) -> tuple[NOTEState, CopyStates, Tensor]:

@@ -15,18 +15,18 @@ from adapters.values import CopyStates, Forward, Noise, Run
 
 @dataclass(frozen=True, kw_only=True)
 class RDumbOptions(FilterOptions):
-    """ETA's options, and the interval."""
+    """Options of ETA, and the reset interval."""
 
     reset_every: int = option(1000, "steps between returns to the source", low=1, high=10**9)
 
 
 class RDumb(JointLearner[ReturningState]):
-    """Learn as ETA and start again every `reset_every` steps: parameters, moments, mean output and statistics.
+    """Learn as ETA, and reset parameters, moments, mean output and statistics every `reset_every` steps.
 
-    The baseline that outlived most continual methods on long streams. The count starts at 0, so that the first reset
-    falls before the first batch and changes nothing. Answers with the logits from before the step.
+    A baseline that beat most continual methods on long streams. The count starts at 0, so that the first reset comes
+    before the first batch and changes nothing. Answers with the logits from before the step.
 
-    Remembers: what ETA remembers, and a count.
+    Remembers: the state of ETA, and a count.
     Needs: norm layers with weight and bias.
     Reference: Press et al., RDumb: A simple approach that questions our progress in continual test-time adaptation,
         NeurIPS 2023.
@@ -46,7 +46,7 @@ class RDumb(JointLearner[ReturningState]):
     options: RDumbOptions
 
     def init(self, net: Net, generator: torch.Generator) -> ReturningState:
-        """Return ETA's fresh state, and a count of 0."""
+        """Return ETA's initial state, and a count of 0."""
         return filtered_entropy.init_returning(net, self.options)
 
     def step(
@@ -57,15 +57,15 @@ class RDumb(JointLearner[ReturningState]):
         x: Tensor,
         noise: Noise,
     ) -> Learned[ReturningState]:
-        """Start again if it is time, then learn from x (N, ...) as ETA."""
+        """Reset if one is due, then learn from x (N, ...) as ETA."""
         return filtered_entropy.returning_step(net, state, norm, x, self.options, self.options.reset_every)
 
     def step_together(
         self, net: StreamsNet, states: Sequence[ReturningState], norms: Sequence[CopyStates], x: Tensor
     ) -> list[Learned[ReturningState]]:
-        """Learn from the selected images of S streams' batches x (S, N, ...)."""
+        """Reset the streams that are due, then learn from the selected images of S streams' batches x (S, N, ...)."""
         return filtered_entropy.returning_step_together(net, states, norms, x, self.options, self.options.reset_every)
 
     def answer(self, run: Run, state: ReturningState, norm: CopyStates, x: Tensor) -> Forward:
-        """Answer x (N, ...) by the learned parameters."""
+        """Answer x (N, ...) with the learned parameters."""
         return run(state.filtered.learning.params, norm["student"], x)

@@ -1,4 +1,4 @@
-"""RMT: a mean teacher that also holds features near source prototypes and replays source images."""
+"""RMT: a mean teacher that also keeps features near source prototypes and replays source images."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,14 +22,14 @@ from adapters.values import CopyStates, Forward, Noise, NormState, Params, PartS
 IMAGE_DIMENSIONS = 3
 PROJECTION = 128
 PROJECTOR = "projector/"
-"""Before the names of the projector's weights, where they stand beside those of the network."""
+"""Prefix of the projector's weight names in a mapping that also holds the network's."""
 
 
 @dataclass(frozen=True)
 class RMTState(PartState):
-    """Student and projector with their optimizers, the teacher's parameters by name, and () a count of steps.
+    """Student and projector with their optimizers, the teacher's parameters by name, and () the number of steps.
 
-    The projector's optimizer counts for itself: the warm-up moves only the student's.
+    The projector has its own optimizer state, because the warm-up trains only the student.
     """
 
     student: Learning
@@ -40,7 +40,7 @@ class RMTState(PartState):
 
 @dataclass(frozen=True, kw_only=True)
 class RMTOptions(OptimOptions):
-    """The optimizer, the teacher, the losses, and what `calibrate` makes."""
+    """Options of the optimizer, the teacher, the losses, and the source artefact."""
 
     teacher_momentum: float = option(0.999, "share of the teacher that stays at each step", low=0.0, high=1.0)
     temperature: float = option(0.1, "divides the cosines of the contrastive loss", low=0.001, high=100.0)
@@ -50,25 +50,25 @@ class RMTOptions(OptimOptions):
     augment: bool = option(True, "augment the second view; else it is the image itself")
     views: int = option(
         0,
-        "answer by the student's mean over the images and so many augmented views (ours); 0: student + teacher",
+        "answer with the student's mean over the images and this many augmented views (ours); 0: student + teacher",
         low=0,
         high=256,
     )
     warm_up: int = option(1, "passes over the source images before the stream; 0: start as the source", low=0, high=100)
-    replay: int = option(2000, "most source images that are kept and replayed; 0: source-free", low=0, high=100_000)
+    replay: int = option(2000, "maximum number of source images to replay; 0: source-free", low=0, high=100_000)
 
 
 class RMT(Learner[RMTState]):
     """Descend the disagreement of two views with a slow teacher, a contrastive loss and the loss on source images.
 
-    The student sees the batch and an augmented view of it; both are drawn to the teacher's answer, and their features
-    to the nearest source prototype. As many labelled source images are replayed beside each. All parameters learn.
-    Answers with the sum of student's and teacher's logits, from before the step: its softmax is surer than either's.
-    With `views` (ours, after CoTTA's teacher) it answers with the student's mean logits over augmented views: the most
-    accurate answer there is here on fair samples, at a pass a view.
+    The student sees the batch and an augmented view of it. The loss moves both towards the teacher's answer, and their
+    features towards the nearest source prototype. Each batch replays as many labelled source images. All parameters
+    learn. Answers with the sum of the student's and the teacher's logits from before the step; its softmax is more
+    confident than either's. With `views` (ours, after CoTTA's teacher) it answers with the student's mean logits over
+    augmented views: the most accurate answer of all learners on fair samples, at one more pass per view.
 
     Its source artefact `rmt` holds the prototypes, the projector, student and teacher after a warm-up on source images,
-    and images to replay. Without these last it learns source-free; without a warm-up it starts as the source.
+    and images to replay. Without images it learns source-free; without a warm-up it starts from the source weights.
 
     Remembers: student and teacher, all parameters each; the projector; the optimizers' moments; a count.
     Needs: gradients; the source artefact `rmt`, made from labelled images in mixed order.
@@ -91,7 +91,7 @@ class RMT(Learner[RMTState]):
     options: RMTOptions
 
     def check(self, source: SourceModel) -> None:
-        """Refuse also what cannot be augmented."""
+        """Refuse, in addition, inputs that are not images if views are augmented."""
         super().check(source)
         if (self.options.augment or self.options.views) and len(source.input_shape) != IMAGE_DIMENSIONS:
             raise UnfitModelError(
@@ -100,18 +100,18 @@ class RMT(Learner[RMTState]):
             )
 
     def degraded(self, source: SourceModel) -> str:
-        """Tell what the options ask for and the artefact lacks."""
-        said = []
+        """Return notes on data that the options require and the artefact lacks."""
+        notes = []
         if self.options.warm_up and "rmt.count" not in source.artefacts:
-            said.append("rmt starts as the source: its artefact was made without a warm-up")
+            notes.append("rmt starts as the source: its artefact was made without a warm-up")
         if self.options.lambda_source and self.options.replay and "rmt.replay.images" not in source.artefacts:
-            said.append("rmt learns source-free: its artefact holds no images to replay")
-        return "; ".join(said)
+            notes.append("rmt learns source-free: its artefact holds no images to replay")
+        return "; ".join(notes)
 
     def calibrate(
         self, net: Net, data: SourceImages, batch: int, advance: Callable[[float], None]
     ) -> Mapping[str, Tensor]:
-        """Return prototypes (C, d), which were seen (C,), the projector, the warmed-up networks, images to replay."""
+        """Return prototypes (C, d), which classes have one (C,), the projector, both warmed-up networks, and images."""
         _check_labels(data, net.classes)
         batches = max(1, len(data.images) // batch)
         share = 1 / (batches * (1 + self.options.warm_up))
@@ -129,7 +129,7 @@ class RMT(Learner[RMTState]):
         return {**made, **warm, **self._replay(data, batch), **counts}
 
     def init(self, net: Net, generator: torch.Generator) -> RMTState:
-        """Return student and teacher after the warm-up, or as the source, and the projector."""
+        """Return student and teacher after the warm-up, or equal to the source without one, and the projector."""
         weights = net.weights
         student, teacher = start(weights, self.options), weights
         if self.options.warm_up and "rmt.count" in net.artefacts:
@@ -139,11 +139,11 @@ class RMT(Learner[RMTState]):
         return RMTState(student, start(projector, self.options), teacher, torch.zeros((), dtype=torch.int64))
 
     def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
-        """Draw the seed of this step's augmentation."""
+        """Draw the seed of this step's augmentations."""
         return {"seed": step_seed(seed, steps)}
 
     def step(self, net: Net, state: RMTState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[RMTState]:
-        """Learn from x (N, C, H, W), a view of it and replayed images; return student plus teacher."""
+        """Learn from x (N, C, H, W), a view of it and replayed images; answer as the options say."""
         before = norm["student"]
         teacher, teacher_norm = net.observe(state.teacher, norm["teacher"], x)
         generator = generator_of(noise["seed"])
@@ -176,14 +176,14 @@ class RMT(Learner[RMTState]):
         return Learned(answer, moved, {"student": observed, "teacher": teacher_norm}, losses)
 
     def answer(self, run: Run, state: RMTState, norm: CopyStates, x: Tensor) -> Forward:
-        """Answer x (N, ...) by student plus teacher."""
+        """Answer x (N, ...) with the sum of student and teacher."""
         student, teacher = run(state.student.params, norm["student"], x), run(state.teacher, norm["teacher"], x)
         return replace(student, logits=student.logits + teacher.logits)
 
     def _over_views(
         self, net: Net, state: RMTState, norm: NormState, x: Tensor, forward: Forward, generator: torch.Generator
     ) -> Tensor:
-        """Return the student's mean logits (N, C) over the images as they are and augmented views of them."""
+        """Return the student's mean logits (N, C) over the images themselves and augmented views of them."""
         total = forward.logits
         for _ in range(self.options.views):
             view = random_view(x, generator, net.value_range)
@@ -200,9 +200,9 @@ class RMT(Learner[RMTState]):
         return {name: keep * p + (1 - keep) * student[name] for name, p in teacher.items()}
 
     def _replayed(self, net: Net, count: int, size: int) -> tuple[Tensor, Tensor] | None:
-        """Return as many source images as were sent, with labels: those of step number `count`, in stored order.
+        """Return the source images and labels to replay in step number `count`, in stored order.
 
-        None if it learns source-free.
+        There are `size` of them, or fewer if the artefact holds fewer. None if the learner is source-free.
         """
         if not self.options.lambda_source or not self.options.replay or "rmt.replay.images" not in net.artefacts:
             return None
@@ -213,13 +213,13 @@ class RMT(Learner[RMTState]):
         return as_inputs(images[rows], net.value_range), net.artefacts["rmt.replay.labels"][rows]
 
     def _replay(self, data: SourceImages, batch: int) -> dict[str, Tensor]:
-        """Return the images to replay, full batches if there is one."""
+        """Return the images to replay: full batches, or all images if they do not fill one."""
         count = min(self.options.replay, len(data.images))
         count = count // batch * batch or count
         return _within("replay", {"images": data.images[:count], "labels": data.labels[:count]}) if count else {}
 
     def _warmed(self, net: Net, data: SourceImages, batch: int, advance: Callable[[], None]) -> dict[str, Tensor]:
-        """Return student, teacher and moments after the warm-up: agreement on source images, at a rising rate."""
+        """Return student, teacher and moments after the warm-up, which trains agreement at a rising learning rate."""
         student, teacher = start(net.weights, self.options), net.weights
         total = self.options.warm_up * max(1, len(data.images) // batch)
         passes = (x for _ in range(self.options.warm_up) for x, _ in data.batches(batch))
@@ -242,7 +242,7 @@ class RMT(Learner[RMTState]):
         return descend(student, grads, replace(self.options, lr=share * self.options.lr))
 
     def _warm_student(self, net: Net) -> Learning:
-        """Return the student after the warm-up; moments of another optimizer are left behind."""
+        """Return the student after the warm-up; moments from another optimizer are dropped."""
         weights = net.weights
         student = start(_fitting(net, "student", weights), self.options)
         if any(name.startswith("rmt.nu.") for name in net.artefacts) != (self.options.optimizer == "adam"):
@@ -266,13 +266,13 @@ def _within(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _parted(learned: Params) -> tuple[Params, Params]:
-    """Part the network's tensors from the projector's."""
+    """Separate the network's tensors from the projector's."""
     network = {name: p for name, p in learned.items() if not name.startswith(PROJECTOR)}
     return network, {name.removeprefix(PROJECTOR): p for name, p in learned.items() if name.startswith(PROJECTOR)}
 
 
 def _fitting(net: Net, kind: str, like: Params) -> Params:
-    """Return one kind of the artefact's tensors, with the names and shapes of others."""
+    """Return the artefact's tensors of one kind, checked against the names and shapes of `like`."""
     found = {name: net.artefacts.get(f"rmt.{kind}.{name}") for name in like}
     tensors = {name: tensor.to(like[name].dtype) for name, tensor in found.items() if tensor is not None}
     for name, p in like.items():

@@ -1,4 +1,4 @@
-"""ROID: learns from sure and diverse images and their augmented views, and is drawn back to the source."""
+"""ROID: learns from confident and diverse images and their augmented views, and moves back towards the source."""
 
 from dataclasses import dataclass
 
@@ -30,22 +30,23 @@ class ROIDState(PartState):
 
 @dataclass(frozen=True, kw_only=True)
 class ROIDOptions(OptimOptions):
-    """The optimizer, the weights, the second view and the way back."""
+    """Options of the optimizer, the weights, the second view and the return to the source."""
 
-    weighting: bool = option(True, "weigh images by certainty and diversity, and leave out the least diverse")
-    consistency: bool = option(True, "also learn from an augmented view of the images that count")
+    weighting: bool = option(True, "weigh images by certainty and diversity, and leave out the less diverse ones")
+    consistency: bool = option(True, "also learn from an augmented view of the images that have a weight")
     augment: bool = option(True, "augment the second view; else it is the image itself")
     temperature: float = option(1 / 3, "the lower, the more the weights differ", low=0.01, high=100.0)
     source_momentum: float = option(0.99, "share of the parameters that stays at each step", low=0.0, high=1.0)
-    batch_size: int | None = option(None, "losses are divided by it; the batch's own size", low=1, high=4096)
+    batch_size: int | None = option(None, "divisor of the losses; default: the batch's size", low=1, high=4096)
 
 
 class ROID(Learner[ROIDState]):
-    """Descend the weighted soft likelihood ratio, and the disagreement with an augmented view; go a little back.
+    """Descend the weighted soft likelihood ratio and the disagreement with an augmented view; then move back a little.
 
-    After each step the parameters move by a hundredth to the source. The second view holds only the images that count,
-    and the gradient flows into both views. Answers with the logits from before the step; the output adjuster
-    `roid_prior` belongs to the method. A single image is answered and teaches nothing: in public code it makes NaN.
+    After each step the parameters move a hundredth of the way back to the source. The second view holds only the images
+    with a weight, and the gradient flows into both views. Answers with the logits from before the step; the output
+    adjuster `roid_prior` is part of the method. A single image is answered but not learned from: public code returns
+    NaN for it.
 
     Remembers: weight and bias of the norm layers, optimizer moments, the mean output (C).
     Needs: norm layers with weight and bias; batches of more than one image.
@@ -71,7 +72,7 @@ class ROID(Learner[ROIDState]):
     options: ROIDOptions
 
     def check(self, source: SourceModel) -> None:
-        """Refuse also what cannot be augmented."""
+        """Refuse, in addition, inputs that are not images if views are augmented."""
         super().check(source)
         if self.options.consistency and self.options.augment and len(source.input_shape) != IMAGE_DIMENSIONS:
             raise UnfitModelError(
@@ -89,7 +90,7 @@ class ROID(Learner[ROIDState]):
         return {"seed": step_seed(seed, steps)}
 
     def step(self, net: Net, state: ROIDState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[ROIDState]:
-        """Learn from the images of x (N, ...) that count, and go a little back to the source."""
+        """Learn from the images of x (N, ...) that have a weight, then move a little back to the source."""
         before = norm["student"]
         if len(x) < 2:
             forward, observed = net.observe(state.learning.params, before, x)
@@ -101,7 +102,7 @@ class ROID(Learner[ROIDState]):
             loss = (weighting.weight * soft_likelihood_ratio(forward.logits)).sum()
             if self.options.consistency:
                 kept = weighting.kept
-                # The second pass normalises as the first did: from the statistics before this batch.
+                # The second pass starts from the same statistics as the first: those before this batch.
                 second = net.forward(learned, before, self._view(net, x[kept], noise)).logits
                 disagreement = symmetric_cross_entropy(second, forward.logits[kept])
                 loss = loss + (weighting.weight[kept] * disagreement).sum()
@@ -109,13 +110,13 @@ class ROID(Learner[ROIDState]):
             return Passed(loss / (self.options.batch_size or len(x)), forward, observed, other)
 
         grads, weighed, forward, observed = joint_gradient(net, state.learning.params, before, run)
-        learning = self._drawn_back(net, descend(state.learning, grads, self.options))
+        learning = self._moved_back(net, descend(state.learning, grads, self.options))
         moved = ROIDState(learning, weighed["mean_probabilities"])
         ratio = {"selected_ratio": weighed["kept"].to(x.dtype).mean()}
         return Learned(forward, moved, {"student": observed}, ratio)
 
     def answer(self, run: Run, state: ROIDState, norm: CopyStates, x: Tensor) -> Forward:
-        """Answer x (N, ...) by the learned parameters."""
+        """Answer x (N, ...) with the learned parameters."""
         return run(state.learning.params, norm["student"], x)
 
     def _weigh(self, logits: Tensor, mean_probabilities: Tensor) -> Weighting:
@@ -130,7 +131,7 @@ class ROID(Learner[ROIDState]):
             return x
         return random_sharp_view(x, generator_of(noise["seed"]), net.value_range)
 
-    def _drawn_back(self, net: Net, learning: Learning) -> Learning:
+    def _moved_back(self, net: Net, learning: Learning) -> Learning:
         stay, source = self.options.source_momentum, net.affine
         params = {name: stay * p + (1 - stay) * source[name] for name, p in learning.params.items()}
         return Learning(params, learning.optimizer)

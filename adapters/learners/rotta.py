@@ -32,28 +32,28 @@ class RoTTAState(PartState):
 
 @dataclass(frozen=True, kw_only=True)
 class RoTTAOptions(OptimOptions):
-    """The optimizer, the memory, the teacher and the augmentation."""
+    """Options of the optimizer, the memory, the teacher and the augmentation."""
 
     capacity: int = option(64, "images that the memory holds", low=1, high=1024)
-    period: int = option(64, "images from one update to the next", low=1, high=1024)
+    period: int = option(64, "images between two updates", low=1, high=1024)
     nu: float = option(0.001, "share of the student in the teacher at each update", low=0.0, high=1.0)
-    age_weight: float = option(1.0, "weight of an image's age in what the memory drops", low=0.0, high=100.0)
-    entropy_weight: float = option(1.0, "weight of its entropy in what the memory drops", low=0.0, high=100.0)
+    age_weight: float = option(1.0, "weight of an image's age in the score for removal", low=0.0, high=100.0)
+    entropy_weight: float = option(1.0, "weight of its entropy in the score for removal", low=0.0, high=100.0)
     augment: bool = option(True, "whether the student learns from augmented images")
     observe_stream: bool = option(
-        False, "let the teacher's statistics follow the stream too, not the memory alone, as public code does"
+        False, "update the teacher's statistics from the stream as well as from the memory, as public code does"
     )
 
 
 class RoTTA(Learner[RoTTAState]):
     """Descend the cross-entropy of the student with the teacher's answer on a memory; answer with the teacher.
 
-    The memory gives every predicted class equal room and drops what is old and unsure; recent images weigh more in the
-    loss. Statistics move by the memory alone: the teacher observes its images as they came, the student augmented
-    ones. A batch is answered before the updates that fall within it. Slow by design: the statistics are renewed after
-    thousands of images. Where public code has dropout active in updates, it is off here. Under UnMix-TNS public code
-    moves the components in the answering passes too: `observe_stream`, the default there, does so. Not augmented, a
-    student that still equals its teacher has a zero gradient, which Adam turns into noise.
+    The memory gives every predicted class equal room and removes old and uncertain images; recent images weigh more in
+    the loss. Statistics follow the memory only: the teacher observes its images, the student augmented views of them. A
+    batch is answered before the updates that fall within it. Slow by design: renewing the statistics takes thousands of
+    images. Dropout is off in updates, unlike in public code. Under UnMix-TNS public code also moves the components when
+    it answers: `observe_stream`, the default there, does so. Without augmentation, a student that still equals its
+    teacher has a zero gradient, whose rounding errors Adam amplifies.
 
     Remembers: student and teacher, weight and bias of the norm layers each; the optimizer's moments; images.
     Needs: norm layers with weight and bias.
@@ -77,7 +77,7 @@ class RoTTA(Learner[RoTTAState]):
     options: RoTTAOptions
 
     def check(self, source: SourceModel) -> None:
-        """Refuse also inputs that are no images, which cannot be augmented."""
+        """Refuse, in addition, inputs that are not images if views are augmented."""
         super().check(source)
         if self.options.augment and len(source.input_shape) != 3:
             raise UnfitModelError(
@@ -85,12 +85,12 @@ class RoTTA(Learner[RoTTAState]):
             )
 
     def init(self, net: Net, generator: torch.Generator) -> RoTTAState:
-        """Return student and teacher as the source, zero moments and an empty memory."""
+        """Return a student and a teacher equal to the source, zero moments and an empty memory."""
         memory = category_memory.empty(self.options.capacity, net.input_shape, net.dtype)
         return RoTTAState(start(net.affine, self.options), net.affine, memory)
 
     def without_inputs(self, state: RoTTAState) -> RoTTAState:
-        """Return the state with its memory as before the first image."""
+        """Return the state with an empty memory."""
         return replace(state, memory=category_memory.emptied(state.memory))
 
     def draw(self, seed: int, steps: int, shape: torch.Size) -> Noise:
@@ -98,10 +98,10 @@ class RoTTA(Learner[RoTTAState]):
         return {"seed": step_seed(seed, steps)}
 
     def step(self, net: Net, state: RoTTAState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[RoTTAState]:
-        """Answer x (N, C, H, W), remember its images, and learn whenever a period is full."""
+        """Answer x (N, C, H, W), offer its images to the memory, and learn at the end of each period."""
         generator = generator_of(noise["seed"])
         forward, norm = self._answered(net, state, norm, x)
-        finite = forward.logits.isfinite().all(1)  # what has no answer has no class to be remembered under
+        finite = forward.logits.isfinite().all(1)  # the memory stores images by predicted class
         images, logits = as_stored(x[finite], net.value_range), forward.logits[finite]
         labels, entropies = logits.argmax(1), entropy_above_floor(logits)
         scoring = Scoring(net.classes, self.options.age_weight, self.options.entropy_weight)
@@ -114,7 +114,7 @@ class RoTTA(Learner[RoTTAState]):
         return Learned(forward, state, norm, {**signals, "memory_ratio": state.memory.places.filled})
 
     def answer(self, run: Run, state: RoTTAState, norm: CopyStates, x: Tensor) -> Forward:
-        """Answer x (N, ...) by the teacher."""
+        """Answer x (N, ...) with the teacher."""
         return run(state.teacher, norm["teacher"], x)
 
     def _answered(self, net: Net, state: RoTTAState, norm: CopyStates, x: Tensor) -> tuple[Forward, CopyStates]:
@@ -126,7 +126,7 @@ class RoTTA(Learner[RoTTAState]):
     def _update(
         self, net: Net, state: RoTTAState, norm: CopyStates, generator: torch.Generator
     ) -> tuple[RoTTAState, CopyStates, Tensor]:
-        """Move the student by the memory, and the teacher towards the student; return the loss () too."""
+        """Train the student on the memory, and move the teacher towards the student; return the loss () too."""
         x = recall(state.memory.places, net.value_range).to(net.dtype)
         weights = category_memory.timeliness(state.memory)
         target, teacher_norm = net.observe(state.teacher, norm["teacher"], x)

@@ -19,12 +19,12 @@ from adapters.state import where
 from adapters.values import CopyStates, Forward, Noise, Params, PartState, Run
 
 LAST_STAGE = re.compile(r"layer4|blocks\.(9|10|11)\b|(^|\.)norm\.")
-"""Norm layers that stay as they are: the last stage of a ResNet, the last blocks and norm of a 12-block ViT."""
+"""Norm layers that do not learn: the last stage of a ResNet, the last blocks and norm of a 12-block ViT."""
 
 
 @dataclass(frozen=True)
 class SARState(PartState):
-    """Learned parameters; () moving mean of the second loss; () whether it holds any."""
+    """Learned parameters; () moving mean of the second loss; () whether the mean has a value yet."""
 
     learning: Learning
     mean_loss: Tensor
@@ -33,24 +33,25 @@ class SARState(PartState):
 
 @dataclass(frozen=True, kw_only=True)
 class SAROptions(OptimOptions):
-    """The optimizer, its neighbourhood, the filter and the recovery."""
+    """Options of the optimizer, the neighbourhood, the filter and the recovery."""
 
     optimizer: Literal["adam", "sgd"] = option("sgd", "Adam, or SGD with momentum")
-    rho: float = option(0.05, "radius of the neighbourhood whose worst point is descended", low=0.0, high=10.0)
+    rho: float = option(0.05, "radius of the neighbourhood in which the worst point is sought", low=0.0, high=10.0)
     e_margin: float = option(0.4, "reliable: entropy below this share of ln(classes)", low=0.0, high=1.0)
     recovery: float | None = option(
-        None, "reset when the mean loss falls below; 0.2, less under 10 classes", low=0.0, high=10.0
+        None, "reset if the mean loss falls below; default 0.2, less for fewer than 10 classes", low=0.0, high=10.0
     )
-    keep_momentum: bool = option(False, "let the optimizer's momentum survive a recovery, as public code does")
+    keep_momentum: bool = option(False, "keep the optimizer's momentum through a recovery, as public code does")
 
 
 class SAR(Learner[SARState]):
-    """Descend the entropy of reliable images at the worst point of a small neighbourhood; start again on collapse.
+    """Descend the entropy of reliable images at the worst point of a small neighbourhood; reset on collapse.
 
-    Two passes and two gradients. A moving mean of the second loss below the threshold means collapse: parameters
-    return to the source. Nothing reliable, nothing moved. Answers with the first pass.
+    Takes two passes and two gradients. If the moving mean of the second loss falls below the threshold, the model has
+    collapsed, and its parameters return to the source. Without reliable images nothing moves. Answers with the first
+    pass.
 
-    Remembers: weight and bias of the norm layers but the last stage's, optimizer moments, the mean loss.
+    Remembers: weight and bias of the norm layers except the last stage's, optimizer moments, the mean loss.
     Needs: norm layers with weight and bias; made for group and layer norm (`source+sar`).
     Reference: Niu et al., Towards Stable Test-Time Adaptation in Dynamic Wild World, ICLR 2023 (eqs. 2-5).
 
@@ -76,7 +77,7 @@ class SAR(Learner[SARState]):
         return SARState(start(kept, self.options), zero, torch.zeros((), dtype=torch.bool))
 
     def step(self, net: Net, state: SARState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[SARState]:
-        """Climb to the worst point near the parameters, descend from there, recover if it has collapsed."""
+        """Climb to the worst point near the parameters, descend with its gradient, reset on collapse."""
         e_margin = self.options.e_margin * math.log(net.classes)
         everything = torch.ones(len(x), dtype=torch.bool)
 
@@ -89,7 +90,7 @@ class SAR(Learner[SARState]):
         def second_loss(forward: Forward) -> tuple[Tensor, Mapping[str, Tensor]]:
             return reliable_entropy(forward.logits, first["mask"], e_margin)
 
-        # The second pass normalises as the first did: from the statistics before this batch.
+        # The second pass starts from the same statistics as the first: those before this batch.
         worst = climb(params, grads, self.options.rho)
         grads, second = forward_gradient(net, worst, norm["student"], x, second_loss)
         learning = descend_where(second["mask"].any(), state.learning, grads, self.options)
@@ -98,13 +99,13 @@ class SAR(Learner[SARState]):
         return Learned(forward, moved, {"student": observed}, ratio)
 
     def answer(self, run: Run, state: SARState, norm: CopyStates, x: Tensor) -> Forward:
-        """Answer x (N, ...) by the learned parameters."""
+        """Answer x (N, ...) with the learned parameters."""
         return run(state.learning.params, norm["student"], x)
 
     def _with_loss(self, state: SARState, learning: Learning, second: Mapping[str, Tensor]) -> SARState:
-        any_left = second["mask"].any()
+        any_reliable = second["mask"].any()
         mean = torch.where(state.seen, 0.9 * state.mean_loss + 0.1 * second["loss"], second["loss"])
-        return SARState(learning, torch.where(any_left, mean, state.mean_loss), state.seen | any_left)
+        return SARState(learning, torch.where(any_reliable, mean, state.mean_loss), state.seen | any_reliable)
 
     def _recovered(self, net: Net, state: SARState) -> SARState:
         threshold = self.options.recovery
@@ -117,7 +118,7 @@ class SAR(Learner[SARState]):
 
 
 def reliable_entropy(logits: Tensor, among: Tensor, e_margin: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Return the mean entropy of reliable images among a mask (N,), 0 if there are none; and the mask they make.
+    """Return the mean entropy () of the reliable images in the mask `among` (N,), 0 if there are none, and their mask.
 
     Example:
         >>> loss, other = reliable_entropy(torch.zeros(1, 2), torch.ones(1, dtype=torch.bool), 0.1)

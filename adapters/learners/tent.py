@@ -15,8 +15,8 @@ from adapters.values import CopyStates, Forward, Noise, Run
 class Tent(Learner[Learning]):
     """Descend the mean softmax entropy of each batch; answer with the logits from before the step.
 
-    Simple and fast to gain on i.i.d. batches of 64 or more; collapses on single images, on label-correlated streams
-    and at high learning rates, slowly and without a sign in its own entropy.
+    Simple, and gains quickly on i.i.d. batches of 64 or more. Collapses on single images, on label-correlated streams
+    and at high learning rates, slowly and without a visible sign in its own entropy.
 
     Remembers: weight and bias of the norm layers, their optimizer moments.
     Needs: norm layers with weight and bias (batch, layer or group norm).
@@ -49,5 +49,5 @@ class Tent(Learner[Learning]):
         return Learned(forward, descend(state, grads, self.options), {"student": observed})
 
     def answer(self, run: Run, state: Learning, norm: CopyStates, x: Tensor) -> Forward:
-        """Answer x (N, ...) by the learned parameters."""
+        """Answer x (N, ...) with the learned parameters."""
         return run(state.params, norm["student"], x)
