@@ -1,1 +1,1 @@
-"""Monitors: what a stream does and whether it changes, one file each: pure `init` and `update` over tensor state."""
+"""Monitors of a stream, one file each: pure functions `init` and `update` over a tensor state."""

@@ -1,7 +1,7 @@
-"""Accuracy without labels: estimates from confidences, learned on labelled source images.
+"""Accuracy without labels: estimates from confidences, calibrated on labelled source images.
 
-Learning by entropy raises confidence whatever happens, so each estimate is honest on the source model's answers alone;
-on adapted answers it says what the adapted model thinks of itself.
+Entropy minimisation raises confidence whether or not answers improve. The estimates are therefore valid only for the
+source model's answers; for adapted answers they report the adapted model's own confidence.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the estimates rest on, () each, from the source model's answers to labelled source images.
+    """Statistics of the source model's answers to labelled source images, () each.
 
     Attributes:
         accuracy: Share of right answers.
         confidence: Mean probability of the answered class.
-        threshold: As many answers are more confident than this as are right; where answers share a confidence, as
-            near to as many as can be.
+        threshold: The share of answers above this confidence equals the accuracy, as closely as ties allow.
     """
 
     accuracy: Tensor
@@ -27,7 +26,7 @@ class Calibration:
 
 
 def calibrated(probabilities: Tensor, labels: Tensor) -> Calibration:
-    """Learn from probabilities (N, C) and labels (N,), N at least 1.
+    """Compute the calibration from probabilities (N, C) and labels (N,), N at least 1.
 
     Example:
         >>> answers = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.45, 0.55]])
@@ -36,9 +35,9 @@ def calibrated(probabilities: Tensor, labels: Tensor) -> Calibration:
     """
     confidences, answers = probabilities.max(1)
     accuracy = (answers == labels).float().mean()
-    known = torch.cat([confidences.new_zeros(1), confidences.sort().values])
-    above = (len(labels) - torch.searchsorted(known, known, right=True) + 1) / len(labels)
-    return Calibration(accuracy, confidences.mean(), known[(above - accuracy).abs().argmin()])
+    thresholds = torch.cat([confidences.new_zeros(1), confidences.sort().values])
+    above = (len(labels) - torch.searchsorted(thresholds, thresholds, right=True) + 1) / len(labels)
+    return Calibration(accuracy, confidences.mean(), thresholds[(above - accuracy).abs().argmin()])
 
 
 def average_confidence(probabilities: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ def average_confidence(probabilities: Tensor) -> Tensor:
 
 
 def by_difference_of_confidences(confidence: Tensor, known: Calibration) -> Tensor:
-    """Return the source's accuracy less the loss of mean confidence (), within 0 and 1; for an average confidence ().
+    """Return the source's accuracy minus the drop in mean confidence (), clamped to [0, 1].
 
     Reference: Guillory et al., Predicting with Confidence on Unseen Distributions, ICCV 2021.
 
@@ -63,7 +62,7 @@ def by_difference_of_confidences(confidence: Tensor, known: Calibration) -> Tens
 
 
 def thresholded(probabilities: Tensor, known: Calibration) -> Tensor:
-    """Return the share () of answers more confident than the learned threshold; for probabilities (N, C).
+    """Return the share () of answers with probabilities (N, C) whose confidence exceeds the calibrated threshold.
 
     Reference: Garg et al., Leveraging Unlabeled Data to Predict Out-of-Distribution Performance, ICLR 2022 (ATC, with
     the maximum confidence as the score).

@@ -1,4 +1,4 @@
-"""ADWIN: tells that the mean of a signal has changed, by comparing every older with every newer part of a window."""
+"""ADWIN: detects a change of a signal's mean by comparing the older and the newer part of a window at every cut."""
 
 import math
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ class AdwinState(PartState):
     """A window of values as an exponential histogram: row r holds sums of 2^r values each, the oldest sum first.
 
     Attributes:
-        sums: (rows, buckets) float64; zeros where no bucket is.
-        counts: (rows,) int64 buckets in each row.
-        width: () int64 values in the window.
-        total: () float64 their sum.
-        variance: () float64 their summed squared deviations from their mean.
+        sums: (rows, buckets) float64; zeros in unused buckets.
+        counts: (rows,) int64 number of used buckets in each row.
+        width: () int64 number of values in the window.
+        total: () float64 sum of these values.
+        variance: () float64 sum of their squared deviations from their mean.
     """
 
     sums: Tensor
@@ -39,10 +39,10 @@ class AdwinState(PartState):
     ranges: ClassVar[Mapping[str, Range]] = {"variance": (0.0, math.inf)}
 
     def check(self) -> None:
-        """Refuse a window whose rows do not hold as many values as it says.
+        """Refuse a window whose rows hold another number of values than `width`, or too many buckets.
 
         Raises:
-            StateError: If it is one.
+            StateError: If they do.
         """
         counts = self.counts.tolist()
         if max(counts) > self.sums.shape[1]:
@@ -54,18 +54,18 @@ class AdwinState(PartState):
 
 @dataclass(frozen=True, kw_only=True)
 class AdwinOptions(Options):
-    """Of a signal in [0, 1] or of about unit variance: one term of the bound is in the signal's own unit."""
+    """Options for a signal in [0, 1] or with about unit variance: one term of the bound has the signal's unit."""
 
-    delta: float = option(0.002, "probability of a false alarm at a check, at most", low=1e-12, high=1.0)
-    clock: int = option(32, "values from check to check", low=1, high=10**6)
-    min_window: int = option(5, "values that each of the two parts has at least", low=1, high=10**6)
-    grace: int = option(10, "values before the first check, at least", low=1, high=10**9)
-    buckets: int = option(5, "sums in a row before the two oldest become one of the next row", low=2, high=64)
-    rows: int = option(24, "rows: a window of buckets * 2^rows values is full and begins anew", low=1, high=48)
+    delta: float = option(0.002, "maximum probability of a false alarm per check", low=1e-12, high=1.0)
+    clock: int = option(32, "number of values between two checks", low=1, high=10**6)
+    min_window: int = option(5, "minimum number of values in each of the two parts", low=1, high=10**6)
+    grace: int = option(10, "minimum number of values before the first check", low=1, high=10**9)
+    buckets: int = option(5, "sums per row; of a full row the two oldest merge into the next row", low=2, high=64)
+    rows: int = option(24, "number of rows; the window restarts when all rows are full", low=1, high=48)
 
 
 def init(options: AdwinOptions) -> AdwinState:
-    """Return the state before any value."""
+    """Return the initial state."""
     zero = torch.zeros((), dtype=torch.float64)
     return AdwinState(
         sums=torch.zeros(options.rows, options.buckets, dtype=torch.float64),
@@ -77,12 +77,12 @@ def init(options: AdwinOptions) -> AdwinState:
 
 
 def update(state: AdwinState, value: Tensor | float, options: AdwinOptions) -> tuple[AdwinState, Verdict]:
-    """Take in a value (); after a change the window begins anew. A value that is not finite changes nothing.
+    """Add a value () to the window; restart the window after a change. A value that is not finite changes nothing.
 
-    Two-sided: rises and falls of the mean are both found. The statistic is the greatest difference of two means in
-    units of its bound: a change is one above 1, and between two checks it is 0. Widths, bounds and changes are those of
-    river, which drops the whole window after a change; the paper keeps the newer part, and so tells of one change
-    several times. In plain numbers, which are cheaper here than tensors: it cannot be vmapped.
+    Two-sided: it detects both rises and falls of the mean. The statistic is the largest difference of two means divided
+    by its bound: above 1 it is a change, and between two checks it is 0. Widths, bounds and changes equal those of
+    river, which drops the whole window after a change; the paper keeps the newer part, and so reports one change
+    several times. It computes with plain numbers, which are cheaper here than tensors, so that it cannot be vmapped.
 
     Reference: Bifet, Gavaldà, Learning from Time-Changing Data with Adaptive Windowing, SIAM SDM 2007.
 
@@ -95,23 +95,23 @@ def update(state: AdwinState, value: Tensor | float, options: AdwinOptions) -> t
         ...         print(index)
         223
     """
-    given, width, total, variance = float(value), int(state.width), float(state.total), float(state.variance)
+    number, width, total, variance = float(value), int(state.width), float(state.total), float(state.variance)
     if width:
-        deviation = given - total / width
+        deviation = number - total / width
         variance += width * deviation * deviation / (width + 1)
-    width, total = width + 1, total + given
+    width, total = width + 1, total + number
     if not math.isfinite(total + variance):
         return state, _verdict(0.0)
     sums, counts = state.sums.numpy().copy(), state.counts.numpy().copy()
-    if not _insert(sums, counts, given):
+    if not _insert(sums, counts, number):
         return init(options), _verdict(0.0)
     due = width % options.clock == 0 and width > options.grace
     verdict = _verdict(_greatest_difference(sums, counts, width, total, variance, options) if due else 0.0)
     if verdict.changed:
         return init(options), verdict
-    numbers = (torch.scalar_tensor(number, dtype=torch.float64) for number in (total, variance))
+    moments = (torch.scalar_tensor(moment, dtype=torch.float64) for moment in (total, variance))
     window = torch.from_numpy(sums), torch.from_numpy(counts), torch.scalar_tensor(width, dtype=torch.int64)
-    return AdwinState(*window, *numbers), verdict
+    return AdwinState(*window, *moments), verdict
 
 
 def _verdict(statistic: float) -> Verdict:
@@ -119,7 +119,7 @@ def _verdict(statistic: float) -> Verdict:
 
 
 def _insert(sums: Sums, counts: Counts, value: float) -> bool:
-    """Add a value to the first row; the two oldest sums of a full row become one of the next. False if all are full."""
+    """Add a value to the first row; merge the two oldest sums of a full row into the next. False if all are full."""
     for row, count in enumerate(counts.tolist()):
         if count < sums.shape[1]:
             sums[row, count] = value
@@ -136,7 +136,7 @@ def _insert(sums: Sums, counts: Counts, value: float) -> bool:
 def _greatest_difference(
     sums: Sums, counts: Counts, width: int, total: float, variance: float, options: AdwinOptions
 ) -> float:
-    """Return the greatest difference between the means before and after a cut of the window, over its bound."""
+    """Return the largest difference between the means before and after a cut of the window, divided by its bound."""
     surprise = math.log(2 * math.log(width) / options.delta)
     older, older_total, greatest = 0, 0.0, 0.0
     newer, newer_total = width, total

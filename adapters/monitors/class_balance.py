@@ -1,4 +1,4 @@
-"""What a stream's answers say of its classes: shares, how many classes are left, how far from the source's prior."""
+"""Class balance of a stream's answers: class shares, their entropy, and their distance from the source's prior."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from adapters.values import PartState
 
 @dataclass(frozen=True)
 class BalanceState(PartState):
-    """Moving shares (C,) of the classes in a stream's answers, and () the weight that they rest on (0 before any)."""
+    """Moving class shares (C,) of a stream's answers, and () their weight, from 0 (no answers yet) to 1."""
 
     shares: Tensor
     weight: Tensor
@@ -25,15 +25,15 @@ class BalanceState(PartState):
 
 
 def init(classes: int) -> BalanceState:
-    """Return the state before any answer: equal shares."""
+    """Return the initial state: equal shares."""
     return BalanceState(torch.full((classes,), 1 / classes), torch.zeros(()))
 
 
 def update(state: BalanceState, probabilities: Tensor, memory: float = 256.0) -> BalanceState:
-    """Take in the probabilities (N, C) of a request's answers; rows that are not finite change nothing.
+    """Update the shares with the probabilities (N, C) of a request's answers; rows that are not finite change nothing.
 
     Args:
-        state: Before this request.
+        state: The state before this request.
         probabilities: (N, C), N at least 1.
         memory: Images after which an answer has lost two thirds of its weight.
 
@@ -52,12 +52,12 @@ def update(state: BalanceState, probabilities: Tensor, memory: float = 256.0) ->
 
 
 def marginal_entropy(state: BalanceState) -> Tensor:
-    """Return the entropy () of the mean answer in nats: ln(C) where all classes are met, 0 where one is left."""
+    """Return the entropy () of the mean answer in nats: ln(C) for equal class shares, 0 if one class is left."""
     return torch.scalar_tensor(float(entropies(state.shares.numpy()[None])[0]))
 
 
 def dominant_share(state: BalanceState) -> Tensor:
-    """Return the largest class's share () of the answers."""
+    """Return the share () of the most frequent class."""
     return state.shares.max()
 
 
@@ -70,6 +70,6 @@ def prior_distance(state: BalanceState, prior: Tensor) -> Tensor:
         >>> prior_distance(init(2), torch.tensor([0.5, 0.5]))
         tensor(0.)
     """
-    shares, usual = state.shares.numpy(), prior.to(state.shares).numpy()
-    here, there, mixed = entropies(np.stack([shares, usual, (shares + usual) / 2])).tolist()
-    return torch.scalar_tensor(min(max((mixed - (here + there) / 2) / math.log(2), 0.0), 1.0))
+    shares, source = state.shares.numpy(), prior.to(state.shares).numpy()
+    of_shares, of_source, of_mixture = entropies(np.stack([shares, source, (shares + source) / 2])).tolist()
+    return torch.scalar_tensor(min(max((of_mixture - (of_shares + of_source) / 2) / math.log(2), 0.0), 1.0))

@@ -26,12 +26,12 @@ class BinsState(PartState):
 
 
 def init() -> BinsState:
-    """Return the state before any answer."""
+    """Return the initial state."""
     return BinsState(torch.zeros(BINS))
 
 
 def update(state: BinsState, probabilities: Tensor, memory: float = 1024.0) -> BinsState:
-    """Take in the probabilities (N, C) of a request's answers; rows that are not finite change nothing.
+    """Count the entropies of a request's answers, probabilities (N, C); rows that are not finite change nothing.
 
     Example:
         >>> update(init(), torch.tensor([[0.5, 0.5], [1.0, 0.0]])).counts[[0, -1]]
@@ -47,5 +47,5 @@ def update(state: BinsState, probabilities: Tensor, memory: float = 1024.0) -> B
 
 
 def shares(state: BinsState) -> Tensor:
-    """Return the share (BINS,) of the images in each bin; zeros before any."""
+    """Return the share (BINS,) of the images in each bin; zeros before any image."""
     return state.counts / state.counts.sum().clamp_min(1e-12)

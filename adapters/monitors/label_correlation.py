@@ -1,4 +1,4 @@
-"""Whether neighbours in a stream share their label more often than chance: autocorrelation of the answers."""
+"""Autocorrelation of a stream's answers: how much more often than by chance neighbours share their label."""
 
 import math
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ from adapters.state import Range
 from adapters.values import PartState
 
 LAGS = 4
-"""Each image is set beside as many before it."""
+"""The number of preceding images that each image is compared with."""
 PRIOR_IMAGES = 10.0
-"""Of equal class shares, which are assumed until about as many images say otherwise."""
+"""Weight, in images, of the prior assumption of equal class shares."""
 LEAST_SPREAD = 1e-6
 
 
 @dataclass(frozen=True)
 class CorrelationState(PartState):
-    """What is known of a stream's answers.
+    """Statistics of a stream's answers.
 
     Attributes:
-        last: (LAGS, C) the newest answers' probabilities, the newest last; zeros before any.
-        seen: () int64 images so far.
-        products: () decayed sum of scalar products of answers with those up to LAGS before.
-        pairs: () decayed count of these.
+        last: (LAGS, C) probabilities of the last answers, the newest last; zeros before any.
+        seen: () int64 number of images so far.
+        products: () decayed sum of scalar products of each answer with the LAGS answers before it.
+        pairs: () decayed count of these products.
         squares: () decayed sum of scalar products of answers with themselves.
         shares: (C,) decayed sums of the probabilities.
     """
@@ -42,17 +42,17 @@ class CorrelationState(PartState):
 
 
 def init(classes: int) -> CorrelationState:
-    """Return the state before any answer."""
+    """Return the initial state."""
     zero = torch.zeros(())
     last = torch.zeros(LAGS, classes)
     return CorrelationState(last, torch.zeros((), dtype=torch.int64), zero, zero, zero, torch.zeros(classes))
 
 
 def update(state: CorrelationState, probabilities: Tensor, memory: float = 256.0) -> CorrelationState:
-    """Take in the probabilities (N, C) of a request's answers, in the stream's order.
+    """Update the state with the probabilities (N, C) of a request's answers, in the stream's order.
 
     Args:
-        state: Before this request.
+        state: The state before this request.
         probabilities: (N, C), N at least 1; rows that are not finite count as equal shares.
         memory: Images after which an answer has lost two thirds of its weight.
 
@@ -81,10 +81,10 @@ def update(state: CorrelationState, probabilities: Tensor, memory: float = 256.0
 
 
 def correlation(state: CorrelationState) -> Tensor:
-    """Return the mean correlation () of answers with those shortly before, up to 1: 0 is chance, and before any pair.
+    """Return the mean correlation () of answers with the preceding ones, at most 1; 0 means chance, or no pair yet.
 
-    Chance is |q|^2 for the stream's own class shares q: a stream that holds few classes by nature is not correlated.
-    Uncertain answers count for less on both sides of the ratio, so that it does not sink where the model errs often.
+    Chance is |q|^2 for the stream's own class shares q: a stream of few classes is not correlated for that reason.
+    Uncertain answers lower both sides of the ratio, so that it does not fall when the model often errs.
     """
     images = state.shares.sum()
     shares = (state.shares + PRIOR_IMAGES / len(state.shares)) / (images + PRIOR_IMAGES)

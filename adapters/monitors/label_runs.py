@@ -1,4 +1,4 @@
-"""How long neighbours in a stream keep their label: the mean run of equal predicted labels."""
+"""The mean length of runs of equal predicted labels in a stream."""
 
 import math
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from adapters.values import PartState
 
 @dataclass(frozen=True)
 class RunsState(PartState):
-    """What is known of a stream's predicted labels.
+    """Statistics of a stream's predicted labels.
 
     Attributes:
         last: () int64 the newest label; -1 before any.
-        repeats: () decayed count of labels equal to the one before.
-        pairs: () decayed count of labels that had one before.
+        repeats: () decayed count of labels equal to the preceding one.
+        pairs: () decayed count of labels with a preceding one.
     """
 
     last: Tensor
@@ -30,15 +30,15 @@ class RunsState(PartState):
 
 
 def init() -> RunsState:
-    """Return the state before any label."""
+    """Return the initial state."""
     return RunsState(torch.full((), -1, dtype=torch.int64), torch.zeros(()), torch.zeros(()))
 
 
 def update(state: RunsState, labels: Tensor, memory: float = 256.0) -> RunsState:
-    """Take in the predicted labels (N,) of a batch, in the stream's order.
+    """Update the state with the predicted labels (N,) of a batch, in the stream's order.
 
     Args:
-        state: Before this batch.
+        state: The state before this batch.
         labels: (N,) int64, N at least 1.
         memory: Images after which a repeat has lost two thirds of its weight.
 

@@ -1,4 +1,4 @@
-"""How far one layer's batch statistics are from the source's: symmetric KL and Wasserstein between Gaussians."""
+"""Distances of a layer's batch statistics from the source's: symmetric KL and Wasserstein between Gaussians."""
 
 from dataclasses import dataclass
 

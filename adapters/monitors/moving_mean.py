@@ -1,4 +1,4 @@
-"""The moving mean of a signal, weighted by images, which a value that is not finite never reaches."""
+"""The moving mean of a signal, weighted by images; values that are not finite are ignored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from adapters.values import PartState
 
 @dataclass(frozen=True)
 class MeanState(PartState):
-    """A moving mean () of a signal, and () the weight that it rests on (0 before any value)."""
+    """A moving mean () of a signal, and () its weight, from 0 (no values yet) to 1."""
 
     mean: Tensor
     weight: Tensor
@@ -22,12 +22,12 @@ class MeanState(PartState):
 
 
 def init() -> MeanState:
-    """Return the state before any value."""
+    """Return the initial state."""
     return MeanState(torch.zeros(()), torch.zeros(()))
 
 
 def update(state: MeanState, value: Tensor, images: int, memory: float = 128.0) -> MeanState:
-    """Move the mean towards a batch's value, by how many images it rests on; what is not finite changes nothing.
+    """Move the mean towards a batch's value, by its number of images; a value that is not finite changes nothing.
 
     Example:
         >>> state = update(init(), torch.tensor(2.0), images=64)

@@ -1,4 +1,4 @@
-"""Moving moments of a layer's inputs: enough images to compare with the source's, however few come in a batch."""
+"""Moving moments of a layer's inputs: they average enough images to compare with the source, even for small batches."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from adapters.values import Moments, PartState
 
 @dataclass(frozen=True)
 class MomentsState(PartState):
-    """Moving moments per channel, and () the weight that they rest on (0 before any batch)."""
+    """Moving moments per channel, and () their weight, from 0 (no batches yet) to 1."""
 
     moments: Moments
     weight: Tensor
@@ -23,15 +23,15 @@ class MomentsState(PartState):
 
 
 def init(like: Moments) -> MomentsState:
-    """Return the state before any batch, for as many channels as `like` has."""
+    """Return the initial state for as many channels as `like` has."""
     return MomentsState(Moments(torch.zeros_like(like.mean), torch.ones_like(like.var)), torch.zeros(()))
 
 
 def update(state: MomentsState, batch: Moments, images: int, memory: int) -> MomentsState:
-    """Take in a batch's moments: what came `memory` images ago has lost two thirds of its weight.
+    """Update the state with a batch's moments; a batch `memory` images ago has lost two thirds of its weight.
 
-    The moments are those of the weighted images together, so that the spread between batches counts as variance.
-    A batch whose moments are not finite changes nothing.
+    The result is the moments of all weighted images together: the spread between batches counts as variance. A batch
+    whose moments are not finite changes nothing.
 
     Example:
         >>> one = Moments(torch.tensor([1.0]), torch.tensor([0.0]))
@@ -42,11 +42,11 @@ def update(state: MomentsState, batch: Moments, images: int, memory: int) -> Mom
     keep = math.exp(-images / memory)
     weight = keep * state.weight + (1 - keep)
     share = (1 - keep) / weight
-    known = state.moments
-    between = share * (1 - share) * (batch.mean - known.mean).square()
-    moved = Moments(known.mean.lerp(batch.mean, share), known.var.lerp(batch.var, share) + between)
+    old = state.moments
+    between = share * (1 - share) * (batch.mean - old.mean).square()
+    moved = Moments(old.mean.lerp(batch.mean, share), old.var.lerp(batch.var, share) + between)
     sound = torch.isfinite(batch.mean).all() & torch.isfinite(batch.var).all()
     return MomentsState(
-        Moments(torch.where(sound, moved.mean, known.mean), torch.where(sound, moved.var, known.var)),
+        Moments(torch.where(sound, moved.mean, old.mean), torch.where(sound, moved.var, old.var)),
         torch.where(sound, weight, state.weight),
     )

@@ -1,4 +1,4 @@
-"""How far a batch's norm statistics are from the source's: the drift signal."""
+"""The distance of a batch's norm statistics from the source's: the drift signal."""
 
 from torch import Tensor
 
@@ -8,8 +8,8 @@ from adapters.values import Moments
 def distance(batch: Moments, source: Moments, eps: float = 1e-5) -> Tensor:
     """Return the mean over channels of ((mu_b - mu_s)^2 + (sigma_b - sigma_s)^2) / (sigma_s^2 + eps).
 
-    () for moments (C,) of a batch, (N,) for moments (N, C) of each image, beside (C,) of the source.
-    Finite at one image. The square of a 2-Wasserstein distance between Gaussians, in source variances.
+    It is () for moments (C,) of a batch, and (N,) for moments (N, C) of each image; the source's moments are (C,). It
+    is finite for a single image. It is the squared 2-Wasserstein distance between Gaussians, in source variances.
 
     Example:
         >>> import torch

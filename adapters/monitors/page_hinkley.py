@@ -1,4 +1,4 @@
-"""Page-Hinkley: tells that the mean of a signal has changed, by sums of its deviations from its running mean."""
+"""Page-Hinkley: detects a change of a signal's mean by sums of its deviations from the running mean."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -16,13 +16,13 @@ Sums: TypeAlias = tuple[float, float, float, float, float]
 
 @dataclass(frozen=True)
 class PageHinkleyState(PartState):
-    """What the test remembers, six scalars.
+    """The state of the test: six scalars.
 
     Attributes:
-        count: () int64 values since the start or the last change.
-        mean: () their mean.
-        rise, fall: () sums of deviations above and below the mean, less the tolerance.
-        least_rise, least_fall: () the least these sums have been.
+        count: () int64 number of values since the start or the last change.
+        mean: () mean of these values.
+        rise, fall: () sums of deviations above and below the mean, each minus the tolerance.
+        least_rise, least_fall: () minimum of each sum so far.
     """
 
     count: Tensor
@@ -35,16 +35,16 @@ class PageHinkleyState(PartState):
 
 @dataclass(frozen=True, kw_only=True)
 class PageHinkleyOptions(Options):
-    """Of the signal's own unit: give it a signal whose scale is known."""
+    """Options of the test. Tolerance and threshold have the signal's unit, so the signal's scale must be known."""
 
     tolerance: float = option(0.005, "deviations from the mean up to this are no change", low=0.0)
     threshold: float = option(50.0, "summed deviations above this are a change", low=0.0)
     forgetting: float = option(0.9999, "share of the sums that stays at each value", low=0.0, high=1.0)
-    at_least: int = option(30, "values before a change can be told", low=1, high=10**9)
+    at_least: int = option(30, "minimum number of values before a change can be reported", low=1, high=10**9)
 
 
 def init() -> PageHinkleyState:
-    """Return the state before any value."""
+    """Return the initial state."""
     zero = torch.zeros(())
     return PageHinkleyState(torch.zeros((), dtype=torch.int64), zero, zero, zero, zero, zero)
 
@@ -52,11 +52,11 @@ def init() -> PageHinkleyState:
 def update(
     state: PageHinkleyState, value: Tensor | float, options: PageHinkleyOptions
 ) -> tuple[PageHinkleyState, Verdict]:
-    """Take in a value (); after a change the test begins anew.
+    """Update the test with a value (); it restarts after a change.
 
-    A value that is not finite, or too great for float32, changes nothing. Two-sided: rises and falls of the mean are
-    both found. The statistic is the summed deviations; a change is one above the threshold. In plain numbers, which are
-    cheaper here than tensors: it cannot be vmapped.
+    A value that is not finite, or too large for float32, changes nothing. Two-sided: it detects both rises and falls of
+    the mean. The statistic is the larger of the two sums of deviations; above the threshold it is a change. It computes
+    with plain numbers, which are cheaper here than tensors, so that it cannot be vmapped.
 
     Reference: Page, Continuous Inspection Schemes, Biometrika 1954; Hinkley, Biometrika 1971.
 
@@ -68,13 +68,13 @@ def update(
         ...         print(index)
         22
     """
-    given, count, before = float(value), int(state.count) + 1, _sums(state)
+    number, count, before = float(value), int(state.count) + 1, _sums(state)
     mean, rise, fall, least_rise, least_fall = before
-    mean += (given - mean) / count
-    rise = options.forgetting * rise + (given - mean - options.tolerance)
-    fall = options.forgetting * fall + (mean - given - options.tolerance)
+    mean += (number - mean) / count
+    rise = options.forgetting * rise + (number - mean - options.tolerance)
+    fall = options.forgetting * fall + (mean - number - options.tolerance)
     after = mean, rise, fall, min(least_rise, rise), min(least_fall, fall)
-    if not max(map(abs, after)) <= GREATEST:  # as if it had not come, like NaN
+    if not max(map(abs, after)) <= GREATEST:  # `not <=` also catches NaN
         return state, Verdict(False, _statistic(before))
     statistic = _statistic(after)
     if count >= options.at_least and statistic > options.threshold:

@@ -1,4 +1,4 @@
-"""How far learned parameters are from where they began, plain and weighted by the source's Fisher information."""
+"""The distance of learned parameters from their initial values, plain and weighted by the Fisher information."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,14 +8,14 @@ from torch import Tensor
 from adapters.state import children
 
 PARAMS = "params"
-"""The field under which every learner keeps the parameters of a network copy."""
+"""The state field in which every learner keeps the parameters of a network copy."""
 LEAST_NORM = 1e-12
 
 
 def learned(state: object) -> Mapping[str, Tensor]:
-    """Return the parameters that a pipeline's state has learned, by name; of several copies the first one's.
+    """Return the learned parameters in a pipeline's state, by name; the first copy's if there are several.
 
-    Empty where nothing is learned by gradient.
+    The mapping is empty if nothing learns by gradient.
     """
     return _params_in(getattr(state, "learner", {}))
 
@@ -29,7 +29,7 @@ def _params_in(value: object) -> Mapping[str, Tensor]:
 
 
 def relative(now: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor:
-    """Return |now - before| / |before| () over all parameters together; 0 where there are none.
+    """Return |now - before| / |before| () over all parameters together; 0 if there are none.
 
     Example:
         >>> relative({"w": torch.tensor([3.0, 5.0])}, {"w": torch.tensor([3.0, 4.0])})
@@ -39,14 +39,14 @@ def relative(now: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor:
     if not names:
         return torch.zeros(())
     starts = [before[name] for name in names]
-    moves = torch._foreach_sub([now[name] for name in names], starts)
-    return _norm(moves) / _norm(starts).clamp_min(LEAST_NORM)
+    changes = torch._foreach_sub([now[name] for name in names], starts)
+    return _norm(changes) / _norm(starts).clamp_min(LEAST_NORM)
 
 
 def fisher_weighted(now: Mapping[str, Tensor], before: Mapping[str, Tensor], fisher: Mapping[str, Tensor]) -> Tensor:
-    """Return the sum of F (now - before)^2 () over the parameters that a Fisher diagonal is known for.
+    """Return the sum of F (now - before)^2 () over the parameters with a Fisher diagonal.
 
-    The quadratic estimate of how much the loss on source data has grown, twice over. EATA, eq. 5, without its weight.
+    This is twice the quadratic estimate of the increase of the loss on source data. EATA, eq. 5, without its weight.
 
     Example:
         >>> fisher_weighted({"w": torch.tensor([2.0])}, {"w": torch.tensor([0.0])}, {"w": torch.tensor([0.5])})

@@ -1,4 +1,4 @@
-"""Two-sample tests: whether features come from the same distribution as reference features."""
+"""Two-sample tests of whether features come from the same distribution as reference features."""
 
 import math
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a test finds, float64: () for all dimensions together, or (d,) for each alone.
+    """The result of a test, float64: () for all dimensions together, or (d,) for each dimension.
 
-    `dropped` tells how many rows of both samples were left out as not finite. Where too few rows remain nothing is
-    told: the statistic is 0 and the p-value 1.
+    `dropped` is the number of rows of both samples that were left out because they are not finite. If too few rows
+    remain, the statistic is 0 and the p-value 1.
     """
 
     statistic: Tensor
@@ -24,10 +24,11 @@ class Comparison:
 def maximum_mean_discrepancy(
     features: Tensor, reference: Tensor, permutations: int, generator: torch.Generator
 ) -> Comparison:
-    """Compare features (n, d) with reference features (m, d), n and m from 2, by the unbiased squared MMD.
+    """Compare features (n, d) with reference features (m, d), n and m at least 2, by the unbiased squared MMD.
 
-    The kernel is exp(-d^2 / (2 s)), s the median of all squared distances; where that is 0, whether rows are equal.
-    The p-value is the share of permutations of all rows, the given order among them, with a statistic as great.
+    The kernel is exp(-d^2 / (2 s)), with s the median of all squared distances. If s is 0, the kernel is 1 for equal
+    rows and 0 otherwise. The p-value is the share of permutations of all rows, including the original order, whose
+    statistic is at least as large.
 
     Reference: Gretton et al., A Kernel Two-Sample Test, JMLR 2012.
 
@@ -39,7 +40,7 @@ def maximum_mean_discrepancy(
     """
     rows, n, m, dropped = _pooled(features, reference)
     if min(n, m) < 2:
-        return _untold((), dropped)
+        return _no_result((), dropped)
     squared = _squared_distances(rows)
     above = squared[torch.triu_indices(n + m, n + m, 1).unbind()]
     kernel = (-squared / (2 * above.median()).clamp_min(torch.finfo(torch.float64).tiny)).exp()
@@ -49,9 +50,9 @@ def maximum_mean_discrepancy(
 
 
 def energy_distance(features: Tensor, reference: Tensor, permutations: int, generator: torch.Generator) -> Comparison:
-    """Compare features (n, d) with reference features (m, d), n and m from 1, by sqrt(2 E|X-Y| - E|X-X'| - E|Y-Y'|).
+    """Compare features (n, d) with reference features (m, d) by sqrt(2 E|X-Y| - E|X-X'| - E|Y-Y'|).
 
-    The p-value is as that of `maximum_mean_discrepancy`.
+    n and m are at least 1. The p-value is computed as in `maximum_mean_discrepancy`.
 
     Reference: Székely, Rizzo, Energy Statistics, Journal of Statistical Planning and Inference 2013.
 
@@ -61,7 +62,7 @@ def energy_distance(features: Tensor, reference: Tensor, permutations: int, gene
     """
     rows, n, m, dropped = _pooled(features, reference)
     if min(n, m) < 1:
-        return _untold((), dropped)
+        return _no_result((), dropped)
     distances = _squared_distances(rows).sqrt()
     first, second, between = _sums(distances, n, permutations, generator)
     energy = 2 * between / (n * m) - first / n**2 - second / m**2
@@ -71,13 +72,13 @@ def energy_distance(features: Tensor, reference: Tensor, permutations: int, gene
 def kolmogorov_smirnov(
     features: Tensor, reference: Tensor, correction: Literal["holm", "bonferroni"] = "holm"
 ) -> Comparison:
-    """Compare each dimension of features (n, d) with that of reference features (m, d), n and m from 1.
+    """Compare each dimension of features (n, d) with that of reference features (m, d), n and m at least 1.
 
-    The p-values (d,) are corrected for d tests: the least is that of all dimensions together. They are asymptotic:
-    where it matters, below 0.2, greater than the exact ones (by half at 64 rows of each), and more so for tied values.
+    The p-values (d,) are corrected for d tests; the smallest is the p-value of all dimensions together. They are
+    asymptotic: below 0.2, where it matters, they exceed the exact ones (by half for 64 rows each), more so with ties.
 
     Reference: Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 1979;
-    Rabanser, Günnemann, Lipton, Failing Loudly, NeurIPS 2019, for one test a dimension.
+    Rabanser, Günnemann, Lipton, Failing Loudly, NeurIPS 2019, for one test per dimension.
 
     Example:
         >>> rows = torch.arange(20.0)[:, None]
@@ -87,7 +88,7 @@ def kolmogorov_smirnov(
     """
     rows, n, m, dropped = _pooled(features, reference)
     if min(n, m) < 1:
-        return _untold(rows.shape[1:], dropped)
+        return _no_result(rows.shape[1:], dropped)
     values = rows.T.contiguous()
     first, second = (part.sort(1).values for part in (values[:, :n], values[:, n:]))
     below = torch.searchsorted(first, values, right=True).double() / n
@@ -102,18 +103,18 @@ def kolmogorov_smirnov(
 
 
 def _pooled(features: Tensor, reference: Tensor) -> tuple[Tensor, int, int, int]:
-    """Return the finite rows of both samples as float64, how many are of each, and how many rows were dropped."""
+    """Return the finite rows of both samples as float64, the number from each, and the number of dropped rows."""
     first, second = (sample[torch.isfinite(sample).all(1)].double() for sample in (features, reference))
     dropped = len(features) + len(reference) - len(first) - len(second)
     return torch.cat([first, second]), len(first), len(second), dropped
 
 
-def _untold(shape: tuple[int, ...], dropped: int) -> Comparison:
+def _no_result(shape: tuple[int, ...], dropped: int) -> Comparison:
     return Comparison(torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64), dropped)
 
 
 def _squared_distances(rows: Tensor) -> Tensor:
-    """Return the squared distances of all rows, exactly 0 for equal ones, which a matrix product alone would miss."""
+    """Return the squared distances of all rows, exactly 0 for equal rows; a matrix product alone leaves rounding."""
     centred = rows - rows.mean(0)
     norms = centred.square().sum(1)
     together = norms[:, None] + norms
@@ -122,18 +123,18 @@ def _squared_distances(rows: Tensor) -> Tensor:
 
 
 def _sums(pairs: Tensor, n: int, permutations: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Return sums of pairs within the first, within the second and between the samples, the given order first."""
+    """Return sums of pairs within the first, within the second and between the samples, the original order first."""
     drawn = torch.rand(permutations, len(pairs), generator=generator).argsort(1)[:, :n]
     chosen = torch.cat([torch.arange(n)[None], drawn])
     member = torch.zeros(len(chosen), len(pairs), dtype=pairs.dtype).scatter(1, chosen, 1.0)
-    beside = member @ pairs
-    first = (beside * member).sum(1)
-    between = beside.sum(1) - first
+    to_first = member @ pairs
+    first = (to_first * member).sum(1)
+    between = to_first.sum(1) - first
     return first, pairs.sum() - first - 2 * between, between
 
 
 def _p_value(statistics: Tensor, pairs: Tensor) -> Tensor:
-    """Return the share of statistics at least as great as the first; what rounding alone can make is no difference."""
+    """Return the share of statistics at least as large as the first; differences within rounding count as equal."""
     return (statistics >= statistics[0] - 1e-9 * pairs.mean()).double().mean()
 
 
