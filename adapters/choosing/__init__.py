@@ -1,1 +1,1 @@
-"""An adapter that runs one of several pipelines, chosen by what its stream looks like."""
+"""An adapter that chooses among several pipelines, and the measurements that it decides by."""

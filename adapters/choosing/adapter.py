@@ -1,4 +1,4 @@
-"""An adapter that runs one of several pipelines at a time, and chooses among them by what its stream looks like."""
+"""An adapter that chooses among several pipelines by measurements of its stream."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -25,15 +25,19 @@ from adapters.values import StepOutput
 
 LEAST_PROBABILITY = 1e-12
 
-Ask: TypeAlias = Callable[[Pipeline, Fit, PipelineState, Tensor], StepOutput]
+Answer: TypeAlias = Callable[[Pipeline, Fit, PipelineState, Tensor], StepOutput]
 
 
 @dataclass(frozen=True)
 class ChoosingState(AdapterState):
-    """Everything a choosing adapter has learned: () int64 the situation's number, -1 before one is chosen, and states.
+    """Everything a choosing adapter has learned.
 
-    Pipelines that do not run are in the state before any batch, which shares the model's memory. `seen` is what the
-    frozen model remembers.
+    Attributes:
+        chosen: () int64 number of the chosen situation; -1 before a decision.
+        diagnosis: Measurements of the stream.
+        seen: The state of the frozen model's observer.
+        pipelines: States by situation. A pipeline that does not run has its initial state, which shares the model's
+            memory.
     """
 
     chosen: Tensor
@@ -44,10 +48,10 @@ class ChoosingState(AdapterState):
     ranges: ClassVar[Mapping[str, Range]] = {**AdapterState.ranges, "chosen": (-1, 2**53)}
 
     def check(self) -> None:
-        """Refuse the number of a situation that there is not.
+        """Refuse the number of a situation that does not exist.
 
         Raises:
-            StateError: If it is one.
+            StateError: If `chosen` is such a number.
         """
         if int(self.chosen) >= len(self.pipelines):
             raise StateError(f"situation {int(self.chosen)} is chosen, of {len(self.pipelines)}")
@@ -55,9 +59,9 @@ class ChoosingState(AdapterState):
 
 @dataclass(frozen=True)
 class ChoosingFit(Prepared[ChoosingState]):
-    """The pipelines by the situation that each is for, those that the model is fit for, with their fits.
+    """For each situation the pipeline that fits the model, and its fit.
 
-    `answering` holds the situations whose pipelines answer, by the number of the chosen one, -1 before a decision.
+    `answering` maps the number of the chosen situation (-1 before a decision) to the situations whose pipelines answer.
     """
 
     pipelines: Mapping[str, Pipeline]
@@ -72,31 +76,32 @@ class ChoosingFit(Prepared[ChoosingState]):
 
 @dataclass(frozen=True)
 class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
-    """Runs the pipeline for the situation that a stream is in; decides at the start and after each drift event.
+    """Runs the pipeline for the stream's situation; decides at the start and after each drift event.
 
-    Before the first decision, and in some situations, pipelines run side by side, and their probabilities are
-    averaged. The frozen model sees every request before a decision, and some after it: what it finds does not depend
-    on what has been learned, so that a return to the source's own domain is seen too.
+    Before the first decision, and in some situations, several pipelines run and their probabilities are averaged. The
+    frozen model observes every request before a decision, and some requests after it. It does not learn, so that its
+    measurements also detect a return to the source domain.
 
     Attributes:
         spec: The selector's name.
-        alternatives: For each situation the pipelines for it, best first: a model gets the first that it is fit for.
-        opening: The situations whose pipelines run before anything is known. The first one's answers are watched as
-            long as a decision is due, whatever answers.
-        beside: Situations whose pipeline answers together with that of another situation.
-        idle: The situation whose pipeline does nothing: after a drift event such a stream is opened anew.
-        decide: Maps what is known to a situation.
+        alternatives: Pipelines for each situation, best first; the first that fits the model runs.
+        opening: The situations whose pipelines run before the first decision. While a decision is due, the answers of
+            the first one are measured, even if other pipelines answer.
+        partners: Maps a situation to another one whose pipeline answers together with its own.
+        idle: The situation without adaptation: after a drift event in it the opening pipelines run again.
+        decide: Maps the measurements to a situation.
         settings: The selector's own options.
-        decide_after: Images that a decision rests on.
-        check_every: Requests from one look by the frozen model to the next, once it is decided.
+        decide_after: Number of images before a decision.
+        check_every: After a decision, the frozen model observes every n-th request.
         detector: Options of the drift detector.
-        memory: Images that the frozen model's memory fades over; each value that the detector hears rests on as many.
+        memory: Time constant of the frozen model's moving moments, in images; the drift detector gets one value per
+            this many images.
     """
 
     spec: Spec
     alternatives: Mapping[str, Sequence[Pipeline]]
     opening: tuple[str, ...]
-    beside: Mapping[str, str]
+    partners: Mapping[str, str]
     idle: str
     decide: Callable[[Situation], str]
     settings: Options
@@ -113,12 +118,12 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
 
     @property
     def pipelines(self) -> Sequence[Pipeline]:
-        """All that it may run."""
+        """All pipelines that it may run."""
         return [pipeline for several in self.alternatives.values() for pipeline in several]
 
     @property
     def draws(self) -> bool:
-        """Whether steps draw random numbers."""
+        """True if steps draw random numbers."""
         return any(pipeline.draws for pipeline in self.pipelines)
 
     @property
@@ -128,14 +133,14 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
 
     @property
     def holds_inputs(self) -> bool:
-        """Whether states hold images that were sent."""
+        """True if states hold clients' images."""
         return any(pipeline.holds_inputs for pipeline in self.pipelines)
 
     def prepare(self, source: SourceModel) -> ChoosingFit:
-        """Fit, for each situation, the best pipeline that the model is fit for.
+        """Fit, for each situation, the best pipeline that works on the model.
 
         Raises:
-            UnfitModelError: If there is none for a situation.
+            UnfitModelError: If no pipeline of a situation works.
         """
         pipelines, fits, lacking = {}, {}, []
         for situation, several in self.alternatives.items():
@@ -154,36 +159,36 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
         return ChoosingFit(initial, "; ".join(lacking), pipelines, fits, watch, {-1: self.opening, **answering})
 
     def step(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor) -> tuple[StepOutput, ChoosingState]:
-        """Answer x (N, *input_shape) by what runs, learn, and choose what runs for the next batch."""
+        """Answer x (N, *input_shape) with the running pipelines, learn, and choose the pipelines for the next batch."""
         running = prepared.running(state)
         outputs, pipelines = {}, dict(state.pipelines)
-        listener = self.opening[0] if bool(state.diagnosis.undecided) else running[0]
-        for name in dict.fromkeys((*running, listener)):
+        measured = self.opening[0] if bool(state.diagnosis.undecided) else running[0]
+        for name in dict.fromkeys((*running, measured)):
             outputs[name], pipelines[name] = prepared.pipelines[name].step(prepared.fits[name], pipelines[name], x)
-        known = diagnosis.answered(state.diagnosis, outputs[listener].probabilities)
+        found = diagnosis.answered(state.diagnosis, outputs[measured].probabilities)
         seen = state.seen
-        if bool(known.undecided) or int(state.steps) % self.check_every == 0:
+        if bool(found.undecided) or int(state.steps) % self.check_every == 0:
             look, seen = prepared.watch.look(seen, x)
-            known = diagnosis.looked(known, look, len(x), self.detector, self.memory)
-        if known.events > state.diagnosis.events:  # what the frozen model remembers is of before
+            found = diagnosis.looked(found, look, len(x), self.detector, self.memory)
+        if found.events > state.diagnosis.events:  # the moving moments are those of images before the drift
             seen = prepared.watch.initial
-        chosen = torch.tensor(-1) if bool(known.undecided) and running == (self.idle,) else state.chosen
-        moved = replace(state, steps=state.steps + 1, chosen=chosen, diagnosis=known, seen=seen, pipelines=pipelines)
-        if bool(known.undecided) and int(known.images) >= self.decide_after:
+        chosen = torch.tensor(-1) if bool(found.undecided) and running == (self.idle,) else state.chosen
+        moved = replace(state, steps=state.steps + 1, chosen=chosen, diagnosis=found, seen=seen, pipelines=pipelines)
+        if bool(found.undecided) and int(found.images) >= self.decide_after:
             moved = self._decided(prepared, moved)
         output = _averaged([outputs[name] for name in running])
         return replace(output, signals={**output.signals, **_signals(moved)}), moved
 
     def predict(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor) -> StepOutput:
-        """Answer x (N, *input_shape) by what the running pipelines remember."""
-        return self._asked(prepared, state, x, Pipeline.predict)
+        """Answer x (N, *input_shape) with the running pipelines under their current states."""
+        return self._mean_answer(prepared, state, x, Pipeline.predict)
 
     def probe(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor) -> StepOutput:
-        """Answer a batch from another distribution than the stream's by the running pipelines."""
-        return self._asked(prepared, state, x, Pipeline.probe)
+        """Answer a batch from another distribution than the stream's with the running pipelines."""
+        return self._mean_answer(prepared, state, x, Pipeline.probe)
 
     def without_inputs(self, prepared: ChoosingFit, state: ChoosingState) -> ChoosingState:
-        """Return a state without the images that any pipeline's learner holds."""
+        """Return the state without the images that pipelines' learners hold."""
         emptied = {
             situation: pipeline.without_inputs(prepared.fits[situation], state.pipelines[situation])
             for situation, pipeline in prepared.pipelines.items()
@@ -202,17 +207,17 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
         until = f"; decides after {self.decide_after - int(state.diagnosis.images)} more images" if undecided else ""
         return f"{chosen}: {situation_of(state.diagnosis)}{until}"
 
-    def _asked(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor, ask: Ask) -> StepOutput:
+    def _mean_answer(self, prepared: ChoosingFit, state: ChoosingState, x: Tensor, answer: Answer) -> StepOutput:
         running = prepared.running(state)
         return _averaged(
-            [ask(prepared.pipelines[each], prepared.fits[each], state.pipelines[each], x) for each in running]
+            [answer(prepared.pipelines[each], prepared.fits[each], state.pipelines[each], x) for each in running]
         )
 
     def _together(self, situation: str) -> tuple[str, ...]:
-        return (situation, self.beside[situation]) if situation in self.beside else (situation,)
+        return (situation, self.partners[situation]) if situation in self.partners else (situation,)
 
     def _decided(self, prepared: ChoosingFit, state: ChoosingState) -> ChoosingState:
-        """Choose; what stops, and what begins and has not run yet, are in the state before any batch."""
+        """Choose a situation; pipelines that stop return to their initial state."""
         situation = self.decide(situation_of(state.diagnosis))
         ran = {*prepared.running(state), self.opening[0]} - {*self._together(situation)}
         stopped = {name: prepared.fits[name].initial for name in ran}
@@ -235,7 +240,7 @@ def _first_fit(several: Sequence[Pipeline], source: SourceModel) -> tuple[Pipeli
 
 
 def _averaged(outputs: Sequence[StepOutput]) -> StepOutput:
-    """Return the mean answer; of one answer that one."""
+    """Return the mean of the answers; a single answer is returned unchanged."""
     if len(outputs) == 1:
         return outputs[0]
     probabilities = torch.stack([output.probabilities for output in outputs]).mean(0)
@@ -244,14 +249,14 @@ def _averaged(outputs: Sequence[StepOutput]) -> StepOutput:
 
 
 def _signals(state: ChoosingState) -> dict[str, Tensor]:
-    known = state.diagnosis
+    found = state.diagnosis
     signals = {
         "choice": state.chosen.float(),
-        "drift_events": known.events.float(),
-        "label_correlation": label_correlation.correlation(known.correlation),
-        "label_run_length": label_runs.run_length(known.runs),
+        "drift_events": found.events.float(),
+        "label_correlation": label_correlation.correlation(found.correlation),
+        "label_run_length": label_runs.run_length(found.runs),
     }
-    return signals if float(known.distance) < 0 else {**signals, "source_distance": known.distance}
+    return signals if float(found.distance) < 0 else {**signals, "source_distance": found.distance}
 
 
 Make: TypeAlias = Callable[[str, Mapping[str, Mapping[str, object]]], Pipeline]
@@ -259,8 +264,8 @@ Make: TypeAlias = Callable[[str, Mapping[str, Mapping[str, object]]], Pipeline]
 
 
 class Selector(Part):
-    """Picks the pipeline for each stream from what the stream looks like; stands alone in a spec."""
+    """Picks the pipeline for each stream from measurements of the stream; stands alone in a spec."""
 
     @abstractmethod
     def adapter(self, make: Make, seed: int) -> Choosing:
-        """Return the adapter that picks among the pipelines that `make` makes."""
+        """Return an adapter that chooses among pipelines; `make` builds them."""

@@ -1,4 +1,4 @@
-"""What a selector knows of a stream: monitors of its requests, of the answers, and of what the frozen model finds."""
+"""A selector's measurements of a stream: monitors of requests, of answers and of the frozen model's observations."""
 
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from adapters.monitors.label_correlation import CorrelationState
 from adapters.monitors.label_runs import RunsState
 from adapters.monitors.moving_mean import MeanState
 from adapters.monitors.page_hinkley import PageHinkleyOptions, PageHinkleyState
-from adapters.network.source_observer import UNTOLD, Look
+from adapters.network.source_observer import UNKNOWN, Look
 from adapters.values import PartState
 
 LEAST_DISTANCE = 1e-6
@@ -18,20 +18,20 @@ LEAST_DISTANCE = 1e-6
 
 @dataclass(frozen=True)
 class Diagnosis(PartState):
-    """What is known of a stream.
+    """Measurements of a stream.
 
     Attributes:
-        batch: Mean images per request.
-        runs: Predicted labels of neighbours.
-        correlation: Answers of neighbours.
-        distance: () as in the last look; -1 before any.
-        last: () the last image's own distance; -1 before any.
-        roughness: Mean difference of that distance's logarithm from image to image.
+        batch: Mean number of images per request.
+        runs: Runs of equal predicted labels.
+        correlation: Correlation of successive answers.
+        distance: () distance in the last observation; -1 before any.
+        last: () distance of the last image alone; -1 before any.
+        roughness: Mean change of the log distance of single images from image to image.
         entropy: Mean entropy of the frozen model's answers, nats.
-        detector: Page-Hinkley on the logarithm of the distance.
-        unheard: () int64 images looked at since the detector was last told the distance.
+        detector: Page-Hinkley on the log distance.
+        unheard: () int64 images observed since the detector last got a value.
         images: () int64 images since the start or the last drift event.
-        undecided: () whether a decision is due.
+        undecided: () bool, a decision is due.
         events: () int64 drift events so far.
     """
 
@@ -54,12 +54,12 @@ class Situation:
     """A diagnosis in plain numbers.
 
     Attributes:
-        batch: Mean images per request.
-        distance: Norm-statistics distance from the source; None where it cannot be told.
-        roughness: Mean difference of the distance's logarithm from image to image.
+        batch: Mean number of images per request.
+        distance: Norm-statistics distance from the source; None if it is unknown.
+        roughness: Mean change of the log distance from image to image.
         entropy: Mean entropy of the frozen model's answers, as a share of ln(classes).
-        correlation: Mean correlation of answers with those shortly before.
-        run_length: Mean run of equal predicted labels.
+        correlation: Mean correlation of answers with the preceding ones.
+        run_length: Mean length of runs of equal predicted labels.
     """
 
     batch: float
@@ -79,14 +79,14 @@ class Situation:
 
 
 def init(classes: int) -> Diagnosis:
-    """Return what is known before any request."""
+    """Return the diagnosis before any request."""
     zero, mean = torch.zeros((), dtype=torch.int64), moving_mean.init()
     return Diagnosis(
         batch=mean,
         runs=label_runs.init(),
         correlation=label_correlation.init(classes),
-        distance=torch.tensor(UNTOLD),
-        last=torch.tensor(UNTOLD),
+        distance=torch.tensor(UNKNOWN),
+        last=torch.tensor(UNKNOWN),
         roughness=mean,
         entropy=mean,
         detector=page_hinkley.init(),
@@ -97,57 +97,64 @@ def init(classes: int) -> Diagnosis:
     )
 
 
-def answered(known: Diagnosis, probabilities: Tensor) -> Diagnosis:
-    """Take in the probabilities (N, C) that a request was answered with."""
+def answered(before: Diagnosis, probabilities: Tensor) -> Diagnosis:
+    """Update the diagnosis with a request's answers, probabilities (N, C)."""
     images = len(probabilities)
     return replace(
-        known,
-        batch=moving_mean.update(known.batch, torch.tensor(float(images)), images),
-        runs=label_runs.update(known.runs, probabilities.argmax(1)),
-        correlation=label_correlation.update(known.correlation, probabilities),
-        images=known.images + images,
+        before,
+        batch=moving_mean.update(before.batch, torch.tensor(float(images)), images),
+        runs=label_runs.update(before.runs, probabilities.argmax(1)),
+        correlation=label_correlation.update(before.correlation, probabilities),
+        images=before.images + images,
     )
 
 
-def looked(known: Diagnosis, look: Look, images: int, options: PageHinkleyOptions, told_after: int) -> Diagnosis:
-    """Take in a look at a request of some images, already answered; the detector hears of each `told_after` images.
+def looked(before: Diagnosis, look: Look, images: int, options: PageHinkleyOptions, detect_every: int) -> Diagnosis:
+    """Update the diagnosis with the frozen model's observation of a request, whose answers are already in it.
 
-    After a drift event what earlier looks found no longer counts, and a decision is due.
+    A drift event discards earlier observations and makes a decision due.
+
+    Args:
+        before: The diagnosis with the request's answers.
+        look: The observation.
+        images: Number of images in the request.
+        options: Options of the drift detector.
+        detect_every: The detector gets one value per this many observed images.
     """
-    unheard = known.unheard + images
-    enough = unheard >= told_after
-    told = torch.where(enough, _logarithm(look.distance), torch.nan)
-    detector, verdict = page_hinkley.update(known.detector, told, options)
-    before = known
+    unheard = before.unheard + images
+    due = unheard >= detect_every
+    value = torch.where(due, _logarithm(look.distance), torch.nan)
+    detector, verdict = page_hinkley.update(before.detector, value, options)
+    base = before
     if verdict.changed:
-        known = replace(known, correlation=label_correlation.init(len(known.correlation.shares)))
-        before = replace(known, last=torch.tensor(UNTOLD), roughness=moving_mean.init(), entropy=moving_mean.init())
-    chain = torch.cat([before.last[None], look.alone])
+        before = replace(before, correlation=label_correlation.init(len(before.correlation.shares)))
+        base = replace(before, last=torch.tensor(UNKNOWN), roughness=moving_mean.init(), entropy=moving_mean.init())
+    chain = torch.cat([base.last[None], look.alone])
     changes = _logarithm(chain).diff().abs()
     return replace(
-        known,
-        distance=_where_told(look.distance, known.distance),
-        last=_where_told(chain[-1], before.last),
-        roughness=moving_mean.update(before.roughness, changes.nanmean(), images),
-        entropy=moving_mean.update(before.entropy, look.entropy, images),
+        before,
+        distance=_where_known(look.distance, before.distance),
+        last=_where_known(chain[-1], base.last),
+        roughness=moving_mean.update(base.roughness, changes.nanmean(), images),
+        entropy=moving_mean.update(base.entropy, look.entropy, images),
         detector=detector,
-        unheard=torch.where(enough, 0, unheard),
-        images=torch.zeros_like(known.images) if verdict.changed else known.images,
-        undecided=known.undecided | verdict.changed,
-        events=known.events + verdict.changed,
+        unheard=torch.where(due, 0, unheard),
+        images=torch.zeros_like(before.images) if verdict.changed else before.images,
+        undecided=before.undecided | verdict.changed,
+        events=before.events + verdict.changed,
     )
 
 
-def situation_of(known: Diagnosis) -> Situation:
+def situation_of(found: Diagnosis) -> Situation:
     """Return a diagnosis in plain numbers."""
-    distance = float(known.distance)
+    distance = float(found.distance)
     return Situation(
-        batch=float(known.batch.mean),
+        batch=float(found.batch.mean),
         distance=None if distance < 0 else distance,
-        roughness=float(known.roughness.mean),
-        entropy=float(known.entropy.mean) / float(torch.tensor(len(known.correlation.shares)).log()),
-        correlation=float(label_correlation.correlation(known.correlation)),
-        run_length=float(label_runs.run_length(known.runs)),
+        roughness=float(found.roughness.mean),
+        entropy=float(found.entropy.mean) / float(torch.tensor(len(found.correlation.shares)).log()),
+        correlation=float(label_correlation.correlation(found.correlation)),
+        run_length=float(label_runs.run_length(found.runs)),
     )
 
 
@@ -155,5 +162,5 @@ def _logarithm(distance: Tensor) -> Tensor:
     return torch.where(distance >= 0, distance.clamp_min(LEAST_DISTANCE).log(), torch.nan)
 
 
-def _where_told(distance: Tensor, before: Tensor) -> Tensor:
+def _where_known(distance: Tensor, before: Tensor) -> Tensor:
     return torch.where(torch.isfinite(distance) & (distance >= 0), distance, before)

@@ -1,4 +1,4 @@
-"""The frozen model as an observer: how far requests are from the source's statistics, and how sure it is of them."""
+"""The frozen model as an observer: it measures requests' distance from the source statistics and its own entropy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from adapters.options import Options, option
 from adapters.source import SourceModel
 from adapters.values import Moments, Normalized
 
-UNTOLD = -1.0
-"""In the place of a distance that cannot be told."""
+UNKNOWN = -1.0
+"""Stands for an unknown distance."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the frozen model finds in a request.
+    """The frozen model's observation of a request.
 
     Attributes:
-        distance: () norm-statistics distance of the newest images together from the source; negative: untold.
-        alone: (N,) the same of each image alone, for (N, C, H, W) layers; empty: untold.
-        entropy: () mean entropy of its answers, nats.
-        logits: (N, C) its answers.
+        distance: () norm-statistics distance of the newest images together from the source; negative if unknown.
+        alone: (N,) the same for each image alone, for (N, C, H, W) layers; empty if unknown.
+        entropy: () mean entropy of the frozen model's answers, nats.
+        logits: (N, C) of its answers.
         features: (N, d) that enter its classifier.
     """
 
@@ -41,15 +41,15 @@ class Look:
 
 
 Seen = Mapping[str, MomentsState]
-"""What an observer remembers: the moving moments of each norm layer's inputs."""
+"""An observer's state: the moving moments of each norm layer's inputs."""
 
 
 class Watch:
-    """Looks at requests through the frozen model; what it finds does not depend on what has been learned.
+    """Observes requests with the frozen model, so that its observations do not depend on what was learned.
 
     Args:
         source: The model.
-        memory: Images that the remembered moments fade over.
+        memory: Time constant of the moving moments, in images.
     """
 
     def __init__(self, source: SourceModel, memory: int) -> None:
@@ -58,25 +58,25 @@ class Watch:
 
     @property
     def initial(self) -> Seen:
-        """What is remembered before any request."""
+        """The state before any request."""
         return {name: moments for name, moments in self._net.initial_norm.items() if isinstance(moments, MomentsState)}
 
     @torch.no_grad()
     def look(self, seen: Seen, x: Tensor) -> tuple[Look, Seen]:
-        """Look at x (N, *input_shape); return what was found, and what is remembered now."""
+        """Observe x (N, *input_shape); return the observation and the new state."""
         forward, after = self._net.observe({}, seen, x)
         entropy = entropy_of_probabilities(forward.logits.softmax(1)).mean()
-        remembered = {name: moments for name, moments in after.items() if isinstance(moments, MomentsState)}
-        if not remembered:
-            distance = torch.tensor(UNTOLD) if forward.drift is None else forward.drift
-            return Look(distance, torch.empty(0), entropy, forward.logits, forward.features), remembered
-        distance = self._net.distance({name: layer.moments for name, layer in remembered.items()})
+        moving = {name: moments for name, moments in after.items() if isinstance(moments, MomentsState)}
+        if not moving:
+            distance = torch.tensor(UNKNOWN) if forward.drift is None else forward.drift
+            return Look(distance, torch.empty(0), entropy, forward.logits, forward.features), moving
+        distance = self._net.distance({name: layer.moments for name, layer in moving.items()})
         alone = torch.empty(0) if forward.drift is None else forward.drift
-        return Look(distance, alone, entropy, forward.logits, forward.features), remembered
+        return Look(distance, alone, entropy, forward.logits, forward.features), moving
 
     def layers(self, seen: Seen) -> dict[str, LayerDistance]:
-        """Return how far each layer's remembered moments are from the source's; of layers over maps alone."""
-        return {name: between(remembered.moments, self._source(name)) for name, remembered in seen.items()}
+        """Return the distance of each layer's moving moments from the source's, for layers over maps (N, C, H, W)."""
+        return {name: between(moving.moments, self._source(name)) for name, moving in seen.items()}
 
     def _source(self, name: str) -> Moments:
         layer = self._net.layers[name]
@@ -85,11 +85,11 @@ class Watch:
 
 @dataclass(frozen=True, kw_only=True)
 class _MeasuringOptions(Options):
-    memory: int = option(64, "images that the remembered moments fade over", low=1)
+    memory: int = option(64, "time constant of the moving moments, in images", low=1)
 
 
 class _Measuring(Normalizer[MomentsState]):
-    """Source statistics; measures each image's moments, and remembers those of the newest images together."""
+    """Normalises by the source statistics; measures each image's moments and their moving average over the stream."""
 
     name = "source"
     paper = "ours"

@@ -79,7 +79,7 @@ class Auto(Selector):
             spec=Spec(self.name),
             alternatives={name: [make(*each) for each in several] for name, several in self._alternatives().items()},
             opening=("one_by_one", "small"),
-            beside={"single": "one_by_one"},
+            partners={"single": "one_by_one"},
             idle="calm",
             decide=self.decide,
             settings=options,
