@@ -1,1 +1,1 @@
-"""Pure tensor functions, each small enough to read beside its equation."""
+"""Pure tensor functions, each small enough to compare with its equation."""

@@ -1,7 +1,7 @@
-"""Normalisation in few passes over the activations, both ways: statistics, and one scale and one shift per channel.
+"""Normalisation with few passes over the activations, forward and backward: statistics, scale and shift per channel.
 
-Where no gradient is wanted these are plain tensor operations; where one is, their own backward passes keep the layout
-of the activations in memory and read them as seldom as can be.
+Without a gradient these are plain tensor operations. With one, custom backward passes keep the memory layout of the
+activations and read them as few times as possible.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def instance_powers(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and the mean square (N, C) of each image of x (N, C, ...) over positions.
+    """Return the mean and the mean square (N, C) over positions of each image of x (N, C, ...).
 
     Example:
         >>> instance_powers(torch.tensor([[[1.0, 3.0]]]))
@@ -22,7 +22,7 @@ def instance_powers(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return scale * x + shift for x (N, C, ...), both (N, C) per image or (C,).
+    """Return scale * x + shift for x (N, C, ...); scale and shift are (C,), or (N, C) per image.
 
     Example:
         >>> scaled(torch.tensor([[1.0, 2.0]]), torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0]))
@@ -37,10 +37,11 @@ def scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def batch_normalized(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return weight * (x - mean) / sqrt(var + eps) + bias by x's own mean and biased var (C,), and these, detached.
+    """Return weight * (x - mean) / sqrt(var + eps) + bias for x (N, C, ...), and x's mean and biased var (C,).
 
-    x is (N, C, ...). The variance is that of the centred x, which no great mean can spoil; PyTorch's own kernel adds
-    rows up one by one where channels come last in memory, which loses two digits at 65,000 rows.
+    Mean and variance are detached. The variance is computed from the centred x, so that a large mean does not make it
+    inaccurate. PyTorch's own kernel sums rows one by one if channels come last in memory, which loses two digits at
+    65,000 rows.
 
     Example:
         >>> y, mean, var = batch_normalized(torch.tensor([[1.0], [3.0]]), None, None, 0.0)
@@ -86,7 +87,7 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, scale = ctx.saved_tensors
-        return grads[0] * _beside(scale, x), (grads[0] * x).flatten(2).sum(2), grads[0].flatten(2).sum(2)
+        return grads[0] * _broadcastable(scale, x), (grads[0] * x).flatten(2).sum(2), grads[0].flatten(2).sum(2)
 
 
 class _BatchNormalized(torch.autograd.Function):
@@ -95,7 +96,7 @@ class _BatchNormalized(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         mean = _total(x) / _count(x)
-        centred = x - _beside(mean, x)
+        centred = x - _broadcastable(mean, x)
         var = _total(centred.square()) / _count(x)
         inverse = torch.rsqrt(var + eps)
         return _scaled(centred, inverse * weight, bias), mean, var, centred, inverse
@@ -127,7 +128,7 @@ def _powers(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _total(x: Tensor) -> Tensor:
-    """Sum x (N, C, ...) over everything but channels."""
+    """Sum x (N, C, ...) over all dimensions except channels."""
     return x.sum((0, *range(2, x.dim())))
 
 
@@ -135,23 +136,23 @@ def _count(x: Tensor) -> int:
     return x.numel() // x.shape[1]
 
 
-def _beside(values: Tensor, x: Tensor) -> Tensor:
-    """Give values (N, C) or (C,) the dimensions of x (N, C, ...)."""
+def _broadcastable(values: Tensor, x: Tensor) -> Tensor:
+    """Reshape values (N, C) or (C,) so that they broadcast to x (N, C, ...)."""
     batch = values.shape[:-1] if values.dim() == 2 else (1,)
     return values.reshape(*batch, values.shape[-1], *[1] * (x.dim() - 2))
 
 
 def _scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    scale, shift = _beside(scale, x), _beside(shift, x)
+    scale, shift = _broadcastable(scale, x), _broadcastable(shift, x)
     return torch.addcmul(shift, x, scale) if _channels_last(x) else x * scale + shift
 
 
 def _added(total: Tensor, x: Tensor, scale: Tensor) -> Tensor:
     """Return total + scale * x."""
-    scale = _beside(scale, x)
+    scale = _broadcastable(scale, x)
     return torch.addcmul(total, x, scale) if _channels_last(x) else total + x * scale
 
 
 def _channels_last(x: Tensor) -> bool:
-    """Whether channels come last in memory: one operation with two broadcast operands is fast there, and only there."""
+    """Return whether channels come last in memory; only then is `addcmul` fast with two broadcast operands."""
     return x.dim() > 2 and x.stride(1) == 1

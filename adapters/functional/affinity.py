@@ -1,16 +1,16 @@
-"""Affinities between the feature vectors of one batch, finite at one image and on duplicates."""
+"""Affinities between the feature vectors of one batch; they are finite for a single image and for duplicates."""
 
 import torch
 from torch import Tensor
 
 SIGMA_FLOOR = 1e-6
-"""Least kernel width: unit vectors lie within 2 of each other; those of duplicates are apart by rounding alone."""
+"""Smallest kernel width. Unit vectors are at most 2 apart; duplicates differ by rounding errors only."""
 
 
 def distances(features: Tensor) -> Tensor:
-    """Return Euclidean distances (N, N) between unit vectors features (N, d); the diagonal is exactly 0.
+    """Return Euclidean distances (N, N) between unit vectors `features` (N, d); the diagonal is exactly 0.
 
-    By products of what is left of them without their mean, so that those of near vectors keep their digits.
+    They are computed from products of centred vectors, so that small distances keep their precision.
 
     Example:
         >>> distances(torch.eye(2))
@@ -24,9 +24,9 @@ def distances(features: Tensor) -> Tensor:
 
 
 def rbf(features: Tensor, k: int) -> Tensor:
-    """Return exp(-d^2 / 2 sigma^2) (N, N), sigma the mean distance to the k-th nearest, the point itself counted.
+    """Return exp(-d^2 / 2 sigma^2) (N, N); sigma is the mean distance to the k-th nearest point, counting itself.
 
-    Row sums grow with the batch, so that larger batches smooth harder (LAME's default kernel).
+    Row sums grow with the batch, so that larger batches are smoothed more strongly (LAME's default kernel).
 
     Example:
         >>> rbf(torch.eye(2), 2)
@@ -40,7 +40,7 @@ def rbf(features: Tensor, k: int) -> Tensor:
 
 
 def knn(features: Tensor, k: int) -> Tensor:
-    """Return 1 for each row's k nearest others, else 0, (N, N), directed; exact duplicates never count as oneself.
+    """Return (N, N) with 1 for each row's k nearest other rows, else 0; exact duplicates count as other rows.
 
     Example:
         >>> knn(torch.eye(2), 1)
@@ -56,7 +56,7 @@ def knn(features: Tensor, k: int) -> Tensor:
 
 
 def linear(features: Tensor) -> Tensor:
-    """Return cosines (N, N) of unit vectors features (N, d); they may be negative.
+    """Return cosines (N, N) of unit vectors `features` (N, d); they may be negative.
 
     Example:
         >>> linear(torch.eye(2))

@@ -1,4 +1,4 @@
-"""The answers of a request as NumPy sees them: on a few hundred numbers it takes a third of PyTorch's time."""
+"""Functions of a request's answers in NumPy, which takes a third of PyTorch's time on a few hundred numbers."""
 
 from typing import Any, TypeAlias
 
@@ -10,18 +10,18 @@ Numbers: TypeAlias = npt.NDArray[np.floating[Any]]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Labels: TypeAlias = npt.NDArray[np.int64]
 NONE = -1
-"""The label of a row that is not finite, which is no answer."""
+"""The label of a row that is not finite."""
 
 
 def is_finite(values: Tensor) -> bool:
-    """Tell whether values of any shape hold neither NaN nor infinity."""
+    """Return whether all values, of any shape, are finite."""
     return bool(np.isfinite(values.numpy()).all())
 
 
 def are_sound(logits: Tensor, probabilities: Tensor) -> Flags:
-    """Tell which rows (N,) are an answer: finite probabilities (N, C), and logits (N, C) of which none is NaN or inf.
+    """Return which rows (N,) are valid answers: finite probabilities (N, C), and logits (N, C) without NaN or +inf.
 
-    A logit of minus infinity is sound: the network rules a class out.
+    A logit of minus infinity is valid: the network rules a class out.
     """
     sound: Flags = np.isfinite(probabilities.numpy()).all(1) & (logits.numpy() < np.inf).all(1)
     return sound
@@ -41,7 +41,9 @@ def labels(probabilities: Tensor) -> Labels:
 
 
 def agreement(one: Tensor, other: Tensor) -> float | None:
-    """Return the share of equal labels of probabilities (N, C) each, over rows where both are finite; None for no row.
+    """Return the share of equal labels in probabilities (N, C) of two models, over rows that are finite in both.
+
+    None if there are no such rows.
 
     Example:
         >>> import torch
@@ -54,14 +56,14 @@ def agreement(one: Tensor, other: Tensor) -> float | None:
 
 
 def sound_rows(probabilities: Tensor) -> Numbers:
-    """Return the rows (n, C) of probabilities (N, C) that are finite."""
+    """Return the finite rows (n, C) of probabilities (N, C)."""
     rows: Numbers = probabilities.numpy()
     sound = np.isfinite(rows).all(1)
     return rows if sound.all() else rows[sound]
 
 
 def entropies(probabilities: Numbers) -> Numbers:
-    """Return each row's entropy (N,) in nats; probabilities are (N, C), zeros allowed; NaN where a row is not finite.
+    """Return each row's entropy (N,) in nats; probabilities are (N, C), zeros allowed. NaN for rows with NaN.
 
     Example:
         >>> entropies(np.array([[0.5, 0.5], [1.0, 0.0]]))
@@ -69,5 +71,5 @@ def entropies(probabilities: Numbers) -> Numbers:
     """
     with np.errstate(invalid="ignore"):
         logarithms = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
-        found: Numbers = 0.0 - (probabilities * logarithms).sum(1)
-    return found
+        result: Numbers = 0.0 - (probabilities * logarithms).sum(1)
+    return result

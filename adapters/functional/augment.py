@@ -1,10 +1,10 @@
-"""The random augmentation of mean-teacher methods (CoTTA, RMT, RoTTA), and ROID's, in pure tensor code.
+"""The random augmentations of mean-teacher methods (CoTTA, RMT, RoTTA) and of ROID, in pure tensor code.
 
-In this order: colour jitter, rotation with shift and scale, the border repeated, slight blur, flip, slight noise.
-One draw serves the whole batch; only the noise is drawn per element. ROID's has neither blur nor noise.
+The order is: colour jitter; rotation with shift and scale, repeating the border; slight blur; flip; slight noise.
+One draw serves the whole batch; only the noise is drawn per element. ROID's augmentation has neither blur nor noise.
 
-Public code pads by half the side instead of repeating the border: the same, but for black corners in images that are
-long or under 16 pixels.
+Public code pads by half the side instead of repeating the border. The results are equal except for black corners in
+images that are long or under 16 pixels.
 """
 
 import math
@@ -18,25 +18,26 @@ from torch.nn import functional
 
 GREY = (0.2989, 0.587, 0.114)
 PURE = (0, 2, 4)
-"""Where red, green and blue are on the colour circle, in sixths of it."""
+"""Positions of red, green and blue on the colour circle, in sixths."""
 LEAST_SPAN = 1e-12
 REACH = 2
-"""Of the blur, in pixels to each side."""
+"""Radius of the blur, in pixels."""
 NOISE = 0.005
+"""Standard deviation of the noise, for values in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What one augmentation does to every image of a batch.
+    """The random parameters of one augmentation, the same for every image of a batch.
 
     Attributes:
-        order: In which order the five colour operations come.
+        order: Order of the five colour operations.
         factors: Brightness .6-1.4, contrast .7-1.3, saturation .5-1.5, hue shift -.06-.06 turns, gamma .7-1.3.
         degrees: Rotation, -15 to 15.
         shift: Whole pixels (x, y), up to an eighth of the side.
         scale: .9-1.1.
-        sigma: Of the blur, in pixels, .001-.5.
-        flip: Whether left and right are changed.
+        sigma: Standard deviation of the blur, in pixels, .001-.5.
+        flip: True to mirror images left to right.
     """
 
     order: tuple[int, ...]
@@ -52,7 +53,7 @@ RANGES = ((0.6, 1.4), (0.7, 1.3), (0.5, 1.5), (-0.06, 0.06), (0.7, 1.3))
 
 
 def draw(generator: torch.Generator, height: int, width: int) -> Draw:
-    """Draw an augmentation for images of a size."""
+    """Draw an augmentation for images of this size."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
@@ -69,19 +70,22 @@ def draw(generator: torch.Generator, height: int, width: int) -> Draw:
 
 
 def random_view(x: Tensor, generator: torch.Generator, value_range: tuple[float, float]) -> Tensor:
-    """Draw an augmentation and return x (N, C, H, W) under it; x and the answer lie within the value range."""
+    """Draw an augmentation and apply it to x (N, C, H, W); x and the result lie within the value range."""
     drawn = draw(generator, *x.shape[-2:])
     return _within(value_range, x, lambda unit: augment(unit, drawn, generator))
 
 
 def random_sharp_view(x: Tensor, generator: torch.Generator, value_range: tuple[float, float]) -> Tensor:
-    """Draw an augmentation and return x (N, C, H, W) under it without blur and noise; both within the value range."""
+    """Draw an augmentation and apply it to x (N, C, H, W) without blur and noise; both lie within the value range."""
     drawn = draw(generator, *x.shape[-2:])
     return _within(value_range, x, lambda unit: augment_sharp(unit, drawn))
 
 
 def mild_view(x: Tensor, generator: torch.Generator, value_range: tuple[float, float]) -> Tensor:
-    """Jitter colours (in 4 of 10 calls), blur (2) or remove colour (1), one draw for all images: EcoTTA's warm-up."""
+    """Augment x for EcoTTA's warm-up, with one draw for all images.
+
+    The probabilities are 0.4 for colour jitter, 0.2 for blur and 0.1 for removing colour.
+    """
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
@@ -99,30 +103,30 @@ def mild_view(x: Tensor, generator: torch.Generator, value_range: tuple[float, f
 
 def augment(x: Tensor, drawn: Draw, generator: torch.Generator) -> Tensor:
     """Return augmented images (N, C, H, W) within [0, 1]; `generator` draws the noise."""
-    seen = _sampled(colour(x.clamp(0, 1), drawn), _places(x, drawn, REACH), "border")
-    x = _flipped(_blurred(seen, drawn.sigma), drawn)
+    moved = _sampled(colour(x.clamp(0, 1), drawn), _grid(x, drawn, REACH), "border")
+    x = _flipped(_blurred(moved, drawn.sigma), drawn)
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     return (x + NOISE * noise).clamp(0, 1)
 
 
 def augment_sharp(x: Tensor, drawn: Draw) -> Tensor:
-    """Return ROID's augmented images (N, C, H, W) within [0, 1]: mirrored at the border, no blur, no noise."""
+    """Return ROID's augmented images (N, C, H, W) within [0, 1]: mirrored at the border, without blur and noise."""
     height, width = x.shape[-2:]
-    top, left = height // 2, width // 2  # the most that mirroring can do at every size
+    top, left = height // 2, width // 2  # reflection padding must be less than the side
     padded = functional.pad(colour(x.clamp(0, 1), drawn), (left, left, top, top), mode="reflect")
     share = torch.tensor([width / padded.shape[-1], height / padded.shape[-2]], dtype=x.dtype)
-    return _flipped(_sampled(padded, _places(x, drawn) * share, "zeros"), drawn).clamp(0, 1)
+    return _flipped(_sampled(padded, _grid(x, drawn) * share, "zeros"), drawn).clamp(0, 1)
 
 
 def colour(x: Tensor, drawn: Draw) -> Tensor:
-    """Jitter colours of x (N, C, H, W) in [0, 1]; saturation and hue do nothing to images that are not RGB."""
+    """Jitter colours of x (N, C, H, W) in [0, 1]; saturation and hue leave images unchanged that are not RGB."""
     for number in drawn.order:
         x = COLOUR[number](x, drawn.factors[number])
     return x
 
 
 def grey(x: Tensor) -> Tensor:
-    """Return the grey images (N, 1, H, W) of x (N, C, H, W)."""
+    """Convert x (N, C, H, W) to grey images (N, 1, H, W)."""
     if x.shape[1] != len(GREY):
         return x.mean(1, keepdim=True)
     red, green, blue = x[:, :1], x[:, 1:2], x[:, 2:]
@@ -130,9 +134,9 @@ def grey(x: Tensor) -> Tensor:
 
 
 def hue(x: Tensor, turns: float) -> Tensor:
-    """Rotate the hue of x (N, 3, H, W) by a share of the colour circle.
+    """Rotate the hue of x (N, 3, H, W) by a fraction of the colour circle.
 
-    Without `torch.where` and remainders, which cost ten times an addition.
+    The code avoids `torch.where` and remainders, which cost ten times as much as an addition.
 
     Example:
         >>> red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
@@ -155,8 +159,8 @@ def hue(x: Tensor, turns: float) -> Tensor:
 
 
 def affine(x: Tensor, drawn: Draw) -> Tensor:
-    """Rotate, scale and shift x (N, C, H, W) about its centre, bilinearly; what comes from outside is 0."""
-    return _sampled(x, _places(x, drawn), "zeros")
+    """Rotate, scale and shift x (N, C, H, W) about its centre, bilinearly; pixels from outside the image are 0."""
+    return _sampled(x, _grid(x, drawn), "zeros")
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
@@ -165,16 +169,16 @@ def blur(x: Tensor, sigma: float) -> Tensor:
 
 
 def _blurred(x: Tensor, sigma: float) -> Tensor:
-    """Blur the middle of x (N, C, H, W), without a rim of `REACH`: (N, C, H - 4, W - 4)."""
+    """Blur x (N, C, H, W) without padding: the result is (N, C, H - 2 REACH, W - 2 REACH)."""
     weights = [math.exp(-((tap - REACH) ** 2) / (2 * sigma**2)) for tap in range(2 * REACH + 1)]
     taps = [weight / sum(weights) for weight in weights]
     return _weighted(_weighted(x, taps, -1), taps, -2)
 
 
-def _places(x: Tensor, drawn: Draw, rim: int = 0) -> Tensor:
-    """Return where each pixel of any image of x (N, C, H, W) comes from: (1, H, W, 2), from -1 to 1 within it.
+def _grid(x: Tensor, drawn: Draw, rim: int = 0) -> Tensor:
+    """Return the sampling grid (1, H + 2 rim, W + 2 rim, 2) for x (N, C, H, W).
 
-    A rim of so many pixels beyond the image makes that (1, H + 2 rim, W + 2 rim, 2).
+    It gives each pixel's source position, -1 to 1 within the image; `rim` adds that many pixels on every side.
     """
     height, width = x.shape[-2:]
     whole = height + 2 * rim, width + 2 * rim
@@ -187,29 +191,29 @@ def _places(x: Tensor, drawn: Draw, rim: int = 0) -> Tensor:
     return functional.affine_grid(torch.tensor([matrix], dtype=x.dtype), [1, 1, *whole], align_corners=False)
 
 
-def _sampled(x: Tensor, places: Tensor, beyond: Literal["zeros", "border"]) -> Tensor:
-    """Sample every image of x (N, C, H, W) at places (1, h, w, 2), bilinearly, and repeat its border or not."""
-    everywhere = places.expand(len(x), -1, -1, -1)
-    return functional.grid_sample(x, everywhere, mode="bilinear", padding_mode=beyond, align_corners=False)
+def _sampled(x: Tensor, grid: Tensor, padding: Literal["zeros", "border"]) -> Tensor:
+    """Sample every image of x (N, C, H, W) at a grid (1, h, w, 2), bilinearly; `padding` fills positions outside."""
+    grids = grid.expand(len(x), -1, -1, -1)
+    return functional.grid_sample(x, grids, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def _within(value_range: tuple[float, float], x: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
     low, high = value_range
     if (low, high) == (0, 1):
-        return view(x)  # the same, and saves four walks through it
+        return view(x)  # saves four passes over x
     return low + view((x - low) / (high - low)) * (high - low)
 
 
 def _weighted(x: Tensor, taps: Sequence[float], dim: int) -> Tensor:
-    """Return the weighted sum of neighbours along a dimension: a convolution of so few channels costs ten times it.
+    """Return the weighted sum of neighbours along a dimension; a convolution of so few channels is ten times slower.
 
-    Neighbours whose weight is lost in rounding are left out.
+    Neighbours with a weight below rounding are left out.
     """
-    kept, least = x.shape[dim] - 2 * REACH, torch.finfo(x.dtype).eps / 16
-    total = taps[REACH] * x.narrow(dim, REACH, kept)
+    size, least = x.shape[dim] - 2 * REACH, torch.finfo(x.dtype).eps / 16
+    total = taps[REACH] * x.narrow(dim, REACH, size)
     for number, tap in enumerate(taps):
         if number != REACH and tap > least:
-            total = total.add_(x.narrow(dim, number, kept), alpha=tap)
+            total = total.add_(x.narrow(dim, number, size), alpha=tap)
     return total
 
 
@@ -218,7 +222,7 @@ def _flipped(x: Tensor, drawn: Draw) -> Tensor:
 
 
 def _far(sector: Tensor, pure: int) -> Tensor:
-    """Return how far, from 0 to 1, places on a circle of six sectors are from the third of it around a pure colour."""
+    """Return the distance, 0 to 1, of positions on a circle of six sectors from the third around a pure colour."""
     return (sector - (pure + 3) % 6).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
 
 

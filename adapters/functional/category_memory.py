@@ -1,4 +1,4 @@
-"""RoTTA's memory (CSTU): equal room for every class, and in it what is recent and sure."""
+"""RoTTA's memory (CSTU): it gives every class equal room, and keeps recent images with certain predictions."""
 
 import math
 from bisect import insort
@@ -15,7 +15,7 @@ from adapters.values import PartState
 
 @dataclass(frozen=True)
 class CategoryMemory(PartState):
-    """Remembered images, and the entropy (N,) in nats with which each was predicted on arrival."""
+    """Stored images, and the entropy (N,) of each image's prediction on arrival, in nats."""
 
     places: Places
     entropies: Tensor
@@ -23,43 +23,43 @@ class CategoryMemory(PartState):
 
 @dataclass(frozen=True)
 class Scoring:
-    """What makes an image the one to go: the weights of its age and its entropy, among a number of classes."""
+    """The removal score: the weights of an image's age and of its entropy, and the number of classes."""
 
     classes: int
     age_weight: float = 1.0
     entropy_weight: float = 1.0
 
     def score(self, age: float, entropy: float) -> float:
-        """Return an image's score in double precision; age in capacities, entropy in nats.
+        """Return an image's score; the age is in units of the capacity, the entropy in nats.
 
         Example:
             >>> Scoring(10).score(0.0, math.log(10))
             1.5
         """
-        certain = math.log(max(self.classes, 2))  # one class has no entropy to speak of
-        return self.age_weight / (1 + math.exp(-age)) + self.entropy_weight * entropy / certain
+        maximum = math.log(max(self.classes, 2))  # not 0 for a single class
+        return self.age_weight / (1 + math.exp(-age)) + self.entropy_weight * entropy / maximum
 
 
 def empty(capacity: int, shape: tuple[int, ...], dtype: torch.dtype) -> CategoryMemory:
-    """Return a memory for a number of images of a shape; entropies are of the network's dtype."""
+    """Return an empty memory for `capacity` images; entropies have the network's dtype."""
     return CategoryMemory(stored.empty(capacity, shape), torch.zeros(capacity, dtype=dtype))
 
 
 def emptied(memory: CategoryMemory) -> CategoryMemory:
-    """Return the memory as it was before any image came."""
+    """Return an empty memory of the same capacity."""
     return CategoryMemory(stored.emptied(memory.places), torch.zeros_like(memory.entropies))
 
 
 def ages(memory: CategoryMemory) -> Tensor:
-    """Return how many arrivals ago (n,) the remembered images came, in read-out order; the last one's age is 1."""
+    """Return the ages (n,) of the stored images in arrivals, in read-out order; the last arrival's age is 1."""
     places = memory.places
     return places.arrived - places.arrivals[stored.rows(places)]
 
 
 def timeliness(memory: CategoryMemory) -> Tensor:
-    """Return the weights (n,) of the remembered images in the loss, in read-out order: e^-a / (1 + e^-a) of the age.
+    """Return the loss weights (n,) of the stored images, in read-out order: e^-a / (1 + e^-a) for age a.
 
-    The age a counts in capacities, so that a weight is below 1/2.
+    The age is in units of the capacity; every weight is below 1/2.
     """
     return torch.sigmoid(-ages(memory) / len(memory.entropies))
 
@@ -69,20 +69,21 @@ def insert(
 ) -> CategoryMemory:
     """Offer images to the memory one by one; a class never holds more than ceil(N / classes).
 
-    A class with less than its share competes with the largest classes, and takes a free place if there is one; else
-    with its own members, even where there are free places. The image of the highest score goes, the last of equals; if
-    that is the new image's, all stay.
+    An image of a class with less than its share takes a free place. If there is none, it competes with the images of
+    the largest classes. An image of a class with its full share competes with that class, even if there are free
+    places. The competing image with the highest score is removed, the last one among equals; the new image is dropped
+    if no score exceeds its own.
 
     Args:
-        memory: What is remembered, N images at most.
+        memory: The memory, of capacity N.
         images: (n, *input_shape) uint8.
         labels: (n,) int64, predicted classes.
         entropies: (n,) finite, in nats.
-        scoring: Who goes.
+        scoring: The removal score.
     """
     places, capacity = memory.places, len(memory.entropies)
-    before, held, known = int(places.arrived), stored.entries(places), memory.entropies.tolist()
-    entropy_of = {entry.arrival: known[entry.place] for entry in held}
+    before, held, old_entropies = int(places.arrived), stored.entries(places), memory.entropies.tolist()
+    entropy_of = {entry.arrival: old_entropies[entry.place] for entry in held}
     entropy_of |= dict(enumerate(entropies.tolist(), start=before))
     for now, label in enumerate(labels.tolist(), start=before):
         new = Entry(label, now, len(held))
@@ -99,11 +100,11 @@ def insert(
             new = new._replace(place=victim.place)
         insort(held, new)
     at, came = stored.newcomers(places, held)
-    return CategoryMemory(stored.settled(places, images, held), memory.entropies.index_copy(0, at, entropies[came]))
+    return CategoryMemory(stored.updated(places, images, held), memory.entropies.index_copy(0, at, entropies[came]))
 
 
 def _rivals(held: list[Entry], label: int, capacity: int, classes: int) -> list[Entry]:
-    """Return, in read-out order, those of whom one must go for an image of a class; none if it finds a free place."""
+    """Return the images that a new image of a class competes with, in read-out order; none if it gets a free place."""
     sizes = Counter(entry.label for entry in held)
     if sizes[label] >= capacity / classes:
         return [entry for entry in held if entry.label == label]

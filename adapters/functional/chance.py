@@ -1,11 +1,11 @@
-"""Random numbers of a step: they follow from the state's seed and its number of steps alone."""
+"""Random numbers of a step, which depend only on the state's seed and its number of steps."""
 
 import torch
 from torch import Tensor
 
 
 def step_seed(seed: int, steps: int) -> Tensor:
-    """Return the seed () int64 of a step's draws, another for every step and every seed.
+    """Return the seed () int64 of a step's draws; it differs from step to step and from seed to seed.
 
     Example:
         >>> bool(step_seed(0, 1) == step_seed(0, 1)), bool(step_seed(0, 1) == step_seed(0, 2))
@@ -16,5 +16,5 @@ def step_seed(seed: int, steps: int) -> Tensor:
 
 
 def generator_of(seed: Tensor) -> torch.Generator:
-    """Return the generator that a step's seed () stands for."""
+    """Return a generator with a step's seed ()."""
     return torch.Generator().manual_seed(int(seed))

@@ -1,4 +1,4 @@
-"""Contrast between source prototypes, features and augmented features (RMT)."""
+"""The contrastive loss between source prototypes, features and augmented features (RMT)."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 VIEWS = 3
-"""Of one image: its nearest prototype, its features, its augmented features."""
+"""Rows per image: its nearest prototype, its features and its augmented features."""
 
 
 def class_means(batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> tuple[Tensor, Tensor]:
-    """Return the mean feature of each class (C, d), 0 for those without images, and which have any (C,).
+    """Return each class's mean feature (C, d), 0 for classes without images, and which classes have images (C,).
 
     Args:
         batches: Features (N, d) with their labels (N,).
-        classes: How many classes.
+        classes: The number of classes.
 
     Example:
         >>> class_means([(torch.tensor([[1.0], [3.0]]), torch.tensor([1, 1]))], 2)
@@ -30,7 +30,9 @@ def class_means(batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> tuple
 
 
 def nearest(prototypes: Tensor, seen: Tensor, features: Tensor) -> Tensor:
-    """Return the number (N,) of the prototype (C, d) most like each feature (N, d) by cosine, among those seen (C,).
+    """Return the index (N,) of the prototype (C, d) with the largest cosine to each feature (N, d).
+
+    Only prototypes marked in `seen` (C,) are considered.
 
     Example:
         >>> prototypes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -42,13 +44,13 @@ def nearest(prototypes: Tensor, seen: Tensor, features: Tensor) -> Tensor:
 
 
 def project(features: Tensor, projector: Mapping[str, Tensor]) -> Tensor:
-    """Map features (N, d) through Linear-ReLU-Linear; weights by the names they have in an nn.Sequential."""
+    """Map features (N, d) through Linear-ReLU-Linear; weights have the names of an nn.Sequential."""
     hidden = torch.relu(linear(features, projector["0.weight"], projector["0.bias"]))
     return linear(hidden, projector["2.weight"], projector["2.bias"])
 
 
 def random_projector(inputs: int, outputs: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Draw a projector's weights as torch starts linear layers: uniform within 1 / sqrt(inputs).
+    """Draw a projector's weights like torch's initial linear layers: uniform within 1 / sqrt(inputs).
 
     Example:
         >>> random_projector(16, 4, torch.Generator())["0.weight"].abs().max() <= 0.25
@@ -65,13 +67,13 @@ def random_projector(inputs: int, outputs: int, generator: torch.Generator) -> d
 def contrastive_loss(
     prototypes: Tensor, features: Tensor, augmented: Tensor, projector: Mapping[str, Tensor], temperature: float
 ) -> Tensor:
-    """Return the loss () that draws the three views of an image together and all other rows apart (RMT).
+    """Return the loss () that moves the three views of an image together and all other rows apart (RMT).
 
-    Over 3N projected rows of unit length, the mean of -log of each positive's softmax share among the other rows; a
-    row's positives are the other two views of the same image, by its place in the batch and not by class.
+    It is the mean of -log of each positive's softmax share among the other rows, over 3N projected rows of unit length.
+    A row's positives are the other two views of the same image; other images of its class are not positives.
 
     Args:
-        prototypes: (N, d) the prototype nearest to each image.
+        prototypes: (N, d) nearest prototype of each image.
         features: (N, d) of the images.
         augmented: (N, d) of the images under augmentation.
         projector: As in `project`.
@@ -80,7 +82,7 @@ def contrastive_loss(
     Example:
         >>> projector = random_projector(2, 2, torch.Generator().manual_seed(0))
         >>> one = torch.ones(1, 2)
-        >>> contrastive_loss(one, one, one, projector, 0.1)  # of two equal views each has a half
+        >>> contrastive_loss(one, one, one, projector, 0.1)  # two equal views get a share of a half each
         tensor(0.6931)
     """
     rows = normalize(project(torch.cat([prototypes, features, augmented]), projector), dim=1)

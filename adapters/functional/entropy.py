@@ -7,7 +7,7 @@ from torch import Tensor
 def entropy_of_logits(logits: Tensor) -> Tensor:
     """Return each row's softmax entropy (N,) in nats; logits are (N, C).
 
-    In the log domain, so that logits of 1e4 give 0 and not NaN. Tent, eq. 1.
+    It is computed in the log domain, so that logits of 1e4 give 0 and not NaN. Tent, eq. 1.
 
     Example:
         >>> entropy_of_logits(torch.zeros(1, 2))
@@ -22,7 +22,7 @@ def entropy_of_logits(logits: Tensor) -> Tensor:
 def entropy_above_floor(logits: Tensor, floor: float = 1e-6) -> Tensor:
     """Return -sum p log(p + floor) of each row (N,) in nats; logits are (N, C).
 
-    RoTTA's and NOTE's form of the entropy; below zero by as much as the floor where an answer is certain.
+    This is RoTTA's and NOTE's form of the entropy. For a certain answer it is about -floor, slightly below 0.
 
     Example:
         >>> entropy_above_floor(torch.zeros(1, 2))

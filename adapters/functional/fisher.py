@@ -1,4 +1,4 @@
-"""Fisher information: how much each parameter matters for the source data."""
+"""Fisher information, which measures how much each parameter matters for the source data."""
 
 from collections.abc import Iterable
 
@@ -12,12 +12,12 @@ from adapters.values import Params, Tensors
 def diagonal(net: Net, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """Return the Fisher diagonal of the norm layers' weight and bias, as EATA computes it.
 
-    The mean over batches of the squared gradient of the batch-mean cross-entropy with the model's own labels (EATA,
-    eq. 9). Squares of batch means shrink with the batch size: keep it with the result.
+    It is the mean over batches of the squared gradient of the batch-mean cross-entropy with the model's own labels
+    (EATA, eq. 9). Squares of batch means shrink with the batch size, so store that with the result.
 
     Args:
-        net: The network, in the configuration that adapts.
-        batches: Source images (N, ...), unlabelled.
+        net: The network in the configuration that adapts.
+        batches: Source images (N, ...); labels are not needed.
 
     Raises:
         ValueError: If there is no batch.
@@ -34,7 +34,7 @@ def diagonal(net: Net, batches: Iterable[Tensor]) -> dict[str, Tensor]:
 
 
 def known(artefacts: Tensors, params: Params) -> dict[str, Tensor]:
-    """Return the Fisher diagonal of parameters, by name, as far as a model's source artefacts have it."""
+    """Return the Fisher diagonal of those parameters, by name, that a model's source artefacts have it for."""
     return {name: artefacts[key] for name in params if (key := f"fisher.{name}") in artefacts}
 
 

@@ -1,4 +1,4 @@
-"""The gradient of a loss at named parameters: by plain autograd, or by `torch.func` where a transform is under way."""
+"""The gradient of a loss at named parameters: by plain autograd, or by `torch.func` within a transform."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from adapters.values import Differentiable, Params, Tensors
 
 
 def by_autograd(of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:
-    """Differentiate on plain tensors: the graph goes as the gradient comes, which saves a fifth of a step's time.
+    """Differentiate by autograd on plain tensors; autograd frees the graph as it goes, which saves a fifth of a step.
 
     Example:
         >>> by_autograd(lambda p: (p["w"].square().sum(), ()), {"w": torch.tensor([3.0])})
@@ -18,8 +18,8 @@ def by_autograd(of_params: Differentiable, params: Params) -> tuple[Params, tupl
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad():
         loss, others = of_params(leaves)
-    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(leaves, found, strict=True)), tuple(_detached(other) for other in others)
+    grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, grads, strict=True)), tuple(_detached(other) for other in others)
 
 
 def by_transform(of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:

@@ -1,14 +1,15 @@
-"""Losses of two classifiers, or of one with itself, per image."""
+"""Losses per image, between two classifiers or of one classifier alone."""
 
 import torch
 from torch import Tensor
 
 
 def symmetric_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Return each row's mean cross-entropy (N,) of two classifiers, each the other's target; both are logits (N, C).
+    """Return each row's cross-entropy (N,) between two classifiers, averaged over both directions.
 
-    -1/2 sum_c q_c log p_c - 1/2 sum_c p_c log q_c with p and q their softmax: the entropy where both agree. The
-    gradient reaches both; detach what should stand still. RMT's and ROID's form; Wang et al., ICCV 2019.
+    Both arguments are logits (N, C). The loss is -1/2 sum_c q_c log p_c - 1/2 sum_c p_c log q_c with p and q their
+    softmax; it equals the entropy if both agree. The gradient flows into both: detach the one that should not learn.
+    RMT's and ROID's form; Wang et al., ICCV 2019.
 
     Example:
         >>> symmetric_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2))
@@ -21,7 +22,7 @@ def symmetric_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def soft_likelihood_ratio(logits: Tensor, clip: float = 0.99, eps: float = 1e-5) -> Tensor:
     """Return each row's soft likelihood ratio (N,): -sum_c r_c log(r_c / (1 - r_c) + eps), r = min(softmax, clip).
 
-    Negative where the classifier is sure, about -4.5 at the least; beyond the clip there is no gradient through r_c
+    It is negative for a confident classifier, and at least about -4.5. Beyond the clip no gradient flows through r_c
     (ROID).
 
     Example:

@@ -1,4 +1,4 @@
-"""Means and variances of activations, and normalisation by them."""
+"""Means and variances of activations, and normalisation with them."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ from adapters.values import Moments
 
 
 def channel_moments(x: Tensor) -> Moments:
-    """Return the biased moments (C,) of x (N, C, ...) over everything but channels.
+    """Return the biased moments (C,) of x (N, C, ...) over all dimensions except channels.
 
-    Variances come from the mean of squares, far cheaper on a CPU than `var_mean`; relative to the squared mean they are
-    exact to about 1e-6 in float32, and never negative.
+    Variances come from the mean of squares, which is far cheaper on a CPU than `var_mean`. Relative to the squared mean
+    they are exact to about 1e-6 in float32, and they are never negative.
 
     Example:
         >>> channel_moments(torch.tensor([[1.0], [3.0]]))
@@ -38,7 +38,7 @@ def instance_moments(x: Tensor) -> Moments:
 
 
 def pooled(instance: Moments) -> Moments:
-    """Return the batch moments (C,) of images whose own moments are (N, C): law of total variance.
+    """Return the batch moments (C,) from each image's moments (N, C), by the law of total variance.
 
     Example:
         >>> pooled(Moments(torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1)))
@@ -49,7 +49,9 @@ def pooled(instance: Moments) -> Moments:
 
 
 def batch_share(momentum: float, images: int, full_batch: int | None) -> float:
-    """Return a batch's share in running statistics: `momentum` at a full batch, less so that parts add up to it.
+    """Return a batch's share in running statistics: `momentum` for a full batch, less for a smaller one.
+
+    Small batches that together make a full batch have the same total share as that batch.
 
     Example:
         >>> batch_share(0.1, 64, 64), round(batch_share(0.1, 1, 64), 5), batch_share(0.1, 1, None)
@@ -61,7 +63,7 @@ def batch_share(momentum: float, images: int, full_batch: int | None) -> float:
 def normalize(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Return weight * (x - mean) / sqrt(var + eps) + bias for x (N, C, ...), moments (C,) or per image (N, C).
 
-    Folded into one scale and one shift per channel, so that x is read once.
+    The computation is one scale and one shift per channel, so that x is read once.
 
     Example:
         >>> x = torch.tensor([[1.0], [3.0]])

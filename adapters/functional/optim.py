@@ -1,4 +1,4 @@
-"""Optimizers as pure functions: (params, grads, state) -> (params, state); they equal torch.optim's to rounding."""
+"""Optimizers as pure functions: (params, grads, state) -> (params, state). They equal torch.optim's up to rounding."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from adapters.values import Params, PartState
 
 @dataclass(frozen=True)
 class OptimState(PartState):
-    """First moment `mu`, second moment `nu` (empty for SGD) by parameter name, and the number of updates."""
+    """First moment `mu` and second moment `nu` (empty for SGD), by parameter name, and the number of updates."""
 
     mu: Params
     nu: Params
@@ -51,7 +51,7 @@ def _adam(
     beta1 = options.momentum
     mu = {name: beta1 * state.mu[name] + (1 - beta1) * g for name, g in grads.items()}
     nu = {name: beta2 * state.nu[name] + (1 - beta2) * g.square() for name, g in grads.items()}
-    # 1 - beta^count, by expm1: in float32 the plain form loses five digits at the first update.
+    # 1 - beta^count by expm1: in float32 the plain form loses five digits at the first update.
     mu_scale = -torch.expm1(state.count * math.log(beta1)) if beta1 else torch.ones(())
     nu_scale = (-torch.expm1(state.count * math.log(beta2))).sqrt()
     moved = {

@@ -1,4 +1,4 @@
-"""Remembered images in a fixed number of places: what RoTTA's and NOTE's memories share."""
+"""Storage of images in a fixed number of places, which RoTTA's and NOTE's memories share."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ UNUSED = -1
 
 @dataclass(frozen=True)
 class Places(PartState):
-    """Images as they are stored, and when they came.
+    """Stored images and their order of arrival.
 
     Attributes:
         images: (N, *input_shape) uint8; 0 in a place never used.
         classes: (N,) int64, the class predicted on arrival; -1 marks an unused place.
         arrivals: (N,) int64, each image's number in the order of arrival, from 0.
-        arrived: () int64, how many images have come by, whether they were kept or not.
+        arrived: () int64, number of images that have arrived, kept or not.
     """
 
     images: Tensor
@@ -33,13 +33,13 @@ class Places(PartState):
 
     @property
     def filled(self) -> Tensor:
-        """Share () of the places that are used."""
+        """The share () of used places."""
         return (self.classes != UNUSED).float().mean()
 
     ranges: ClassVar[Mapping[str, Range]] = {"classes": (UNUSED, 2**53)}
 
     def check(self) -> None:
-        """Refuse arrivals that have not come yet, or that two images share.
+        """Refuse arrival numbers that are not below `arrived`, or that two images share.
 
         Raises:
             StateError: If there are any.
@@ -52,7 +52,7 @@ class Places(PartState):
 
 
 class Entry(NamedTuple):
-    """One remembered image; entries sort in read-out order: by class, then as they came."""
+    """One stored image. Entries sort in read-out order: by class, then by arrival."""
 
     label: int
     arrival: int
@@ -60,7 +60,7 @@ class Entry(NamedTuple):
 
 
 def empty(capacity: int, shape: tuple[int, ...]) -> Places:
-    """Return a number of unused places for images of a shape.
+    """Return `capacity` unused places for images of this shape.
 
     Example:
         >>> empty(2, (3, 8, 8)).classes
@@ -75,36 +75,36 @@ def empty(capacity: int, shape: tuple[int, ...]) -> Places:
 
 
 def emptied(places: Places) -> Places:
-    """Return the same number of places as they were before any image came."""
+    """Return the same number of places, unused."""
     return empty(len(places.classes), tuple(places.images.shape[1:]))
 
 
 def entries(places: Places) -> list[Entry]:
-    """Return who is remembered, in read-out order."""
-    found = zip(places.classes.tolist(), places.arrivals.tolist(), range(len(places.classes)), strict=True)
-    return sorted(Entry(*each) for each in found if each[0] != UNUSED)
+    """Return the stored images' entries, in read-out order."""
+    rows = zip(places.classes.tolist(), places.arrivals.tolist(), range(len(places.classes)), strict=True)
+    return sorted(Entry(*row) for row in rows if row[0] != UNUSED)
 
 
 def rows(places: Places) -> Tensor:
-    """Return the numbers (n,) of the used places, in read-out order."""
+    """Return the indices (n,) of the used places, in read-out order."""
     return torch.tensor([entry.place for entry in entries(places)], dtype=torch.int64)
 
 
 def recall(places: Places, value_range: tuple[float, float]) -> Tensor:
-    """Return the remembered images as inputs (n, *input_shape) within a value range, in read-out order."""
+    """Return the stored images as inputs (n, *input_shape) within a value range, in read-out order."""
     return as_inputs(places.images[rows(places)], value_range)
 
 
 def newcomers(places: Places, held: Sequence[Entry]) -> tuple[Tensor, Tensor]:
-    """Return the places (n,) of those among `held` who are new to `places`, and their rows (n,) as they came."""
+    """Return the places (n,) of entries in `held` that are new to `places`, and their rows (n,) in the new batch."""
     before = int(places.arrived)
     fresh = [(entry.place, entry.arrival - before) for entry in held if entry.arrival >= before]
     at, came = torch.tensor(fresh, dtype=torch.int64).reshape(-1, 2).unbind(1)
     return at, came
 
 
-def settled(places: Places, images: Tensor, held: Sequence[Entry]) -> Places:
-    """Return the places after images (n, *input_shape) uint8 have come by, with those remembered that are `held`."""
+def updated(places: Places, images: Tensor, held: Sequence[Entry]) -> Places:
+    """Return the places after the arrival of images (n, *input_shape) uint8; the entries in `held` are stored."""
     used = torch.tensor(held, dtype=torch.int64).reshape(-1, len(Entry._fields))
     labels, arrivals, at = used.unbind(1)
     fresh_at, came = newcomers(places, held)
@@ -117,12 +117,12 @@ def settled(places: Places, images: Tensor, held: Sequence[Entry]) -> Places:
 
 
 def spans(arrived: int, count: int, period: int) -> Iterator[tuple[slice, bool]]:
-    """Cut `count` arrivals where a multiple of `period` is reached; tell for each span whether it ends there.
+    """Split `count` arrivals at each multiple of `period`; yield each span and whether it ends at one.
 
     Args:
-        arrived: How many came before these.
-        count: How many come now.
-        period: Arrivals from one end to the next.
+        arrived: Number of earlier arrivals.
+        count: Number of new arrivals.
+        period: Arrivals between two ends.
 
     Example:
         >>> list(spans(60, 70, 64))

@@ -1,4 +1,4 @@
-"""Which classes a batch seems to hold."""
+"""An estimate of a batch's class shares."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from torch import Tensor
 def smoothed_prior(probabilities: Tensor) -> Tensor:
     """Return the smoothed mean output (C,) of a batch of probabilities (N, C); it sums to one.
 
-    (prior + s) / (1 + s C) with s = max(1/N, 1/C) / max(prior): the fewer the images, the nearer to uniform
+    It is (prior + s) / (1 + s C) with s = max(1/N, 1/C) / max(prior): the fewer the images, the closer to uniform
     (ROID).
 
     Example:

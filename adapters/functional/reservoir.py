@@ -1,4 +1,4 @@
-"""NOTE's memory (PBRS): a reservoir in which the predicted classes are balanced."""
+"""NOTE's memory (PBRS): a reservoir of images that is balanced over predicted classes."""
 
 from bisect import insort
 from collections import Counter
@@ -12,36 +12,36 @@ from adapters.functional.places import Entry, Places
 from adapters.values import PartState
 
 DRAWS = 3
-"""Numbers drawn for each arrival: which of the largest classes gives way, which of its images, and whether it does."""
+"""Random numbers per arrival: they select one of the largest classes, one of its images, and whether to replace it."""
 
 
 @dataclass(frozen=True)
 class Reservoir(PartState):
-    """Remembered images, and how many (classes,) int64 were predicted as each class since the start."""
+    """Stored images, and the number (classes,) int64 of images predicted as each class since the start."""
 
     places: Places
     counts: Tensor
 
 
 def empty(capacity: int, shape: tuple[int, ...], classes: int) -> Reservoir:
-    """Return a reservoir for a number of images of a shape."""
+    """Return an empty reservoir for `capacity` images of this shape."""
     return Reservoir(stored.empty(capacity, shape), torch.zeros(classes, dtype=torch.int64))
 
 
 def emptied(reservoir: Reservoir) -> Reservoir:
-    """Return the reservoir as it was before any image came."""
+    """Return an empty reservoir of the same capacity."""
     return Reservoir(stored.emptied(reservoir.places), torch.zeros_like(reservoir.counts))
 
 
 def insert(reservoir: Reservoir, images: Tensor, labels: Tensor, draws: Tensor) -> Reservoir:
     """Offer images to the reservoir one by one; once full it stays full (NOTE, algorithm 1).
 
-    An image of a class that is not among the largest takes the place of one that is. An image of a largest class takes
-    the place of one of its own with probability stored / arrived, so that every arrival of the class is as likely to
-    be remembered.
+    An image of a class that is not among the largest replaces an image of a largest class. An image of a largest class
+    replaces one of its own class with probability stored / arrived, so that all arrivals of a class are equally likely
+    to be stored.
 
     Args:
-        reservoir: What is remembered, N images at most.
+        reservoir: The reservoir, of capacity N.
         images: (n, *input_shape) uint8.
         labels: (n,) int64, predicted classes.
         draws: (n, 3) uniform on [0, 1), see `DRAWS`.
@@ -60,11 +60,11 @@ def insert(reservoir: Reservoir, images: Tensor, labels: Tensor, draws: Tensor) 
             held.remove(victim)
             new = new._replace(place=victim.place)
         insort(held, new)
-    return Reservoir(stored.settled(places, images, held), torch.tensor(counts, dtype=torch.int64))
+    return Reservoir(stored.updated(places, images, held), torch.tensor(counts, dtype=torch.int64))
 
 
 def _rivals(held: list[Entry], label: int, arrived: int, u_class: float, u_keep: float) -> list[Entry]:
-    """Return, in read-out order, those of whom one must go for an image of a class; none if the image is not kept."""
+    """Return the candidates for replacement by a new image, in read-out order; none if the new image is not kept."""
     sizes = Counter(entry.label for entry in held)
     most = max(sizes.values())
     largest = sorted(each for each, size in sizes.items() if size == most)
@@ -76,5 +76,5 @@ def _rivals(held: list[Entry], label: int, arrived: int, u_class: float, u_keep:
 
 
 def _index(u: float, count: int) -> int:
-    """Return which of `count` things a number from [0, 1) chooses."""
+    """Return the index below `count` that a random number in [0, 1) selects."""
     return min(int(u * count), count - 1)

@@ -1,4 +1,4 @@
-"""Which images an entropy learner trusts: reliable ones, and of these the ones that tell something new."""
+"""The selection of images for entropy learning: images that are reliable and not redundant (EATA)."""
 
 import math
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class Selection:
     """A filtered batch.
 
     Attributes:
-        loss: () the weighted mean entropy of the selected images; 0 if there are none.
-        mask: (N,) which images are selected.
+        loss: () weighted mean entropy of the selected images; 0 if there are none.
+        mask: (N,) true for selected images.
         mean_probabilities: (C,) moving mean of selected outputs after this batch.
-        seen: () whether that mean holds any output yet.
+        seen: () true once an output has entered that mean.
     """
 
     loss: Tensor
@@ -28,9 +28,9 @@ class Selection:
 
 
 def weighted_entropy(logits: Tensor, e_margin: float) -> Tensor:
-    """Return the weighted mean entropy () of images that are selected, all of them, from their logits (n, C).
+    """Return the weighted mean entropy () of the selected images, from their logits (n, C).
 
-    What `select` returns as the loss of a batch, if these are its selected images.
+    It equals the loss that `select` returns for a batch with these selected images.
 
     Example:
         >>> weighted_entropy(torch.zeros(1, 2), math.log(2))
@@ -41,7 +41,7 @@ def weighted_entropy(logits: Tensor, e_margin: float) -> Tensor:
 
 
 def masked_entropy(logits: Tensor, mask: Tensor, e_margin: float) -> Tensor:
-    """Return the weighted mean entropy () of the images (N, C) that a mask (N,) selects; 0 if it selects none.
+    """Return the weighted mean entropy () of the images in a mask (N,), from logits (N, C); 0 if the mask is empty.
 
     Example:
         >>> masked_entropy(torch.zeros(2, 2), torch.tensor([True, False]), math.log(2))
@@ -53,7 +53,7 @@ def masked_entropy(logits: Tensor, mask: Tensor, e_margin: float) -> Tensor:
 
 
 def default_d_margin(classes: int) -> float:
-    """Return EATA's redundancy threshold for any number of classes, a little above cos(one-hot, uniform) = 1/sqrt(C).
+    """Return EATA's redundancy threshold for a number of classes C, a little above cos(one-hot, uniform) = 1/sqrt(C).
 
     Example:
         >>> round(default_d_margin(10), 3), round(default_d_margin(1000), 3)
@@ -65,13 +65,14 @@ def default_d_margin(classes: int) -> float:
 def select(logits: Tensor, mean_probabilities: Tensor, seen: Tensor, e_margin: float, d_margin: float) -> Selection:
     """Filter and weigh a batch as ETA does (EATA, eqs. 2-5).
 
-    Reliable: entropy < e_margin. New: |cos(mean, p)| < d_margin, once there is a mean. Weight: exp(e_margin -
-    entropy). The mean moves by a tenth towards the selected images' mean output, and stays if there are none.
+    An image is reliable if its entropy < e_margin. It is new if |cos(mean, p)| < d_margin, or if there is no mean yet.
+    Its weight is exp(e_margin - entropy). The mean moves by a tenth towards the selected images' mean output, and stays
+    if there are none.
 
     Args:
         logits: (N, C).
         mean_probabilities: (C,) moving mean of selected outputs.
-        seen: () whether it holds any.
+        seen: () true once an output has entered that mean.
         e_margin: Reliability threshold in nats.
         d_margin: Redundancy threshold, a cosine.
     """

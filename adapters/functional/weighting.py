@@ -1,4 +1,4 @@
-"""How much each image of a batch counts: by how sure its output is, and how unlike the stream's mean output."""
+"""ROID's weights of a batch's images, by the certainty of their outputs and their distance from the mean output."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity
 from adapters.functional.entropy import entropy_of_logits
 
 LEAST_RANGE = 1e-12
-"""Below this range of scores all count alike: dividing by it would make NaN of a single image or of equal ones."""
+"""Scores within a smaller range count as equal: dividing by it would give NaN for a single image or for equal ones."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Weighting:
 
     Attributes:
         weight: (N,) exp(diversity * certainty / temperature), 1 to exp(1 / temperature); 0 for images left out.
-        kept: (N,) which images count.
+        kept: (N,) false for images left out.
         mean_probabilities: (C,) moving mean of outputs after this batch.
     """
 
@@ -30,8 +30,8 @@ class Weighting:
 def weigh(logits: Tensor, mean_probabilities: Tensor, temperature: float, momentum: float = 0.9) -> Weighting:
     """Weigh a batch as ROID does; no gradient flows.
 
-    Diversity is 1 - cos(mean, p), certainty is minus the entropy, each scaled to 0-1 over the batch. Images of less
-    than mean diversity are left out. The mean of outputs moves by all images, after they were compared with it.
+    Diversity is 1 - cos(mean, p), certainty is minus the entropy, each scaled to 0-1 over the batch. Images with less
+    than mean diversity are left out. After this comparison all images update the mean of outputs.
 
     Args:
         logits: (N, C).
@@ -43,13 +43,13 @@ def weigh(logits: Tensor, mean_probabilities: Tensor, temperature: float, moment
     probabilities = logits.softmax(1)
     diversity = scaled(1 - cosine_similarity(mean_probabilities[None], probabilities, dim=1))
     certainty = scaled(-entropy_of_logits(logits))
-    kept = ~(diversity < diversity.mean())  # never empty, not even where an image holds NaN
+    kept = ~(diversity < diversity.mean())  # never empty, even with NaN
     weight = torch.where(kept, torch.exp(diversity * certainty / temperature), 0.0)
     return Weighting(weight, kept, momentum * mean_probabilities + (1 - momentum) * probabilities.mean(0))
 
 
 def scaled(scores: Tensor) -> Tensor:
-    """Return scores (N,) scaled to 0-1 over the batch; all 1 where they are equal.
+    """Return scores (N,) scaled to 0-1 over the batch; all 1 if they are equal.
 
     Example:
         >>> scaled(torch.tensor([1.0, 2.0, 3.0])), scaled(torch.tensor([2.0, 2.0]))
