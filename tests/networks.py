@@ -309,11 +309,11 @@ NETWORKS = {
     "no_statistics": Outside(
         lambda: _network(lambda c: nn.BatchNorm2d(c, track_running_stats=False)), refused="track_running_stats=True"
     ),
-    "always_training": Outside(lambda: _network(RestlessNorm), refused="in eval mode too"),
-    "batch_only": Outside(lambda: _network(BatchOnly), refused="in eval mode too"),
-    "batch_always": Outside(lambda: _network(BatchAlways), refused="in eval mode too"),
+    "always_training": Outside(lambda: _network(RestlessNorm), refused="even in eval mode"),
+    "batch_only": Outside(lambda: _network(BatchOnly), refused="even in eval mode"),
+    "batch_always": Outside(lambda: _network(BatchAlways), refused="even in eval mode"),
     "dropout_in_eval": Outside(Dropping, options=IN_BODY, refused="draws random numbers"),
-    "dict_of_answers": Outside(Telling, options=IN_BODY, refused="answers by a dict"),
+    "dict_of_answers": Outside(Telling, options=IN_BODY, refused="returns a dict"),
     "narrowing": Outside(lambda: Narrowing().half(), options=IN_BODY, refused="fails"),
     "not_run_yet": Outside(lambda: nn.Sequential(nn.LazyConv2d(2, 3), nn.Flatten()), refused="run the network once"),
 }  # fmt: skip

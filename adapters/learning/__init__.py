@@ -1,1 +1,1 @@
-"""What gradient learners share: the step, filters, meta networks, activation checkpointing."""
+"""Code that gradient learners share: the gradient step, filters, meta networks and activation checkpointing."""

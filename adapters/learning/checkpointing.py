@@ -1,4 +1,4 @@
-"""A part of a network whose activations are computed again in the backward pass instead of being kept."""
+"""Activation checkpointing: the backward pass recomputes a part's activations instead of keeping them."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -12,11 +12,11 @@ Resume = Callable[[], AbstractContextManager[None]]
 
 
 class Recomputed(nn.Module):
-    """Runs `body`; where a gradient is wanted, only its input is kept for the backward pass, which runs it again.
+    """Runs `body`; if a gradient is needed, it keeps only the input, and the backward pass runs `body` again.
 
-    For plain autograd: `torch.func` transforms do not see through it. `entering` is called at each forward pass and
-    returns what makes the pass's surroundings anew in the backward pass (`ModuleNet` sets it: the statistics that norm
-    layers read).
+    It works with plain autograd only, not with `torch.func` transforms. Each forward pass calls `entering`, which
+    returns a function that makes a context for the recomputation. `ModuleNet` sets it, so that norm layers read the
+    same statistics in both passes.
     """
 
     def __init__(self, body: nn.Module) -> None:
@@ -29,12 +29,12 @@ class Recomputed(nn.Module):
         learned = {name: p for name, p in self.body.named_parameters() if p.requires_grad}
         if not torch.is_grad_enabled() or not (learned or x.requires_grad):
             return _run(self.body, {}, x)
-        y: Tensor = _Again.apply(self.body, self.entering(), tuple(learned), x, *learned.values())  # type: ignore[no-untyped-call]
+        y: Tensor = _Recompute.apply(self.body, self.entering(), tuple(learned), x, *learned.values())  # type: ignore[no-untyped-call]
         return y
 
 
-class _Again(torch.autograd.Function):
-    """Keeps the input and the parameters; the rest is made again when the gradient comes."""
+class _Recompute(torch.autograd.Function):
+    """Keeps the input and the parameters; the backward pass recomputes the rest."""
 
     @staticmethod
     def forward(
@@ -46,12 +46,12 @@ class _Again(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        wanted = ctx.needs_input_grad[3:]
-        leaves = [t.detach().requires_grad_(need) for t, need in zip(ctx.saved_tensors, wanted, strict=True)]
+        needs = ctx.needs_input_grad[3:]
+        leaves = [t.detach().requires_grad_(need) for t, need in zip(ctx.saved_tensors, needs, strict=True)]
         with torch.enable_grad(), ctx.resume():
             y = _run(ctx.body, dict(zip(ctx.names, leaves[1:], strict=True)), leaves[0])
-        found = iter(torch.autograd.grad(y, [leaf for leaf in leaves if leaf.requires_grad], grads[0]))
-        return (None, None, None, *(next(found) if need else None for need in wanted))
+        of_leaves = iter(torch.autograd.grad(y, [leaf for leaf in leaves if leaf.requires_grad], grads[0]))
+        return (None, None, None, *(next(of_leaves) if need else None for need in needs))
 
 
 def _run(body: nn.Module, learned: Mapping[str, Tensor], x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Entropy learning on filtered images: the steps that ETA, EATA and RDumb share."""
+"""Entropy learning on filtered images; ETA, EATA and RDumb share it."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from adapters.values import CopyStates, Forward, NormState, Params, PartState
 
 @dataclass(frozen=True)
 class FilteredState(PartState):
-    """Learned parameters; moving mean (C,) of selected outputs; () whether it holds any."""
+    """Learned parameters; moving mean (C,) of selected outputs; () true once an output has entered that mean."""
 
     learning: Learning
     mean_probabilities: Tensor
@@ -28,24 +28,24 @@ class FilteredState(PartState):
 
 @dataclass(frozen=True, kw_only=True)
 class FilterOptions(OptimOptions):
-    """Thresholds of the two filters, and the optimizer."""
+    """Options of the optimizer, and the thresholds of the two filters."""
 
     e_margin: float = option(0.4, "reliable: entropy below this share of ln(classes)", low=0.0, high=1.0)
     d_margin: float | None = option(
-        None, "new: |cosine| to the mean output below this; 1.3 / sqrt(classes)", low=0.0, high=1.0
+        None, "new: |cosine| to the mean output below this; default: 1.3 / sqrt(classes)", low=0.0, high=1.0
     )
 
 
 @dataclass(frozen=True)
 class ReturningState(PartState):
-    """What is learned, and () how many steps were taken."""
+    """The state of the filtered learner, and () the number of steps."""
 
     filtered: FilteredState
     count: Tensor
 
 
 def init_returning(net: Net, options: FilterOptions) -> ReturningState:
-    """Return the fresh state, and a count of 0."""
+    """Return the initial state, and a count of 0."""
     return ReturningState(init(net, options), torch.zeros((), dtype=torch.int64))
 
 
@@ -59,22 +59,22 @@ def init(net: Net | StreamsNet, options: FilterOptions) -> FilteredState:
 def step(
     net: Net, state: FilteredState, norm: CopyStates, x: Tensor, options: FilterOptions, pull: Params
 ) -> Learned[FilteredState]:
-    """Descend the weighted entropy of the selected images of x (N, ...); nothing selected, nothing moved.
+    """Descend the weighted entropy of the selected images of x (N, ...); without any, the parameters stay.
 
-    `pull` is the gradient of a penalty on the parameters, added to that of the entropy; empty for none.
+    `pull` is the gradient of a penalty on the parameters, added to the gradient of the entropy; empty for no penalty.
 
-    Where the network lets images be picked out of the batch, only the selected ones are run again for the gradient;
-    elsewhere the gradient is that of the whole batch, with the others masked. Both are the same to rounding.
+    If the network is `separable`, the gradient comes from a second pass over the selected images only; otherwise from
+    the whole batch, with the other images masked. Both are equal up to rounding.
     """
-    way = _gathered if net.separable else _masked
-    forward, observed, selection, learning = way(net, state, norm["student"], x, options, pull)
+    descended = _gathered if net.separable else _masked
+    forward, observed, selection, learning = descended(net, state, norm["student"], x, options, pull)
     return _learned(forward, learning, selection, observed)
 
 
 def returning_step(
     net: Net, state: ReturningState, norm: CopyStates, x: Tensor, options: FilterOptions, every: int
 ) -> Learned[ReturningState]:
-    """Start again if it is time (every so many steps: parameters, moments, mean output, statistics), then step."""
+    """Reset parameters, moments, mean output and statistics if the count is a multiple of `every`, then step."""
     due = state.count % every == 0
     fresh = where(due, init(net, options), state.filtered)
     norms = {"student": where(due, net.initial_norm, norm["student"])}
@@ -82,7 +82,7 @@ def returning_step(
 
 
 def counted(learned: Learned[FilteredState], before: ReturningState) -> Learned[ReturningState]:
-    """Return a step with the number of steps that it comes after, and itself, kept beside what it has learned."""
+    """Return the result of a step with the count of steps, increased by one, in its state."""
     return Learned(learned.forward, ReturningState(learned.state, before.count + 1), learned.norm, learned.signals)
 
 
@@ -90,10 +90,10 @@ def step_together(
     net: StreamsNet, states: Sequence[FilteredState], norms: Sequence[CopyStates], x: Tensor, options: FilterOptions,
     pull: Callable[[Params], Params] = lambda _: {},
 ) -> list[Learned[FilteredState]]:  # fmt: skip
-    """Take the steps of S streams at once, each as `step` would: x is (S, N, ...), each stream's batch.
+    """Step S streams at once, each as `step` would; x is (S, N, ...), one batch per stream.
 
-    One pass answers all of them; a second one, over the streams with a selected image, is for the gradient. `pull` maps
-    learned parameters (s, ...) to the gradient of a penalty on them.
+    One pass answers all streams; a second one, over the streams with selected images, computes the gradients. `pull`
+    maps learned parameters (s, ...) to the gradient of a penalty on them.
     """
     norm = stacked([each["student"] for each in norms])
     forward, observed = net.observe(stacked([state.learning.params for state in states]), norm, x)
@@ -121,19 +121,19 @@ def returning_step_together(
     net: StreamsNet, states: Sequence[ReturningState], norms: Sequence[CopyStates], x: Tensor, options: FilterOptions,
     every: int,
 ) -> list[Learned[ReturningState]]:  # fmt: skip
-    """Take `returning_step` of S streams at once: x is (S, N, ...), each stream's batch."""
+    """Take a `returning_step` of S streams at once; x is (S, N, ...), one batch per stream."""
     fresh = init(net, options)
     due = [int(state.count) % every == 0 for state in states]
-    begun = [fresh if again else state.filtered for again, state in zip(due, states, strict=True)]
-    read = [{"student": net.initial_norm} if again else norm for again, norm in zip(due, norms, strict=True)]
-    learned = step_together(net, begun, read, x, options)
+    starts = [fresh if reset else state.filtered for reset, state in zip(due, states, strict=True)]
+    start_norms = [{"student": net.initial_norm} if reset else norm for reset, norm in zip(due, norms, strict=True)]
+    learned = step_together(net, starts, start_norms, x, options)
     return [counted(each, state) for each, state in zip(learned, states, strict=True)]
 
 
 def _masked(
     net: Net, state: FilteredState, norm: NormState, x: Tensor, options: FilterOptions, pull: Params
 ) -> tuple[Forward, NormState, Selection, Learning]:
-    """Descend by the gradient of the whole batch, with the weight of images that are not selected at 0."""
+    """Descend with the gradient of the whole batch; images that are not selected have weight 0."""
 
     def filtered_entropy(forward: Forward) -> tuple[Tensor, Mapping[str, Tensor]]:
         selection = _selection(net, state, forward, options)
@@ -148,7 +148,7 @@ def _masked(
 def _gathered(
     net: Net, state: FilteredState, norm: NormState, x: Tensor, options: FilterOptions, pull: Params
 ) -> tuple[Forward, NormState, Selection, Learning]:
-    """Answer without a graph, then descend by a second pass over the selected images alone; none selected, no pass."""
+    """Answer without a gradient, then descend with a second pass over the selected images, if there are any."""
     params = state.learning.params
     forward, observed = net.observe(params, norm, x)
     selection = _selection(net, state, forward, options)
@@ -175,7 +175,7 @@ def _selection(net: Net, state: FilteredState, forward: Forward, options: Filter
 def _selections(
     net: StreamsNet, states: Sequence[FilteredState], forward: Forward, options: FilterOptions
 ) -> list[Selection]:
-    """Filter each stream's images by what it remembers; `forward` holds all of them (S, N, ...)."""
+    """Filter each stream's images with its own state; `forward` holds those of all streams (S, N, ...)."""
     means = torch.stack([state.mean_probabilities for state in states])
     seen = torch.stack([state.seen for state in states])
     e_margin, d_margin = _margins(net, options)

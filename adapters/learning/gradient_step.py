@@ -1,4 +1,4 @@
-"""One gradient step on chosen parameters: what every gradient learner shares."""
+"""One gradient step on chosen parameters; every gradient learner uses it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Learning(PartState):
 
 @dataclass(frozen=True)
 class Passed:
-    """A loss (), the pass that observed the batch, the statistics that it wrote, and other tensors by name."""
+    """A loss (), the forward pass that observed the batch, its new statistics, and other tensors by name."""
 
     loss: Tensor
     forward: Forward
@@ -30,7 +30,7 @@ class Passed:
 
 
 def start(params: Params, options: optim.OptimOptions) -> Learning:
-    """Return params, and zero moments for them."""
+    """Return the state with these parameters and zero moments."""
     return Learning(params, optim.init(params, options))
 
 
@@ -41,17 +41,17 @@ def observe_gradient(
     x: Tensor,
     loss: Callable[[Forward], tuple[Tensor, Mapping[str, Tensor]]],
 ) -> tuple[Params, Mapping[str, Tensor], Forward, NormState]:
-    """Observe x (N, ...) and differentiate a loss of the pass.
+    """Observe x (N, ...) and differentiate a loss of that forward pass.
 
     Args:
         net: The network.
-        params: Where to differentiate.
+        params: The parameters at which to differentiate.
         norm: The statistics before this batch.
         x: Inputs (N, ...).
-        loss: Maps a pass to (scalar loss, other tensors by name).
+        loss: Maps a forward pass to (scalar loss, other tensors by name).
 
     Returns:
-        Gradients by name, the loss's other tensors, the pass, and the new statistics.
+        Gradients by name, the other tensors of the loss, the forward pass, and the new statistics.
     """
 
     def run(learned: Params) -> Passed:
@@ -63,7 +63,7 @@ def observe_gradient(
 
 
 def imitate(net: Net, params: Params, norm: NormState, x: Tensor, target: Tensor) -> Imitated:
-    """Observe x (N, ...), and differentiate its cross-entropy with target probabilities (N, C) at params."""
+    """Observe x (N, ...) and differentiate its cross-entropy with target probabilities (N, C) at params."""
 
     def cross_entropy(forward: Forward) -> tuple[Tensor, Mapping[str, Tensor]]:
         return -(target * forward.logits.log_softmax(1)).sum(1).mean(), {}
@@ -75,16 +75,16 @@ def imitate(net: Net, params: Params, norm: NormState, x: Tensor, target: Tensor
 def joint_gradient(
     net: Net, params: Params, norm: NormState, run: Callable[[Params], Passed]
 ) -> tuple[Params, Mapping[str, Tensor], Forward, NormState]:
-    """Differentiate a loss of several passes, of which one observes.
+    """Differentiate a loss of several forward passes, one of them observing.
 
     Args:
         net: The network.
-        params: Where to differentiate.
+        params: The parameters at which to differentiate.
         norm: The statistics before this batch.
-        run: Runs the passes with parameters and tells what came of them.
+        run: Runs the passes with given parameters and returns their result.
 
     Returns:
-        Gradients by name, the loss's other tensors, the pass that observed, and the new statistics.
+        Gradients by name, the other tensors of the loss, the observing pass, and the new statistics.
     """
 
     def of_params(learned: Params) -> tuple[Tensor, tuple[Tensors, ...]]:
@@ -102,7 +102,7 @@ def forward_gradient(
     x: Tensor,
     loss: Callable[[Forward], tuple[Tensor, Mapping[str, Tensor]]],
 ) -> tuple[Params, Mapping[str, Tensor]]:
-    """Differentiate a loss of a pass that reads statistics and writes none; return gradients and the other tensors."""
+    """Differentiate a loss of a pass that only reads statistics; return gradients and the loss's other tensors."""
 
     def of_params(learned: Params) -> tuple[Tensor, tuple[Tensors, ...]]:
         value, other = loss(net.forward(learned, norm, x))
@@ -119,7 +119,10 @@ def descend(state: Learning, grads: Params, options: optim.OptimOptions) -> Lear
 
 
 def descend_where(condition: Tensor, state: Learning, grads: Params, options: optim.OptimOptions) -> Learning:
-    """Take one optimizer step if `condition` (); else all stays, moments and count too: a zero gradient moves Adam."""
+    """Take one optimizer step if `condition` () is true; otherwise return the state unchanged.
+
+    A step with a zero gradient would not do: the moments still move Adam.
+    """
     return where(condition, descend(state, grads, options), state)
 
 

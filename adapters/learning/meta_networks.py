@@ -1,4 +1,4 @@
-"""EcoTTA's meta networks: what they are, and where in a network they are attached."""
+"""EcoTTA's meta networks, and how they are attached to a network."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from adapters.learning.checkpointing import Recomputed
 
 @dataclass
 class Ledger:
-    """What one distilling pass found: L1 distances () by part, and their gradients by parameter."""
+    """Results of one distilling pass: L1 distances () by part, and their gradients by parameter."""
 
     distances: dict[str, Tensor] = field(default_factory=dict)
     grads: dict[str, Tensor] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class MetaPart(nn.Module):
         return self._distil(self.ledger, x.detach(), plain)
 
     def _learned(self) -> dict[str, nn.Parameter]:
-        """The parameters by which a gradient is wanted in this pass."""
+        """Return the parameters that need a gradient in this pass."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def _adapted(self, x: Tensor, plain: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class MetaPart(nn.Module):
         return y
 
     def _distil(self, ledger: Ledger, x: Tensor, plain: Tensor) -> Tensor:
-        """Note the L1 distance of the adapted from the frozen output; its graph ends here, within the part."""
+        """Record the L1 distance of the adapted from the frozen output and its gradient; return the output detached."""
         learned = self._learned()
         with torch.enable_grad():
             y = self._adapted(x, plain)
@@ -66,7 +66,7 @@ class MetaPart(nn.Module):
 
 @contextmanager
 def distilling(parts: Mapping[str, MetaPart]) -> Iterator[Ledger]:
-    """Within the block every pass through the parts notes distances and gradients; parts are given by their paths."""
+    """Within the block, each pass through the parts, which are given by path, records distances and gradients."""
     ledger = Ledger()
     for path, part in parts.items():
         part.path, part.ledger = path, ledger
@@ -81,10 +81,10 @@ def attach(network: nn.Module, input_shape: tuple[int, ...], parts: str, split: 
     """Wrap each part of a network with a meta network.
 
     Args:
-        network: Changed in place: a part's first module becomes the whole part, its others pass their input on.
+        network: Changed in place: a part's first module becomes the whole part, its other modules become identities.
         input_shape: One input's shape.
         parts: Module names, `,` between parts and `+` within one; "" finds the blocks of ResNet-like models.
-        split: How many parts to make of the stages found; 0 for one a stage.
+        split: Number of parts to divide the found stages into; 0 for one part per stage.
 
     Raises:
         UnfitModelError: If no parts can be found, a named module is missing, or a part does not map images to images.
@@ -101,7 +101,9 @@ def attach(network: nn.Module, input_shape: tuple[int, ...], parts: str, split: 
 
 
 def stages(network: nn.Module) -> list[list[str]]:
-    """Return the block names of each stage: children of those of the network's own children that are sequences.
+    """Return the block names of each stage.
+
+    A stage is an `nn.Sequential` among the network's direct children, all of whose children have submodules.
 
     Raises:
         UnfitModelError: If there are none.
@@ -119,10 +121,10 @@ def stages(network: nn.Module) -> list[list[str]]:
 
 
 def divided(blocks: list[list[str]], parts: int) -> list[list[str]]:
-    """Halve the earliest of the largest stages until there are as many parts: denser at the shallow end.
+    """Halve the earliest of the largest stages until there are `parts` parts, so that early parts are smaller.
 
     Raises:
-        UnfitModelError: If there are more stages than parts asked for, or fewer blocks.
+        UnfitModelError: If there are more stages than `parts`, or fewer blocks.
 
     Example:
         >>> [len(part) for part in divided([["b"] * 6, ["b"] * 6, ["b"] * 6], 5)]
@@ -130,7 +132,8 @@ def divided(blocks: list[list[str]], parts: int) -> list[list[str]]:
     """
     if parts and not len(blocks) <= parts <= sum(map(len, blocks)):
         raise UnfitModelError(
-            f"ecotta.split is {parts}, expected {len(blocks)} (one a stage) to {sum(map(len, blocks))} (one a block)"
+            f"ecotta.split is {parts}, "
+            f"expected {len(blocks)} (one per stage) to {sum(map(len, blocks))} (one per block)"
         )
     while len(blocks) < parts:
         largest = max(range(len(blocks)), key=lambda index: len(blocks[index]))
@@ -142,7 +145,7 @@ def divided(blocks: list[list[str]], parts: int) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Shape:
-    """Channels in and out of a part, by how much it shrinks an image's sides, and what it computes in."""
+    """A part's input and output channels, its stride (the ratio of image sides before and after), and its dtype."""
 
     inputs: int
     outputs: int
@@ -152,8 +155,8 @@ class Shape:
 
 def _named(network: nn.Module, parts: str) -> list[list[str]]:
     chosen = [[name.strip() for name in part.split("+")] for part in parts.split(",")]
-    there = {name for name, _ in network.named_modules() if name}
-    missing = [name for part in chosen for name in part if name not in there]
+    names = {name for name, _ in network.named_modules() if name}
+    missing = [name for part in chosen for name in part if name not in names]
     if missing:
         raise UnfitModelError(f"ecotta.parts names {missing[0]!r}, which the model does not have")
     return chosen
@@ -161,26 +164,25 @@ def _named(network: nn.Module, parts: str) -> list[list[str]]:
 
 @torch.no_grad()
 def _shapes(network: nn.Module, parts: list[list[str]], input_shape: tuple[int, ...]) -> list[Shape]:
-    """Run the network once and look at what goes into and comes out of each part."""
+    """Run the network once and read the shapes of each part's input and output."""
     inputs: dict[int, torch.Size] = {}
     outputs: dict[int, torch.Size] = {}
     hooks = []
     for index, names in enumerate(parts):
         first, last = network.get_submodule(names[0]), network.get_submodule(names[-1])
         hooks += [
-            first.register_forward_pre_hook(lambda _, given, index=index: inputs.update({index: given[0].shape})),
-            last.register_forward_hook(lambda _, __, given, index=index: outputs.update({index: given.shape})),
+            first.register_forward_pre_hook(lambda _, args, index=index: inputs.update({index: args[0].shape})),
+            last.register_forward_hook(lambda _, __, output, index=index: outputs.update({index: output.shape})),
         ]
     weight = next(network.parameters())
     try:
         network(torch.zeros(2, *input_shape, dtype=weight.dtype))
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise UnfitModelError(f"ecotta runs the network on two made images, and it fails: {error}") from None
+        raise UnfitModelError(f"the network fails on the two blank images that ecotta tries it on: {error}") from None
     finally:
         for hook in hooks:
             hook.remove()
-    found = enumerate(parts)
-    return [_shape(names, inputs.get(index), outputs.get(index), weight.dtype) for index, names in found]
+    return [_shape(names, inputs.get(index), outputs.get(index), weight.dtype) for index, names in enumerate(parts)]
 
 
 def _shape(names: list[str], before: torch.Size | None, after: torch.Size | None, dtype: torch.dtype) -> Shape:

@@ -1,4 +1,4 @@
-"""Whether a prepared network answers as the network that was shipped; if not, the first layer that differs."""
+"""Compares a prepared network's answers with the shipped network's, and finds the first layer that differs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,37 +14,38 @@ from adapters.output_kind import as_logits
 from adapters.source import SourceModel
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Of a difference, beside the largest logit: by the dtype of the shipped weights, whose rounding it bounds."""
+"""Tolerance on a difference, relative to the largest logit, by the dtype of the shipped weights."""
 REPEATED = 1e-5
-"""Of a difference between two answers to the same images."""
+"""Relative tolerance on the difference between two answers to the same images."""
 LEAST_SCALE = 1e-3
 CONTRADICTS = (
-    "the network answers the same images differently the second time{layer}; let it draw no random numbers and keep no "
-    "state of its own in eval mode"
+    "the network answers the same images differently the second time{layer}; in eval mode it must not draw random "
+    "numbers or keep state"
 )
 DIFFERS = (
-    "prepared for adaptation, the network answers {apart:.2g} apart from the network as it was shipped, "
+    "prepared for adaptation, the network's answers differ from the shipped network's by {apart:.2g}, "
     "expected at most {most:.2g}{layer}"
 )
 
 
 @dataclass(frozen=True)
 class Answered:
-    """Inputs (N, *input_shape) within the value range, and what the shipped network made of them (N, classes)."""
+    """Inputs (N, *input_shape) within the value range, and the shipped network's outputs (N, classes)."""
 
     x: Tensor
     outputs: Tensor
 
 
 class Fidelity:
-    """What the shipped network answers to some batches, beside which prepared ones are set.
+    """The shipped network's answers to some batches, with which prepared networks are compared.
 
     Args:
         shipped: The model as it was shipped.
         batches: Inputs (N, *input_shape) within the value range, of several sizes.
 
     Raises:
-        UnfitModelError: If the network contradicts itself; the message names the first layer that does.
+        UnfitModelError: If the network answers the same images differently the second time; the message names the
+            first layer that differs.
     """
 
     def __init__(self, shipped: SourceModel, batches: Sequence[Tensor]) -> None:
@@ -56,7 +57,7 @@ class Fidelity:
 
     @torch.no_grad()
     def outputs(self, x: Tensor) -> Tensor:
-        """Return what the shipped network answers to x (N, *input_shape), as it stands."""
+        """Return the shipped network's outputs for x (N, *input_shape)."""
         outputs: Tensor = self._network(self._shipped.standardized(x.to(self._shipped.dtype)))
         return outputs
 
@@ -69,14 +70,17 @@ class Fidelity:
         tolerance = TOLERANCES.get(self._shipped.dtype, TOLERANCES[torch.float32])
         for each in self.answered:
             run = partial(net.held, {}, {}, each.x)
-            wanted = self._compared(as_logits(self._shipped.output, each.outputs.to(net.dtype)))
-            apart, most = _apart(self._compared(run().logits), wanted), tolerance * _scale(wanted)
+            expected = self._comparable(as_logits(self._shipped.output, each.outputs.to(net.dtype)))
+            apart, most = _apart(self._comparable(run().logits), expected), tolerance * _scale(expected)
             if not apart <= most:
                 layers = self._layers(each.x), layer_outputs(net.network, run)
                 raise UnfitModelError(DIFFERS.format(apart=apart, most=most, layer=_first_apart(*layers, tolerance)))
 
-    def _compared(self, logits: Tensor) -> Tensor:
-        """Return what two answers are compared by; the logarithm of a small probability is all rounding."""
+    def _comparable(self, logits: Tensor) -> Tensor:
+        """Return logits, or probabilities if the network does not output logits.
+
+        The logarithm of a small probability would be dominated by rounding.
+        """
         return logits if self._shipped.output == "logits" else logits.softmax(1)
 
     def _check_repeats(self, each: Answered) -> None:
@@ -89,18 +93,18 @@ class Fidelity:
 
 
 def layer_outputs(network: nn.Module, run: Callable[[], object]) -> dict[str, Tensor]:
-    """Return what each module of a network made in a run, by name, in the order that they were done."""
-    made: dict[str, Tensor] = {}
-    with _noting(network, made), torch.no_grad():
+    """Return the first output of each module of a network in a run, by name, in the order of completion."""
+    outputs: dict[str, Tensor] = {}
+    with _recording(network, outputs), torch.no_grad():
         run()
-    return made
+    return outputs
 
 
 @contextmanager
-def _noting(network: nn.Module, made: dict[str, Tensor]) -> Iterator[None]:
+def _recording(network: nn.Module, outputs: dict[str, Tensor]) -> Iterator[None]:
     def note(_module: nn.Module, _inputs: object, output: object, name: str) -> None:
         if isinstance(output, Tensor):
-            made.setdefault(name, output.detach().clone())
+            outputs.setdefault(name, output.detach().clone())
 
     hooks = [module.register_forward_hook(partial(note, name=name)) for name, module in network.named_modules() if name]
     try:
@@ -111,24 +115,24 @@ def _noting(network: nn.Module, made: dict[str, Tensor]) -> Iterator[None]:
 
 
 def _first_apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor], tolerance: float) -> str:
-    """Name the first module that both have and that made something else in one than in the other."""
-    for name, wanted in one.items():
-        if name in other and not _apart(other[name], wanted) <= tolerance * _scale(wanted):
+    """Return a clause that names the first module in both mappings whose outputs differ; "" if there is none."""
+    for name, expected in one.items():
+        if name in other and not _apart(other[name], expected) <= tolerance * _scale(expected):
             return f"; the first layer that differs is {name}"
     return ""
 
 
-def _apart(given: Tensor, wanted: Tensor) -> float:
-    """Return the largest difference of two tensors; values that are not finite count where one alone has them."""
-    if given.shape != wanted.shape:
+def _apart(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference of two tensors; infinity if one has NaN or infinity where the other is finite."""
+    if actual.shape != expected.shape:
         return float("inf")
-    given, wanted = given.double(), wanted.double()
-    finite = torch.isfinite(wanted)
-    if not torch.equal(torch.isfinite(given), finite):
+    actual, expected = actual.double(), expected.double()
+    finite = torch.isfinite(expected)
+    if not torch.equal(torch.isfinite(actual), finite):
         return float("inf")
-    return float((given - wanted)[finite].abs().max()) if bool(finite.any()) else 0.0
+    return float((actual - expected)[finite].abs().max()) if bool(finite.any()) else 0.0
 
 
-def _scale(wanted: Tensor) -> float:
-    finite = wanted[torch.isfinite(wanted)]
+def _scale(expected: Tensor) -> float:
+    finite = expected[torch.isfinite(expected)]
     return max(LEAST_SCALE, float(finite.abs().max())) if len(finite) else LEAST_SCALE

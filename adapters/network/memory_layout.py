@@ -1,4 +1,4 @@
-"""How a network's inputs lie in memory: channels last where that is fast and safe."""
+"""The memory format of a network's inputs: channels last if that is fast and safe."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from adapters.source import SourceModel
 
 UNSAFE = frozenset({torch.ops.aten.native_group_norm})
-"""Operations whose backward ends the process for a channels-last input that needs no gradient (PyTorch 2.13)."""
+"""Operations whose backward crashes the process for a channels-last input without gradient (PyTorch 2.13)."""
 
 
 def memory_format(network: nn.Module, source: SourceModel, dtype: torch.dtype) -> torch.memory_format:
-    """Return the layout of inputs: channels last unless the network's own code, as `view`, or a layer forbids it.
+    """Return the memory format of inputs: channels last, unless a layer or a call such as `view` does not support it.
 
-    On a CPU convolutions and norm layers are then a quarter faster, both ways; in single precision, that is.
+    On a CPU this makes convolutions and norm layers in single precision a quarter faster, forward and backward.
     """
     convolves = any(isinstance(module, nn.Conv2d) for module in network.modules())
     over_maps = len(source.input_shape) == len(("C", "H", "W"))
@@ -32,16 +32,16 @@ def memory_format(network: nn.Module, source: SourceModel, dtype: torch.dtype) -
 
 
 def protect(network: nn.Module) -> None:
-    """Hand every group norm its input in the plain layout.
+    """Give every group norm contiguous inputs.
 
-    Weights may lie channels last, and a network's own code may bring its input into that layout.
+    Weights may be channels last, and the network's own code may convert activations to that format.
     """
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
-            module.register_forward_pre_hook(_plain, with_kwargs=True)
+            module.register_forward_pre_hook(_contiguous, with_kwargs=True)
 
 
-def _plain(
+def _contiguous(
     _module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     return tuple(x.contiguous() for x in inputs), {name: x.contiguous() for name, x in named.items()}

@@ -1,4 +1,4 @@
-"""Runs a prepared module tree, with a normalizer's functions in the place of its batch-norm layers."""
+"""Runs a prepared module tree whose batch-norm layers are replaced by a normalizer's functions."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -41,14 +41,14 @@ from adapters.values import (
 
 Mode = Literal["observe", "forward", "held"]
 FIRST_LAYERS = 2
-"""How many norm layers are measured for drift where the normalizer does not compute batch moments anyway."""
+"""Number of norm layers whose drift is measured if the normalizer does not compute batch moments itself."""
 
 
 @dataclass
 class Pass:
-    """The ledger of one pass over the network: statistics read and written, moments seen, features met.
+    """The record of one pass over the network: statistics read and written, batch moments and features.
 
-    `images` are each stream's where the pass holds several streams'; 0 where it holds one's.
+    `images` is the number of images per stream in a pass over several streams; 0 in a pass over one.
     """
 
     mode: Mode
@@ -60,27 +60,27 @@ class Pass:
 
 
 Observer: TypeAlias = Callable[[Params, NormState, Tensor], tuple[Forward, NormState]]
-"""Observes a batch in the network's place."""
+"""Replaces `ModuleNet.observe` for a batch."""
 Reader: TypeAlias = Callable[[Params, NormState, Tensor], Forward]
-"""Runs a batch in the network's place, without writing statistics."""
+"""Replaces `ModuleNet.forward` for a batch."""
 Imitator: TypeAlias = Callable[[Params, NormState, Tensor, Tensor], Imitated]
-"""Imitates an answer to a batch in the network's place."""
+"""Replaces `ModuleNet.imitate` for a batch."""
 
 
 @dataclass
 class Underway:
-    """The pass under way, if any: what all views of a network share."""
+    """The pass that is running, if any; all views of a network share it."""
 
     current: Pass | None = None
 
 
 class ModuleNet:
-    """Runs one prepared module tree; a normalizer's functions stand in for its batch-norm layers.
+    """Runs one prepared module tree whose batch-norm layers are replaced by a normalizer's functions.
 
-    `layers` are the replaced layers by name, `initial_norm` their statistics before any batch. Holds no learned
-    state. Not to be called from two threads at once: a pass marks the module tree while it runs.
+    `layers` are the replaced layers by name, `initial_norm` their initial statistics. It holds no learned state. Two
+    threads must not call it at the same time, because a pass writes to the record that all views share.
 
-    It is for plain tensors, where a learner may branch on data; `pure` is the same for `torch.func` and export.
+    It takes plain tensors, so that a learner may branch on data; `pure` is the variant for `torch.func` and export.
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class ModuleNet:
         return view
 
     def of_streams(self, images: int) -> "ModuleNet":
-        """Return the same network for passes over so many images of each of several streams, one after the other.
+        """Return the same network for batches that hold several streams in sequence, with `images` images each.
 
-        Statistics, and learned parameters of batch-norm layers, are then stacked (S, ...), and so is the drift.
+        Statistics, learned parameters of batch-norm layers and the drift are then stacked (S, ...).
         """
         view = self.run_by()
         view._images_each = images
@@ -147,14 +147,14 @@ class ModuleNet:
     def run_by(
         self, observer: Observer | None = None, reader: Reader | None = None, imitator: Imitator | None = None
     ) -> "ModuleNet":
-        """Return the same network, whose batches these run: where no gradient is wanted, or an answer imitated."""
+        """Return the same network with other functions for passes without gradient and for `imitate`."""
         view = copy.copy(self)
         view._observer, view._reader, view._imitator = observer, reader, imitator
         return view
 
     @property
     def separable(self) -> bool:
-        """Whether images may be picked out of a batch by what it answers, and run again by themselves (`again`)."""
+        """True if a step may select images by the batch's logits and run them again by themselves (`again`)."""
         return self._on_host and self._normalizer.independent
 
     @property
@@ -164,23 +164,23 @@ class ModuleNet:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """How inputs lie in memory where steps are fastest."""
+        """The memory format of inputs with which steps are fastest."""
         return self._memory_format
 
     @property
     def learns_by_stream(self) -> bool:
-        """Whether all parameters of norm layers can be each stream's own in one pass (`of_streams`)."""
+        """True if each stream can have its own parameters of all norm layers in one pass (`of_streams`)."""
         plain = {name for name, layer in self.layers.items() if not (layer.own_code or layer.bypassed)}
         return all(name.rpartition(".")[0] in plain for name in self.affine)
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """All parameters of the network by name: what learners of everything start from."""
+        """All parameters of the network by name: where learners that train every parameter start."""
         return {name: parameter.detach() for name, parameter in self._network.named_parameters()}
 
     @property
     def affine(self) -> dict[str, Tensor]:
-        """Weight and bias of all norm layers (batch, layer, group) by name: what norm-only learners start from."""
+        """Weight and bias of all norm layers (batch, layer, group) by name: where norm-only learners start."""
         return {
             f"{name}.{kind}": parameter.detach()
             for name, module in self._network.named_modules()
@@ -190,7 +190,7 @@ class ModuleNet:
         }
 
     def observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
-        """Run x (N, ...) as the stream's next batch; return the pass and the new statistics."""
+        """Run x (N, ...) as the stream's next batch; return the forward pass and the new statistics."""
         if self._observer is not None and not _differentiable(params):
             return self._observer(params, norm, x)
         if not self._normalizer.rereads:
@@ -209,23 +209,26 @@ class ModuleNet:
         return self._run("forward", params, norm, x)[0]
 
     def held(self, params: Params, norm: NormState, x: Tensor) -> Forward:
-        """Answer x (N, ...) by remembered statistics alone."""
+        """Run x (N, ...) under the remembered statistics, so that an answer does not depend on batch mates."""
         return self._run("held", params, norm, x)[0]
 
     def again(self, params: Params, before: NormState, after: NormState, x: Tensor) -> Forward:
-        """Run a part x (n, ...) of the batch that moved the statistics from `before` to `after`, as it was answered."""
+        """Run a part x (n, ...) of an observed batch again; its images get the logits that they got in the batch.
+
+        Observing the batch moved the statistics from `before` to `after`.
+        """
         return self.forward(params, after if self._normalizer.rereads else before, x)
 
     def imitate(self, params: Params, norm: NormState, x: Tensor, target: Tensor) -> Imitated:
-        """Observe x (N, ...), and differentiate its cross-entropy with target probabilities (N, C) at params."""
+        """Observe x (N, ...) and differentiate its cross-entropy with target probabilities (N, C) at params."""
         return (self._imitator or partial(imitate, self))(params, norm, x, target)
 
     def gradient(self, of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:
-        """Differentiate a loss at params; return gradients by name and what else came of it, detached."""
+        """Differentiate a loss at params; return gradients by name and the loss function's other outputs, detached."""
         return self._differentiate(of_params, params)
 
     def distance(self, moments: Mapping[str, Moments]) -> Tensor:
-        """Return how far () moments (C,) of one layer or more are from the source's; (N,) for moments (N, C)."""
+        """Return the distance () of layers' moments (C,) from the source's; (N,) for moments (N, C) of each image."""
         layers = [self.layers[name] for name in moments]
         source = Moments(torch.cat([layer.mean for layer in layers]), torch.cat([layer.var for layer in layers]))
         means, variances = [seen.mean for seen in moments.values()], [seen.var for seen in moments.values()]
@@ -237,12 +240,12 @@ class ModuleNet:
         return {layer.name: self._normalizer_of(layer).init(layer, generator) for layer in handled}
 
     def _check_reach(self) -> None:
-        """Refuse to replace statistics that code of the network's own uses."""
+        """Refuse a normalizer that replaces statistics if the network's own code uses them."""
         bypassed = next((layer for layer in self.layers.values() if layer.bypassed), None)
         if bypassed is not None and self._normalizer.needs.batch_norm:
             raise UnfitModelError(
-                f"{self._normalizer.name} replaces the statistics of batch-norm layers, but those of {bypassed.name} "
-                f"({bypassed.kind}) are used by other code than PyTorch's batch norm; `source` works"
+                f"{self._normalizer.name} replaces the statistics of batch-norm layers, but the network uses those of "
+                f"{bypassed.name} ({bypassed.kind}) in code other than PyTorch's batch norm; `source` works"
             )
 
     def _normalizer_of(self, layer: NormSlot) -> Normalizer[Any]:
@@ -261,12 +264,13 @@ class ModuleNet:
         return Forward(logits, features, self._drift(current, features)), current.written
 
     def _entering(self) -> Resume:
-        """Return what brings the pass under way back, but for its ledger, so that a part of it can be run again."""
-        here = self._underway.current
+        """Return a context that restores the running pass with a fresh record, so that a part of it can run again."""
+        entered = self._underway.current
 
         @contextmanager
         def resume() -> Iterator[None]:
-            outer, self._underway.current = self._underway.current, here and Pass(here.mode, here.read, here.images)
+            fresh = entered and Pass(entered.mode, entered.read, entered.images)
+            outer, self._underway.current = self._underway.current, fresh
             try:
                 with computing(self._precision):
                     yield
@@ -276,7 +280,10 @@ class ModuleNet:
         return resume
 
     def _laid_out(self, x: Tensor, params: Params) -> Tensor:
-        """Return x as it is fast; where a convolution learns, as public code has it: Adam makes much of rounding."""
+        """Return x in the fastest memory format, or contiguous if a convolution learns.
+
+        Contiguous inputs give the rounding of public code, whose differences Adam would amplify.
+        """
         if not self._on_host:
             return x
         convolution_learns = any(p.dim() == x.dim() and p.requires_grad for p in params.values())
@@ -287,13 +294,13 @@ class ModuleNet:
         return (whole - self._mean) / self._std if self.source.mean else whole
 
     def _normalize(self, layer: NormLayer, x: Tensor) -> Tensor:
-        """Normalise x (N, C, ...) in the precision of the statistics; what comes of it has that of x."""
+        """Normalise x (N, C, ...) in the dtype of the statistics; the result has the dtype of x."""
         current = self._underway.current
         if current is None:
             return source_normalize(layer, x)
         whole = x.to(layer.mean.dtype)
         normalized = self._normalized(current, layer, whole)
-        if not self.layers[layer.name].added:  # a layer that was added has no source statistics to be far from
+        if not self.layers[layer.name].added:  # the learner's own layers have no source statistics to compare with
             self._see(current, layer, whole, normalized.moments)
         return normalized.y.to(x.dtype)
 
@@ -327,8 +334,8 @@ class ModuleNet:
 
     def _tap_features(self, _module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         if self._underway.current is not None:
-            given = (*inputs, *named.values())[0]
-            self._underway.current.features.append(given.flatten(1).to(self.dtype))
+            features = (*inputs, *named.values())[0]
+            self._underway.current.features.append(features.flatten(1).to(self.dtype))
 
     def _drift(self, current: Pass, features: Tensor) -> Tensor | None:
         if current.moments:
@@ -345,13 +352,13 @@ def _differentiable(params: Params) -> bool:
 
 
 def _alike(moments: Mapping[str, Moments]) -> Mapping[str, Moments]:
-    """Return the moments of each image (N, C) alone where some layers have those, the others' (C,) being no match."""
+    """Return the moments (N, C) of single images if some layers have them, else all, so that shapes match."""
     most = max(each.mean.dim() for each in moments.values())
     return {name: each for name, each in moments.items() if each.mean.dim() == most}
 
 
 def _moments(current: Pass, x: Tensor) -> Moments:
-    """Return the moments (C,) of x (N, C, ...), or of each stream's part of it, stacked (S, C)."""
+    """Return the moments (C,) of x (N, C, ...), or those of each stream's images, stacked (S, C)."""
     if not current.images:
         return channel_moments(x)
     return mapped(channel_moments, x.reshape(-1, current.images, *x.shape[1:]))

@@ -1,4 +1,4 @@
-"""Norm layers in a pass over several streams: each stream by its own statistics and parameters."""
+"""Norm layers in a pass over several streams, each with its own statistics and parameters."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from adapters.state import flatten, rebuild
 from adapters.values import Moments, Normalized, PartState
 
 Normalize: TypeAlias = Callable[[NormLayer, Any, Tensor], tuple[Normalized, PartState | None]]
-"""Normalises (N, C, ...) of one stream by a layer and its state; returns the new state too, where there is one."""
+"""Normalises one stream's (N, C, ...) with a layer and its state; returns the output and the new state, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,14 @@ class StreamLayer:
 def normalized_by_stream(
     run: Normalize, layer: NormLayer, state: PartState | None, x: Tensor, images: int
 ) -> tuple[Normalized, PartState | None]:
-    """Normalise the images of several streams, one after the other in x, each stream's by itself.
+    """Normalise the images of several streams, each stream by itself.
 
     Args:
-        run: What normalises one stream's.
-        layer: Its weight and bias are (C,), the same for all, or (S, C).
-        state: Of all streams, stacked (S, ...); None if the layer keeps none.
-        x: (S * images, C, ...).
-        images: Of each stream.
+        run: Normalises one stream's images.
+        layer: The layer; its weight and bias are (C,), shared by all streams, or (S, C).
+        state: States of all streams, stacked (S, ...); None if the layer has no state.
+        x: (S * images, C, ...), one stream after the other.
+        images: Images per stream.
 
     Returns:
         The output (S * images, C, ...) with moments (S, ...), and the new states, stacked.
@@ -53,19 +53,19 @@ def normalized_by_stream(
             shared[kind] = values
     structure: list[PartState | None] = []
 
-    def one(kept: Mapping[str, Tensor], own: Mapping[str, Tensor], x: Tensor) -> tuple[Any, ...]:
+    def one(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], x: Tensor) -> tuple[Any, ...]:
         affine = {**shared, **own}
         view = StreamLayer(
             layer.name, layer.spatial, layer.mean, layer.var, affine["weight"], affine["bias"], layer.eps,
             layer.momentum,
         )  # fmt: skip
-        normalized, after = run(view, None if state is None else rebuild(state, kept), x)
+        normalized, after = run(view, None if state is None else rebuild(state, tensors), x)
         structure.append(after)
         moments = {} if normalized.moments is None else vars(normalized.moments)
         return normalized.y, dict(moments), {} if after is None else flatten(after)
 
-    kept = {} if state is None else flatten(state)
-    y, moments, after = torch.vmap(one)(kept, own, x.reshape(-1, images, *x.shape[1:]))
+    tensors = {} if state is None else flatten(state)
+    y, moments, after = torch.vmap(one)(tensors, own, x.reshape(-1, images, *x.shape[1:]))
     template = structure[0]
     normalized = Normalized(y.flatten(0, 1), Moments(**moments) if moments else None)
     return normalized, None if template is None else rebuild(template, after)

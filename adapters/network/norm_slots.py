@@ -1,4 +1,4 @@
-"""The batch-norm layers of a prepared network, whose normalisation is the pipeline's."""
+"""The batch-norm layers of a prepared network, whose normalisation the pipeline replaces."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -15,23 +15,24 @@ from adapters.functional.moments import source_normalize
 from adapters.network.norm_by_stream import StreamLayer
 
 PLAIN = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-"""The `forward` of layers that normalise and do nothing else."""
+"""The `forward` methods of layers that normalise and do nothing else."""
 Normalize: TypeAlias = Callable[[NormLayer, Tensor], Tensor]
-"""Normalises (N, C, ...) by a layer's affine parameters and the statistics that the pass under way wants."""
+"""Normalises (N, C, ...) by a layer's affine parameters and the statistics of the running pass."""
 
 
 class NormSlot:
-    """Lets `normalize` stand for the normalisation of one batch-norm layer; the layer itself stays in the network.
+    """Replaces the normalisation of one batch-norm layer with `normalize`; the layer itself stays in the network.
 
-    Code that reads the layer's attributes or asks for its type finds what it expects. A subclass with a `forward` of
-    its own, such as a norm with an activation, keeps it: only the batch norm that it computes is replaced.
+    Code that reads the layer's attributes or checks its type still works. A subclass with its own `forward`, such as a
+    norm with an activation, keeps it: only the batch norm inside is replaced.
 
     Attributes:
         name: The layer's path in the prepared network.
-        added: Whether a learner has added it, so that it has no source statistics to speak of.
-        spatial: Whether inputs are (N, C, H, W), so that one image has statistics of its own.
-        own_code: Whether the layer's class has a `forward` of its own.
-        bypassed: Whether other code than the layer's batch norm uses its statistics, which a pipeline cannot replace.
+        added: True if a learner has added the layer, so that it has no meaningful source statistics.
+        spatial: True if inputs are (N, C, H, W), so that a single image has its own statistics.
+        own_code: True if the layer's class has its own `forward`.
+        bypassed: True if code other than the layer's batch norm uses its statistics; a pipeline cannot replace these.
+        normalize: The function that replaces the normalisation; at first by source statistics.
         eps, momentum: As in the source layer.
     """
 
@@ -63,7 +64,7 @@ class NormSlot:
     @property
     def mean(self) -> Tensor:
         """The source mean (C,)."""
-        mean: Tensor = self._norm.running_mean  # type: ignore[assignment]  # `_check` has seen it
+        mean: Tensor = self._norm.running_mean  # type: ignore[assignment]  # not None: see `_check`
         return mean
 
     @property
@@ -82,7 +83,7 @@ class NormSlot:
 
 
 class _Replacing(TorchFunctionMode):
-    """Within the block, a call of PyTorch's batch norm with a slot's statistics goes to the slot."""
+    """Within the block, the slot handles calls of PyTorch's batch norm with its statistics."""
 
     def __init__(self, slot: NormSlot) -> None:
         super().__init__()
@@ -95,16 +96,16 @@ class _Replacing(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        given = kwargs or {}
+        keywords = kwargs or {}
         names = ARGUMENTS.get(func)
         if names is None:
-            return func(*args, **given)
-        call = {**DEFAULTS, **dict(zip(names, args, strict=False)), **given}
+            return func(*args, **keywords)
+        call = {**DEFAULTS, **dict(zip(names, args, strict=False)), **keywords}
         slot, mean = self._slot, call["running_mean"]
         if call["training"] and (mean is None or mean is slot.mean):
             raise UnfitModelError(_by_batch(slot.name, slot.kind))
         if mean is not slot.mean or call["running_var"] is not slot.var:
-            return func(*args, **given)
+            return func(*args, **keywords)
         layer = StreamLayer(
             slot.name, slot.spatial, slot.mean, slot.var, call["weight"], call["bias"], call["eps"], slot.momentum
         )
@@ -120,14 +121,14 @@ ARGUMENTS: Mapping[Callable[..., Any], tuple[str, ...]] = {
         "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled"
     ),
 }  # fmt: skip
-"""What PyTorch's forms of batch norm take, in order."""
+"""The positional parameters of PyTorch's batch-norm functions."""
 
 
 def slots_of(network: nn.Module, added: Sequence[nn.Module] = ()) -> dict[str, NormSlot]:
-    """Make a slot of every batch-norm layer of a prepared network, by name; a layer used twice stays one layer.
+    """Make a slot for every batch-norm layer of a prepared network, by name; a shared layer gets one slot.
 
     Raises:
-        UnfitModelError: If a layer has no source statistics, or does not use them.
+        UnfitModelError: If a layer has no source statistics, or does not use them in eval mode.
     """
     norms = [(name, module) for name, module in network.named_modules() if isinstance(module, _BatchNorm)]
     return {name: NormSlot(name, norm, added=any(norm is each for each in added)) for name, norm in norms}
@@ -146,6 +147,6 @@ def _check(name: str, norm: _BatchNorm) -> None:
 
 def _by_batch(name: str, kind: str) -> str:
     return (
-        f"{name} ({kind}) normalises by the statistics of each batch in eval mode too, so that answers depend on "
-        "which images share a request; let it use its running statistics in eval mode"
+        f"{name} ({kind}) normalises by the statistics of each batch even in eval mode, so that answers depend on "
+        "the other images of a request; let it use its running statistics in eval mode"
     )

@@ -45,7 +45,7 @@ Seen = Mapping[str, MomentsState]
 
 
 class Watch:
-    """Observes requests with the frozen model, so that its observations do not depend on what was learned.
+    """Observes requests with the frozen model, so that learning does not change its observations.
 
     Args:
         source: The model.

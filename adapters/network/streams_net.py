@@ -1,4 +1,4 @@
-"""A network as several streams see it at once; see `StreamsNet`."""
+"""The network that runs several streams at once; see `StreamsNet`."""
 
 from collections.abc import Mapping
 
@@ -13,8 +13,8 @@ class Together:
     """Runs the images of several streams as one batch.
 
     Args:
-        net: A network `of_streams` that have so many images each.
-        images: How many.
+        net: The network for such batches, from `ModuleNet.of_streams`.
+        images: Images per stream, as in `of_streams`.
     """
 
     def __init__(self, net: ModuleNet, images: int) -> None:
@@ -23,7 +23,7 @@ class Together:
 
     @property
     def classes(self) -> int:
-        """How many logits."""
+        """The number of logits."""
         return self._net.classes
 
     @property
@@ -33,30 +33,30 @@ class Together:
 
     @property
     def affine(self) -> dict[str, Tensor]:
-        """Weight and bias (C,) of all norm layers by name, as every stream starts from them."""
+        """Weight and bias (C,) of all norm layers by name: the initial values of every stream."""
         return self._net.affine
 
     @property
     def artefacts(self) -> Mapping[str, Tensor]:
-        """The source artefacts by plain name, those that fit the normalizer."""
+        """The source artefacts that fit the normalizer, by plain name."""
         return self._net.artefacts
 
     @property
     def initial_norm(self) -> NormState:
-        """The statistics of one stream before any batch."""
+        """The initial statistics of one stream."""
         return self._net.initial_norm
 
     def observe(self, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
-        """Run x (S, N, ...) as each stream's next batch; return the pass and the new statistics, stacked."""
+        """Run x (S, N, ...) as each stream's next batch; return the forward pass and the new statistics, stacked."""
         forward, after = self._net.observe(params, norm, x.flatten(0, 1))
         return self._by_stream(forward), after
 
     def again(self, params: Params, before: NormState, after: NormState, x: Tensor) -> Forward:
-        """Run some streams' part x (s, N, ...) of the batch that was observed, as it was answered."""
+        """Run the observed batches x (s, N, ...) of some of the streams again; see `Net.again`."""
         return self._by_stream(self._net.again(params, before, after, x.flatten(0, 1)))
 
     def gradient(self, of_params: Differentiable, params: Params) -> tuple[Params, tuple[Tensors, ...]]:
-        """Differentiate a loss at params; streams that meet in a sum alone keep theirs apart."""
+        """Differentiate a loss at params; if the loss is a sum over streams, their gradients are independent."""
         return self._net.gradient(of_params, params)
 
     def _by_stream(self, forward: Forward) -> Forward:

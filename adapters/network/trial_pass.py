@@ -1,4 +1,4 @@
-"""One pass of a prepared network over a made image: what it shows of the network, and why it cannot be adapted."""
+"""A trial pass of a prepared network over a random image, which finds out whether and how it can be adapted."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -21,31 +21,31 @@ DRAWS = (
 
 
 def try_out(network: nn.Module, slots: Mapping[str, NormSlot], source: SourceModel, dtype: torch.dtype) -> None:
-    """Run a prepared network on one image; note at its slots what they are given, and which of them it bypasses.
+    """Run a prepared network on one image; set `spatial` and `bypassed` of its slots.
 
-    A network that fails here is left to fail on its first request, with the error of that.
+    A network that fails here is accepted: it will fail on its first request, with that error.
 
     Raises:
-        UnfitModelError: If it draws random numbers, does not answer by a tensor, or cannot be computed in float32.
+        UnfitModelError: If it draws random numbers, does not return a tensor, or was widened to float32 and fails.
     """
     x = _image(source).to(dtype)
-    met: dict[str, int] = {}
+    dimensions: dict[str, int] = {}
     try:
-        with torch.no_grad(), _observed(slots, met), _without_chance():
+        with torch.no_grad(), _observed(slots, dimensions), _without_chance():
             answer = network(x)
     except UnfitModelError:
         raise
     except Exception as error:  # noqa: BLE001 - a network's own code may raise anything
         if source.narrow is not None:
             raise UnfitModelError(
-                f"the network is in {source.narrow} and fails in float32, which it is computed in here: {error}"
+                f"the network is stored in {source.narrow}; adaptation runs it in float32, where it fails: {error}"
             ) from None
         return
     if not isinstance(answer, Tensor):
-        raise UnfitModelError(f"the network answers by a {type(answer).__name__}, expected a tensor of (N, classes)")
-    for name, dims in met.items():
+        raise UnfitModelError(f"the network returns a {type(answer).__name__}, expected a tensor of (N, classes)")
+    for name, dims in dimensions.items():
         slots[name].spatial &= dims > 2
-    for name in _bypassed(network, [name for name in slots if name not in met], x):
+    for name in _bypassed(network, [name for name in slots if name not in dimensions], x):
         slots[name].bypassed = True
 
 
@@ -56,11 +56,11 @@ def _image(source: SourceModel) -> Tensor:
 
 
 @contextmanager
-def _observed(slots: Mapping[str, NormSlot], met: dict[str, int]) -> Iterator[None]:
-    """Within the block, note the least number of dimensions of each slot's inputs."""
+def _observed(slots: Mapping[str, NormSlot], dimensions: dict[str, int]) -> Iterator[None]:
+    """Within the block, record the smallest number of dimensions of each slot's inputs."""
 
     def note(layer: NormLayer, x: Tensor) -> Tensor:
-        met[layer.name] = min(met.get(layer.name, x.dim()), x.dim())
+        dimensions[layer.name] = min(dimensions.get(layer.name, x.dim()), x.dim())
         return source_normalize(layer, x)
 
     before: dict[str, Callable[[NormLayer, Tensor], Tensor]] = {name: slot.normalize for name, slot in slots.items()}
@@ -75,7 +75,7 @@ def _observed(slots: Mapping[str, NormSlot], met: dict[str, int]) -> Iterator[No
 
 @contextmanager
 def _without_chance() -> Iterator[None]:
-    """Refuse a block that draws from a global generator, whose state is put back."""
+    """Refuse a block that draws from a global generator; restore the generator's state afterwards."""
     before, python = torch.get_rng_state(), random.getstate()
     try:
         yield
@@ -87,13 +87,14 @@ def _without_chance() -> Iterator[None]:
         raise UnfitModelError(f"the network {DRAWS}")
 
 
-def _bypassed(network: nn.Module, unmet: list[str], x: Tensor) -> list[str]:
-    """Return the layers, of those that were not called, whose statistics reach the answer all the same.
+def _bypassed(network: nn.Module, uncalled: list[str], x: Tensor) -> list[str]:
+    """Return those uncalled layers whose statistics affect the answer nevertheless.
 
-    Statistics that are NaN show in what is computed from them. Layers of parts that run only while training do not.
+    The test sets a layer's statistics to NaN: the answer is then not finite if it depends on them. Layers that run only
+    in training do not affect it.
     """
     found = []
-    for name in unmet:
+    for name in uncalled:
         poison = {
             path: torch.full_like(network.get_buffer(path), torch.nan)
             for path in (f"{name}.running_mean", f"{name}.running_var")

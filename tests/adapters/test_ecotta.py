@@ -41,7 +41,7 @@ def test_blocks_of_a_resnet_are_found_by_stage_and_halved_at_the_shallow_end():
 
     assert found == [[f"layer{stage}.{block}" for block in range(3)] for stage in (1, 2, 3)]
     assert [len(part) for part in divided(found, 5)] == [2, 1, 2, 1, 3]
-    with pytest.raises(UnfitModelError, match=r"expected 3 \(one a stage\) to 9"):
+    with pytest.raises(UnfitModelError, match=r"expected 3 \(one per stage\) to 9"):
         divided(found, 10)
 
 
