@@ -241,5 +241,5 @@ def _made_under(name: str) -> str:
 
 def _rank(name: str) -> tuple[int, float]:
     """Order artefacts so that the best fit comes last: plain names first, then batch sizes from far to near 64."""
-    _, *made = name.partition(".")[0].split("@")
-    return (0, 0.0) if len(made) < 2 else (1, -abs(int(made[1]) - USUAL_BATCH))
+    _, *qualifiers = name.partition(".")[0].split("@")  # the normalizer and the batch size, if any
+    return (0, 0.0) if len(qualifiers) < 2 else (1, -abs(int(qualifiers[1]) - USUAL_BATCH))

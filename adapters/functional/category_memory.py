@@ -99,8 +99,8 @@ def insert(
             held.remove(victim)
             new = new._replace(place=victim.place)
         insort(held, new)
-    at, came = stored.newcomers(places, held)
-    return CategoryMemory(stored.updated(places, images, held), memory.entropies.index_copy(0, at, entropies[came]))
+    at, new_rows = stored.newcomers(places, held)
+    return CategoryMemory(stored.updated(places, images, held), memory.entropies.index_copy(0, at, entropies[new_rows]))
 
 
 def _rivals(held: list[Entry], label: int, capacity: int, classes: int) -> list[Entry]:

@@ -33,7 +33,7 @@ def diagonal(net: Net, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     return {name: square / count for name, square in total.items()}
 
 
-def known(artefacts: Tensors, params: Params) -> dict[str, Tensor]:
+def available(artefacts: Tensors, params: Params) -> dict[str, Tensor]:
     """Return the Fisher diagonal of those parameters, by name, that a model's source artefacts have it for."""
     return {name: artefacts[key] for name in params if (key := f"fisher.{name}") in artefacts}
 

@@ -99,17 +99,17 @@ def newcomers(places: Places, held: Sequence[Entry]) -> tuple[Tensor, Tensor]:
     """Return the places (n,) of entries in `held` that are new to `places`, and their rows (n,) in the new batch."""
     before = int(places.arrived)
     fresh = [(entry.place, entry.arrival - before) for entry in held if entry.arrival >= before]
-    at, came = torch.tensor(fresh, dtype=torch.int64).reshape(-1, 2).unbind(1)
-    return at, came
+    at, new_rows = torch.tensor(fresh, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    return at, new_rows
 
 
 def updated(places: Places, images: Tensor, held: Sequence[Entry]) -> Places:
     """Return the places after the arrival of images (n, *input_shape) uint8; the entries in `held` are stored."""
     used = torch.tensor(held, dtype=torch.int64).reshape(-1, len(Entry._fields))
     labels, arrivals, at = used.unbind(1)
-    fresh_at, came = newcomers(places, held)
+    fresh_at, new_rows = newcomers(places, held)
     return Places(
-        images=places.images.index_copy(0, fresh_at, images[came]),
+        images=places.images.index_copy(0, fresh_at, images[new_rows]),
         classes=torch.full_like(places.classes, UNUSED).index_copy(0, at, labels),
         arrivals=torch.zeros_like(places.arrivals).index_copy(0, at, arrivals),
         arrived=places.arrived + len(images),

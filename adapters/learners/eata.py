@@ -87,7 +87,7 @@ class EATA(JointLearner[ReturningState]):
     ) -> Learned[ReturningState]:
         """Learn from the selected images of x (N, ...), with the Fisher penalty."""
         params = state.filtered.learning.params
-        information = fisher.known(net.artefacts, params)
+        information = fisher.available(net.artefacts, params)
         if not information:
             return filtered_entropy.returning_step(net, state, norm, x, self.options, RETURN_EVERY)
         pull = fisher.pull(params, net.affine, information, self.options.fisher_alpha)
@@ -99,7 +99,7 @@ class EATA(JointLearner[ReturningState]):
     ) -> list[Learned[ReturningState]]:
         """Learn from the selected images of S streams' batches x (S, N, ...), with the Fisher penalty."""
         anchor = net.affine
-        information = fisher.known(net.artefacts, anchor)
+        information = fisher.available(net.artefacts, anchor)
         if not information:
             return filtered_entropy.returning_step_together(net, states, norms, x, self.options, RETURN_EVERY)
         pull = partial(fisher.pull, anchor=anchor, fisher=information, strength=self.options.fisher_alpha)

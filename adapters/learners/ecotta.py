@@ -79,7 +79,7 @@ class EcoTTA(Learner[Learning]):
         names = list(meta_weights(net))
         warm = {name: net.artefacts[key] for name in names if (key := f"ecotta.{name}") in net.artefacts}
         if len(warm) < len(names):
-            raise UnfitModelError("the source artefact 'ecotta' was made for other parts than these; calibrate again")
+            raise UnfitModelError("the source artefact 'ecotta' was made for other parts; calibrate again")
         return start(warm, self.options)
 
     def step(self, net: Net, state: Learning, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[Learning]:
@@ -172,6 +172,6 @@ def _gradient(
     leaves = _leaves(params)
     with torch.enable_grad():
         forward = net.forward(leaves, norm, x)
-        found = torch.autograd.grad(loss(forward), list(leaves.values()))
+        grads = torch.autograd.grad(loss(forward), list(leaves.values()))
     drift = forward.drift
-    return dict(zip(leaves, found, strict=True)), Forward(forward.logits.detach(), forward.features.detach(), drift)
+    return dict(zip(leaves, grads, strict=True)), Forward(forward.logits.detach(), forward.features.detach(), drift)

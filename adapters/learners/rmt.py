@@ -125,8 +125,8 @@ class RMT(Learner[RMTState]):
         projector = random_projector(prototypes.shape[1], PROJECTION, torch.Generator().manual_seed(0))
         warm = self._warmed(net, data, batch, lambda: advance(share)) if self.options.warm_up else {}
         counts = {"batch": torch.tensor(batch), "images": torch.tensor(min(len(data.images), batches * batch))}
-        made = {"prototypes": prototypes, "seen": seen, **_within("projector", projector)}
-        return {**made, **warm, **self._replay(data, batch), **counts}
+        contrast = {"prototypes": prototypes, "seen": seen, **_within("projector", projector)}
+        return {**contrast, **warm, **self._replay(data, batch), **counts}
 
     def init(self, net: Net, generator: torch.Generator) -> RMTState:
         """Return student and teacher after the warm-up, or equal to the source without one, and the projector."""

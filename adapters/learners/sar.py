@@ -63,18 +63,18 @@ class SAR(Learner[SARState]):
 
     name = "sar"
     paper = "Niu et al.: Towards Stable Test-Time Adaptation in Dynamic Wild World, ICLR 2023"
-    remembers = "weight and bias of the norm layers but the last stage's, with optimizer moments; the mean loss"
+    remembers = "weight and bias of the norm layers except the last stage's, with optimizer moments; the mean loss"
     needs = Needs(affine=True, gradient=True)
     options_class = SAROptions
     options: SAROptions
 
     def init(self, net: Net, generator: torch.Generator) -> SARState:
         """Return the source's weight and bias, zero moments and no mean loss yet."""
-        kept = {name: p for name, p in net.affine.items() if not LAST_STAGE.search(name)}
-        if not kept:
-            raise UnfitModelError("sar leaves the last stage's norm layers as they are, and this model has no others")
+        learned = {name: p for name, p in net.affine.items() if not LAST_STAGE.search(name)}
+        if not learned:
+            raise UnfitModelError("sar does not train the last stage's norm layers, and this model has no others")
         zero = torch.zeros((), dtype=net.dtype)
-        return SARState(start(kept, self.options), zero, torch.zeros((), dtype=torch.bool))
+        return SARState(start(learned, self.options), zero, torch.zeros((), dtype=torch.bool))
 
     def step(self, net: Net, state: SARState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[SARState]:
         """Climb to the worst point near the parameters, descend with its gradient, reset on collapse."""

@@ -91,10 +91,10 @@ def attach(network: nn.Module, input_shape: tuple[int, ...], parts: str, split: 
     """
     chosen = _named(network, parts) if parts else divided(stages(network), split)
     generator = torch.Generator().manual_seed(0)
-    for names, seen in zip(chosen, _shapes(network, chosen, input_shape), strict=True):
+    for names, shape in zip(chosen, _shapes(network, chosen, input_shape), strict=True):
         modules = [network.get_submodule(name) for name in names]
         frozen = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
-        part = MetaPart(frozen, seen.inputs, seen.outputs, seen.stride, generator).to(seen.dtype)
+        part = MetaPart(frozen, shape.inputs, shape.outputs, shape.stride, generator).to(shape.dtype)
         for name, module in zip(names, [Recomputed(part), *(nn.Identity() for _ in modules[1:])], strict=True):
             parent, _, child = name.rpartition(".")
             setattr(network.get_submodule(parent), child, module)

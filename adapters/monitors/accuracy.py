@@ -48,28 +48,28 @@ def average_confidence(probabilities: Tensor) -> Tensor:
     return probabilities.amax(1).mean()
 
 
-def by_difference_of_confidences(confidence: Tensor, known: Calibration) -> Tensor:
+def by_difference_of_confidences(confidence: Tensor, calibration: Calibration) -> Tensor:
     """Return the source's accuracy minus the drop in mean confidence (), clamped to [0, 1].
 
     Reference: Guillory et al., Predicting with Confidence on Unseen Distributions, ICCV 2021.
 
     Example:
-        >>> known = Calibration(torch.tensor(0.75), torch.tensor(0.875), torch.tensor(0.6))
-        >>> by_difference_of_confidences(torch.tensor(0.625), known)
+        >>> calibration = Calibration(torch.tensor(0.75), torch.tensor(0.875), torch.tensor(0.6))
+        >>> by_difference_of_confidences(torch.tensor(0.625), calibration)
         tensor(0.5000)
     """
-    return (known.accuracy - (known.confidence - confidence)).clamp(0, 1)
+    return (calibration.accuracy - (calibration.confidence - confidence)).clamp(0, 1)
 
 
-def thresholded(probabilities: Tensor, known: Calibration) -> Tensor:
+def thresholded(probabilities: Tensor, calibration: Calibration) -> Tensor:
     """Return the share () of answers with probabilities (N, C) whose confidence exceeds the calibrated threshold.
 
     Reference: Garg et al., Leveraging Unlabeled Data to Predict Out-of-Distribution Performance, ICLR 2022 (ATC, with
     the maximum confidence as the score).
 
     Example:
-        >>> known = Calibration(torch.tensor(0.75), torch.tensor(0.7), torch.tensor(0.6))
-        >>> thresholded(torch.tensor([[0.9, 0.1], [0.5, 0.5]]), known)
+        >>> calibration = Calibration(torch.tensor(0.75), torch.tensor(0.7), torch.tensor(0.6))
+        >>> thresholded(torch.tensor([[0.9, 0.1], [0.5, 0.5]]), calibration)
         tensor(0.5000)
     """
-    return (probabilities.amax(1) > known.threshold).float().mean()
+    return (probabilities.amax(1) > calibration.threshold).float().mean()

@@ -231,7 +231,7 @@ class ModuleNet:
         """Return the distance () of layers' moments (C,) from the source's; (N,) for moments (N, C) of each image."""
         layers = [self.layers[name] for name in moments]
         source = Moments(torch.cat([layer.mean for layer in layers]), torch.cat([layer.var for layer in layers]))
-        means, variances = [seen.mean for seen in moments.values()], [seen.var for seen in moments.values()]
+        means, variances = [each.mean for each in moments.values()], [each.var for each in moments.values()]
         return distance(Moments(torch.cat(means, -1), torch.cat(variances, -1)), source)
 
     def _init_norm(self, generator: torch.Generator) -> NormState:

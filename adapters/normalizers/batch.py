@@ -16,7 +16,7 @@ class BatchStatistics(Normalizer[Moments]):
     label-correlated or small. A single image is normalised by the statistics over its positions.
 
     Remembers: the last batch's mean and variance per channel, for answers that must not depend on their batch mates.
-    Needs: batch-norm layers; batches of 16 or more to be worth it.
+    Needs: batch-norm layers; useful from batches of 16 images.
     Reference: Nado et al., Evaluating Prediction-Time Batch Normalization, 2020; Schneider et al., NeurIPS 2020.
 
     Example:
