@@ -11,7 +11,7 @@ LEAST = 1e-30
 """Smallest probability before taking its logarithm, so that the logarithm and its gradient stay finite."""
 ROUNDING = 1e-2
 """Tolerance on a row's sum of 1: half precision may be this far off for a thousand classes."""
-MULTI_LABEL = "a multi-label (sigmoid) model, which is not supported: each image must have one class of all"
+MULTI_LABEL = "a multi-label (sigmoid) model, which is not supported: each image must have exactly one class"
 
 
 def as_logits(kind: OutputKind, outputs: Tensor) -> Tensor:

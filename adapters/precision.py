@@ -20,7 +20,7 @@ def check_bfloat16(opaque: str) -> None:
     if opaque:
         raise UnfitModelError(f"bfloat16 is for networks that PyTorch runs, but {opaque}; float32 works")
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        raise UnfitModelError("this processor does not compute in bfloat16 itself; float32 works")
+        raise UnfitModelError("this processor does not compute in bfloat16 natively; float32 works")
 
 
 def computing(precision: str) -> torch.autocast:

@@ -63,7 +63,8 @@ def parse(text: str) -> Spec:
         kind = _kind_of_name(name.strip())
         if kind == "selector":
             raise SpecError(
-                f"{text!r} joins {name.strip()!r} with other parts, but it picks them itself and stands alone"
+                f"{text!r} joins the selector {name.strip()!r} with other parts; a selector picks the parts itself and "
+                "stands alone"
             )
         if kind in chosen:
             raise SpecError(f"{text!r} names two {kind}s, {chosen[kind]!r} and {name.strip()!r}; expected one at most")

@@ -177,7 +177,7 @@ class SourceModel:
         memo: dict[int, object] = {}
         for name, parameter in self.network.named_parameters():
             if is_lazy(parameter):
-                raise UnfitModelError(f"{name} has no values yet, for its layer is lazy; run the network once first")
+                raise UnfitModelError(f"{name} has no values yet because its layer is lazy; run the network once first")
             memo[id(parameter)] = nn.Parameter(_widened(parameter.detach()), requires_grad=False)
         for buffer in self.network.buffers():
             memo[id(buffer)] = _widened(buffer)

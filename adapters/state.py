@@ -196,7 +196,7 @@ def _rebuild(template: Any, tensors: Mapping[str, Tensor], path: str) -> Any:
 def _check_names(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or unknown:
-        raise StateError(f"the state lacks {missing[:3] or 'nothing'} and has {unknown[:3] or 'nothing'} beyond it")
+        raise StateError(f"the state lacks {missing[:3] or 'nothing'} and has unexpected {unknown[:3] or 'nothing'}")
 
 
 def _check_tensor(name: str, tensor: Tensor, expected: Tensor) -> None:

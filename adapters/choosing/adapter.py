@@ -54,7 +54,7 @@ class ChoosingState(AdapterState):
             StateError: If `chosen` is such a number.
         """
         if int(self.chosen) >= len(self.pipelines):
-            raise StateError(f"situation {int(self.chosen)} is chosen, of {len(self.pipelines)}")
+            raise StateError(f"situation {int(self.chosen)} is chosen, but there are only {len(self.pipelines)}")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Choosing(AdapterOf[ChoosingFit, ChoosingState]):
         decide: Maps the measurements to a situation.
         settings: The selector's own options.
         decide_after: Number of images before a decision.
-        check_every: After a decision, the frozen model observes every n-th request.
+        check_every: After a decision, the frozen model observes one in this many requests.
         detector: Options of the drift detector.
         memory: Time constant of the frozen model's moving moments, in images; the drift detector gets one value per
             this many images.

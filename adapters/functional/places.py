@@ -46,9 +46,12 @@ class Places(PartState):
         """
         arrivals = self.arrivals[self.classes != UNUSED]
         if len(arrivals) and int(arrivals.max()) >= int(self.arrived):
-            raise StateError(f"the memory holds an image with arrival {int(arrivals.max())}, of {int(self.arrived)}")
+            raise StateError(
+                f"the memory holds an image with arrival number {int(arrivals.max())}, "
+                f"but only {int(self.arrived)} have arrived"
+            )
         if len(set(arrivals.tolist())) != len(arrivals):
-            raise StateError("the memory holds two images with one arrival")
+            raise StateError("the memory holds two images with the same arrival number")
 
 
 class Entry(NamedTuple):

@@ -88,7 +88,7 @@ class CoTTA(Learner[CoTTAState]):
         """Return a note if the threshold is the paper's, because none was calibrated or set."""
         if self.options.threshold is not None or source.has_artefact(self.artefact):
             return ""
-        return f"cotta augments below a confidence of {USUAL_THRESHOLD}, not calibrated (`acclimate calibrate` does it)"
+        return f"cotta's confidence threshold of {USUAL_THRESHOLD} is not calibrated (`acclimate calibrate` does it)"
 
     def calibrate(
         self, net: Net, data: SourceImages, batch: int, advance: Callable[[float], None]

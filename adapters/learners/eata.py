@@ -57,7 +57,7 @@ class EATA(JointLearner[ReturningState]):
         """Return a note if there is no Fisher information, so that nothing holds the parameters."""
         if source.has_artefact(self.artefact):
             return ""
-        return f"eata has no Fisher information (`acclimate calibrate` makes it): it returns every {RETURN_EVERY} steps"
+        return f"eata has no Fisher information (`acclimate calibrate` makes it): it resets every {RETURN_EVERY} steps"
 
     def calibrate(
         self, net: Net, data: SourceImages, batch: int, advance: Callable[[float], None]

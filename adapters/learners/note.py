@@ -32,7 +32,7 @@ class NOTEOptions(OptimOptions):
     """Options of the optimizer and the reservoir."""
 
     lr: float = option(1e-4, "learning rate", low=0.0, high=10.0)
-    capacity: int = option(64, "images that the reservoir holds", low=1, high=1024)
+    capacity: int = option(64, "capacity of the reservoir, in images", low=1, high=1024)
     period: int = option(64, "images between two updates", low=1, high=1024)
 
 

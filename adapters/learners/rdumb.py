@@ -17,7 +17,7 @@ from adapters.values import CopyStates, Forward, Noise, Run
 class RDumbOptions(FilterOptions):
     """Options of ETA, and the reset interval."""
 
-    reset_every: int = option(1000, "steps between returns to the source", low=1, high=10**9)
+    reset_every: int = option(1000, "steps between resets to the source", low=1, high=10**9)
 
 
 class RDumb(JointLearner[ReturningState]):

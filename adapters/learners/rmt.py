@@ -96,7 +96,7 @@ class RMT(Learner[RMTState]):
         if (self.options.augment or self.options.views) and len(source.input_shape) != IMAGE_DIMENSIONS:
             raise UnfitModelError(
                 f"{self.name} augments images of (channels, height, width), and this model's inputs are "
-                f"{source.input_shape}; `augment` off and no `views` work"
+                f"{source.input_shape}; `augment=false` with `views=0` works"
             )
 
     def degraded(self, source: SourceModel) -> str:
@@ -253,9 +253,7 @@ class RMT(Learner[RMTState]):
 
 def _check_labels(data: SourceImages, classes: int) -> None:
     if not len(data.labels):
-        raise UnfitModelError(
-            f"rmt needs source images with their labels; these {len(data.images)} images come without"
-        )
+        raise UnfitModelError(f"rmt needs source images with their labels; these {len(data.images)} images have none")
     least, most = int(data.labels.min()), int(data.labels.max())
     if least < 0 or most >= classes:
         raise UnfitModelError(f"rmt needs labels from 0 to {classes - 1}; these run from {least} to {most}")
@@ -278,6 +276,6 @@ def _fitting(net: Net, kind: str, like: Params) -> Params:
     for name, p in like.items():
         if name not in tensors or tensors[name].shape != p.shape:
             raise UnfitModelError(
-                f"the source artefact rmt does not fit this model: {kind}.{name} is another's or missing"
+                f"the source artefact rmt does not fit this model: {kind}.{name} is missing or has another shape"
             )
     return tensors

@@ -77,7 +77,7 @@ class ROID(Learner[ROIDState]):
         if self.options.consistency and self.options.augment and len(source.input_shape) != IMAGE_DIMENSIONS:
             raise UnfitModelError(
                 f"{self.name} augments images of (channels, height, width), and this model's inputs are "
-                f"{source.input_shape}; `augment` off works"
+                f"{source.input_shape}; `augment=false` works"
             )
 
     def init(self, net: Net, generator: torch.Generator) -> ROIDState:

@@ -34,7 +34,7 @@ class RoTTAState(PartState):
 class RoTTAOptions(OptimOptions):
     """Options of the optimizer, the memory, the teacher and the augmentation."""
 
-    capacity: int = option(64, "images that the memory holds", low=1, high=1024)
+    capacity: int = option(64, "capacity of the memory, in images", low=1, high=1024)
     period: int = option(64, "images between two updates", low=1, high=1024)
     nu: float = option(0.001, "share of the student in the teacher at each update", low=0.0, high=1.0)
     age_weight: float = option(1.0, "weight of an image's age in the score for removal", low=0.0, high=100.0)
@@ -81,7 +81,8 @@ class RoTTA(Learner[RoTTAState]):
         super().check(source)
         if self.options.augment and len(source.input_shape) != 3:
             raise UnfitModelError(
-                f"rotta augments images (C, H, W) and this model's inputs are {source.input_shape}; augment=false works"
+                f"{self.name} augments images of (channels, height, width), and this model's inputs are "
+                f"{source.input_shape}; `augment=false` works"
             )
 
     def init(self, net: Net, generator: torch.Generator) -> RoTTAState:

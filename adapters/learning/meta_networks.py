@@ -115,7 +115,8 @@ def stages(network: nn.Module) -> list[list[str]]:
     ]
     if not found:
         raise UnfitModelError(
-            "ecotta finds no stages of blocks in this model; name its parts, as ecotta.parts=features.0,features.1"
+            "ecotta finds no stages of blocks in this model; name its parts, for example "
+            "ecotta.parts=features.0,features.1"
         )
     return found
 
@@ -187,12 +188,14 @@ def _shapes(network: nn.Module, parts: list[list[str]], input_shape: tuple[int, 
 
 def _shape(names: list[str], before: torch.Size | None, after: torch.Size | None, dtype: torch.dtype) -> Shape:
     if before is None or after is None or len(before) != 4 or len(after) != 4:
-        raise UnfitModelError(f"ecotta's part {'+'.join(names)} maps no images to images: {before} to {after}")
+        raise UnfitModelError(
+            f"ecotta's part {'+'.join(names)} must map images to images, but maps {before} to {after}"
+        )
     stride = math.ceil(before[2] / after[2])
     shrunk = tuple(math.ceil(side / stride) for side in before[2:])
     if shrunk != tuple(after[2:]):
         raise UnfitModelError(
             f"ecotta's part {'+'.join(names)} maps {tuple(before[2:])} to {tuple(after[2:])}, "
-            f"expected a whole stride such as {stride}, which gives {shrunk}"
+            f"expected an integer stride such as {stride}, which gives {shrunk}"
         )
     return Shape(before[1], after[1], stride, dtype)

@@ -46,10 +46,10 @@ class AdwinState(PartState):
         """
         counts = self.counts.tolist()
         if max(counts) > self.sums.shape[1]:
-            raise StateError(f"a row of the window holds {max(counts)} sums, of {self.sums.shape[1]}")
+            raise StateError(f"a row of the window holds {max(counts)} sums, expected at most {self.sums.shape[1]}")
         held = sum(count * 2**row for row, count in enumerate(counts))
         if held != int(self.width):
-            raise StateError(f"the window holds {held} values and says {int(self.width)}")
+            raise StateError(f"the window holds {held} values, but its width is {int(self.width)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ class NormSlot:
         self.normalize: Normalize = source_normalize
         self._norm = norm
         self._forward: Callable[..., Any] = norm.forward
-        norm.forward = self._around if self.own_code else self._instead  # type: ignore[method-assign]  # of a copy
+        norm.forward = self._around if self.own_code else self._instead  # type: ignore[method-assign]  # a copy's layer
 
     @property
     def weight(self) -> Tensor | None:

@@ -16,7 +16,7 @@ from adapters.source import SourceModel
 
 DRAWS = (
     "draws random numbers in eval mode, so that it answers the same image differently each time; "
-    "turn it off there (`functional.dropout(x, p, training=self.training)`, random depth while training only)"
+    "do this in training mode only (`functional.dropout(x, p, training=self.training)`, random depth)"
 )
 
 

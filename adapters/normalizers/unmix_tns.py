@@ -25,7 +25,7 @@ class UnmixTNSOptions(Options):
     """The number of components, their initial spread and how fast they follow the stream."""
 
     components: int = option(16, "K; the authors use 16, and 128 for mixed domains", low=1, high=1024)
-    alpha: float = option(0.5, "share of the source variance put between components at the start", low=0.0, high=1.0)
+    alpha: float = option(0.5, "share of the source variance between the initial components", low=0.0, high=1.0)
     temperature: float = option(0.07, "temperature of the softmax over components", low=1e-3, high=10.0)
     full_batch: int = option(64, "batch size at which components move by the layer's own momentum", low=1, high=65536)
 

@@ -18,7 +18,7 @@ from adapters.values import Forward, PartState
 class LAMEOptions(Options):
     """The affinity between images, and the number of iterations."""
 
-    kernel: Literal["rbf", "knn", "linear"] = option("rbf", "affinity; rbf smooths harder the larger the batch")
+    kernel: Literal["rbf", "knn", "linear"] = option("rbf", "affinity; rbf smooths larger batches more strongly")
     k: int = option(5, "neighbours (rbf counts the image itself)", low=1, high=1024)
     iterations: int = option(
         100, "maximum number of iterations; they stop at a relative energy change of 1e-8", low=1, high=1000

@@ -34,7 +34,9 @@ class AutoOptions(Options):
     few: int = option(2, "mean images per request below which requests are single images", low=1, high=10**6)
     many: int = option(32, "mean images per request from which requests are large", low=1, high=10**6)
     views: int = option(8, "augmented views per answer on fair samples, each a pass; 0 is cheapest", low=0, high=256)
-    check_every: int = option(4, "after a decision, the frozen model checks every n-th request", low=1, high=10**6)
+    check_every: int = option(
+        4, "after a decision, the frozen model checks one in this many requests", low=1, high=10**6
+    )
     memory: int = option(
         64, "time constant, in images, of the moving norm statistics in these checks", low=1, high=10**6
     )

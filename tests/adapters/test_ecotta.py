@@ -72,7 +72,7 @@ def test_attached_networks_leave_the_frozen_weights_shared_and_as_they_were():
     [
         ("", "finds no stages"),
         ("nowhere", "names 'nowhere'"),
-        ("9+10", "maps no images to images"),
+        ("9+10", "must map images to images"),
     ],
 )
 def test_parts_that_cannot_be_are_refused_with_a_reason(parts, reason):

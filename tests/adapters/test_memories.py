@@ -316,7 +316,7 @@ def test_rotta_refuses_to_augment_what_is_no_image():
     )
     source = SourceModel(network, (6,), 3)
 
-    with pytest.raises(UnfitModelError, match="augment=false works"):
+    with pytest.raises(UnfitModelError, match="`augment=false` works"):
         create("rotta").prepare(source)
     adapter = create("rotta", rotta={"augment": False, "period": 4})
     prepared = adapter.prepare(source)

@@ -60,7 +60,7 @@ def test_a_class_without_a_source_image_is_left_out_of_the_search():
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
-        (torch.zeros(0, dtype=torch.int64), "with their labels; these 48 images come without"),
+        (torch.zeros(0, dtype=torch.int64), "with their labels; these 48 images have none"),
         (torch.arange(48), "from 0 to 9; these run from 0 to 47"),
         (torch.arange(48) % 2 - 1, "from 0 to 9; these run from -1 to 0"),
     ],

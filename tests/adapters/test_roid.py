@@ -112,7 +112,7 @@ def test_the_augmentation_is_drawn_from_seed_and_step():
 def test_a_model_whose_inputs_are_no_images_is_refused_unless_nothing_is_augmented():
     source = dataclasses.replace(reference_source(), input_shape=(48,))
 
-    with pytest.raises(UnfitModelError, match=r"inputs are \(48,\); `augment` off works"):
+    with pytest.raises(UnfitModelError, match=r"inputs are \(48,\); `augment=false` works"):
         create("roid").prepare(source)
     create("roid", roid={"augment": False}).prepare(source)
 

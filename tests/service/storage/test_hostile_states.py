@@ -100,13 +100,13 @@ def test_a_snapshot_with_any_value_is_refused_or_serves(model, spec, monitors, l
     ("spec", "name", "value", "said"),
     [
         ("batch+tent", f"{MONITORS}detectors/entropy/width", -1, "width holds -1, expected 0 to"),
-        ("batch+tent", f"{MONITORS}detectors/entropy/width", 50, "the window holds 6 values and says 50"),
+        ("batch+tent", f"{MONITORS}detectors/entropy/width", 50, "the window holds 6 values, but its width is 50"),
         ("batch+tent", f"{MONITORS}recent", 1e30, "recent holds 1e[+]30, expected 0 to"),
         ("batch+tent", f"{MONITORS}pause", 2**62, "pause holds"),
         ("batch+tent", f"{ADAPTER}steps", -1, "steps holds -1"),
         ("rotta", f"{ADAPTER}learner/memory/places/arrived", 1, "the memory holds an image with arrival"),
         ("note", f"{ADAPTER}learner/memory/places/classes", -2, "classes holds -2"),
-        ("auto", f"{ADAPTER}chosen", 99, "situation 99 is chosen, of 6"),
+        ("auto", f"{ADAPTER}chosen", 99, "situation 99 is chosen, but there are only 6"),
     ],
 )
 def test_a_value_that_no_stream_can_have_reached_is_named(model, spec, name, value, said):
