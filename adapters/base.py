@@ -77,11 +77,11 @@ class Net(Protocol):
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """All parameters of the network by name: where learners that train every parameter start."""
+        """All parameters of the network by name; learners of all parameters start from them."""
 
     @property
     def affine(self) -> Mapping[str, Tensor]:
-        """Weight and bias of all norm layers (batch, layer, group) by name: where norm-only learners start."""
+        """Weight and bias of all norm layers (batch, layer, group) by name; norm-only learners start from them."""
 
     @property
     def artefacts(self) -> Mapping[str, Tensor]:
@@ -108,7 +108,7 @@ class Net(Protocol):
     def separable(self) -> bool:
         """True if a step may select images by the batch's logits and run them again by themselves (`again`).
 
-        True if the normalizer keeps images independent and the step runs outside a graph, where it may branch on data.
+        The normalizer must keep images independent, and the step must run outside a graph, where it may branch on data.
         """
 
     def again(self, params: Params, before: NormState, after: NormState, x: Tensor) -> Forward:
@@ -192,7 +192,7 @@ class Part(ABC):
         """Refuse a model that does not meet this part's needs.
 
         Raises:
-            UnfitModelError: If it does; the message names the part, the need and, where there is one, an alternative.
+            UnfitModelError: If a need is not met; the message names the part, the need and an alternative, if any.
         """
         if source.opaque and (self.needs.batch_norm or self.needs.gradient):
             raise UnfitModelError(f"{self.name} must reach inside the model, but {source.opaque}; `source` works")

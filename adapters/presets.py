@@ -1,4 +1,4 @@
-"""Options for combinations of parts that the default options, each tuned for its part alone, would harm."""
+"""Options for combinations of parts whose default options, tuned for each part alone, work badly together."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

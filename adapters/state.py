@@ -115,7 +115,7 @@ def unstacked(state: T, count: int) -> list[T]:
 
 
 def part(state: T, indices: list[int]) -> T:
-    """Return the stacked state of some streams of a stacked state."""
+    """Select some streams from a stacked state by their indices; return them stacked."""
     return rebuild(state, {name: tensor[indices] for name, tensor in flatten(state).items()})
 
 

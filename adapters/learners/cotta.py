@@ -1,4 +1,4 @@
-"""CoTTA: a student learns from its slow teacher, and random parameters return to the source at each step."""
+"""CoTTA: a student learns from its slow teacher, and randomly chosen weights return to the source at each step."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

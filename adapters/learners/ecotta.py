@@ -44,10 +44,10 @@ class EcoTTA(Learner[Learning]):
     """Train small meta networks around the parts of a frozen encoder; the model's own weights never change.
 
     Each part's output goes through a norm layer, and a convolution of the part's input is added. A batch takes two
-    passes and two steps: the first moves the adapted outputs towards the frozen ones, part by part (L1); the second
-    descends the entropy of reliable images, and is skipped if there are none. Answers with the second pass. To save
-    memory, the second gradient recomputes the activations inside each part instead of keeping them. Norm layers of the
-    meta networks use batch statistics, so that the method works poorly on single images.
+    passes and two steps. The first step moves the adapted outputs towards the frozen ones, part by part (L1). The
+    second descends the entropy of reliable images; it is skipped if there are none. Answers with the second pass. To
+    save memory, the second gradient recomputes the activations inside each part instead of keeping them. Norm layers of
+    the meta networks use batch statistics, so that the method works poorly on single images.
 
     Remembers: weights of the meta networks (below a tenth of the model), optimizer moments.
     Needs: parts in sequence (ResNet-like models, or named by `parts`); the source artefact `ecotta`, made from labelled

@@ -143,7 +143,7 @@ class RMT(Learner[RMTState]):
         return {"seed": step_seed(seed, steps)}
 
     def step(self, net: Net, state: RMTState, norm: CopyStates, x: Tensor, noise: Noise) -> Learned[RMTState]:
-        """Learn from x (N, C, H, W), a view of it and replayed images; answer as the options say."""
+        """Learn from x (N, C, H, W), a view of it and replayed images; answer by student plus teacher, or by views."""
         before = norm["student"]
         teacher, teacher_norm = net.observe(state.teacher, norm["teacher"], x)
         generator = generator_of(noise["seed"])

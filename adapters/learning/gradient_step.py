@@ -121,7 +121,7 @@ def descend(state: Learning, grads: Params, options: optim.OptimOptions) -> Lear
 def descend_where(condition: Tensor, state: Learning, grads: Params, options: optim.OptimOptions) -> Learning:
     """Take one optimizer step if `condition` () is true; otherwise return the state unchanged.
 
-    A step with a zero gradient would not do: the moments still move Adam.
+    A step with a zero gradient would still change Adam's moments and parameters.
     """
     return where(condition, descend(state, grads, options), state)
 

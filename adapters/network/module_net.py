@@ -1,4 +1,4 @@
-"""Runs a prepared module tree whose batch-norm layers are replaced by a normalizer's functions."""
+"""Runs a prepared module tree in which a normalizer's functions do the work of the batch-norm layers."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -75,10 +75,10 @@ class Underway:
 
 
 class ModuleNet:
-    """Runs one prepared module tree whose batch-norm layers are replaced by a normalizer's functions.
+    """Runs one prepared module tree in which a normalizer's functions do the work of the batch-norm layers.
 
-    `layers` are the replaced layers by name, `initial_norm` their initial statistics. It holds no learned state. Two
-    threads must not call it at the same time, because a pass writes to the record that all views share.
+    `layers` are the slots of these layers by name, `initial_norm` their initial statistics. It holds no learned state.
+    Two threads must not call it at the same time, because a pass writes to a record that all views share.
 
     It takes plain tensors, so that a learner may branch on data; `pure` is the variant for `torch.func` and export.
     """
@@ -164,7 +164,7 @@ class ModuleNet:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """The memory format of inputs with which steps are fastest."""
+        """The memory format of inputs that makes steps fastest."""
         return self._memory_format
 
     @property
@@ -175,12 +175,12 @@ class ModuleNet:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """All parameters of the network by name: where learners that train every parameter start."""
+        """All parameters of the network by name; learners of all parameters start from them."""
         return {name: parameter.detach() for name, parameter in self._network.named_parameters()}
 
     @property
     def affine(self) -> dict[str, Tensor]:
-        """Weight and bias of all norm layers (batch, layer, group) by name: where norm-only learners start."""
+        """Weight and bias of all norm layers (batch, layer, group) by name; norm-only learners start from them."""
         return {
             f"{name}.{kind}": parameter.detach()
             for name, module in self._network.named_modules()
@@ -264,7 +264,7 @@ class ModuleNet:
         return Forward(logits, features, self._drift(current, features)), current.written
 
     def _entering(self) -> Resume:
-        """Return a context that restores the running pass with a fresh record, so that a part of it can run again."""
+        """Return a context manager that restores the running pass, with a fresh record, to run a part of it again."""
         entered = self._underway.current
 
         @contextmanager
