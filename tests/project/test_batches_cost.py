@@ -51,6 +51,7 @@ def test_of_learners_that_choose_images_it_is_told_how_many_they_learned_from():
     assert ratios.caption.splitlines() == ["batch+eata, eager, learned from 0, 25 % of the images", "cores 2"]
 
 
+@pytest.mark.slow
 def test_the_command_measures_every_spec_at_every_size_beside_a_forward_pass_of_that_size(run):
     result, told = run("--specs", "batch", "--specs", "source+eta", "--size", "4", "--size", "1")
 
