@@ -1,1 +1,1 @@
-"""What any part of the server may use: whole files, clocks, supervised tasks, threads, texts that stores can hold."""
+"""Helpers for every part of the server: atomic files, clocks, supervised tasks, thread pools, storable texts."""

@@ -1,4 +1,4 @@
-"""Files that are there wholly or not at all: written aside, fsynced, then renamed into place."""
+"""Atomic file writes: write to a temporary file, fsync it, then rename it into place."""
 
 import os
 import secrets
@@ -7,39 +7,39 @@ from pathlib import Path
 
 ASIDE = ".writing-"
 PRIVATE = 0o600
-"""For files that only their owner may read."""
+"""Permissions of files that only their owner may read."""
 AS_UMASK = 0o666
-"""For files that may be read by whom the umask says."""
+"""Permissions of files that the umask alone restricts."""
 
 
 def write_whole(path: Path, content: bytes, mode: int, check: Callable[[bytes], object]) -> None:
-    """Write a file; when this returns it survives a power cut, and if it fails the old one is untouched.
+    """Write a file atomically. It survives a power cut once this returns; a failed write leaves the old file untouched.
 
     Args:
-        path: The file, replaced if it is there.
-        content: All of it.
-        mode: Its permissions, less what the umask takes.
-        check: Is given what was read back before the file gets its name; what it raises keeps the file out.
+        path: The file. An existing one is replaced.
+        content: Its whole content.
+        mode: Its permissions, before the umask is applied.
+        check: Called with the content read back, before the rename. An exception from it cancels the write.
 
     Raises:
-        OSError: If it cannot be written. Where only the folder could not be synced, the whole new file is there.
+        OSError: If the file cannot be written. If only the folder's sync failed, the new file is complete.
     """
-    aside = path.with_name(f"{ASIDE}{secrets.token_hex(8)}")
+    temporary = path.with_name(f"{ASIDE}{secrets.token_hex(8)}")
     try:
-        with open(aside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        check(aside.read_bytes())
-        aside.rename(path)
+        check(temporary.read_bytes())
+        temporary.rename(path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+    """Fsync a folder, so that the file names in it survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -48,6 +48,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_left(folder: Path) -> None:
-    """Remove what a process that was killed while writing has left in a folder."""
-    for left in folder.glob(f"{ASIDE}*"):
-        left.unlink(missing_ok=True)
+    """Remove the temporary files of processes that were killed while writing to a folder."""
+    for temporary in folder.glob(f"{ASIDE}*"):
+        temporary.unlink(missing_ok=True)

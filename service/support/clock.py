@@ -1,6 +1,6 @@
-"""The time of day, as far as it can be trusted: a clock that jumps is not believed until it has stood for a while.
+"""A wall clock that ignores jumps: it accepts a new time only after the system's clock has been stable for a while.
 
-Durations within the process are measured by `time.monotonic`; this clock is for times that are stored and shown.
+Use this clock for times that are stored or shown, and `time.monotonic` for durations within the process.
 """
 
 import threading
@@ -10,19 +10,19 @@ from collections.abc import Callable
 from service.telemetry.logs import log
 
 SMALL_SECONDS = 60.0
-"""A jump that is believed at once, as when a clock is set right."""
+"""The largest jump that is accepted at once, such as a correction by NTP."""
 STAND_SECONDS = 600.0
-"""How long the clock must go on evenly after a greater jump before its time is taken over."""
+"""How long the wall clock must run evenly after a larger jump before its time is accepted."""
 SURE_SECONDS = 3600.0
-"""How long the clock must have gone on evenly before anything is removed for its age."""
+"""How long the clock must have run evenly before anything is deleted for its age."""
 
 
 class Clock:
-    """Goes on evenly through jumps of the wall clock; may be read from any thread.
+    """Runs evenly through jumps of the wall clock. Any thread may read it.
 
     Args:
-        wall: The wall clock, Unix seconds.
-        steady: The monotonic clock.
+        wall: Returns the wall clock's time in Unix seconds.
+        steady: Returns the monotonic clock's time in seconds.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
@@ -33,18 +33,18 @@ class Clock:
         self._even_since = steady()
 
     def now(self) -> float:
-        """Return the time, Unix seconds."""
+        """Return the time in Unix seconds."""
         with self._lock:
             return self._look() + self._offset
 
     def is_sure(self) -> bool:
-        """Whether the clock has gone on evenly for long enough to remove what is old by it."""
+        """Whether the clock has run evenly for long enough to delete old data by it."""
         with self._lock:
             steady = self._look()
             return self._jumped is None and steady - self._even_since >= SURE_SECONDS
 
     def _look(self) -> float:
-        """Compare the two clocks; return the steady one's time."""
+        """Compare the two clocks, update the offset between them, and return the monotonic time."""
         steady = self._steady()
         offset = self._wall() - steady
         if abs(offset - self._offset) <= SMALL_SECONDS:
@@ -58,4 +58,4 @@ class Clock:
 
 
 CLOCK = Clock()
-"""The process's own."""
+"""The clock of this process."""

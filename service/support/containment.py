@@ -1,22 +1,23 @@
-"""Exceptions that would end a thread, a task or the event loop, as a failure of the code that raised them."""
+"""Containment: exceptions that would end a thread, a task or the event loop become ordinary ones."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
 BREAKING = (StopIteration, StopAsyncIteration)
-"""Exceptions that futures and generators do not hand on."""
+"""Exceptions that futures and generators do not propagate unchanged."""
 
 
 class EscapeError(Exception):
-    """Code of a model raised what is not meant for the server, as SystemExit; the cause is what it raised."""
+    """A model's code raised an exception that would stop the server, such as SystemExit. `__cause__` holds it."""
 
 
 def contained(job: Callable[[], T]) -> T:
-    """Run a job; what it raises is an ordinary exception.
+    """Run a job and return its result. Ordinary exceptions pass through unchanged.
 
     Raises:
-        EscapeError: If the job raises SystemExit, KeyboardInterrupt, CancelledError, StopIteration or the like.
+        EscapeError: If the job raises StopIteration, StopAsyncIteration, or an exception that is not an `Exception`,
+            such as SystemExit, KeyboardInterrupt or CancelledError.
     """
     try:
         return job()

@@ -1,4 +1,4 @@
-"""The port of a server: taken before anything is loaded, and answered from then on."""
+"""The server's port: opened before models load, so that health checks are answered during startup."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ LIVE, READY = "/v2/health/live", "/v2/health/ready"
 
 
 class Port:
-    """A port that is taken; until it is handed over, health is answered and everything else is told to come again.
+    """A listening port. Until `hand_over` it answers health checks, and every other request with 503 and Retry-After.
 
     Raises:
         SettingsError: If the port cannot be listened on.
@@ -22,12 +22,12 @@ class Port:
 
     def __init__(self, host: str, number: int) -> None:
         self._socket = _listen(host, number)
-        self._answering = _Starting(self._socket)
-        self._thread = Thread(target=self._answering.serve_forever, args=(0.05,), daemon=True, name="starting")
+        self._server = _StartupServer(self._socket)
+        self._thread = Thread(target=self._server.serve_forever, args=(0.05,), daemon=True, name="starting")
 
     @property
     def url(self) -> str:
-        """Where it is, as clients name it."""
+        """The server's base URL."""
         host, number = self._socket.getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{number}"
 
@@ -41,30 +41,30 @@ class Port:
         self.hand_over().close()
 
     def hand_over(self) -> socket.socket:
-        """Stop answering and return the socket; who connects meanwhile waits."""
+        """Stop answering and return the socket. Connections made meanwhile wait in the socket's backlog."""
         if self._thread.is_alive():
-            self._answering.shutdown()
+            self._server.shutdown()
             self._thread.join()
         return self._socket
 
 
-class _Starting(ThreadingHTTPServer):
-    """Answers on a socket that listens already."""
+class _StartupServer(ThreadingHTTPServer):
+    """Answers on a socket that is already listening."""
 
     daemon_threads = True
     block_on_close = False
 
     def __init__(self, listening: socket.socket) -> None:
-        super().__init__(listening.getsockname()[:2], _Answer, bind_and_activate=False)
+        super().__init__(listening.getsockname()[:2], _StartupHandler, bind_and_activate=False)
         self.socket.close()
         self.socket = listening
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a client that left."""
+        """Ignore clients that disconnect."""
 
 
-class _Answer(BaseHTTPRequestHandler):
-    """Answers one request of a client that came too early."""
+class _StartupHandler(BaseHTTPRequestHandler):
+    """Answers one request that arrives during startup."""
 
     timeout = CLIENT_SECONDS
     server_version, sys_version = "acclimate", ""
@@ -85,8 +85,8 @@ class _Answer(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = do_OPTIONS = do_GET  # noqa: N815
 
-    def log_message(self, *_said: object) -> None:
-        """Say nothing: the log is not set up yet."""
+    def log_message(self, *_message: object) -> None:
+        """Write nothing, because the log is not configured yet."""
 
 
 def _listen(host: str, port: int) -> socket.socket:

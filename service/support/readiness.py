@@ -1,22 +1,22 @@
-"""What keeps a running server from being ready, collected from the parts that can get into trouble."""
+"""Readiness: collects the problems that keep a running server from being ready."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 Check: TypeAlias = Callable[[], Sequence[str]]
-"""Returns a sentence for each trouble that a part of the server has now."""
+"""Returns one sentence for each current problem of a part of the server."""
 
 
 class Readiness:
-    """Asks every check whether its part of the server works."""
+    """Runs the readiness checks of all parts of the server."""
 
     def __init__(self, *checks: Check) -> None:
         self._checks = list(checks)
 
     def add(self, check: Check) -> None:
-        """Ask one more check from now on."""
+        """Add a check."""
         self._checks.append(check)
 
     def troubles(self) -> list[str]:
-        """Return all troubles; none where the server can serve."""
+        """Return all current problems; an empty list means that the server is ready."""
         return [trouble for check in self._checks for trouble in check()]

@@ -1,4 +1,4 @@
-"""A job in steps: a generator whose calls of the store run beside the worker."""
+"""Jobs in steps: generators that run on the worker, while the store calls that they yield run elsewhere."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
 Call: TypeAlias = Callable[[], Any]
-"""A blocking call of the store."""
+"""A blocking call to the store."""
 Steps: TypeAlias = Generator[Call, Any, T]
-"""A job in steps: it runs on the worker, and each call that it yields runs elsewhere while the worker serves others."""
+"""A job in steps. It runs on the worker; the worker serves other jobs while each call that it yields runs elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A job that waits for a call which does not run on the worker."""
+    """Suspends a job until a call has finished that runs outside the worker."""
 
     call: Call
 
 
 def at_once(job: Callable[[], T]) -> Steps[T]:
-    """Return a job without calls of the store as one of a single step."""
+    """Return a job that makes no store calls as a job of a single step."""
     yield from ()
     return job()

@@ -1,8 +1,8 @@
-"""Texts from outside: which ones every store can hold, and how others are written down."""
+"""Texts from clients: which of them every database can store, and how the others are escaped."""
 
 
 def storable(text: str) -> bool:
-    r"""Tell whether any database can hold a text: PostgreSQL takes no NUL, and no encoding takes lone surrogates.
+    r"""Return whether every database can store a text: PostgreSQL refuses NUL, and UTF-8 has no lone surrogates.
 
     Example:
         >>> storable("r-1"), storable("r\0"), storable("\ud800")
@@ -12,7 +12,7 @@ def storable(text: str) -> bool:
 
 
 def as_storable(text: str) -> str:
-    r"""Return a text with escapes in the place of what a database cannot hold.
+    r"""Return a text in which NUL and lone surrogates are escaped.
 
     Example:
         >>> as_storable("GET /\0 é \ud800")

@@ -1,4 +1,4 @@
-"""Background tasks and threads under supervision: an end is logged and counted, and the task is started again."""
+"""Supervised background tasks and threads: each unexpected end is logged and counted, and the task is restarted."""
 
 import asyncio
 import threading
@@ -10,21 +10,21 @@ from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.1, 10.0
-"""Wait before a restart; it doubles with each failure until the task has run for a while again."""
+"""Wait before a restart. It doubles with each failure, and starts over once the task has run for SETTLED_SECONDS."""
 SETTLED_SECONDS = 5.0
-"""A task that has run this long since its last start counts as sound."""
+"""A task that has run for this long since its last start counts as healthy."""
 DOWN_SECONDS = 10.0
-"""A task that keeps failing for longer makes the server not ready."""
+"""A task that has been failing for longer than this makes the server not ready."""
 
 
 @dataclass(slots=True)
 class Health:
-    """How one background task is.
+    """The health of one background task.
 
     Attributes:
-        started: When it was started last, on the monotonic clock.
-        running: Whether it runs.
-        failing_since: When the first of its latest failures was; None while it is sound.
+        started: Time of its latest start, on the monotonic clock.
+        running: Whether it is running.
+        failing_since: Time of the first failure of the current series; None if it has never failed.
         backoff: Seconds before the next restart.
     """
 
@@ -34,15 +34,15 @@ class Health:
     backoff: float = FIRST_BACKOFF_SECONDS
 
     def settled(self, now: float) -> bool:
-        """Whether it has run for long enough to count as sound."""
+        """Whether it has run for long enough to count as healthy."""
         return self.running and now - self.started >= SETTLED_SECONDS
 
 
 class Supervisor:
-    """Runs background tasks until it is closed, and knows which of them keep failing.
+    """Runs background tasks until it is closed, and reports those that keep failing.
 
     Args:
-        telemetry: Counts restarts by task.
+        telemetry: Its `restarts` counter counts restarts by task.
         clock: The monotonic clock.
     """
 
@@ -55,27 +55,27 @@ class Supervisor:
         self._closed = False
 
     def start(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
-        """Run a coroutine function as a task of the running event loop, again whenever it ends."""
+        """Run a coroutine function as a task of the running event loop, and restart it whenever it ends."""
         self._note_start(name)
         task = self._tasks[name] = asyncio.ensure_future(_awaited(job))
         task.add_done_callback(lambda ended: self._task_ended(name, job, ended))
 
     def start_thread(self, name: str, job: Callable[[], None]) -> threading.Thread:
-        """Run a function on a thread of its own until it returns; a failure starts it again, on the same thread."""
+        """Run a function on its own thread until it returns. After an exception it is called again on that thread."""
         self._note_start(name)
         thread = threading.Thread(target=self._keep_running, args=(name, job), name=name, daemon=True)
         thread.start()
         return thread
 
     def troubles(self) -> list[str]:
-        """Name each task that has kept failing for longer than is tolerated."""
+        """Return one sentence for each task that has been failing for longer than DOWN_SECONDS."""
         now = self._clock()
         with self._lock:
             down = [name for name, health in self._health.items() if self._is_down(health, now)]
         return [f"the background task {name!r} keeps failing; the log says why" for name in down]
 
     def close(self) -> None:
-        """Cancel all tasks and start none again. Threads end by themselves."""
+        """Cancel all tasks and restart none. Threads are not stopped; they end when their functions return."""
         self._closed = True
         for task in self._tasks.values():
             task.cancel()
@@ -95,18 +95,18 @@ class Supervisor:
         while True:
             try:
                 return job()
-            except BaseException as error:  # noqa: BLE001 - a thread that ends in silence stops its work for good
+            except BaseException as error:  # noqa: BLE001 - otherwise the thread would end silently for good
                 time.sleep(self._note_end(name, error))
                 self._note_start(name)
 
     def _note_start(self, name: str) -> None:
-        self._restarts.labels(name)  # a task that never ended shows as 0
+        self._restarts.labels(name)  # so that a task that has never ended is exposed as 0
         with self._lock:
             health = self._health.setdefault(name, Health(self._clock()))
             health.started, health.running = self._clock(), True
 
     def _note_end(self, name: str, error: BaseException | None) -> float:
-        """Log and count the end of a task; return the seconds to wait before its restart."""
+        """Log and count the end of a task, and return the seconds to wait before its restart."""
         now = self._clock()
         with self._lock:
             health = self._health[name]

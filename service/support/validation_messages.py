@@ -1,11 +1,11 @@
-"""What pydantic finds wrong, as plain sentences: the place, what was given, and what was expected."""
+"""Pydantic's validation errors as plain sentences: the field, its value, and the expected value."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from reprlib import Repr
 from typing import Any, TypeAlias
 
 Problem: TypeAlias = Mapping[str, Any]
-"""One of a ValidationError's `errors()`."""
+"""One entry of `ValidationError.errors()`."""
 
 MAX_SHOWN = 80
 NAME_WORDS = "a letter or digit, then at most 127 letters, digits, `.`, `_` or `-`"
@@ -17,7 +17,7 @@ PATTERNS: Mapping[str, str] = {
     r"^[0-9a-f]{24}$": "24 digits and letters a to f",
 }
 MEMBERS = frozenset({"str", "int", "float", "bool", "none", "constrained-int", "constrained-str", "constrained-float"})
-SAID: Mapping[str, str] = {
+STATEMENTS: Mapping[str, str] = {
     "missing": "is missing",
     "extra_forbidden": "is not known here",
     "json_invalid": "is not JSON",
@@ -41,27 +41,29 @@ KINDS: Mapping[str, str] = {
     "tuple": "a list",
     "url": "a URL",
 }
-"""What is expected where the type is wrong, by how the name of pydantic's finding begins."""
+"""The expected type in words, by the prefix of pydantic's error type."""
 BOUNDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "greater_than": lambda given: f"more than {given['gt']}",
-    "greater_than_equal": lambda given: f"at least {given['ge']}",
-    "less_than": lambda given: f"less than {given['lt']}",
-    "less_than_equal": lambda given: f"at most {given['le']}",
-    "multiple_of": lambda given: f"a multiple of {given['multiple_of']}",
-    "string_too_short": lambda given: f"at least {_counted(given['min_length'], 'character')}",
-    "string_too_long": lambda given: f"at most {_counted(given['max_length'], 'character')}",
-    "too_short": lambda given: f"at least {_counted(given['min_length'], 'entry')}",
-    "too_long": lambda given: f"at most {_counted(given['max_length'], 'entry')}",
-    "string_pattern_mismatch": lambda given: PATTERNS.get(given["pattern"], f"text that matches {given['pattern']}"),
-    "literal_error": lambda given: str(given["expected"]),
-    "enum": lambda given: str(given["expected"]),
+    "greater_than": lambda context: f"more than {context['gt']}",
+    "greater_than_equal": lambda context: f"at least {context['ge']}",
+    "less_than": lambda context: f"less than {context['lt']}",
+    "less_than_equal": lambda context: f"at most {context['le']}",
+    "multiple_of": lambda context: f"a multiple of {context['multiple_of']}",
+    "string_too_short": lambda context: f"at least {_counted(context['min_length'], 'character')}",
+    "string_too_long": lambda context: f"at most {_counted(context['max_length'], 'character')}",
+    "too_short": lambda context: f"at least {_counted(context['min_length'], 'entry')}",
+    "too_long": lambda context: f"at most {_counted(context['max_length'], 'entry')}",
+    "string_pattern_mismatch": lambda context: _pattern(context["pattern"]),
+    "literal_error": lambda context: str(context["expected"]),
+    "enum": lambda context: str(context["expected"]),
     "finite_number": lambda _: "a finite number",
     "int_from_float": lambda _: "a whole number",
 }
 
 
 def sentences(problems: Iterable[Problem], most: int = 3, *, skip: int = 0) -> str:
-    """Return findings in words, joined by semicolons; `skip` leaves out the first parts of each place.
+    """Return the errors of the first `most` fields in words, joined by semicolons.
+
+    `skip` is how many leading parts of each location are left out.
 
     Example:
         >>> from pydantic import BaseModel, ValidationError
@@ -81,34 +83,38 @@ def sentences(problems: Iterable[Problem], most: int = 3, *, skip: int = 0) -> s
 
 
 def _place(loc: Sequence[int | str], skip: int) -> str:
-    """Return a place without the names that pydantic gives to the members of a union."""
+    """Return an error's location without the names that pydantic gives to members of a union."""
     parts = [str(part) for part in loc[min(skip, len(loc) - 1) if loc else 0 :]]
     named = [part for number, part in enumerate(parts) if "[" not in part and not (number and part in MEMBERS)]
     return ".".join(named)[:MAX_SHOWN]
 
 
 def _sentence(place: str, found: Sequence[Problem]) -> str:
-    """Return what is wrong with one place; several findings there are those of the members of a union."""
+    """Describe the errors of one field. There are several if the field is a union: one for each member."""
     first = found[0]
     kind, context = first["type"], first.get("ctx", {})
     if kind in {"value_error", "assertion_error"}:
-        said = str(context.get("error", first["msg"]))
-        return f"{place}: {said}" if place else said
-    if kind in SAID:
-        return f"{place or 'it'} {SAID[kind]}"
+        message = str(context.get("error", first["msg"]))
+        return f"{place}: {message}" if place else message
+    if kind in STATEMENTS:
+        return f"{place or 'it'} {STATEMENTS[kind]}"
     expected = dict.fromkeys(_expected(each["type"], each.get("ctx", {}), each["msg"]) for each in found)
     return f"{place or 'it'} is {_shown(first['input'])}, expected {', or '.join(expected)}"
 
 
-def _expected(kind: str, context: Mapping[str, Any], said: str) -> str:
+def _expected(kind: str, context: Mapping[str, Any], message: str) -> str:
     if kind in BOUNDS:
         return BOUNDS[kind](context)
-    found = (words for begin, words in KINDS.items() if kind.startswith(f"{begin}_"))
-    return next(found, f"another value ({said})")
+    found = (words for prefix, words in KINDS.items() if kind.startswith(f"{prefix}_"))
+    return next(found, f"another value ({message})")
 
 
-def _shown(given: object) -> str:
-    text = BRIEF.repr(given)  # which looks at the first entries of large values alone
+def _pattern(pattern: str) -> str:
+    return PATTERNS.get(pattern, f"text that matches {pattern}")
+
+
+def _shown(value: object) -> str:
+    text = BRIEF.repr(value)  # reads only the first entries of large values
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
