@@ -1,1 +1,1 @@
-"""What the server tells of itself: metrics, logs, statistics, who calls."""
+"""Telemetry: metrics, logs, statistics, and the name of the caller."""

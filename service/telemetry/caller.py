@@ -1,6 +1,6 @@
-"""Who calls: known while a request is handled, in whatever task or thread that is."""
+"""The caller of the current request, as a context variable that tasks and threads inherit."""
 
 from contextvars import ContextVar
 
 CALLER: ContextVar[str] = ContextVar("caller", default="")
-"""The key's name, or the client's address where there are no keys; "" for the server itself."""
+"""The name of the API key, or the client's address if there are no keys; "" for the server's own work."""

@@ -1,4 +1,4 @@
-"""Every metric of the server."""
+"""All Prometheus metrics of the server."""
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,24 +31,24 @@ OVER_STREAMS = {
     "max": "the greatest",
 }  # fmt: skip
 RESET = "reset"
-"""The guard's action that counts as a reset too."""
+"""The guard action that is also counted in the `resets` metric."""
 RATIO_SIGNALS = ("selected_ratio", "source_agreement")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
 
 class Telemetry:
-    """The metrics of one process. No label ever names a stream: their number is not bounded."""
+    """The metrics of one process. No label names a stream, because the number of streams is not bounded."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests by answer.", ("model", "code"))
         self.samples = self._counter("samples", "Images answered.", ("model",))
         self.steps = self._counter(
-            "steps", "Inference requests by what became of their learning.", ("model", "adapter", "action")
+            "steps", "Inference requests, by the action taken on their step.", ("model", "adapter", "action")
         )
         self.window_steps = self._counter(
-            "window_steps", "Steps on images that had waited, by what became of them.", ("model", "adapter", "action")
+            "window_steps", "Steps on queued images, by the action taken on them.", ("model", "adapter", "action")
         )
         self.request_seconds = self._histogram(
             "request_duration_seconds", "Time from body to answer.", SECONDS, ("model",)
@@ -61,7 +61,7 @@ class Telemetry:
         )
         self.batch_samples = self._histogram("batch_size_samples", "Images per request.", SAMPLES, ("model",))
         self.group_streams = self._histogram(
-            "group_size_streams", "Streams whose steps were taken as one.", SAMPLES[1:-2], ("model", "adapter")
+            "group_size_streams", "Streams whose steps ran as one.", SAMPLES[1:-2], ("model", "adapter")
         )
         self.entropy = self._histogram(
             "prediction_entropy_nats", "Mean entropy of a request's answers.", NATS, ("model",)
@@ -70,7 +70,7 @@ class Telemetry:
             "drift_ratio", "Squared shift of norm statistics, in source variances.", DRIFTS, ("model",)
         )
         self.ratios = self._histogram("signal_ratio", "Signals between 0 and 1.", RATIOS, ("model", "signal"))
-        self.queue_depth = self._gauge("queue_depth_requests", "Requests that wait or run.")
+        self.queue_depth = self._gauge("queue_depth_requests", "Requests that are waiting or running.")
         self.streams = self._gauge("streams_active", "Streams in memory.")
         self.state_bytes = self._gauge("state_bytes", "Bytes of all streams' states.")
         self.tasks = self._gauge("tasks_active", "Tasks of the event loop that are not done.")
@@ -78,46 +78,46 @@ class Telemetry:
             "background_restarts", "Background tasks that ended and were started again.", ("task",)
         )
         self.snapshots = self._counter("snapshots", "Snapshot operations.", ("action", "outcome"))
-        self.checkpoints = self._counter("checkpoints", "Streams kept in the store, or not.", ("outcome",))
-        self.resting = self._gauge("streams_resting", "Streams that rest in the store.")
+        self.checkpoints = self._counter("checkpoints", "Attempts to save a stream, by outcome.", ("outcome",))
+        self.resting = self._gauge("streams_resting", "Streams held only in the store.")
         self.resets = self._counter("resets", "Streams returned to the source state.", ("model", "reason"))
-        self.guards = self._counter("guard_actions", "What guards did.", ("model", "action", "reason"))
+        self.guards = self._counter("guard_actions", "Guard actions, by rule.", ("model", "action", "reason"))
         self.detections = self._counter(
-            "drift_detections", "Changes that detectors found.", ("model", "signal", "detector")
+            "drift_detections", "Changes that drift detectors found.", ("model", "signal", "detector")
         )
         self.probe_seconds = self._histogram(
-            "probe_duration_seconds", "Time of a probe run, its waits included.", SECONDS
+            "probe_duration_seconds", "Time of a probe run, including its waits.", SECONDS
         )
         self.source_gap = self._histogram(
             "source_gap_ratio", "Accuracy on the probe set lost against the source model.", GAPS, ("model",)
         )
         self.forgetting = self._histogram(
-            "forgetting_ratio", "Accuracy on the probe set that learning cost.", GAPS, ("model",)
+            "forgetting_ratio", "Accuracy on the probe set lost by learning.", GAPS, ("model",)
         )
         self.stream_signals = {
             name: self._gauge(
-                f"stream_signal_{name}", f"Over streams in memory, {said} of a signal's newest values.",
+                f"stream_signal_{name}", f"Over streams in memory, {statistic} of a signal's newest values.",
                 ("model", "signal"),
             )
-            for name, said in OVER_STREAMS.items()
+            for name, statistic in OVER_STREAMS.items()
         }  # fmt: skip
         self.suspected = self._gauge(
-            "streams_suspected", "Streams that seem to be worse than their source model.", ("model", "reason")
+            "streams_suspected", "Streams suspected to be worse than their source model.", ("model", "reason")
         )
         self.estimates = self._histogram(
-            "estimated_accuracy_ratio", "Accuracy as estimated without labels.", RATIOS, ("model", "signal")
+            "estimated_accuracy_ratio", "Accuracy estimated without labels.", RATIOS, ("model", "signal")
         )
-        self.feedback = self._counter("feedback_samples", "Images that got late labels.", ("model", "outcome"))
-        self.events = self._counter("events", "Entries of the event log.", ("action",))
+        self.feedback = self._counter("feedback_samples", "Images with late labels.", ("model", "outcome"))
+        self.events = self._counter("events", "Entries written to the event log.", ("action",))
         build = self._gauge("build_info", "Versions; always 1.", ("version", "torch", "python"))
         build.labels(version("acclimate"), version("torch"), platform.python_version()).set(1)
 
     def expose(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
     def observe_answer(self, model: str, adapter: str, action: str, samples: int, signals: dict[str, float]) -> None:
-        """Count one answered inference request and its signals."""
+        """Record one answered inference request and its signals."""
         self.samples.labels(model).inc(samples)
         self.steps.labels(model, adapter, action).inc()
         self.batch_samples.labels(model).observe(samples)
@@ -130,7 +130,7 @@ class Telemetry:
                 self.ratios.labels(model, name.removesuffix("_ratio")).observe(signals[name])
 
     def observe_monitors(self, model: str, found: Mapping[str, float], alarms: Iterable[tuple[str, str]]) -> None:
-        """Count what the monitors of one request found; each alarm is the name of a signal and of its detector."""
+        """Record the accuracy estimates of one request and its alarms, each a pair of signal and detector."""
         for name in ESTIMATES:
             if name in found:
                 self.estimates.labels(model, name).observe(found[name])
@@ -138,20 +138,20 @@ class Telemetry:
             self.detections.labels(model, signal, detector).inc()
 
     def observe_guard(self, model: str, action: str, rule: str) -> None:
-        """Count what a guard did, and by which rule."""
+        """Count a guard's action, by rule."""
         self.guards.labels(model, action, rule).inc()
         if action == RESET:
             self.resets.labels(model, rule).inc()
 
     def observe_probe(self, model: str, source_gap: float, forgetting: float, seconds: float) -> None:
-        """Count one probe run."""
+        """Record one probe run."""
         self.source_gap.labels(model).observe(source_gap)
         self.forgetting.labels(model).observe(forgetting)
         self.probe_seconds.observe(seconds)
 
     @contextmanager
     def queued(self) -> Iterator[None]:
-        """Time a wait."""
+        """Record the duration of the block as time spent in the queue."""
         began = perf_counter()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Counts and times per model, in the shape of Triton's statistics extension."""
+"""Request counts and times per model, in the format of Triton's statistics extension."""
 
 import time
 from collections import defaultdict
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Tally:
-    """Requests and their nanoseconds."""
+    """A number of requests and their total time in nanoseconds."""
 
     count: int = 0
     ns: int = 0
@@ -20,7 +20,7 @@ class Tally:
 
 @dataclass(slots=True)
 class ModelTally:
-    """What one model has done since the start."""
+    """The tallies of one model since the server started."""
 
     success: Tally
     fail: Tally
@@ -36,7 +36,7 @@ class Statistics:
         self._models: dict[str, ModelTally] = defaultdict(lambda: ModelTally(Tally(), Tally(), Tally()))
 
     def answered(self, model: str, images: int, seconds: float, infer_seconds: float) -> None:
-        """Count an answered request: its time in all, and that on the worker."""
+        """Count an answered request, with its total time and its time on the worker."""
         tally = self._models[model]
         tally.success.add(seconds)
         tally.infer.add(infer_seconds)
@@ -51,15 +51,16 @@ class Statistics:
         """Return one model's statistics."""
         tally = self._models[model]
         empty = Tally()
-        moments = Tally(tally.infer.count)  # not measured; perf_analyzer ends unless its count is that of compute_infer
+        # Not measured; perf_analyzer exits unless this count equals that of compute_infer.
+        unmeasured = Tally(tally.infer.count)
         queue = Tally(tally.success.count, max(0, tally.success.ns - tally.infer.ns))
         named = {
             "success": tally.success,
             "fail": tally.fail,
             "queue": queue,
-            "compute_input": moments,
+            "compute_input": unmeasured,
             "compute_infer": tally.infer,
-            "compute_output": moments,
+            "compute_output": unmeasured,
             "cache_hit": empty,
             "cache_miss": empty,
         }
