@@ -1,1 +1,1 @@
-"""V2 bytes to tensors and back: bodies, images, JSON within bounds."""
+"""Conversion between V2 request bytes and tensors: bodies, images, and bounds on JSON."""

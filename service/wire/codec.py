@@ -1,4 +1,4 @@
-"""The body of V2 inference: requests and responses, as JSON or as a JSON header before raw tensors."""
+"""Bodies of V2 inference requests and responses: JSON, or a JSON header followed by raw tensors."""
 
 import hashlib
 import math
@@ -28,8 +28,8 @@ from service.wire.tensors import Declaration, datatype_of, read_json, read_raw, 
 
 _TOLERANCE = 1e-3
 _UNCHECKED = 1024
-"""Bytes of JSON that hold too little to be beyond any bound."""
-# Ignoring these would answer with something else, or elsewhere, than the client reads.
+"""JSON of up to this many bytes is too small to exceed any bound, so it is not checked."""
+# If these were ignored, the answer would not be what the client expects, or not where it looks for it.
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 _REFUSED_OF_INPUTS = frozenset(_SHARED_MEMORY)
 _REFUSED_OF_OUTPUTS = frozenset({"classification", *_SHARED_MEMORY})
@@ -39,20 +39,19 @@ _PERF_ANALYZER = "perf_analyzer: --input-data zero, or a file of inputs"
 def parse_request(body: bytes | memoryview, header_length: int | None, limits: Limits, key: str = "") -> InferRequest:
     """Parse the body of a V2 inference request.
 
-    Numbers in raw form become views on `body`, whatever their alignment. JSON cannot hold raw bytes, so the elements
-    of a BYTES tensor (encoded images) are base64 strings there. A null in place of an optional field is as if the
-    field were not there.
+    Raw tensors become views of `body`, whatever their alignment. JSON cannot hold raw bytes, so in JSON the elements
+    of a BYTES tensor (encoded images) are base64 strings. An optional field that is null counts as missing.
 
     Args:
-        body: JSON, or a JSON header and then raw little-endian tensors in the order of the inputs.
-        header_length: Bytes of the JSON header, from `Inference-Header-Content-Length`; None where all is JSON.
-        limits: Bounds on the batch and on the number of dimensions.
-        key: The idempotency key sent beside it; "" for none.
+        body: JSON, or a JSON header followed by raw little-endian tensors in the order of the inputs.
+        header_length: Bytes of the JSON header, from `Inference-Header-Content-Length`; None if the body is all JSON.
+        limits: Bounds on the batch size, on the number of dimensions and on JSON.
+        key: The request's idempotency key; "" for none.
 
     Raises:
-        MalformedError: The body is not of V2's form, or is truncated.
-        UnfitError: A datatype is unknown, or values are not as their datatype and shape say.
-        TooLargeError: A first dimension, the batch, or the JSON part is beyond its limit.
+        MalformedError: The body is not a V2 request, or it is truncated.
+        UnfitError: A datatype is unknown, or the values do not match their datatype and shape.
+        TooLargeError: A first dimension, the batch, or the JSON part exceeds its limit.
 
     >>> body = b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 1]}]}'
     >>> parse_request(body, None, Limits()).inputs[0].data
@@ -79,14 +78,15 @@ def parse_request(body: bytes | memoryview, header_length: int | None, limits: L
 
 
 def digest_of_files(files: Sequence[bytes]) -> str:
-    """Return the digest of a request that consists of files; the boundary between them in a form is left out."""
+    """Return the digest of a request that consists of files. A form's boundary text does not change it."""
     return hashlib.sha256(b"".join(hashlib.sha256(file).digest() for file in files)).hexdigest()
 
 
 def decode_input(request: InferRequest, spec: InputSpec, limits: Limits) -> torch.Tensor:
-    """Turn a request's one input into the tensor that the prepared model takes.
+    """Turn a request's only input into the model's input tensor.
 
-    FP32 is taken as it is, UINT8 is mapped from 0-255 onto the value range, BYTES are encoded images (JPEG, PNG).
+    FP32 values are used unchanged, UINT8 is mapped from 0-255 onto the value range, and BYTES are encoded images
+    (JPEG, PNG).
 
     Args:
         request: A parsed request.
@@ -94,13 +94,13 @@ def decode_input(request: InferRequest, spec: InputSpec, limits: Limits) -> torc
         limits: Bounds on encoded images.
 
     Returns:
-        (N, C, H, W) float32, contiguous, within `spec.value_range`; in the request's own memory, where FP32 came
-        aligned and may be written to, and else in memory of its own.
+        (N, C, H, W) float32, contiguous, within `spec.value_range`. It shares the request's memory if the request
+        holds FP32 that is aligned and writable; otherwise it is a copy.
 
     Raises:
-        UnfitError: Another input than the model's, or another datatype or shape, values that are not finite or not
-            within the value range (to a thousandth of it), or an unreadable image.
-        TooLargeError: Images beyond the limits.
+        UnfitError: The input's name, datatype or shape is not the model's; a value is not finite or lies outside the
+            value range by more than a thousandth of its width; or an image is unreadable.
+        TooLargeError: The images exceed the limits.
     """
     tensor = _only_input(request, spec)
     if tensor.datatype == "BYTES":
@@ -109,7 +109,7 @@ def decode_input(request: InferRequest, spec: InputSpec, limits: Limits) -> torc
         raise UnfitError(f"Input {spec.name!r} is {tensor.datatype}; FP32, UINT8 or BYTES (encoded images) is expected")
     if tensor.shape[1:] != spec.shape:
         raise UnfitError(f"Input {spec.name!r} has shape {list(tensor.shape)}; {['N', *spec.shape]} is expected")
-    values = np.require(tensor.data, requirements=("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))  # copied only if it is not
+    values = np.require(tensor.data, requirements=("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))  # copies only if needed
     if tensor.datatype == "UINT8":
         return scale_bytes(torch.from_numpy(values), spec)
     _check_range(values, spec)
@@ -117,25 +117,25 @@ def decode_input(request: InferRequest, spec: InputSpec, limits: Limits) -> torc
 
 
 def pixels_of(request: InferRequest, spec: InputSpec, limits: Limits) -> int:
-    """Return the pixels of a request's encoded images, by their headers.
+    """Return the number of pixels in a request's encoded images, read from the images' headers.
 
     Raises:
-        UnfitError: Another input than the model's, or an unreadable image.
-        TooLargeError: Images beyond the limits.
+        UnfitError: The input is not the model's, or an image is unreadable.
+        TooLargeError: The images exceed the limits.
     """
     return count_pixels(_files(_only_input(request, spec)), spec, limits)
 
 
 def wanted_outputs(request: InferRequest, available: Sequence[str], on_request: Sequence[str] = ()) -> tuple[str, ...]:
-    """Name the outputs to answer with, in order: those the request names, or else all that are available.
+    """Return the names of the outputs to answer with: those that the request names, or else the default ones.
 
     Args:
         request: A parsed request.
-        available: Every output there is.
-        on_request: Those of them that are given only when they are named.
+        available: All outputs of the model.
+        on_request: Outputs that are not sent by default.
 
     Raises:
-        UnfitError: The request names an output that there is not.
+        UnfitError: The request names an output that does not exist.
 
     >>> wanted_outputs(InferRequest(()), ("logits", "labels", "source_probabilities"), ("source_probabilities",))
     ('logits', 'labels')
@@ -149,14 +149,14 @@ def wanted_outputs(request: InferRequest, available: Sequence[str], on_request: 
 
 
 def encode_response(response: InferResponse, request: InferRequest) -> tuple[bytes, int | None]:
-    """Encode an answer as the request wants it, output by output: in JSON or as raw bytes behind it.
+    """Encode a response. Each output is JSON or raw bytes after the JSON header, as the request asks.
 
     Returns:
-        The body, and the length in bytes of its JSON header (`Inference-Header-Content-Length`), which is None where
-        the whole body is JSON. Values in JSON are flat, in row-major order; those not finite become null.
+        The body, and the length in bytes of its JSON header (`Inference-Header-Content-Length`); the length is None if
+        the whole body is JSON. Values in JSON are flat, in row-major order; NaN and infinities become null.
 
     Raises:
-        UnfitError: The request names an output that is not in the response.
+        UnfitError: The request names an output that the response does not hold.
     """
     binary = {o.name: request.binary_output if o.binary is None else o.binary for o in request.outputs}
     outputs: list[dict[str, Any]] = []
@@ -184,13 +184,13 @@ def _head(response: InferResponse) -> dict[str, Any]:
 
 
 def _flat(array: Array) -> Array:
-    # orjson takes contiguous arrays of the machine's own byte order only.
+    # orjson accepts only contiguous arrays in native byte order.
     return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(-1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An input of the right form: JSON values, or the size of its raw block where these are None."""
+    """A well-formed input: its JSON values, or None and the size of its raw block in bytes."""
 
     declared: Declaration
     data: list[Any] | None
@@ -204,8 +204,8 @@ def _split(body: bytes | memoryview, header_length: int | None) -> tuple[memoryv
     if header_length == 0:
         raise MalformedError("Inference-Header-Content-Length is 0: raw requests without a JSON header are not served")
     if not 0 < header_length <= len(body):
-        given = f"Inference-Header-Content-Length is {header_length}"
-        raise MalformedError(f"{given}; 1 to {len(body)}, the length of the body, is expected")
+        problem = f"Inference-Header-Content-Length is {header_length}"
+        raise MalformedError(f"{problem}; 1 to {len(body)}, the length of the body, is expected")
     return view[:header_length], view[header_length:]
 
 
@@ -253,11 +253,11 @@ def _inputs(document: dict[str, Any]) -> list[_Entry]:
 
 
 def _blocks(entries: Sequence[_Entry], rest: memoryview) -> list[memoryview]:
-    """Cut what follows the JSON header into one block for each input, empty for those in JSON."""
+    """Cut the bytes after the JSON header into one block for each input; inputs in JSON get an empty block."""
     total = sum(entry.size for entry in entries)
     if total != len(rest):
-        given = f"{len(rest)} bytes follow the JSON header (see Inference-Header-Content-Length)"
-        raise MalformedError(f"{given}; the inputs' binary_data_size add up to {total}")
+        problem = f"{len(rest)} bytes follow the JSON header (see Inference-Header-Content-Length)"
+        raise MalformedError(f"{problem}; the inputs' binary_data_size add up to {total}")
     ends = accumulate(entry.size for entry in entries)
     return [rest[end - entry.size : end] for entry, end in zip(entries, ends, strict=True)]
 
@@ -283,7 +283,7 @@ def _output(value: dict[str, Any]) -> RequestedOutput:
 
 
 def _refuse(parameters: dict[str, Any], names: frozenset[str], where: str, served: str) -> None:
-    """Refuse parameters that would change where tensors are, or what they are."""
+    """Raise UnfitError if a parameter would change where tensors are stored or what they hold."""
     refused = names.intersection(parameters)
     if refused:
         raise UnfitError(f"{where}: {', '.join(sorted(refused))} is not served; {served} are")
@@ -298,21 +298,21 @@ def _only_input(request: InferRequest, spec: InputSpec) -> WireTensor:
 
 def _files(tensor: WireTensor) -> list[bytes]:
     if not isinstance(tensor.data, list) or tensor.shape[1:] not in ((), (1,)):
-        given = f"Input {shown(tensor.name)} of encoded images has shape {list(tensor.shape)}"
-        raise UnfitError(f"{given}; ['N'] or ['N', 1] is expected")
+        problem = f"Input {shown(tensor.name)} of encoded images has shape {list(tensor.shape)}"
+        raise UnfitError(f"{problem}; ['N'] or ['N', 1] is expected")
     return tensor.data
 
 
 def _check_range(values: Array, spec: InputSpec) -> None:
-    # By NumPy, on this thread alone: PyTorch's own threads would stay awake beside the worker's for a while.
-    lowest, highest = float(values.min()), float(values.max())  # NaN, both, where there is one
+    # NumPy, because it uses this thread alone: PyTorch's threads would keep spinning and compete with the worker's.
+    lowest, highest = float(values.min()), float(values.max())  # both are NaN if any value is
     if not (math.isfinite(lowest) and math.isfinite(highest)):
-        said = f"Input {spec.name!r} holds NaN or infinite values; finite ones are expected"
-        raise UnfitError(f"{said} ({_PERF_ANALYZER})")
+        problem = f"Input {spec.name!r} holds NaN or infinite values; finite ones are expected"
+        raise UnfitError(f"{problem} ({_PERF_ANALYZER})")
     low, high = spec.value_range
     slack = _TOLERANCE * (high - low)
     if lowest < low - slack or highest > high + slack:
-        given = f"Input {spec.name!r} holds values from {lowest:.6g} to {highest:.6g}"
+        problem = f"Input {spec.name!r} holds values from {lowest:.6g} to {highest:.6g}"
         raise UnfitError(
-            f"{given}; {low:g} to {high:g} is expected (is the tensor already standardised? {_PERF_ANALYZER})"
+            f"{problem}; {low:g} to {high:g} is expected (is the tensor already standardised? {_PERF_ANALYZER})"
         )

@@ -1,4 +1,4 @@
-"""Fields of a JSON object that a client sent: read by name and type, refused as malformed otherwise."""
+"""Reads fields of a client's JSON objects by name and type; a wrong type is a MalformedError."""
 
 import reprlib
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ _BRIEF.maxlevel = 2
 
 
 def shown(value: object) -> str:
-    """Show what a client sent, short enough for an error message however long it is.
+    """Return a client's value as text, shortened for an error message.
 
     >>> shown([0] * 1000)
     '[0, 0, 0, 0, 0, 0, 0, 0, ...]'
@@ -26,29 +26,29 @@ def shown(value: object) -> str:
 
 
 def optional(holder: dict[str, Any], key: str, kind: type[_T], where: str) -> _T | None:
-    """Read a field that may be left out or null; None in both cases.
+    """Read an optional field. A missing field and a null both give None.
 
     Args:
         holder: The JSON object.
         key: The field's name.
-        kind: The one type it may have: str, bool, int, list or dict.
-        where: How an error names the object.
+        kind: The field's type: str, bool, int, list or dict.
+        where: The object's name in an error message.
 
     Raises:
-        MalformedError: The field is of another type.
+        MalformedError: The field has another type.
     """
     value = holder.get(key)
-    # type() and not isinstance(): to JSON, true is no integer.
+    # type() instead of isinstance(), because bool is a subclass of int.
     if value is None or type(value) is kind:
         return value
     raise MalformedError(f"{where}: {key} is {shown(value)}; {_WORDS[kind]} is expected")
 
 
 def required(holder: dict[str, Any], key: str, kind: type[_T], where: str) -> _T:
-    """Read a field as `optional` does, and refuse its absence too.
+    """Read a required field.
 
     Raises:
-        MalformedError: The field is missing, null or of another type.
+        MalformedError: The field is missing, is null or has another type.
     """
     value = optional(holder, key, kind, where)
     if value is None:
@@ -57,7 +57,7 @@ def required(holder: dict[str, Any], key: str, kind: type[_T], where: str) -> _T
 
 
 def parameters_of(holder: dict[str, Any], where: str) -> dict[str, Parameter]:
-    """Read the field `parameters`, empty if there is none.
+    """Read the field `parameters`; a missing one gives an empty dict.
 
     Raises:
         MalformedError: It is not an object of strings, numbers and booleans.
@@ -65,17 +65,17 @@ def parameters_of(holder: dict[str, Any], where: str) -> dict[str, Parameter]:
     parameters: dict[str, Any] = optional(holder, "parameters", dict, where) or {}
     for key, value in parameters.items():
         if not isinstance(value, str | int | float | bool):
-            given = f"{where}: parameter {shown(key)} is {shown(value)}"
-            raise MalformedError(f"{given}; a string, a number or a boolean is expected")
+            problem = f"{where}: parameter {shown(key)} is {shown(value)}"
+            raise MalformedError(f"{problem}; a string, a number or a boolean is expected")
     return parameters
 
 
 def objects(holder: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
-    """Read an array of objects, empty if the field is left out.
+    """Read an array of objects; a missing field gives an empty list.
 
     Raises:
-        MalformedError: The field is not an array, or holds something else.
-        TooLargeError: It holds too many objects.
+        MalformedError: The field is not an array, or an entry is not an object.
+        TooLargeError: The array holds more than 1024 objects.
     """
     values: list[Any] = optional(holder, key, list, where) or []
     if len(values) > _MAX_OBJECTS:
@@ -87,10 +87,10 @@ def objects(holder: dict[str, Any], key: str, where: str) -> list[dict[str, Any]
 
 
 def check_unique(names: Iterable[str], what: str) -> None:
-    """Refuse a name that comes twice.
+    """Check that no name occurs twice; `what` says in the error message what the names are for.
 
     Raises:
-        MalformedError: Naming it, and `what` it names.
+        MalformedError: A name occurs twice.
     """
     seen: set[str] = set()
     for name in names:

@@ -1,4 +1,4 @@
-"""Encoded images: from JPEG and PNG files to one batch of pixels in the model's value range."""
+"""Decodes JPEG and PNG files into one batch of pixels in the model's value range."""
 
 import struct
 import zlib
@@ -15,13 +15,13 @@ from service.types import InputSpec, Limits
 
 _FORMATS = ("JPEG", "PNG")
 _MODES = {1: "L", 3: "RGB"}
-# A progressive JPEG may name any number of scans, each some 30 bytes, and every one is a pass over all pixels: 1 MB
-# of them at 16 megapixels would decode for minutes. Encoders write about ten; the largest images may have 20.
+# A progressive JPEG may hold any number of scans of about 30 bytes, and the decoder passes over all pixels for each.
+# 1 MB of scans at 16 megapixels would take minutes to decode. Encoders write about ten; the largest images may have 20.
 _MAX_SCANS, _FEW_SCANS = 100, 20
-# Texts are inflated when a PNG is opened. By default Pillow would hold 64 MB of them for each image of a batch.
+# Pillow inflates a PNG's text chunks when it opens the file. Its default allows 64 MB of text for each image.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * PngImagePlugin.MAX_TEXT_CHUNK
 _SCAN = b"\xff\xda"
-# What Pillow's readers are known to raise on bytes that are not what they say.
+# The errors that Pillow's readers are known to raise for corrupt files.
 _CORRUPT = (
     OSError,
     SyntaxError,
@@ -36,23 +36,23 @@ _CORRUPT = (
 
 
 def decode_images(files: Sequence[bytes], spec: InputSpec, limits: Limits) -> torch.Tensor:
-    """Decode JPEG and PNG files and prepare them as the model's input.
+    """Decode JPEG and PNG files into the model's input.
 
-    EXIF orientation is applied, transparency is dropped (the colours below it stay, as in the usual training loaders),
-    16-bit values keep their high byte, the first frame of an animation is taken.
+    EXIF orientation is applied. Transparency is dropped; the colours below it stay, as in the usual training loaders.
+    16-bit values keep their high byte. Only the first frame of an animation is used.
 
     Args:
         files: One encoded image each.
-        spec: The model's input; `spec.resize` says how an image comes to its height and width.
-        limits: `max_pixels` bounds the pixels of all images together, by their headers, before any is decoded.
+        spec: The model's input; `spec.resize` says how images are brought to its height and width.
+        limits: `max_pixels` bounds the total number of pixels. It is checked from the headers, before any decoding.
 
     Returns:
         (N, C, H, W) float32, contiguous, within `spec.value_range`.
 
     Raises:
-        TooLargeError: Too many images, pixels or JPEG scans.
-        UnfitError: A file is not a JPEG or PNG, or is corrupt; the model's channels are not 1 or 3; under `exact`, an
-            image has another size; there is no image at all.
+        TooLargeError: There are too many images, pixels or JPEG scans.
+        UnfitError: There is no image; a file is not a JPEG or PNG, or is corrupt; the model does not take 1 or 3
+            channels; or an image's size differs from the model's and `spec.resize` is `exact`.
     """
     channels, height, width = spec.shape
     if channels not in _MODES:
@@ -80,22 +80,22 @@ def scale_bytes(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
         spec: The model's input.
 
     Returns:
-        float32 of the same shape, contiguous, in memory of its own.
+        A contiguous float32 copy of the same shape.
 
     >>> scale_bytes(torch.tensor([0, 51, 255], dtype=torch.uint8), InputSpec("image", (3, 4, 4)))
     tensor([0.0000, 0.2000, 1.0000])
     """
     low, high = spec.value_range
     values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    # Multiplied first: this is x / 255 to the last bit for [0, 1], and x itself for [0, 255].
+    # Multiplying first gives exactly x / 255 for [0, 1], and exactly x for [0, 255].
     return values.mul_(high - low).div_(255).add_(low)
 
 
 def count_pixels(files: Sequence[bytes], spec: InputSpec, limits: Limits) -> int:
-    """Return the pixels of all images together, by their headers; no pixel is decoded, and no header is kept.
+    """Return the total number of pixels of the images, read from their headers without decoding.
 
     Raises:
-        TooLargeError: They are beyond the limits, or an image has too many JPEG scans.
+        TooLargeError: There are too many pixels, or an image has too many JPEG scans.
         UnfitError: A file is not a JPEG or PNG.
     """
     total = 0
@@ -109,15 +109,15 @@ def count_pixels(files: Sequence[bytes], spec: InputSpec, limits: Limits) -> int
 
 @contextmanager
 def _refusals(index: int, file: bytes) -> Iterator[None]:
-    """Turn what Pillow raises on bombs and corrupt files into this server's refusals."""
+    """Turn Pillow's errors for decompression bombs and corrupt files into TooLargeError and UnfitError."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(f"Image {index} has too many pixels: {error}") from error
     except _CORRUPT as error:
-        given = f"Image {index} ({len(file)} bytes, beginning with {file[:8]!r})"
+        name = f"Image {index} ({len(file)} bytes, beginning with {file[:8]!r})"
         reason = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
-        raise UnfitError(f"{given} is not a readable JPEG or PNG file{reason}") from error
+        raise UnfitError(f"{name} is not a readable JPEG or PNG file{reason}") from error
 
 
 def _open(file: bytes) -> Image.Image:
@@ -128,7 +128,7 @@ def _check_pixels(index: int, image: Image.Image, total: int, spec: InputSpec, l
     size = f"Image {index} is {image.width} x {image.height}"
     if total > limits.max_pixels:
         raise TooLargeError(f"{size}, which makes {total} pixels so far; at most {limits.max_pixels} are allowed")
-    # Resizing goes one side at a time: a sliver of 1 x 16,000,000 pixels would be 224 x 16,000,000 in between.
+    # Pillow resizes one axis at a time: an image of 1 x 16,000,000 pixels would become 224 x 16,000,000 in between.
     _, height, width = spec.shape
     between = max(image.width, width) * max(image.height, height)
     if between > max(limits.max_pixels, width * height):
@@ -144,23 +144,23 @@ def _check_scans(index: int, file: bytes, image: Image.Image, limits: Limits) ->
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """Bring an image of any mode to 8 bits in `mode`, L or RGB."""
-    # Without this, Pillow would try to carry the transparent colour over, and warn.
+    """Convert an image of any mode to 8 bits per channel in `mode`, L or RGB."""
+    # With this entry, Pillow would try to convert the transparent colour, and warn.
     image.info.pop("transparency", None)
     if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey at 255; of 16-bit colours it has already kept the high byte.
+        # Pillow would clip 16-bit grey at 255. For 16-bit colours it has already kept the high byte.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image if image.mode == mode else image.convert(mode)
 
 
 def _fit(index: int, image: Image.Image, spec: InputSpec) -> Image.Image:
-    """Bring an image to the model's height and width as `spec.resize` says."""
+    """Bring an image to the model's height and width, as `spec.resize` says."""
     _, height, width = spec.shape
     if image.size == (width, height):
         return image
     if spec.resize == "exact":
-        given = f"Image {index} is {image.width} x {image.height}"
-        raise UnfitError(f"{given}; the model takes exactly {width} x {height} (width x height)")
+        problem = f"Image {index} is {image.width} x {image.height}"
+        raise UnfitError(f"{problem}; the model takes exactly {width} x {height} (width x height)")
     if spec.resize == "crop":
         return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     return image.resize((width, height), Image.Resampling.BILINEAR)

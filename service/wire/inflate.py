@@ -1,4 +1,4 @@
-"""Compressed bodies, inflated piece by piece and no further than a bound."""
+"""Inflates compressed bodies piece by piece, up to a bound."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 _PLAIN = frozenset({"", "identity"})
 _CODINGS: Mapping[str, str] = MappingProxyType({"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"})
 _MAX_MEMBERS = 1000
-"""Of one gzip body. Each begins anew, so that a body of empty ones would take long."""
+"""Most members of a gzip body. Each needs a new decompressor, so a body of empty members would take long."""
 
 
 class Inflater:
@@ -25,38 +25,38 @@ class Inflater:
     def __init__(self, coding: str, max_bytes: int) -> None:
         self._coding = coding
         self._left = self._max_bytes = max_bytes
-        self._begun = b""  # too little to know which form of deflate it is
+        self._undecided = b""  # the first byte of a stream, until the second shows which form of deflate it is
         self._members = 0
         self._stream: zlib._Decompress | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """Return what a piece of the body inflates to.
+        """Inflate the next piece of the body.
 
         Raises:
-            TooLargeError: The body inflates to more than the bound.
-            MalformedError: It is not compressed as it says.
+            TooLargeError: The body inflates to more than `max_bytes`.
+            MalformedError: The body is not compressed with its declared coding.
         """
-        data, self._begun = self._begun + data, b""
+        data, self._undecided = self._undecided + data, b""
         out = []
         while data:
             if self._stream is None and len(data) < len(b"\x78\x9c"):
-                self._begun = data
+                self._undecided = data
                 break
             inflated, data = self._inflate(data)
             out.append(inflated)
         return b"".join(out)
 
     def finish(self) -> None:
-        """End the body.
+        """Check that the body has ended.
 
         Raises:
-            MalformedError: It is truncated.
+            MalformedError: The body is truncated.
         """
-        if self._begun or self._stream is not None or not self._members:
+        if self._undecided or self._stream is not None or not self._members:
             raise MalformedError(f"the body is truncated: its {self._coding} stream does not end")
 
     def _inflate(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return what data inflate to, and what follows where the stream ends within them."""
+        """Return the inflated data, and the bytes that follow the end of the stream, if it ends here."""
         stream = self._stream = self._stream or self._begin(data)
         try:
             inflated = stream.decompress(data, self._left + 1)
@@ -79,10 +79,10 @@ class Inflater:
 
 
 def inflater_of(content_encoding: str) -> Callable[[int], Inflater] | None:
-    """Return what makes the inflater of a body by its Content-Encoding and bound; None for one that is not compressed.
+    """Return a function that makes an Inflater for a bound in bytes, or None if the body is not compressed.
 
     Raises:
-        UnsupportedError: The coding is another than gzip and deflate, or there are several.
+        UnsupportedError: The Content-Encoding is not one of gzip, deflate and identity, or names several codings.
     """
     name = content_encoding.strip().lower()
     if name in _PLAIN:
@@ -94,5 +94,5 @@ def inflater_of(content_encoding: str) -> Callable[[int], Inflater] | None:
 
 
 def _is_zlib(data: bytes) -> bool:
-    """Whether data begin as zlib's form of deflate does; some clients send the raw form."""
+    """Return whether data begin with a zlib header; some clients send raw deflate instead."""
     return data[0] & 0x0F == zlib.DEFLATED and int.from_bytes(data[:2], "big") % 31 == 0

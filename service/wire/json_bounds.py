@@ -1,4 +1,4 @@
-"""Bounds on JSON that are checked before a parser builds objects from it."""
+"""Bounds on a JSON text, checked before it is parsed."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +15,7 @@ _QUOTE = ord('"')
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """Counts of a JSON text: arrays and objects, colons, commas, and how deep arrays and objects nest."""
+    """Counts in a JSON text: arrays and objects, colons, commas, and the nesting depth."""
 
     containers: int
     keys: int
@@ -24,17 +24,17 @@ class Structure:
 
 
 def check_json(text: bytes | memoryview, limits: JsonLimits) -> None:
-    """Refuse a JSON text that would take too much memory or time to parse.
+    """Check that a JSON text does not take too much memory or time to parse.
 
-    Most texts are counted as they are, strings included, which counts too much at worst; only those beyond a bound are
-    counted without their strings.
+    The first count includes the contents of strings, so it may be too high. Only a text that exceeds a bound by it is
+    counted again without strings.
 
     Raises:
-        TooLargeError: It holds more than the limits allow.
+        TooLargeError: The text exceeds a limit.
     """
     if len(text) > limits.bytes:
-        said = f"the JSON part has {len(text)} bytes, expected at most {limits.bytes}"
-        raise TooLargeError(f"{said}; send tensors as binary data (binary_data_size)")
+        problem = f"the JSON part has {len(text)} bytes, expected at most {limits.bytes}"
+        raise TooLargeError(f"{problem}; send tensors as binary data (binary_data_size)")
     raw = bytes(text)
     found = _structure(raw, limits, exact=False)
     if _excess(found, limits):
@@ -44,7 +44,7 @@ def check_json(text: bytes | memoryview, limits: JsonLimits) -> None:
 
 
 def _excess(found: Structure, limits: JsonLimits) -> str:
-    """Return in words which bound is exceeded; "" if none is."""
+    """Describe the first bound that is exceeded; "" if none is."""
     if found.depth > limits.depth:
         return f"arrays and objects nested {found.depth} deep, expected at most {limits.depth}"
     for name, words in (("containers", "arrays and objects"), ("keys", "keys"), ("values", "values")):
@@ -55,7 +55,7 @@ def _excess(found: Structure, limits: JsonLimits) -> str:
 
 
 def _structure(raw: bytes, limits: JsonLimits, *, exact: bool) -> Structure:
-    """Count a text; `exact` leaves strings out, from a text without escapes."""
+    """Count a text's structure. With `exact`, strings are left out; the text must then hold no escapes."""
     if not exact:
         containers = raw.count(b"[") + raw.count(b"{")
         depth = _depth(np.frombuffer(raw, np.uint8)) if containers > limits.depth else containers
@@ -67,19 +67,19 @@ def _structure(raw: bytes, limits: JsonLimits, *, exact: bool) -> Structure:
 
 
 def _without_escapes(raw: bytes) -> bytes:
-    """Remove escaped backslashes and quotes, after which every quote begins or ends a string."""
+    """Remove escaped backslashes and quotes, so that every remaining quote begins or ends a string."""
     return raw.replace(b"\\\\", b"").replace(b'\\"', b"")
 
 
 def _outside_strings(text: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return the bytes that are in no string."""
+    """Return the bytes outside strings."""
     inside: npt.NDArray[np.uint8] = np.bitwise_xor.accumulate((text == _QUOTE).view(np.uint8))
     outside: npt.NDArray[np.uint8] = text[inside == 0]
     return outside
 
 
 def _depth(text: npt.NDArray[np.uint8]) -> int:
-    """Return how deep arrays and objects nest, counted piece by piece, so that a large text takes little memory."""
+    """Return the nesting depth. The text is counted piece by piece to save memory."""
     deepest = depth = 0
     for start in range(0, len(text), _PIECE):
         steps = np.cumsum(_steps()[text[start : start + _PIECE]], dtype=np.int32)
@@ -90,7 +90,7 @@ def _depth(text: npt.NDArray[np.uint8]) -> int:
 
 @cache
 def _steps() -> npt.NDArray[np.int8]:
-    """Return by byte how it changes the depth."""
+    """Return the change of depth at each byte value."""
     steps = np.zeros(256, np.int8)
     steps[[ord("["), ord("{")]] = 1
     steps[[ord("]"), ord("}")]] = -1

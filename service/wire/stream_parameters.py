@@ -1,4 +1,4 @@
-"""The parameters of a V2 request that decide who answers it, and by when."""
+"""The parameters of a V2 request that name its stream and its timeout."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MAX_REQUEST_ID = 256
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """What a request says of its stream; one that names none neither starts nor ends the shared one."""
+    """A request's stream id and its start and end flags. Both flags are False if the request names no stream."""
 
     stream_id: str
     start: bool
@@ -21,24 +21,24 @@ class Sequence:
 
 
 def sequence_of(request: InferRequest, header: str) -> Sequence:
-    """Read the stream id (7 and "7" are one, 0 and "" are none) and the two flags.
+    """Read the stream id and the two flags. The ids 7 and "7" are equal; 0, "0" and "" name no stream.
 
     Args:
         request: A parsed request.
-        header: The stream id of the header `X-Stream-Id`; "" for none.
+        header: The stream id from the header `X-Stream-Id`; "" for none.
 
     Raises:
-        UnfitError: If the request id is too long, or a parameter is of another type than expected.
-        MalformedError: If parameter and header name two streams.
+        UnfitError: If the request id is too long or cannot be stored, or a parameter has the wrong type.
+        MalformedError: If the parameter and the header name different streams.
     """
-    given = request.parameters.get("sequence_id", "")
-    if isinstance(given, bool | float):
-        raise UnfitError(f"sequence_id is {given!r}, expected a string or an integer")
+    sequence_id = request.parameters.get("sequence_id", "")
+    if isinstance(sequence_id, bool | float):
+        raise UnfitError(f"sequence_id is {sequence_id!r}, expected a string or an integer")
     if len(request.id) > MAX_REQUEST_ID:
         raise UnfitError(f"the request id has {len(request.id)} characters, expected at most {MAX_REQUEST_ID}")
     if not storable(request.id):
         raise UnfitError(f"the request id is {request.id!r}, expected a text without NUL and lone surrogates")
-    stream_id, header = ("" if text == "0" else text for text in (str(given), header))
+    stream_id, header = ("" if text == "0" else text for text in (str(sequence_id), header))
     if header and stream_id and header != stream_id:
         raise MalformedError(
             f"sequence_id is {stream_id[:200]!r} and X-Stream-Id is {header[:200]!r}; expected one of them"
@@ -52,17 +52,17 @@ def sequence_of(request: InferRequest, header: str) -> Sequence:
 
 
 def timeout_of(request: InferRequest) -> float:
-    """Return the seconds that a request may wait for its turn; infinity where it does not say.
+    """Return how many seconds a request may wait for its turn; infinity if it has no timeout.
 
     Raises:
-        UnfitError: If its timeout is no number of microseconds, or it asks for a priority.
+        UnfitError: If the timeout is not a whole number of microseconds, or the request has a priority.
     """
     priority = request.parameters.get("priority", 0)
     if priority != 0:
         raise UnfitError(
             f"priority is {priority!r}; priorities are not served: each stream's requests are answered in their order"
         )
-    given = request.parameters.get("timeout", 0)
-    if type(given) is not int or given < 0:
-        raise UnfitError(f"timeout is {given!r}, expected a whole number of microseconds, 0 for none")
-    return given / MICROSECONDS if given else math.inf
+    timeout = request.parameters.get("timeout", 0)
+    if type(timeout) is not int or timeout < 0:
+        raise UnfitError(f"timeout is {timeout!r}, expected a whole number of microseconds, 0 for none")
+    return timeout / MICROSECONDS if timeout else math.inf

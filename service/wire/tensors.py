@@ -1,4 +1,4 @@
-"""Wire tensors: V2's datatypes, and how JSON values or raw bytes become arrays of the declared shape."""
+"""V2's datatypes, and conversion of JSON values and raw bytes to arrays of the declared shape."""
 
 import binascii
 import math
@@ -28,7 +28,7 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-"""The little-endian element of every datatype of fixed size; BYTES elements have their own lengths."""
+"""The NumPy dtype of every datatype of fixed size, little-endian. Elements of BYTES carry their own lengths."""
 
 _DATATYPE_OF = {dtype: datatype for datatype, dtype in DATATYPES.items()}
 _LENGTH_BYTES = 4
@@ -36,12 +36,12 @@ _LENGTH_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a request says of an input before its values.
+    """The declaration of an input: all that the request says of it except its values.
 
     Attributes:
         name: The tensor's name.
-        shape: The declared shape, not yet trusted.
-        datatype: A V2 datatype, not yet trusted.
+        shape: The declared shape; `check` validates it.
+        datatype: The declared V2 datatype; `check` validates it.
     """
 
     name: str
@@ -50,18 +50,18 @@ class Declaration:
 
     @property
     def elements(self) -> int:
-        """The number of elements of the declared shape; a Python integer, so that no shape overflows it."""
+        """The number of elements of the declared shape, as a Python integer, which cannot overflow."""
         return math.prod(self.shape)
 
     def __str__(self) -> str:
         return f"Input {shown(self.name)} ({self.datatype:.20} {shown(list(self.shape))})"
 
     def check(self, limits: Limits) -> None:
-        """Refuse a datatype or shape that no values could make right.
+        """Check the datatype and the shape.
 
         Raises:
-            UnfitError: The datatype is unknown, or the shape is empty, too deep, or not of positive dimensions.
-            TooLargeError: The first dimension, the batch, or the BYTES elements go beyond `limits.max_batch`.
+            UnfitError: The datatype is unknown; or the shape is empty, has too many dimensions, or has one below 1.
+            TooLargeError: The first dimension, or for BYTES the number of elements, exceeds `limits.max_batch`.
         """
         if self.datatype != "BYTES" and self.datatype not in DATATYPES:
             raise UnfitError(f"{self}: the datatype is not known; there are: {', '.join(DATATYPES)}, BYTES")
@@ -75,7 +75,7 @@ class Declaration:
 
 
 def read_json(declared: Declaration, data: list[Any]) -> Array | list[bytes]:
-    """Turn JSON values, nested as the declared shape or flat in row-major order, into an array of that shape.
+    """Turn JSON values into an array of the declared shape. They may be nested, or flat in row-major order.
 
     JSON cannot hold raw bytes, so the elements of a BYTES tensor are base64 strings here.
 
@@ -84,7 +84,7 @@ def read_json(declared: Declaration, data: list[Any]) -> Array | list[bytes]:
         data: The parsed JSON value of `data`.
 
     Raises:
-        UnfitError: The values are ragged, of another number or type than declared, or out of the datatype's range.
+        UnfitError: The values are ragged, their number or type is not the declared one, or one is out of range.
     """
     flat = _flatten(declared, data)
     if len(flat) != declared.elements:
@@ -96,15 +96,15 @@ def read_json(declared: Declaration, data: list[Any]) -> Array | list[bytes]:
 
 
 def read_raw(declared: Declaration, data: memoryview) -> Array | list[bytes]:
-    """Turn raw little-endian bytes into an array of the declared shape: a read-only view, or a list for BYTES.
+    """Turn raw little-endian bytes into an array of the declared shape, as a view of `data`; for BYTES, into a list.
 
     Args:
         declared: A declaration that passed `check`.
         data: The bytes of this tensor alone.
 
     Raises:
-        MalformedError: A BYTES element is longer than the bytes that are left.
-        UnfitError: The number of bytes is not that of the shape, or a BOOL is neither 0 nor 1.
+        MalformedError: A BYTES element extends beyond the end of the data.
+        UnfitError: The number of bytes or of elements does not match the shape, or a BOOL is neither 0 nor 1.
     """
     if declared.datatype == "BYTES":
         return _read_lengths(declared, data)
@@ -118,13 +118,13 @@ def read_raw(declared: Declaration, data: memoryview) -> Array | list[bytes]:
 
 
 def datatype_of(array: Array) -> str:
-    """Name the V2 datatype of an array.
+    """Return the V2 datatype of an array.
 
     >>> datatype_of(np.zeros(2, np.float32))
     'FP32'
 
     Raises:
-        UnsupportedError: V2 has no such datatype.
+        UnsupportedError: V2 has no datatype for the array's dtype.
     """
     datatype = _DATATYPE_OF.get(array.dtype.newbyteorder("<"))
     if datatype is None:
@@ -133,7 +133,7 @@ def datatype_of(array: Array) -> str:
 
 
 def write_raw(array: Array) -> bytes:
-    """Write an array as raw little-endian bytes in row-major order."""
+    """Return an array as raw little-endian bytes in row-major order."""
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
@@ -162,13 +162,13 @@ def _json_bools(declared: Declaration, flat: list[Any], dtype: np.dtype[Any]) ->
 
 
 def _json_integers(declared: Declaration, flat: list[Any], dtype: np.dtype[Any]) -> Array:
-    # orjson reads an integer beyond 64 bits as a float, so that one is refused here as well.
+    # orjson reads an integer beyond 64 bits as a float, so this check refuses it too.
     _check_types(declared, flat, frozenset({int}), "integers of at most 64 bits")
     lowest, highest = min(flat), max(flat)
     allowed = np.iinfo(dtype)
     if lowest < allowed.min or highest > allowed.max:
-        given = f"values from {lowest} to {highest} were given"
-        raise UnfitError(f"{declared}: {given}; {allowed.min} to {allowed.max} are expected")
+        problem = f"values from {lowest} to {highest} were given"
+        raise UnfitError(f"{declared}: {problem}; {allowed.min} to {allowed.max} are expected")
     return np.array(flat, dtype)
 
 
@@ -205,7 +205,7 @@ def _read_lengths(declared: Declaration, data: memoryview) -> list[bytes]:
     while start < len(data):
         if len(elements) == declared.elements:
             raise UnfitError(f"{declared}: more than {len(elements)} elements were given; the shape takes no more")
-        end = start + _LENGTH_BYTES  # beyond the data where the length itself is truncated
+        end = start + _LENGTH_BYTES  # if the length itself is truncated, this lies beyond the data
         end += int.from_bytes(data[start:end], "little")
         if end > len(data):
             raise MalformedError(f"{declared}: element {len(elements)} is truncated; it ends at {end} of {len(data)}")
