@@ -1,4 +1,4 @@
-"""A thin, typed client of a running server: V2's binary form for inference, `/v1` for streams and snapshots."""
+"""A typed client of a running server: inference by V2's binary protocol, streams and snapshots by `/v1`."""
 
 from service.client.client import Client
 from service.client.errors import RefusedError, UnreachableError

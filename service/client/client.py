@@ -1,4 +1,4 @@
-"""Calls one server: inference, streams, snapshots, events, late labels."""
+"""The client of one server: inference, streams, snapshots, events and late labels."""
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,18 +34,18 @@ from service.types import Array
 View = TypeVar("View", bound=Told)
 PAGE = 1000
 FOLLOW_RETRIES = 6
-"""A lost stream of events is taken up again for about half a minute: as long as a restart takes."""
+"""Retries after a lost event connection: about half a minute, the time of a server restart."""
 
 
 class Client:
-    """Calls one server; close it, or use it in a `with` block. Every method raises RefusedError if it is refused.
+    """The client of one server. Close it, or use it in a `with` block. Methods raise RefusedError if a call fails.
 
     Args:
         url: The server's address.
-        key: An API key, where the server wants one.
-        timeout_seconds: For every call by itself.
-        retries: How often `infer` tries again where the connection is lost or the server is full for a while. It does
-            not learn twice from one batch, since every try has the same request id.
+        key: An API key, if the server requires one.
+        timeout_seconds: The timeout of each call.
+        retries: How often `infer` tries again after a lost connection or a temporary refusal. All tries have the same
+            request id, so the stream does not learn twice from one batch.
 
     Example:
         >>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
@@ -68,15 +68,18 @@ class Client:
     def infer(
         self, model: str, input_name: str, x: Array, stream: str | None = None, request_id: str | None = None
     ) -> Answer:
-        """Send a batch x (N, C, H, W), float32 or uint8, to a stream; to the model's frozen one if none is named."""
-        chosen = uuid.uuid4().hex if request_id is None and self._retries else request_id
-        body, headers = request_body(input_name, x, stream, chosen)
+        """Send a batch x (N, C, H, W), float32 or uint8, to a stream; None is the model's shared, frozen stream.
+
+        If `retries` is not 0 and no `request_id` is passed, the client makes one.
+        """
+        request_id = uuid.uuid4().hex if request_id is None and self._retries else request_id
+        body, headers = request_body(input_name, x, stream, request_id)
         path = f"/v2/models/{quote(model, safe='')}/infer"
         response = retried(lambda: self._connection.send("POST", path, content=body, headers=headers), self._retries)
         return read_answer(response.content, int(response.headers[HEADER_LENGTH]))
 
     def ready(self) -> bool:
-        """Return whether the server takes requests; False while it starts or drains, and where none answers."""
+        """Return whether the server accepts requests; False while it starts or drains, or if it does not answer."""
         try:
             self._connection.send("GET", "/v2/health/ready")
         except RefusedError:
@@ -88,15 +91,15 @@ class Client:
         return [_view(ModelView, item) for item in _view(Page, self.call("GET", "/v1/models")).items]
 
     def adapters(self) -> list[AdapterView]:
-        """Return every part that a spec may name."""
+        """Return all parts that a spec can name."""
         return [_view(AdapterView, item) for item in _view(Page, self.call("GET", "/v1/adapters")).items]
 
     def streams(self) -> Iterator[StreamView]:
-        """Yield all streams by id, page after page."""
+        """Yield all streams, ordered by id, page by page."""
         return self._pages(StreamView, "/v1/streams", "after")
 
     def overview(self) -> list[StreamRow]:
-        """Return all streams in brief, each with a word on how it fares."""
+        """Return a summary of every stream, with a badge for its health."""
         return _view(Overview, self.call("GET", "/v1/overview")).streams
 
     def stream(self, stream_id: str) -> StreamView:
@@ -104,39 +107,40 @@ class Client:
         return _view(StreamView, self.call("GET", _stream(stream_id)))
 
     def create(self, settings: Mapping[str, Any]) -> StreamView:
-        """Create a stream; settings left out are the model's default."""
+        """Create a stream; omitted settings get the model's defaults."""
         return _view(StreamView, self.call("POST", "/v1/streams", settings))
 
     def change(
         self, stream_id: str, settings: Mapping[str, Any], generation: int | None = None, *, dry_run: bool = False
     ) -> StreamView:
-        """Change settings of a stream; only while it is of a generation, where one is given.
+        """Change settings of a stream.
 
-        With `dry_run` nothing is changed, here and in the calls below: the server refuses what it would refuse else.
+        `generation`, here and in the calls below, makes the server refuse the call if the stream is at another one.
+        `dry_run` makes the server check the call and change nothing.
         """
         return _view(StreamView, self.call("PATCH", _dry(_stream(stream_id), dry_run), settings, generation))
 
     def reset(self, stream_id: str, generation: int | None = None, *, dry_run: bool = False) -> StreamView:
-        """Return a stream to the source state; only while it is of a generation, where one is given."""
+        """Reset a stream to the source state."""
         return _view(StreamView, self.call("POST", _dry(f"{_stream(stream_id)}/reset", dry_run), None, generation))
 
     def delete(self, stream_id: str, generation: int | None = None, *, dry_run: bool = False) -> None:
-        """End a stream; only while it is of a generation, where one is given."""
+        """Delete a stream."""
         self.call("DELETE", _dry(_stream(stream_id), dry_run), None, generation)
 
     def restore(
         self, stream_id: str, snapshot_id: str, generation: int | None = None, *, dry_run: bool = False
     ) -> Restored:
-        """Continue a stream from a snapshot; only while it is of a generation, where one is given."""
+        """Restore a stream from a snapshot."""
         path, body = _dry(f"{_stream(stream_id)}/restore", dry_run), {"snapshot": snapshot_id}
         return _view(Restored, self.call("POST", path, body, generation))
 
     def snapshots(self, stream_id: str) -> Iterator[SnapshotView]:
-        """Yield a stream's snapshots, newest first, page after page."""
+        """Yield a stream's snapshots, newest first, page by page."""
         return self._pages(SnapshotView, f"{_stream(stream_id)}/snapshots", "after")
 
     def take(self, stream_id: str, settings: Mapping[str, Any] | None = None) -> SnapshotView:
-        """Snapshot a stream; settings are `name`, `note` and `inputs` (keep, drop)."""
+        """Take a snapshot of a stream. The settings are `name`, `note` and `inputs` ("keep" or "drop")."""
         return _view(SnapshotView, self.call("POST", f"{_stream(stream_id)}/snapshots", settings or {}))
 
     def snapshot(self, snapshot_id: str) -> SnapshotView:
@@ -144,7 +148,7 @@ class Client:
         return _view(SnapshotView, self.call("GET", _snapshot(snapshot_id)))
 
     def delete_snapshot(self, snapshot_id: str) -> None:
-        """Remove a snapshot for good."""
+        """Delete a snapshot permanently."""
         self.call("DELETE", _snapshot(snapshot_id))
 
     def download(self, snapshot_id: str) -> bytes:
@@ -152,37 +156,40 @@ class Client:
         return self._connection.send("GET", f"{_snapshot(snapshot_id)}/download").content
 
     def upload(self, content: bytes) -> SnapshotView:
-        """Keep a snapshot file that was downloaded from here or elsewhere."""
+        """Store a snapshot file that was downloaded from this server or from another one."""
         headers = {"Content-Type": "application/octet-stream"}
         response = self._connection.send("POST", "/v1/snapshots", content=content, headers=headers)
         return _view(SnapshotView, _json(response))
 
     def events(self, since: int = 0, stream: str | None = None) -> Iterator[EventView]:
-        """Yield stored events after an id, the oldest first, page after page; of one stream alone if one is named."""
+        """Yield the stored events after an id, oldest first, page by page; only one stream's if one is named."""
         return self._pages(EventView, "/v1/events", "since", since=since, stream=stream)
 
     def newest_event(self) -> int:
-        """Return the id of the newest event, 0 where there is none."""
+        """Return the id of the newest event; 0 if there is none."""
         return _view(Overview, self.call("GET", "/v1/overview")).event or 0
 
     def follow(
         self, since: int | None = None, stream: str | None = None, retries: int = FOLLOW_RETRIES
     ) -> Iterator[EventView]:
-        """Yield events as they come, from an id on or from now on; nothing is missed where the connection is lost."""
+        """Yield events as they happen: those after the id `since`, or those from now on if it is None.
+
+        After a lost connection, the events missed meanwhile are sent first.
+        """
         after = self.newest_event() if since is None else since
         return live.follow(self._connection, after, stream, retries)
 
     def feedback(self, stream_id: str, labels: Mapping[str, Sequence[str | int]]) -> FeedbackView:
-        """Give the true labels of earlier requests by their ids; by class name or number, one for each image."""
-        items = [{"request": request, "labels": list(given)} for request, given in labels.items()]
+        """Send the true labels of earlier requests, by request id: one class name or number for each image."""
+        items = [{"request": request, "labels": list(of_images)} for request, of_images in labels.items()]
         return _view(FeedbackView, self.call("POST", f"{_stream(stream_id)}/feedback", {"items": items}))
 
     def history(self, stream_id: str, since: int = 0) -> HistoryView:
-        """Return a stream's series, from the `next` of an earlier answer on."""
+        """Return a stream's time series. `since` is the `next` of an earlier answer, or 0 for all points."""
         return _view(HistoryView, self.call("GET", f"{_stream(stream_id)}/history?since={since}"))
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, generation: int | None = None) -> Any:
-        """Make any control call and return its JSON, or None if it has none."""
+        """Make any `/v1` call and return its JSON; None if the answer has no body."""
         settings: dict[str, Any] = {} if body is None else {"json": dict(body)}
         headers = {} if generation is None else {"If-Match": f'"{generation}"'}
         response = self._connection.send(method, path, headers=headers, **settings)
@@ -205,12 +212,14 @@ def _json(response: httpx.Response) -> Any:
         raise RefusedError(f"{response.url} is not an Acclimate server: its answer is not JSON") from None
 
 
-def _view(kind: type[View], told: Any) -> View:
+def _view(kind: type[View], document: Any) -> View:
     try:
-        return kind.model_validate(told)
+        return kind.model_validate(document)
     except ValidationError as error:
-        said = sentences(error.errors(), most=1)
-        raise RefusedError(f"the server's answer is not one of an Acclimate server ({kind.__name__}: {said})") from None
+        reason = sentences(error.errors(), most=1)
+        raise RefusedError(
+            f"the server's answer is not one of an Acclimate server ({kind.__name__}: {reason})"
+        ) from None
 
 
 def _dry(path: str, dry_run: bool) -> str:

@@ -1,4 +1,4 @@
-"""One connection to a server: sends, and turns refusals and lost connections into errors."""
+"""The connection to one server: it sends requests, and turns refusals and lost connections into errors."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -19,16 +19,17 @@ class Connection:
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._http.close()
 
     def send(self, method: str, path: str, **settings: Any) -> httpx.Response:
         """Send one request.
 
         Raises:
-            RefusedError: If the server refuses it, or none answers.
+            RefusedError: If the server refuses it.
+            UnreachableError: If no server answers.
         """
-        with self._reaching():
+        with self._transport_errors():
             response = self._http.request(method, path, **settings)
         if response.is_error:
             raise _refusal(response)
@@ -36,30 +37,32 @@ class Connection:
 
     @contextmanager
     def stream(self, path: str, headers: Mapping[str, str], **settings: Any) -> Iterator[httpx.Response]:
-        """Open an answer that has no end, and hang up after the block.
+        """Open a streamed response, and close it after the block.
 
         Raises:
-            RefusedError: If the server refuses it, none answers, or the connection is lost within the block.
+            RefusedError: If the server refuses the request.
+            UnreachableError: If no server answers, or the connection is lost within the block.
         """
-        with self._reaching(), self._http.stream("GET", path, headers=dict(headers), **settings) as response:
+        request = self._http.stream("GET", path, headers=dict(headers), **settings)
+        with self._transport_errors(), request as response:
             if response.is_error:
                 response.read()
                 raise _refusal(response)
             yield response
 
     @contextmanager
-    def _reaching(self) -> Iterator[None]:
+    def _transport_errors(self) -> Iterator[None]:
         try:
             yield
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise UnreachableError(f"no server answers at {self._http.base_url}: {_said(error)}") from None
+            raise UnreachableError(f"no server answers at {self._http.base_url}: {_text_of(error)}") from None
 
 
 def _check(url: str) -> None:
-    """Refuse what is no address of an HTTP server.
+    """Check that a URL is the address of an HTTP server.
 
     Raises:
-        UnreachableError: If it is none.
+        UnreachableError: If it is not.
     """
     try:
         parsed = httpx.URL(url)
@@ -69,8 +72,8 @@ def _check(url: str) -> None:
         raise UnreachableError(f"the server's address is {url!r}, expected http://HOST:PORT")
 
 
-def _said(error: Exception) -> str:
-    """Return an error without its number, which says nothing that the words do not."""
+def _text_of(error: Exception) -> str:
+    """Return an error's text without its errno."""
     return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or "it does not answer in time"
 
 

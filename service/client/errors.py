@@ -1,16 +1,16 @@
-"""What a client raises: the server's refusals, in the server's own words."""
+"""The client's exceptions, with the server's own messages."""
 
 
 class RefusedError(Exception):
     """The server refused a call.
 
     Attributes:
-        status: The HTTP status; None where no server answered.
-        retry_after_seconds: When the server says to try again; None where it does not say so.
+        status: The HTTP status; None if no server answered.
+        retry_after_seconds: The server's Retry-After header; None if it sent none.
     """
 
-    def __init__(self, said: str, status: int | None = None, retry_after_seconds: float | None = None) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, status: int | None = None, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
         self.status = status
         self.retry_after_seconds = retry_after_seconds
 

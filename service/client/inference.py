@@ -1,4 +1,4 @@
-"""A batch as V2's binary request, and its answer as arrays."""
+"""Encoding of a batch as a V2 binary request, and decoding of its answer."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ ANSWERED: Mapping[str, str] = {"FP32": "<f4", "INT64": "<i8"}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An inference answer: arrays by output name, the flat facts about it (`tta_*`), and the id that feedback needs."""
+    """An inference answer: arrays by output name, its parameters (`tta_*`), and the request id for feedback."""
 
     outputs: Mapping[str, Array]
     facts: Mapping[str, Any]
@@ -24,10 +24,10 @@ class Answer:
 
 
 def request_body(input_name: str, x: Array, stream: str | None, request_id: str | None) -> tuple[bytes, dict[str, str]]:
-    """Return a request's body and headers for a batch x (N, C, H, W), float32 or uint8.
+    """Return the body and headers of a request for a batch x (N, C, H, W), float32 or uint8.
 
     Raises:
-        ValueError: If x is of another type.
+        ValueError: If x has another dtype.
     """
     if x.dtype.name not in SENT:
         raise ValueError(f"the batch is {x.dtype.name}, expected one of {', '.join(SENT)}")
@@ -45,7 +45,7 @@ def request_body(input_name: str, x: Array, stream: str | None, request_id: str 
 
 
 def read_answer(content: bytes, header_length: int) -> Answer:
-    """Return what the body of a binary answer says."""
+    """Decode the body of a binary answer."""
     head, rest = json.loads(content[:header_length]), content[header_length:]
     outputs: dict[str, Array] = {}
     for tensor in head["outputs"]:

@@ -1,4 +1,4 @@
-"""Events as they come: server-sent events, resumed after the last one seen where the connection is lost."""
+"""Live events by server-sent events; after a lost connection they resume at the last event received."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ from service.client.views import EventView
 
 PATH = "/v1/events/live"
 SILENCE_SECONDS = 60.0
-"""Without a word for so long the connection counts as lost; the server sends a comment every 15."""
+"""A connection silent for this long counts as lost; the server sends a comment every 15 seconds."""
 
 
 def follow(
@@ -20,17 +20,17 @@ def follow(
     retries: int,
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[EventView]:
-    """Yield the events after an id, for as long as the server lives.
+    """Yield the events after an id, until the server is gone.
 
     Args:
-        connection: To the server.
-        after: The id of the last event that is known already.
-        stream: One stream's events alone.
-        retries: How often in a row a lost connection is taken up again; the first one is not.
-        pause: Waits between two tries.
+        connection: The connection to the server.
+        after: The id of the last event that is already known.
+        stream: Yield only this stream's events.
+        retries: How often in a row to reconnect after a lost connection. A first connection that fails is not retried.
+        pause: Sleeps for a number of seconds between two tries.
 
     Raises:
-        RefusedError: If the server refuses, or does not come back.
+        RefusedError: If the server refuses, or cannot be reached again.
     """
     connected, failures = False, 0
     while True:
@@ -52,7 +52,7 @@ def follow(
 
 
 def _listen(connection: Connection, after: int, stream: str | None) -> Iterator[EventView | None]:
-    """Yield None when connected, then events."""
+    """Yield None once connected, then the events."""
     headers = {"Last-Event-ID": str(after), "Accept": "text/event-stream"}
     params = {} if stream is None else {"stream": stream}
     with connection.stream(PATH, headers, params=params, timeout=SILENCE_SECONDS) as response:

@@ -1,4 +1,4 @@
-"""Trying again: a bounded number of times, after a pause that the server names or that doubles."""
+"""Bounded retries, after the pause that the server names or else one that doubles each time."""
 
 import time
 from collections.abc import Callable
@@ -13,12 +13,12 @@ UNAVAILABLE = 503
 
 
 def retried(call: Callable[[], T], retries: int, pause: Callable[[float], None] = time.sleep) -> T:
-    """Return what a call returns; try again where the connection was lost or the server said when to.
+    """Make a call and return its result. Retry after a lost connection, or a 503 with Retry-After.
 
-    Only for calls that do the same once or twice, as inference with a request id does.
+    Use it only for idempotent calls, such as inference with a request id.
 
     Raises:
-        RefusedError: If the last try is refused, or any in another way.
+        RefusedError: If the last try fails, or any try fails for another reason.
     """
     for attempt in range(retries):
         try:
@@ -31,14 +31,14 @@ def retried(call: Callable[[], T], retries: int, pause: Callable[[float], None] 
 
 
 def passing(error: RefusedError) -> bool:
-    """Return whether a refusal may be over soon."""
+    """Return whether an error is temporary: a lost connection, or a 503 with Retry-After."""
     if isinstance(error, UnreachableError):
         return True
     return error.status == UNAVAILABLE and error.retry_after_seconds is not None
 
 
 def pause_seconds(attempt: int, error: RefusedError) -> float:
-    """Return how long to wait after try number `attempt`, counted from 0.
+    """Return the seconds to wait after try number `attempt`, counted from 0.
 
     Example:
         >>> [pause_seconds(attempt, UnreachableError("")) for attempt in (0, 2, 9)]
@@ -46,5 +46,5 @@ def pause_seconds(attempt: int, error: RefusedError) -> float:
         >>> pause_seconds(0, RefusedError("full", 503, retry_after_seconds=3.0))
         3.0
     """
-    said = error.retry_after_seconds
-    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt if said is None else said)
+    requested = error.retry_after_seconds
+    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt if requested is None else requested)

@@ -1,9 +1,9 @@
-"""What the server tells of streams, snapshots and events, as a client reads it.
+"""The client's models of the server's answers: streams, snapshots, events and others.
 
-These are not the models of `service.api.schemas`, although a test holds both to the same names: the server's forbid
-what they do not know at every level, and name each mode, so that a client of today would refuse a server of tomorrow;
-and importing them loads torch, two seconds before the first line of `acclimate streams list`. What a newer server adds
-is kept here as an attribute, and printed by `--json` as it came.
+They have the same names as the models of `service.api.schemas` (a test compares both), but differ for two reasons. The
+server's models forbid unknown fields and list every mode, so an old client would refuse a newer server's answers. And
+importing them loads torch, which would delay `acclimate streams list` by two seconds. These models keep fields that a
+newer server adds as attributes, and `--json` prints them unchanged.
 """
 
 from typing import Any
@@ -12,31 +12,31 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Told(BaseModel):
-    """Something that a server told; fields that are not known here are kept."""
+    """The base of all views; it keeps unknown fields."""
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     def json_text(self) -> str:
-        """Return it as the server sent it: all of its fields and no others."""
+        """Return the fields that the server sent, and no others, as JSON."""
         return self.model_dump_json(exclude_unset=True)
 
 
 class ShadowView(Told):
-    """What adapting would have changed while a stream answered as the source model."""
+    """The report of shadow mode: how the adapted model's answers would have differed from the source model's."""
 
     images: int
     changed: float
-    """Share of the images that the adapted model answers otherwise."""
+    """Share of the images for which the adapted model would answer another class."""
     entropy: float
     source_entropy: float
     accuracy: float | None = None
     source_accuracy: float | None = None
     moves: list[dict[str, str | int]] = []
-    """The commonest changes: `source` and `adapted` class, and `images`."""
+    """The most frequent changes: `source` and `adapted` class, and the number of `images`."""
 
 
 class StreamView(Told):
-    """A stream as it is."""
+    """A stream's settings and current state."""
 
     id: str
     model: str
@@ -56,15 +56,15 @@ class StreamView(Told):
     choice: str = ""
     shadow: ShadowView | None = None
     durability: str | None = None
-    """How its state is kept, where the server says so: ephemeral, periodic or sync."""
+    """How its state is saved: ephemeral, periodic or sync; None if the server does not say."""
     idempotent: bool = False
-    """Whether a request id that comes with another body is refused."""
+    """Whether the server refuses a request id that is reused with another body."""
     resident: bool | None = None
-    """Whether its state is in memory, where the server says so."""
+    """Whether its state is in memory; None if the server does not say."""
 
 
 class Restored(StreamView):
-    """A stream after a restore, and why it may not replay bit for bit."""
+    """A stream after a restore; `tta_warning` says why its answers may not be reproduced bit for bit."""
 
     tta_warning: str = ""
 
@@ -79,7 +79,7 @@ class ModelView(Told):
     fingerprint: str = ""
     backend: str = ""
     adapter: str
-    """The default spec of its streams."""
+    """The default spec of the model's streams."""
     classes: list[str] = []
     input: dict[str, Any] = {}
     artefacts: list[str] = []
@@ -87,7 +87,7 @@ class ModelView(Told):
 
 
 class AdapterView(Told):
-    """A part that a spec may name."""
+    """A part that a spec can name."""
 
     name: str
     kind: str
@@ -100,7 +100,7 @@ class AdapterView(Told):
 
 
 class StreamRow(Told):
-    """A stream in brief, as the overview tells it."""
+    """A stream's summary in the overview."""
 
     id: str
     badge: str
@@ -108,18 +108,18 @@ class StreamRow(Told):
     requests: int = 0
     images: int = 0
     source_gap: float | None = None
-    """Accuracy on the probe set that it has lost against the source model; None where it was not measured."""
+    """Accuracy on the probe set lost against the source model; None if it was not measured."""
 
 
 class Overview(Told):
-    """All streams in brief, and the newest event's id."""
+    """The summaries of all streams, and the newest event's id."""
 
     streams: list[StreamRow]
     event: int | None
 
 
 class SnapshotView(Told):
-    """A snapshot in the store."""
+    """The manifest of a stored snapshot."""
 
     id: str
     stream: str
@@ -138,7 +138,7 @@ class SnapshotView(Told):
 
 
 class EventView(Told):
-    """Something that happened to a stream, and why."""
+    """An event of a stream, with its reason."""
 
     id: int
     time: float
@@ -151,22 +151,22 @@ class EventView(Told):
 
 
 class FeedbackView(Told):
-    """What late labels say so far."""
+    """A stream's accuracy according to the late labels so far."""
 
     accepted: int
     unknown: list[str] = []
-    """Requests that are not known, too old, or labelled already."""
+    """Ids of requests that are unknown, too old, or already labelled."""
     images: int
     accuracy: float | None = None
     recent_accuracy: float | None = None
     source_accuracy: float | None = None
     estimates: dict[str, float] = {}
     errors: dict[str, float] = {}
-    """Each estimate less the true accuracy."""
+    """Each estimate minus the true accuracy."""
 
 
 class HistoryView(Told):
-    """A stream's series: one row of `columns` for each point."""
+    """A stream's time series: one row of `columns` for each point."""
 
     columns: list[str]
     points: list[list[float | None]]
