@@ -1,1 +1,1 @@
-"""The embedded default: a small trained bundle and a real stream that the server can make drift."""
+"""The embedded demo: a small trained bundle, test images, and corruptions that make them drift."""

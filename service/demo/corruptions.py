@@ -1,4 +1,4 @@
-"""Image corruptions that make the demo's stream drift: named and graded like ImageNet-C, sized for 28x28 images."""
+"""Image corruptions that make the demo's stream drift: ImageNet-C's names and severities, for 28x28 images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLUR_TAPS = 9
 
 @dataclass(frozen=True, slots=True)
 class Corruption:
-    """A kernel and its strengths at severity 1 to 5, in the unit that the kernel's docstring names."""
+    """A kernel and its strengths at severities 1 to 5, in the unit that the kernel's docstring names."""
 
     kernel: Kernel
     strengths: tuple[float, float, float, float, float]
@@ -30,14 +30,14 @@ class Corruption:
 def corrupt(images: Pixels, name: str, severity: int, seed: int) -> Pixels:
     """Return a corrupted copy of a batch of images; equal arguments give equal bytes.
 
-    But for shot noise, the draws depend on the seed and on the number and size of the images, not on the severity: a
-    higher severity is the same damage done harder.
+    Except for shot noise, the random draws depend on the seed and on the number and size of the images, but not on the
+    severity. A higher severity is the same damage, but stronger.
 
     Args:
         images: uint8 (N, H, W), or (N, H, W, C) with C = 1 or 3.
         name: a key of `CORRUPTIONS`.
         severity: 1 (mild) to 5 (severe).
-        seed: of this call's draws. Batches of one stream need different seeds, else they share their noise.
+        seed: of this call's random draws. Batches of one stream need different seeds, or they share their noise.
 
     Example:
         >>> grey = np.full((1, 4, 4), 100, dtype=np.uint8)
@@ -67,12 +67,12 @@ def gaussian_noise(x: Floats, deviation: float, generator: np.random.Generator) 
 
 
 def shot_noise(x: Floats, darkness: float, generator: np.random.Generator) -> Floats:
-    """Count photons: Poisson noise where a white pixel receives 1 / darkness of them."""
+    """Add Poisson noise, as if a white pixel received 1 / `darkness` photons on average."""
     return (generator.poisson(x / darkness) * darkness).astype(np.float32)
 
 
 def impulse_noise(x: Floats, fraction: float, generator: np.random.Generator) -> Floats:
-    """Replace a fraction of the values by black or white."""
+    """Replace a fraction of the values with black or white."""
     draw = generator.random(x.shape, dtype=np.float32)
     return np.where(draw < fraction, (draw < fraction / 2).astype(np.float32), x)
 
@@ -111,7 +111,7 @@ def zoom_blur(x: Floats, zoom: float, generator: np.random.Generator) -> Floats:
 
 
 def contrast(x: Floats, lost: float, generator: np.random.Generator) -> Floats:  # noqa: ARG001 - nothing to draw
-    """Draw every pixel towards its image's mean; `lost` is the fraction of the contrast that goes."""
+    """Move every pixel towards its image's mean; `lost` is the fraction of the contrast removed."""
     mean: Floats = x.mean(axis=(1, 2, 3), keepdims=True)
     return mean + (x - mean) * np.float32(1 - lost)
 
@@ -122,14 +122,14 @@ def brightness(x: Floats, added: float, generator: np.random.Generator) -> Float
 
 
 def fog(x: Floats, density: float, generator: np.random.Generator) -> Floats:
-    """Lay a bright cloud over each image and compress the result to the brightness that it had."""
+    """Add a bright cloud to each image, then rescale the result to the image's original maximum."""
     clouds = np.float32(density) * _clouds(x, (2, 4, 8, 16), generator)[..., None]
     brightest: Floats = x.max(axis=(1, 2, 3), keepdims=True)
     return (x + clouds) * brightest / (brightest + np.float32(density))
 
 
 def pixelate(x: Floats, block: float, generator: np.random.Generator) -> Floats:  # noqa: ARG001 - nothing to draw
-    """Show blocks of `block` pixels side length in one colour."""
+    """Replace each block of `block` x `block` pixels with one colour."""
     height, width = x.shape[1:3]
     small = (max(1, round(width / block)), max(1, round(height / block)))
 
@@ -140,7 +140,7 @@ def pixelate(x: Floats, block: float, generator: np.random.Generator) -> Floats:
 
 
 def rotation(x: Floats, degrees: float, generator: np.random.Generator) -> Floats:
-    """Turn each image by `degrees`, to the left or to the right."""
+    """Rotate each image by `degrees`, to the left or to the right."""
     rows, columns = _grid(x)
     side = generator.choice([-1.0, 1.0], (len(x), 1, 1)).astype(np.float32)
     sine = side * np.float32(np.sin(np.radians(degrees)))
@@ -197,9 +197,9 @@ def _grid(x: Floats) -> tuple[Floats, Floats]:
 
 
 def _sample(x: Floats, rows: npt.NDArray[np.floating], columns: npt.NDArray[np.floating]) -> Floats:
-    """Read images (N, H, W, C) between their pixels, bilinearly; `rows` and `columns` broadcast to (N, H', W').
+    """Sample images (N, H, W, C) bilinearly at `rows` and `columns`, which broadcast to (N, H', W').
 
-    A place outside an image reads its nearest edge.
+    A position outside an image reads the nearest edge pixel.
     """
     count, height, width, channels = x.shape
     row: Floats = rows.astype(np.float32).clip(0, height - 1)

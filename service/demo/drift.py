@@ -1,4 +1,4 @@
-"""The demo's drifting stream: the shipped test images, domain after domain; the first and the last are clean."""
+"""The demo's drifting stream: the shipped test images, one domain after the other; the first and last are clean."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ DOMAINS = (CLEAN, *CORRUPTIONS, CLEAN_AGAIN)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images (N, 1, 28, 28) uint8 and their labels (N,) int64, which no server sees."""
+    """Images (N, 1, 28, 28) uint8 and their labels (N,) int64. The labels are never sent to the server."""
 
     domain: str
     images: npt.NDArray[np.uint8]
@@ -25,13 +25,13 @@ class Batch:
 
 
 def drifting(images_per_domain: int, batch: int, severity: int, seed: int = 0) -> Iterator[Batch]:
-    """Walk through all domains, in batches of shuffled images; each domain begins where the last one ended.
+    """Yield batches of shuffled images, domain by domain. Each domain's images follow those of the domain before it.
 
     Args:
         images_per_domain: How many images of each domain, at most 2,500.
-        batch: Images per batch; the last one of a domain may hold fewer.
+        batch: Images per batch; a domain's last batch may hold fewer.
         severity: 1 (mild) to 5 (severe).
-        seed: Of the order and of the corruptions.
+        seed: The seed of the order and of the corruptions.
     """
     with np.load(STREAM) as stored:
         images, labels = stored["images"], stored["labels"].astype(np.int64)

@@ -1,4 +1,4 @@
-"""`acclimate demo`: a drifting stream sent to a frozen and an adapting stream, then reset, snapshot and restore."""
+"""`acclimate demo` sends drifting images to a frozen and an adapting stream, then shows snapshot, reset and restore."""
 
 import os
 import re
@@ -24,12 +24,12 @@ from service.errors import SettingsError
 MODEL, INPUT = "fashion", "input"
 FROZEN, ADAPTING = "demo-frozen", "demo-adapting"
 BAR = 12
-"""Characters of a bar of 100 %."""
+"""Width of a bar of 100 %, in characters."""
 
 
 @dataclass
 class Tally:
-    """What one stream answered in one domain."""
+    """The results of one stream in one domain."""
 
     images: int = 0
     wrong: int = 0
@@ -45,7 +45,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the tour found: mean error over the corrupted domains in percent, and whether undoing works."""
+    """The tour's result: mean errors over the corrupted domains in percent, and the effects of reset and restore."""
 
     frozen_error: float
     adapted_error: float
@@ -54,31 +54,32 @@ class Report:
 
     @property
     def reduction(self) -> float:
-        """How much lower the adapted error is, relative to the frozen, in percent."""
+        """The reduction of the error by adapting, relative to the frozen error, in percent."""
         return 100 * (1 - self.adapted_error / self.frozen_error)
 
 
 @contextmanager
 def own_server() -> Iterator[str]:
-    """Run a server with the embedded model on a free port of loopback; stop it at the end.
+    """Run a server with the embedded model on a free loopback port, and stop it after the block.
 
     Raises:
-        SettingsError: If it does not start.
+        SettingsError: If the server does not start.
     """
     with tempfile.TemporaryDirectory(prefix="acclimate-demo-") as folder:
         command = [sys.executable, "-m", "service", "serve", "--port", "0", "--data", folder]
-        alone = {**os.environ, "ACCLIMATE_GROUP_STREAMS": "1"}  # the tour asks one stream after the other
+        # The tour never sends to both streams at once, so grouping their steps would bring nothing.
+        environment = {**os.environ, "ACCLIMATE_GROUP_STREAMS": "1"}
         with subprocess.Popen(  # noqa: S603 - this interpreter, this package
-            command, env=alone, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         ) as process:
             try:
-                yield _announced(process)
+                yield _announced_url(process)
             finally:
                 process.terminate()
                 process.wait(30)
 
 
-def _announced(process: "subprocess.Popen[str]") -> str:
+def _announced_url(process: "subprocess.Popen[str]") -> str:
     for line in process.stdout or ():
         found = re.search(r"listens on (\S+)", line)
         if found:
@@ -87,7 +88,7 @@ def _announced(process: "subprocess.Popen[str]") -> str:
 
 
 def tour(url: str, key: str | None, adapter: str | None, images: int, batch: int, severity: int) -> Report:
-    """Run the whole tour against a server and print it.
+    """Run the whole tour against a server and print its results.
 
     Raises:
         RefusedError: If the server does not serve the embedded model, or refuses a call.
@@ -103,17 +104,17 @@ def tour(url: str, key: str | None, adapter: str | None, images: int, batch: int
 
 
 def begin(client: Client, adapter: str | None) -> None:
-    """Create the two streams afresh: one that answers as the source model, one that adapts."""
-    there = {stream.id for stream in client.streams()}
-    for stream in sorted(there & {FROZEN, ADAPTING}):
+    """Create the frozen and the adapting stream; existing ones are deleted first."""
+    existing = {stream.id for stream in client.streams()}
+    for stream in sorted(existing & {FROZEN, ADAPTING}):
         client.delete(stream)
     client.create({"id": FROZEN, "model": MODEL, "adapter": "source", "mode": "frozen"})
-    chosen = {"adapter": adapter} if adapter else {}
-    client.create({"id": ADAPTING, "model": MODEL, **chosen})
+    settings = {"adapter": adapter} if adapter else {}
+    client.create({"id": ADAPTING, "model": MODEL, **settings})
 
 
 def send(client: Client, console: Console, images: int, batch: int, severity: int) -> dict[tuple[str, str], Tally]:
-    """Send every batch to both streams; return what they answered, by domain and stream."""
+    """Send every batch to both streams, and return the results by domain and stream."""
     tallies = {(domain, stream): Tally() for domain in DOMAINS for stream in (FROZEN, ADAPTING)}
     total = len(DOMAINS) * -(-images // batch)
     columns = (TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -138,7 +139,7 @@ def _count(client: Client, tally: Tally, part: Batch, stream: str) -> None:
 
 
 def table(tallies: dict[tuple[str, str], Tally]) -> Table:
-    """Return the tour's table: a row a domain."""
+    """Return the tour's table, with one row for each domain."""
     columns = ("domain", "frozen", "adapting", "", "entropy", "drift", "p50", "p99")
     made = Table(
         title="The same drifting stream to a frozen and an adapting stream",
@@ -166,14 +167,14 @@ def table(tallies: dict[tuple[str, str], Tally]) -> Table:
 
 
 def _bars(frozen: float, adapting: float) -> str:
-    """Return a bar of the adapting error within the frozen one: what adapting has won is light."""
+    """Return a bar of the adapting error, followed by its difference from the frozen error: light green or red."""
     whole, part = round(BAR * frozen / 100), round(BAR * adapting / 100)
-    won = f"[green]{'░' * (whole - part)}[/]" if whole >= part else f"[red]{'█' * (part - whole)}[/]"
-    return f"[blue]{'█' * min(whole, part)}[/]{won}"
+    difference = f"[green]{'░' * (whole - part)}[/]" if whole >= part else f"[red]{'█' * (part - whole)}[/]"
+    return f"[blue]{'█' * min(whole, part)}[/]{difference}"
 
 
 def undo(client: Client, console: Console, tallies: dict[tuple[str, str], Tally]) -> Report:
-    """Snapshot, reset and restore the adapting stream; show that each does what it says."""
+    """Snapshot, reset and restore the adapting stream, and print how the answers change."""
     x = next(drifting(64, 64, 1)).images
     client.change(ADAPTING, {"mode": "frozen"})
     snapshot = client.take(ADAPTING, {"name": "after-the-drift"})
