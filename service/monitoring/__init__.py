@@ -1,1 +1,1 @@
-"""What speaks for or against a stream: pure functions over values."""
+"""Monitoring of streams: monitors, drift detectors, guards and histories, as pure functions over values."""

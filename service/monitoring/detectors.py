@@ -1,8 +1,8 @@
-"""What tells that a signal of a stream has changed: a detector for each signal, pure, and kept with the state."""
+"""Change detectors for a stream's signals. They are pure; their state is part of the stream's state."""
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -20,29 +20,29 @@ from adapters.values import PartState
 LEAST_DISTANCE = 1e-6
 GREATEST_LOGARITHM = math.log(sys.float_info.max)
 DRIFT_TEST = PageHinkleyOptions(tolerance=0.1, threshold=1.5, forgetting=1.0, at_least=4)
-"""On the logarithm of the drift signal."""
+"""Options of the test on the logarithm of the drift signal."""
 STEP_TEST = PageHinkleyOptions(tolerance=0.5, threshold=4.0, forgetting=1.0, at_least=16)
-"""On the logarithm of how far one step moves the parameters."""
+"""Options of the test on the logarithm of the parameter distance of one step."""
 SHARE_TEST = AdwinOptions(delta=0.0002, clock=4)
-"""On signals between 0 and 1 of each request; looked at every fourth."""
+"""Options of the tests on a request's signals between 0 and 1; ADWIN checks for a change at every fourth request."""
 LOOK_TEST = AdwinOptions(delta=0.0002, clock=1)
-"""The same of signals that come with a look of the source model."""
+"""Options of the test on signals that exist only when the source model looks; it checks at every look."""
 SURPRISE_TEST = BettingOptions(restarts=True, alpha=1e-6, tolerance=0.02)
-"""On the entropies of the source model's answers: a million values on average to a false alarm, on images like those
-that its usual entropies are of."""
+"""Options of the test on the entropies of the source model's answers. On images like those of the source data, it gives
+one false alarm in a million values on average."""
 OWN_DOMAIN = 0.06
-"""Norm-statistics distance below which inputs look like the source's own: there, and only there, is it trusted."""
+"""Norm-statistics distance below which inputs look like source data. The source model is trusted only there."""
 LEAST_CHANGE = {"entropy": 0.05, "prior_distance": 0.1, "agreement": 0.1, "source_entropy": 0.05}
-"""Absolute change of a signal below which nobody needs to know of it, however sure it is."""
+"""The smallest absolute change of a signal that is reported, however significant it is."""
 REASSURING = {"drift": False, "prior_distance": False, "source_entropy": False, "agreement": True}
-"""Whether a signal reassures where it rises (True) or where it falls (False)."""
+"""Whether a rise (True) or a fall (False) of a signal is good news."""
 SILENT = 500
-"""Requests after an alarm of that test in which it is not told again: an unlike stream stays unlike."""
+"""Requests during which a source-entropy alarm is not repeated, because the inputs stay unusual."""
 
 
 @dataclass(frozen=True)
 class DetectorsState(PartState):
-    """What the change detectors remember, by signal; `silent` () int64 requests the last one is not heard in."""
+    """The state of the change detectors, by signal. `silent`: () int64 requests until `source_entropy` may alarm."""
 
     entropy: AdwinState
     prior_distance: AdwinState
@@ -55,10 +55,10 @@ class DetectorsState(PartState):
     ranges: ClassVar[Mapping[str, Range]] = {"silent": (0, SILENT)}
 
     def check(self) -> None:
-        """Refuse mean logarithms of signals that no number has.
+        """Check the mean logarithms.
 
         Raises:
-            StateError: If there is one.
+            StateError: If one is too large to be the logarithm of a float.
         """
         for name, state in (("drift", self.drift), ("step", self.step)):
             if abs(float(state.mean)) > GREATEST_LOGARITHM:
@@ -71,12 +71,12 @@ class Readings:
 
     Attributes:
         entropy: Mean entropy of its answers, as a share of ln(classes).
-        prior_distance: Of its classes from the source's prior, between 0 and 1.
+        prior_distance: Distance of its answered classes from the source's prior, between 0 and 1.
         drift: The drift signal, or None.
-        step: How far its step has moved the parameters, relatively, or None where it learned nothing.
-        agreement: Share of the answers that are the source model's, where that looked.
-        source_entropies: (N,) of the source model's answers, where it looked.
-        usual: Quantiles of these on source images, where they are known.
+        step: Relative change of the parameters by its step; None if it learned nothing.
+        agreement: Share of its answers that equal the source model's; None if the source model did not look.
+        source_entropies: (N,) entropies of the source model's answers; None if it did not look.
+        usual: Quantiles of these entropies on source data; None if they are not known.
     """
 
     entropy: float
@@ -90,7 +90,7 @@ class Readings:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A change that a detector has found in a signal; `figures`: before, now, statistic, limit."""
+    """A change of a signal found by a detector. The keys of `figures` are before, now, statistic and limit."""
 
     signal: str
     detector: str
@@ -103,7 +103,7 @@ class Alarm:
 
     @property
     def relevant(self) -> bool:
-        """Whether the change is large enough to be told; a drift must lead out of the source's own domain, or back."""
+        """Whether the change is large enough to report. For `drift`, one of its values must lie outside OWN_DOMAIN."""
         before, now = self.figures["before"], self.figures["now"]
         if self.signal == "drift":
             return max(before, now) >= OWN_DOMAIN
@@ -111,12 +111,12 @@ class Alarm:
 
     @property
     def reassuring(self) -> bool:
-        """Whether the signal moved the way that an operator hopes for."""
+        """Whether the change is good news."""
         return REASSURING.get(self.signal) is self.rose
 
     @property
     def reason(self) -> str:
-        """What was found, in words."""
+        """The change in words."""
         signal = "parameter_distance per step" if self.signal == "parameter_distance" else self.signal
         direction = "rose" if self.rose else "fell"
         return f"{signal} {direction} from {self.figures['before']:.3g} to {self.figures['now']:.3g}"
@@ -136,12 +136,12 @@ def init() -> DetectorsState:
 
 
 def begun_again(state: DetectorsState) -> DetectorsState:
-    """Return the state after the stream went back: what told of its answers and parameters begins anew."""
+    """Return the state after a reset or rollback: detectors of the answers and parameters start over."""
     return replace(init(), drift=state.drift, source_entropy=state.source_entropy, silent=state.silent)
 
 
 def update(state: DetectorsState, readings: Readings) -> tuple[DetectorsState, tuple[Alarm, ...]]:
-    """Take in one request; return what has changed by it."""
+    """Add one request, and return the new state and the alarms."""
     entropy, by_entropy = _by_adwin("entropy", state.entropy, readings.entropy, SHARE_TEST)
     prior, by_prior = _by_adwin("prior_distance", state.prior_distance, readings.prior_distance, SHARE_TEST)
     drift, by_drift = _by_page_hinkley("drift", state.drift, readings.drift, DRIFT_TEST)
@@ -153,16 +153,12 @@ def update(state: DetectorsState, readings: Readings) -> tuple[DetectorsState, t
         by_surprise = None
     elif by_surprise:
         silent = SILENT
-    if by_step and not by_step.rose:  # steps grow shorter by nature
+    if by_step and not by_step.rose:  # steps normally grow shorter
         by_step = None
     found = (by_entropy, by_prior, by_drift, by_step, by_agreement, by_surprise)
-    left = torch.scalar_tensor(silent, dtype=torch.int64)
-    moved = DetectorsState(entropy, prior, drift, step, agreement, surprised, left)
-    return moved, tuple(_told(found))
-
-
-def _told(found: tuple[Alarm | None, ...]) -> Iterator[Alarm]:
-    return (alarm for alarm in found if alarm is not None)
+    remaining = torch.scalar_tensor(silent, dtype=torch.int64)
+    after = DetectorsState(entropy, prior, drift, step, agreement, surprised, remaining)
+    return after, tuple(alarm for alarm in found if alarm is not None)
 
 
 def _by_adwin(
@@ -181,10 +177,10 @@ def _by_adwin(
 def _by_page_hinkley(
     signal: str, state: PageHinkleyState, value: float | None, options: PageHinkleyOptions
 ) -> tuple[PageHinkleyState, Alarm | None]:
-    """Test the logarithm of a value; one that is missing changes nothing."""
+    """Test the logarithm of a value; None leaves the state unchanged."""
     if value is None:
         return state, None
-    logarithm = math.log(max(value, LEAST_DISTANCE))  # of NaN: NaN, which the test leaves out
+    logarithm = math.log(max(value, LEAST_DISTANCE))  # NaN stays NaN, which the test ignores
     after, verdict = page_hinkley.update(state, logarithm, options)
     if not verdict.changed:
         return after, None

@@ -1,4 +1,4 @@
-"""Features of a stream's newest images beside the source's, by two-sample tests: in the background, where time is."""
+"""Two-sample tests that compare the features of a stream's newest images with the source's; run in the background."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,22 @@ from torch import Tensor
 from adapters.monitors.two_sample import kolmogorov_smirnov, maximum_mean_discrepancy
 
 KEPT = 64
-"""Images of a stream whose features are kept for the next comparison."""
+"""Newest images of a stream whose features are kept for the next comparison."""
 LEAST = 32
-"""Images that a comparison rests on, at least."""
+"""Fewest images that are compared."""
 PERMUTATIONS = 199
 LEVEL = 0.005
-"""p-value at and below which features are told to be unlike; the least that so many permutations can give."""
+"""p-value at and below which features count as different: the smallest that PERMUTATIONS can give."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What tells the features of a stream's newest images from the source's.
+    """The difference between the features of a stream's newest images and the source's.
 
     Attributes:
-        mmd: Unbiased squared maximum mean discrepancy; 0 where they are alike.
-        p_value: Of it, by permutations.
-        unlike: Share of the dimensions that differ by Kolmogorov-Smirnov, at LEVEL with Holm's correction.
+        mmd: Unbiased squared maximum mean discrepancy; about 0 for equal distributions.
+        p_value: The p-value of `mmd`, by permutations.
+        unlike: Share of the dimensions that differ by the Kolmogorov-Smirnov test, at LEVEL with Holm's correction.
     """
 
     mmd: float
@@ -32,12 +32,12 @@ class Compared:
 
     @property
     def differ(self) -> bool:
-        """Whether the features are told to be unlike the source's."""
+        """Whether the features differ from the source's at LEVEL."""
         return self.p_value <= LEVEL
 
 
 def kept(before: Tensor | None, features: Tensor) -> Tensor:
-    """Return the newest features (n, d), n at most KEPT, after those of a request (N, d); finite rows alone."""
+    """Append a request's finite feature rows (N, d) to the kept ones, and return the newest (n, d), n at most KEPT."""
     fresh = features.detach().float()
     fresh = fresh[fresh.isfinite().all(1)]
     both = fresh if before is None else torch.cat([before, fresh])
@@ -45,7 +45,7 @@ def kept(before: Tensor | None, features: Tensor) -> Tensor:
 
 
 def compared(features: Tensor, reference: Tensor, seed: int) -> Compared:
-    """Compare features (n, d) with the source's (m, d); the same seed permutes alike."""
+    """Compare features (n, d) with the source's (m, d); `seed` decides the permutations."""
     generator = torch.Generator().manual_seed(seed)
     together = maximum_mean_discrepancy(features, reference, PERMUTATIONS, generator)
     alone = kolmogorov_smirnov(features, reference, "holm")

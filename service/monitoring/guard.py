@@ -1,4 +1,4 @@
-"""What to do with a step: a pure decision from what was seen of it, under a stream's policy."""
+"""The guard: a pure decision about a step, from the monitors' verdicts and the stream's policy."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +10,7 @@ Response: TypeAlias = Literal["off", "skip", "reset", "roll_back", "freeze"]
 
 
 class Action(StrEnum):
-    """What became of a request's learning."""
+    """The guard's action on a request's step."""
 
     KEPT = "kept"
     QUEUED = "queued"
@@ -21,7 +21,7 @@ class Action(StrEnum):
 
 
 GUARDED = frozenset({Action.SKIPPED, Action.RESET, Action.ROLLED_BACK})
-"""The actions that throw a step away."""
+"""The actions that discard a step."""
 ACTIONS = {
     "skip": Action.SKIPPED,
     "reset": Action.RESET,
@@ -31,60 +31,62 @@ ACTIONS = {
 
 
 class Policy(BaseModel):
-    """What a stream's guard does about what its monitors find; every rule can be switched off.
+    """The guard's response to each finding of the monitors. All rules but `non_finite` can be switched off.
 
-    off: nothing but the event. skip: the step is thrown away. reset: back to the source state. roll_back: back to the
-    newest good state, or to the source state if there is none. freeze: back as by roll_back, and the stream answers
-    without learning until an operator says otherwise.
+    off: only record the event. skip: discard the step. reset: return to the source state. roll_back: return to the
+    newest good state, or to the source state if there is none. freeze: roll back, then answer without learning until
+    an operator changes the mode.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     collapse: Response = "roll_back"
-    """Where one class takes over the answers, and the source model sees others in the same images."""
+    """Response if one class takes over the answers while the source model sees others in the same images."""
     harm: Response = "roll_back"
-    """Where inputs look like the source's own, and the stream differs from the source model more than twice as often
-    as that errs, so that it must be worse. Also where it contradicts a confident source model for long, at any batch
-    size. Left alone if the state before any batch would do no better, since that is no harm of learning."""
+    """Response if the stream must be worse than the source model: inputs look like source data, and it differs from
+    the source model more than twice as often as the source model errs. Also if it keeps contradicting a confident
+    source model, at any batch size. Ignored if the state before any batch would do no better, because learning is then
+    not the cause."""
     non_finite: Literal["skip", "reset", "roll_back", "freeze"] = "skip"
-    """Where an answer or a state holds NaN or infinity; such a state is never kept."""
+    """Response if an answer or a state holds NaN or infinity. Such a state is never kept."""
     distance: Response = "off"
-    """Where the learned parameters are further from the source's than allowed. To skip is to hold them within that."""
+    """Response if the learned parameters are further than `max_distance` from the source's. `skip` keeps them within
+    it."""
     max_distance: Annotated[float, Field(gt=0, le=10)] = 0.5
-    """Allowed distance of the learned parameters from the source's, as a share of the length of these; streams at
-    usual rates stay below 0.15."""
+    """Largest distance of the learned parameters from the source's, relative to the norm of the source's. Streams with
+    the usual learning rates stay below 0.15."""
     forgetting: Response = "off"
-    """Where the probe set is answered worse than by the source model, by more than the budget. Off: a stream that
-    follows another domain answers source images worse by its statistics alone, and rightly."""
+    """Response if accuracy on the probe set is below the source model's by more than `budget`. Off by default, because
+    norm statistics that fit another domain rightly cost accuracy on source images."""
     budget: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Accuracy on the probe set that a stream may lose against the source model."""
     drift_ended: Response = "off"
-    """Where the inputs' statistics come back towards the source's."""
+    """Response if the inputs' statistics return towards the source's."""
     every: Annotated[int, Field(ge=0, le=10**9)] = 0
-    """Steps after which the stream is reset, again and again, as in RDumb; 0 for never."""
+    """Steps between periodic resets of the stream, as in RDumb; 0 for none."""
     takeover: Annotated[float, Field(gt=0, le=1)] = 0.4
-    """By how much a class's share of the answers exceeds that of the source model's, to be a collapse."""
+    """Collapse is an excess of more than this: a class's share of the stream's answers minus its share of the source
+    model's."""
     margin: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """How much less often than the source model is right, on its own domain, a stream agrees with it, at least, where
-    that is called harm."""
+    """Least difference that counts as harm, on inputs that look like source data: the source model's estimated accuracy
+    minus the stream's agreement with it."""
     pause: Annotated[int, Field(ge=0, le=10**6)] = 32
-    """Requests that a stream does not learn from after its guard went back; twice as many each time it does so again
-    soon. 0 for none."""
+    """Requests without learning after the guard acted. The number doubles with each recent repetition; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What was seen of a step; a text says what was found in words, "" for nothing.
+    """The monitors' verdicts on a step. Each text describes a finding; "" means that there is none.
 
     Attributes:
         finite_answer: Whether the answer is finite.
-        finite_state: Whether the state after the step is.
-        collapse: That one class took over.
-        harm: That the answers must be worse than the source model's.
-        drift_ended: That the inputs came back.
-        distance: Of the learned parameters from the source's, as a share of their length; None where none are learned,
-            or no rule asks.
-        source_gap: Accuracy lost on the probe set against the source model; None where it was not measured just now.
+        finite_state: Whether the state after the step is finite.
+        collapse: One class took over the answers.
+        harm: The answers must be worse than the source model's.
+        drift_ended: The inputs returned towards the source's.
+        distance: Distance of the learned parameters from the source's, relative to the norm of the source's; None if
+            no parameters are learned or no rule needs it.
+        source_gap: Accuracy lost on the probe set against the source model; None unless it was just measured.
         steps: Learning steps since the state before any batch.
     """
 
@@ -100,7 +102,7 @@ class Verdicts:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do, which rule says so ("" where nothing was found), and why in words."""
+    """The action, the rule that demands it ("" if no rule fired), and the reason in words."""
 
     action: Action
     rule: str = ""
@@ -108,7 +110,7 @@ class Decision:
 
 
 def decide(verdicts: Verdicts, policy: Policy) -> Decision:
-    """Keep a step, or do what the policy says about the first thing that was found.
+    """Return the policy's response to the gravest finding that has one; without a finding, keep the step.
 
     Example:
         >>> decide(Verdicts(finite_state=False), Policy()).action
@@ -124,11 +126,11 @@ def decide(verdicts: Verdicts, policy: Policy) -> Decision:
 
 
 def _found(verdicts: Verdicts, policy: Policy) -> list[tuple[str, Response, str]]:
-    """Return what was found, the gravest first: rule, response, and why."""
+    """Return the findings as (rule, response, reason), the gravest first."""
     found: list[tuple[str, Response, str]] = []
     if not (verdicts.finite_answer and verdicts.finite_state):
-        what = "answer" if verdicts.finite_state else "state"
-        found.append(("non_finite", policy.non_finite, f"the step's {what} held NaN or infinity"))
+        part = "answer" if verdicts.finite_state else "state"
+        found.append(("non_finite", policy.non_finite, f"the step's {part} held NaN or infinity"))
     if verdicts.collapse:
         found.append(("collapse", policy.collapse, verdicts.collapse))
     if verdicts.harm:

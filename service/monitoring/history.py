@@ -1,7 +1,7 @@
-"""The recent past of a stream: series behind the dashboard, each time at the resolution of its tier, in bounded memory.
+"""The history of a stream for the dashboard: time series at several resolutions, in bounded memory.
 
-A request is added to the finest tier alone. A slot of time that ends becomes a point there and is added to the next
-tier, so that a request costs the same whatever the history spans.
+A request is added only to the finest tier. When a time slot of a tier ends, it becomes a point there and is added to
+the next tier. The cost of a request therefore does not depend on how far the history reaches back.
 """
 
 import math
@@ -30,22 +30,22 @@ from service.monitoring.history_tiers import (
 from service.types import Array
 
 RECENT = 120
-"""Newest requests that are kept each by itself, for those who follow a stream live."""
+"""Newest requests that are also kept one by one, for clients that follow a stream live."""
 LAYER_ROWS = 60
 SPARKS = 32
 COLUMNS = (*STAMPS, *SIGNALS, *(f"{name}_min" for name in SIGNALS), *(f"{name}_max" for name in SIGNALS))
-"""Of a point; minimum and maximum are not known where it stands for one request."""
+"""The columns of a point. Minima and maxima are None if it stands for one request."""
 ENTROPY = COLUMNS.index("entropy")
 
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """An image that a stream was unsure of, kept because the operator allowed it.
+    """An image with an uncertain answer, kept because the operator allowed it.
 
     Attributes:
-        time: When it came, Unix seconds.
+        time: Its arrival, Unix seconds.
         label: The answered class.
-        entropy: Of the answer, nats.
+        entropy: The entropy of the answer, nats.
         image: (C, H, W) uint8.
     """
 
@@ -57,7 +57,7 @@ class Misfit:
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """Distances by layer, at a time: Wasserstein in source standard deviations, symmetric KL in nats."""
+    """Each layer's distances from the source at one time: Wasserstein in source standard deviations, KL in nats."""
 
     time: float
     wasserstein: "array[float]"
@@ -66,7 +66,7 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of a history: rows in the order of COLUMNS, and the seconds that a point stands for, if all are alike."""
+    """A part of a history: rows in the order of COLUMNS, and the seconds per point; None if they differ."""
 
     rows: list[list[float | None]]
     resolution: int | None
@@ -74,16 +74,16 @@ class Span:
 
 @dataclass(slots=True)
 class History:
-    """A stream's series.
+    """A stream's time series.
 
     Attributes:
-        recent: The newest requests, in the order of STAMPS and SIGNALS.
-        tiers: Points of each resolution.
-        layers: How far the layers' inputs were from the source's.
-        misfits: Images that the stream was unsure of.
-        cursor: Requests so far.
-        newest: Time of the newest request.
-        saved, saved_at: The cursor when it was written to disk last, and when by the monotonic clock.
+        recent: The newest requests, each in the order of STAMPS and SIGNALS.
+        tiers: The tiers, the finest resolution first.
+        layers: The newest distances of the layers' inputs from the source's.
+        misfits: Images with uncertain answers.
+        cursor: Number of requests so far.
+        newest: Time of the newest request, Unix seconds.
+        saved, saved_at: The cursor at the last write to disk, and the time of that write on the monotonic clock.
     """
 
     recent: "deque[array[float]]" = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -96,9 +96,9 @@ class History:
     saved_at: float = 0.0
 
     def add(self, time: float, generation: int, images: int, signals: Mapping[str, float]) -> None:
-        """Take in one request; a signal that is not given is not known."""
+        """Add one request. A signal missing from `signals` is unknown for it."""
         self.cursor += 1
-        self.newest = time = max(time, self.newest)  # a clock that is set back would put points in the wrong order
+        self.newest = time = max(time, self.newest)  # keeps points in order if the clock is set back
         values = [signals.get(name, math.nan) for name in SIGNALS]
         self.recent.append(array("d", [self.cursor, time, generation, 1, images, *values]))
         slot, ended = self.tiers[0].slot(time)
@@ -107,26 +107,27 @@ class History:
         for tier in self.tiers[1:]:
             if ended is None:
                 return
-            slot, of_this = tier.slot(ended.time)
+            slot, ended_here = tier.slot(ended.time)
             slot.take(ended.means, ended.lows, ended.highs, ended.requests)
             slot.stamp(ended.cursor, ended.time, ended.generation, ended.requests, ended.images)
-            ended = of_this
+            ended = ended_here
 
     def add_layers(self, time: float, distances: Sequence[LayerDistance]) -> None:
-        """Take in how far each layer was from the source."""
+        """Add each layer's distance from the source."""
         wasserstein = array("f", [float(layer.wasserstein) for layer in distances])
         self.layers.append(LayerRow(time, wasserstein, array("f", [float(layer.kl) for layer in distances])))
         del self.layers[:-LAYER_ROWS]
 
     def add_misfit(self, misfit: Misfit, keep: int) -> None:
-        """Take in an image, of which the newest `keep` stay."""
+        """Add an image, and keep only the newest `keep` ones."""
         self.misfits.append(misfit)
         del self.misfits[:-keep]
 
     def since(self, cursor: int) -> list[list[float | None]]:
-        """Return the points that end after a cursor, the oldest first; None where a value is not known.
+        """Return the points that end after a cursor, the oldest first; unknown values are None.
 
-        Requests one by one where all since then are remembered so; else points of the tiers, the finer the newer.
+        If all requests since the cursor are still kept one by one, there is a point for each. Otherwise the points come
+        from the tiers, newer ones at a finer resolution.
         """
         newest = tuple(self.recent)
         if newest and cursor >= newest[0][0] - 1:
@@ -134,7 +135,7 @@ class History:
         return [row for row in _rows(self._all()) if (row[0] or 0) > cursor]
 
     def spanning(self, seconds: float) -> Span:
-        """Return the newest so many seconds at the finest resolution that reaches back as far."""
+        """Return the newest `seconds` at the finest resolution that reaches back that far."""
         tier = next((tier for tier in self.tiers if tier.resolution.span >= seconds), self.tiers[-1])
         finer = self.tiers[: self.tiers.index(tier)]
         points = joined([tier.points(), *(each.points()[-each.resolution.points :] for each in reversed(finer))])
@@ -145,23 +146,23 @@ class History:
 
     @property
     def oldest(self) -> float | None:
-        """The time of the oldest point; None before any request."""
+        """The time of the oldest point, Unix seconds; None before any request."""
         firsts = [points["time"][0] for points in (tier.points() for tier in self.tiers) if len(points)]
         return float(min(firsts)) if firsts else None
 
     @property
     def older(self) -> list[list[float | None]]:
-        """The points that stand for more than the newest requests one by one."""
+        """The points before those requests that are still kept one by one."""
         first = self.recent[0][0] if self.recent else 1
         return [row for row in _rows(self._all()) if (row[0] or 0) < first]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all points, about."""
+        """Approximate size of all points in bytes."""
         return sum(tier.nbytes for tier in self.tiers) + len(self.recent) * (len(STAMPS) + COUNT + 8) * 8
 
     def time_of(self, cursor: int) -> float:
-        """Return the time of the newest point up to a cursor; 0 where there is none."""
+        """Return the time of the newest point up to a cursor; 0 if there is none."""
         if cursor <= 0:
             return 0.0
         newest = tuple(self.recent)
@@ -177,11 +178,11 @@ class History:
         return [round(value, 4) for value in newest if math.isfinite(value)]
 
     def packed(self) -> bytes:
-        """Return the points of all tiers, to be kept; the slots under way as points."""
+        """Return the points of all tiers as bytes to store. Slots that have not ended become points too."""
         return history_format.pack(self.cursor, [tier.points() for tier in self.tiers])
 
     def unpack(self, content: bytes) -> None:
-        """Begin with the points that were kept.
+        """Load stored points into this empty history.
 
         Raises:
             ValueError: If the content is damaged.
@@ -194,7 +195,7 @@ class History:
         self.newest = float(max((points["time"][-1] for points in parts if len(points)), default=0.0))
 
     def _all(self) -> Points:
-        """Return the whole history, each time at the finest resolution that reaches back to it, thinned to be sent."""
+        """Return the whole history, each part at the finest resolution that covers it, thinned for sending."""
         parts = [tier.points() for tier in reversed(self.tiers)]
         return np.concatenate([thinned(piece) for piece in pieces_of(parts)])
 

@@ -1,4 +1,4 @@
-"""A history as bytes and back: its points by tier, and the names of their signals, since versions differ in them."""
+"""The storage format of a history: its points by tier, and the names of the signals, which differ between versions."""
 
 import struct
 import zlib
@@ -10,25 +10,25 @@ import numpy as np
 from service.monitoring.history_tiers import SIGNALS, TIERS, Points, by_column, by_point, by_signal, point_of
 
 NAMED = 2**64 - 1
-"""Stands where the cursor stood before histories named their signals."""
+"""Marks a history that names its signals. In older ones, the cursor is in this place."""
 HEAD = struct.Struct(f"<Q{len(TIERS)}I")
 BEFORE_NAMES = (
     "entropy", "drift", "agreement", "source_gap", "forgetting", "estimated_accuracy", "source_estimated_accuracy",
     "true_accuracy", "selected_ratio", "milliseconds", "confidence", "confidence_accuracy",
     "source_confidence_accuracy",
 )  # fmt: skip
-"""The signals of histories that do not name them."""
+"""The signals of histories from before signals were named."""
 
 
 def pack(cursor: int, tiers: Sequence[Points]) -> bytes:
-    """Return points of all tiers, and the number of requests so far."""
+    """Return the points of all tiers and the number of requests so far as bytes."""
     parts, names = [by_column(points.tobytes()) for points in tiers], ",".join(SIGNALS).encode()
     named = struct.pack("<QI", cursor, len(names)) + names
     return zlib.compress(HEAD.pack(NAMED, *map(len, parts)) + named + b"".join(parts), 1)
 
 
 def unpack(content: bytes) -> tuple[int, list[Points]]:
-    """Return the number of requests and the points of all tiers. A signal that is not in the history is not known.
+    """Return the number of requests and the points of all tiers. Signals that the history lacks are NaN.
 
     Raises:
         ValueError: If the content is damaged.

@@ -1,4 +1,4 @@
-"""Series in tiers, each of a resolution of its own: slots of time that become points, kept compressed."""
+"""Time series in tiers of different resolutions: time slots become points, which are kept compressed."""
 
 import math
 import struct
@@ -15,21 +15,21 @@ import numpy.typing as npt
 from service.monitoring.signals import charted
 
 Points: TypeAlias = npt.NDArray[np.void]
-"""Points of one tier, of dtype POINT."""
+"""Points of one tier, with dtype POINT."""
 
 CHUNK = 60
-"""Points that are compressed together."""
+"""Points compressed together."""
 MOST = 1000
-"""Points of one answer, about."""
+"""Approximate maximum of points in one answer."""
 STAMPS = ("cursor", "time", "generation", "requests", "images")
 SIGNALS = charted()
 COUNT = len(SIGNALS)
 HALF = 65504.0
-"""Greatest number in half precision, which points are kept in: three significant digits."""
+"""The largest number in half precision. Points are stored in it, with three significant digits."""
 
 
 def point_of(count: int) -> "np.dtype[np.void]":
-    """Return how a point of so many signals lies in memory."""
+    """Return the dtype of a point with `count` signals."""
     stamps = [(name, "<u4") for name in STAMPS]
     return np.dtype([*stamps, ("mean", "<f2", (count,)), ("low", "<f2", (count,)), ("high", "<f2", (count,))])
 
@@ -42,23 +42,23 @@ NONE_YET = np.empty(0, POINT)
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """A tier's seconds per point, and how many points it keeps."""
+    """A tier's seconds per point, and the number of points it keeps."""
 
     seconds: int
     points: int
 
     @property
     def span(self) -> int:
-        """Seconds that it reaches back."""
+        """Seconds that the tier reaches back."""
         return self.seconds * self.points
 
 
 TIERS = (Resolution(1, 900), Resolution(10, 2160), Resolution(300, 4032))
-"""A second for 15 minutes, 10 s for 6 hours, 5 minutes for 14 days; each slot lies in one of the next tier."""
+"""1 s for 15 minutes, 10 s for 6 hours, 5 minutes for 14 days. Each slot lies within one slot of the next tier."""
 
 
 class Slot:
-    """The requests of a slot of time that has not ended: sums by signal, weighted by requests."""
+    """A time slot that has not ended: sums, minima and maxima of its requests' signals, weighted by requests."""
 
     __slots__ = ("cursor", "generation", "highs", "images", "lows", "number", "requests", "sums", "time", "weights")
 
@@ -69,7 +69,7 @@ class Slot:
         self.lows, self.highs = array("d", nothing), array("d", nothing)
 
     def take(self, means: Sequence[float], lows: Sequence[float], highs: Sequence[float], requests: int) -> None:
-        """Add the signals of some requests; NaN is left out."""
+        """Add the signals of some requests; signals that are NaN are left out."""
         for place, mean in enumerate(means):
             if not math.isfinite(mean):
                 continue
@@ -81,14 +81,14 @@ class Slot:
                 self.highs[place] = highs[place]
 
     def stamp(self, cursor: int, time: float, generation: int, requests: int, images: int) -> None:
-        """Count these requests, of which the newest has this cursor, time and generation."""
+        """Count some requests; `cursor`, `time` and `generation` are those of the newest one."""
         self.cursor, self.time, self.generation = cursor, time, generation
         self.requests += requests
         self.images += images
 
     @property
     def means(self) -> list[float]:
-        """The mean of each signal; NaN where it is not known."""
+        """The mean of each signal; NaN if it is unknown."""
         return [s / w if w else math.nan for s, w in zip(self.sums, self.weights, strict=True)]
 
     def packed(self) -> bytes:
@@ -102,7 +102,7 @@ class Slot:
 
 
 class Tier:
-    """Points of one resolution: the slot under way, points that wait to be compressed, and compressed chunks."""
+    """Points of one resolution: the open slot, points not yet compressed, and compressed chunks."""
 
     __slots__ = ("chunks", "held", "open", "resolution", "waiting")
 
@@ -114,7 +114,7 @@ class Tier:
         self.held = 0
 
     def slot(self, time: float) -> tuple[Slot, Slot | None]:
-        """Return the slot of a time, and the one that has ended by that."""
+        """Return the slot of a time, and the previous slot if it has ended."""
         number = int(time // self.resolution.seconds)
         if self.open is not None and self.open.number == number:
             return self.open, None
@@ -124,7 +124,7 @@ class Tier:
         return self.open, ended
 
     def append(self, point: bytes) -> None:
-        """Add a point behind all others."""
+        """Append a point."""
         self.waiting += point
         if len(self.waiting) >= CHUNK * PACKED.size:
             chunk = zlib.compress(by_column(self.waiting), 1)
@@ -142,13 +142,13 @@ class Tier:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory, about."""
+        """Approximate size in memory in bytes."""
         slot = 0 if self.open is None else 4 * (COUNT * 8 + 64)
         return slot + len(self.waiting) + self.held
 
 
 def by_signal(points: Points, names: Sequence[str]) -> Points:
-    """Return points of other signals as points of SIGNALS; a signal that they lack is not known."""
+    """Convert points with other signals to points with SIGNALS; signals that they lack are NaN."""
     if tuple(names) == SIGNALS:
         return points
     moved = np.zeros(len(points), POINT)
@@ -163,12 +163,12 @@ def by_signal(points: Points, names: Sequence[str]) -> Points:
 
 
 def by_column(points: bytes | bytearray) -> bytes:
-    """Return the bytes of points with those of equal places together, which compress to half as much."""
+    """Transpose the bytes of points, so that equal positions lie together. This halves the compressed size."""
     return np.frombuffer(bytes(points), np.uint8).reshape(-1, PACKED.size).T.tobytes()
 
 
 def by_point(columns: bytes, kind: "np.dtype[np.void]" = POINT) -> Points:
-    """Return the points that `by_column` was given."""
+    """Invert `by_column`."""
     swapped = np.frombuffer(columns, np.uint8).reshape(kind.itemsize, -1).T
     return np.ascontiguousarray(swapped).reshape(-1).view(kind)
 
@@ -178,35 +178,35 @@ def _first_cursor(points: Points) -> Any:
 
 
 def pieces_of(parts: Sequence[Points]) -> Iterator[Points]:
-    """Cut tiers, the coarsest first, so that each request is in one of them: where a finer one begins, it goes on."""
-    told = 0
+    """Cut tiers, coarsest first, so that no request is in two of them. A finer tier takes over where it begins."""
+    covered = 0  # the newest cursor in the pieces so far
     for place, points in enumerate(parts):
-        left = points[_first_cursor(points) > told]
+        piece = points[_first_cursor(points) > covered]
         finer = next((later for later in parts[place + 1 :] if len(later)), None)
-        if finer is not None and len(left):
-            left = left[_first_cursor(left) < _first_cursor(finer)[0]]
-        told = max(told, int(left["cursor"][-1])) if len(left) else told
-        yield left
+        if finer is not None and len(piece):
+            piece = piece[_first_cursor(piece) < _first_cursor(finer)[0]]
+        covered = max(covered, int(piece["cursor"][-1])) if len(piece) else covered
+        yield piece
 
 
 def joined(parts: Sequence[Points]) -> Points:
-    """Return the first part's points, and from finer ones the requests that it does not know of yet."""
-    told, pieces = 0, []
+    """Return the first part's points, followed by the finer parts' points for later requests."""
+    covered, pieces = 0, []
     for points in parts:
-        left = points[_first_cursor(points) > told]
-        told = max(told, int(left["cursor"][-1])) if len(left) else told
-        pieces.append(left)
+        piece = points[_first_cursor(points) > covered]
+        covered = max(covered, int(piece["cursor"][-1])) if len(piece) else covered
+        pieces.append(piece)
     return np.concatenate(pieces)
 
 
 def thinned(points: Points) -> Points:
-    """Return points of one tier, neighbours merged where they are too many to be sent."""
+    """Merge neighbouring points of one tier if there are too many to send."""
     factor = -(-len(points) // (MOST // len(TIERS)))
     return points if factor < 2 else _merged(points, np.arange(0, len(points), factor))
 
 
 def merged_by(points: Points, seconds: int) -> Points:
-    """Return one point for all of each so many seconds."""
+    """Merge points into one for each interval of `seconds`."""
     if len(points) < 2:
         return points
     slots = points["time"] // seconds
@@ -214,7 +214,7 @@ def merged_by(points: Points, seconds: int) -> Points:
 
 
 def _merged(points: Points, starts: npt.NDArray[np.int64]) -> Points:
-    """Return one point for those from each start to the next: sums, latest stamps, means weighted by requests."""
+    """Merge the points from each start to the next: sums, newest stamps, means weighted by requests."""
     merged = points[np.concatenate([starts[1:] - 1, [len(points) - 1]])].copy()
     for name in ("requests", "images"):
         merged[name] = np.add.reduceat(points[name], starts)

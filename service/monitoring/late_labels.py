@@ -1,4 +1,4 @@
-"""Late labels: what was answered to earlier requests, and how right it was once somebody knows."""
+"""Late labels: the answers to earlier requests, and their accuracy once true labels arrive."""
 
 import time
 from collections import OrderedDict
@@ -12,18 +12,18 @@ from service.errors import UnfitError
 
 Labels = npt.NDArray[np.int64]
 MEMORY = 500
-"""Images that the true accuracy fades over."""
+"""Time constant of the recent accuracy, in images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What was answered to one request.
+    """The answer to one request.
 
     Attributes:
-        time: When, on the monotonic clock.
+        time: Its time on the monotonic clock.
         labels: (N,) the answered classes.
-        source: Those of the source model, where it looked: (N,), or of the first images alone.
-        estimates: What accuracy was estimated to be, by estimator.
+        source: (n,) the source model's classes for the first n images, n at most N; None if it did not look.
+        estimates: The estimated accuracy, by estimator.
     """
 
     time: float
@@ -34,7 +34,7 @@ class Answered:
 
 @dataclass(slots=True)
 class Tally:
-    """A share that is known of some images: all in all, and of late."""
+    """The share of right images: of all, and as a recent average that decays over MEMORY images."""
 
     images: int = 0
     right: float = 0.0
@@ -42,7 +42,7 @@ class Tally:
     recent: float = 0.0
 
     def add(self, right: float, images: int) -> None:
-        """Take in how many of some images were right."""
+        """Add `images` images, `right` of them right."""
         self.images += images
         self.right += right
         keep = float(np.exp(-images / MEMORY))
@@ -51,18 +51,20 @@ class Tally:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of all images that were right; None before any."""
+        """Share of all images that were right; None before the first."""
         return self.right / self.images if self.images else None
 
 
 @dataclass(slots=True)
 class Feedback:
-    """The answers of one stream that may still get labels, and what those that did say.
+    """The answers of one stream that may still get labels, and the accuracy of those that did.
 
     Attributes:
-        true: Of the stream's answers.
-        source: Of the source model's, where it looked.
-        estimated: What was estimated for the same images, by estimator, to be set beside `true`.
+        max_images: Most images whose answers are kept.
+        max_seconds: How long answers are kept.
+        true: Accuracy of the stream's answers.
+        source: Accuracy of the source model's answers, for images that it looked at.
+        estimated: The accuracy estimated for the labelled images, by estimator, to compare with `true`.
     """
 
     max_images: int
@@ -74,29 +76,29 @@ class Feedback:
     _images: int = 0
 
     def remember(self, request_id: str, answered: Answered) -> None:
-        """Keep what was answered, and forget what is too old or too much."""
+        """Keep an answer, and drop the oldest answers if they exceed `max_images` or `max_seconds`."""
         self._forget(request_id)
         self._waiting[request_id] = answered
         self._images += len(answered.labels)
         self._forget_old()
 
     def check(self, labels: Mapping[str, Labels]) -> None:
-        """Refuse labels of which a request that is known has more or fewer than images.
+        """Check the number of labels of each known request.
 
         Raises:
-            UnfitError: With the request.
+            UnfitError: If a known request's label count differs from its image count.
         """
         self._forget_old()
-        for request_id, given in labels.items():
+        for request_id, true in labels.items():
             answered = self._waiting.get(request_id)
-            if answered is not None and len(given) != len(answered.labels):
+            if answered is not None and len(true) != len(answered.labels):
                 images = len(answered.labels)
                 raise UnfitError(
-                    f"request {request_id!r} has {len(given)} labels, expected {images}, one for each image"
+                    f"request {request_id!r} has {len(true)} labels, expected {images}, one for each image"
                 )
 
     def label(self, request_id: str, labels: Labels) -> bool:
-        """Take in the true labels (N,) of a request; False if it is not known, or was labelled before."""
+        """Add the true labels (N,) of a request; False if the request is unknown or already labelled."""
         answered = self._waiting.get(request_id)
         if answered is None:
             return False

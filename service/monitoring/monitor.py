@@ -1,4 +1,4 @@
-"""What a monitor is: it is given each request of a stream, and computes signals from what it remembers."""
+"""The `Monitor` base class: a monitor sees each request of a stream and computes signals from its state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from service.monitoring.signal import Signal
 
 @dataclass(frozen=True)
 class View:
-    """What a monitor may look at when it computes its signals.
+    """The inputs of `Monitor.read`.
 
     Attributes:
-        state: What the stream's monitors remember after the request.
+        state: The state of the stream's monitors after the request.
         seeing: The request.
-        reference: The source model on source data.
+        reference: Statistics of the source model on source data.
     """
 
     state: MonitorState
@@ -32,20 +32,20 @@ class View:
 
     @cached_property
     def rows(self) -> Tensor:
-        """(n, C) the request's answers that are finite; n may be 0."""
+        """(n, C) the request's finite answers; n may be 0."""
         return torch.from_numpy(sound_rows(self.seeing.probabilities))
 
     @cached_property
     def confidence(self) -> Tensor:
-        """() mean confidence of these answers; NaN where there are none."""
+        """() mean confidence of `rows`; NaN if there are none."""
         return average_confidence(self.rows)
 
 
 class Monitor:
-    """One monitor, found by its file in `service/monitoring/monitors`.
+    """One monitor; its file in `service/monitoring/monitors` registers it.
 
-    A subclass names its signals and defines `read`. One that remembers something also defines `init` and `update`;
-    a snapshot holds its state by the monitor's name.
+    A subclass names its signals and defines `read`. A monitor with state also defines `init` and `update`; snapshots
+    store its state under the monitor's name.
 
     Attributes:
         name: A Python name, unique among monitors.
@@ -56,13 +56,13 @@ class Monitor:
     signals: ClassVar[tuple[Signal, ...]]
 
     def init(self, classes: int) -> PartState | None:
-        """Return the state before any request; None for a monitor that remembers nothing."""
+        """Return the state before any request; None for a monitor without state."""
         return None
 
     def update(self, state: Any, seeing: Seeing) -> Any:
-        """Return the state after a request. Answers that are not finite must leave no trace in it."""
+        """Return the state after a request. Answers that are not finite must not change it."""
         return state
 
     def read(self, state: Any, view: View) -> Mapping[str, Tensor | float]:
-        """Return the signals that are known now, by name; NaN counts as not known."""
+        """Return the current signals by name; omit a signal that is unknown, or return NaN for it."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What the monitors of a stream remember, and what one request shows them."""
+"""The state of a stream's monitors, and the observation of one request that updates it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,30 +18,30 @@ from service.monitoring.suspicion import SuspicionState
 RECENT = 1000
 """Time constant, in requests, of the decaying count of guard resets and roll-backs. It does not decay in a pause."""
 LONGEST_PAUSE = 4096
-"""Requests, however often a guard has gone back."""
+"""Longest pause of learning, in requests."""
 WATCHED = 8
-"""And after a guard has acted."""
+"""Number of requests after a guard's action that the source model looks at, one by one."""
 
 
 @dataclass(frozen=True)
 class MonitorState(PartState):
-    """Everything that a stream's monitors remember.
+    """The state of all monitors of a stream.
 
     Attributes:
-        answers: Classes of the stream's answers.
-        entropies: Their entropies.
-        checked, source_checked: Classes of the stream's and of the source model's answers to the same images.
-        agreement: Share of equal labels between these.
-        source_accuracy: What the source model's confidence says of its accuracy there.
-        source_confidence: Its mean confidence there.
-        seen: What the source model remembers of the inputs.
-        detectors: What has changed is told by these.
+        answers: Decayed counts of the stream's answered classes.
+        entropies: Histogram of the answers' entropies.
+        checked, source_checked: Decayed counts of the stream's and the source model's classes for the same images.
+        agreement: Share of these images that both answer with the same class.
+        source_accuracy: The source model's accuracy on these images, estimated from its confidence.
+        source_confidence: The source model's mean confidence on these images.
+        seen: The source observer's state: norm statistics of the inputs.
+        detectors: The state of the change detectors.
         check_in: () int64 requests until the source model looks again.
-        alert: () int64 requests that it still looks at after an alarm.
-        recent: () decayed count of resets and roll-backs.
-        pause: () int64 requests that the stream does not learn from yet.
+        alert: () int64 number of requests that the source model still looks at one by one after an alarm.
+        recent: () decayed count of the guard's resets and rollbacks.
+        pause: () int64 requests until the stream learns again.
         suspicion: Evidence that the stream is worse than the source model.
-        own: What monitors of `monitors/` remember themselves, by their names.
+        own: The states of the monitors in `monitors/`, by name.
     """
 
     answers: BalanceState
@@ -70,14 +70,14 @@ class MonitorState(PartState):
 
 @dataclass(frozen=True, slots=True)
 class Seeing:
-    """What one request shows.
+    """The observation of one request.
 
     Attributes:
         probabilities: (N, C) the stream's answers.
         drift: The drift signal, or None.
-        step: How far the request's step has moved the parameters, relatively; None where it learned none.
-        look: What the source model finds in the first images, where it looked.
-        known: What the source model remembers after that.
+        step: Relative change of the parameters by the request's step; None if it learned nothing.
+        look: The source model's look at the first images; None if it did not look.
+        known: The source observer's state after the look; None if it did not look.
     """
 
     probabilities: Tensor

@@ -1,4 +1,4 @@
-"""Finds the monitors: every `Monitor` class in a file of `service/monitoring/monitors`."""
+"""Finds all monitors: the `Monitor` classes in the files of `service/monitoring/monitors`."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -11,10 +11,10 @@ from service.monitoring.monitor import Monitor
 
 @cache
 def found() -> Mapping[str, Monitor]:
-    """Return every monitor by name, in the order of the names.
+    """Return all monitors by name, sorted by name.
 
     Raises:
-        ValueError: If two monitors, or two of their signals, have one name.
+        ValueError: If two monitors or two signals have the same name.
     """
     modules = [import_module(f"{monitors.__name__}.{module.name}") for module in iter_modules(monitors.__path__)]
     kinds = [kind for module in modules for kind in vars(module).values() if _is_monitor(kind, module.__name__)]
@@ -24,10 +24,10 @@ def found() -> Mapping[str, Monitor]:
     return made
 
 
-def _check_differ(what: str, names: list[str]) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"two {what} have the name {twice!r}; names must differ")
+def _check_differ(kind: str, names: list[str]) -> None:
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"two {kind} have the name {repeated!r}; names must differ")
 
 
 def _is_monitor(value: object, module: str) -> bool:

@@ -1,4 +1,4 @@
-"""What adapting would have changed: the report of a stream in shadow mode."""
+"""The report of a stream in shadow mode: how the adapted answers would have differed."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from adapters.functional.entropy import entropy_of_probabilities
 
 @dataclass(slots=True)
 class ShadowReport:
-    """Sums over the images that a stream answered as the source model while it learned beside it.
+    """Sums over the images that a stream in shadow mode answered with the source model while it learned.
 
     Attributes:
-        images: How many.
-        changed: Of these, how many the adapted model would have answered otherwise.
-        entropy: Summed entropy of the adapted answers, nats.
-        source_entropy: That of the answers given.
-        moves: (source class, adapted class) to how many images.
+        images: Number of images.
+        changed: Number of images that the adapted model would have answered with another class.
+        entropy: Sum of the entropies of the adapted answers, nats.
+        source_entropy: Sum of the entropies of the source model's answers, nats.
+        moves: Number of images by (source class, adapted class), where these differ.
     """
 
     images: int = 0
@@ -26,20 +26,20 @@ class ShadowReport:
     moves: dict[tuple[int, int], int] | None = None
 
     def add(self, adapted: Tensor, source: Tensor) -> None:
-        """Take in the probabilities (N, C) of both to one request; rows where one is not finite are left out."""
+        """Add both models' probabilities (N, C) for one request. Rows that are not finite in both are left out."""
         both = (adapted.isfinite() & source.isfinite()).all(1)
         adapted, source = adapted[both], source[both]
-        ours, given = adapted.argmax(1), source.argmax(1)
+        adapted_labels, source_labels = adapted.argmax(1), source.argmax(1)
         self.images += len(adapted)
-        self.changed += int((ours != given).sum())
+        self.changed += int((adapted_labels != source_labels).sum())
         self.entropy += float(entropy_of_probabilities(adapted).nansum())
         self.source_entropy += float(entropy_of_probabilities(source).nansum())
         self.moves = self.moves or {}
-        for one, other in zip(given.tolist(), ours.tolist(), strict=True):
+        for one, other in zip(source_labels.tolist(), adapted_labels.tolist(), strict=True):
             if one != other:
                 self.moves[one, other] = self.moves.get((one, other), 0) + 1
 
     def commonest(self, most: int) -> list[tuple[int, int, int]]:
-        """Return the changes that were made most often: source class, adapted class, images."""
+        """Return the `most` most frequent changes, as (source class, adapted class, images)."""
         found = ((one, other, count) for (one, other), count in (self.moves or {}).items())
         return sorted(found, key=lambda move: -move[2])[:most]

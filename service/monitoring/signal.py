@@ -1,4 +1,4 @@
-"""A signal: one number that is followed for each stream, and what a reader must know of it."""
+"""The descriptor of a signal: one number that is recorded for each stream."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -9,15 +9,15 @@ Better: TypeAlias = Literal["higher", "lower", "neither"]
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """The descriptor of a signal; API, metrics, history, page and documentation read it.
+    """The descriptor of a signal. API, metrics, history, dashboard and documentation use it.
 
     Attributes:
-        name: As in the API, a column of the history, and the label `signal` of `/metrics`.
+        name: Its name in the API and the history, and its value of the label `signal` in `/metrics`.
         label: A heading for people.
-        unit: What it is counted in: a `share` lies between 0 and 1; a `ratio` may be any number.
-        better: Which way is good.
-        meaning: One or two sentences.
-        charted: Whether the history keeps it, and the page draws it.
+        unit: Its unit. A `share` lies between 0 and 1; a `ratio` can be any number.
+        better: Which direction is good.
+        meaning: An explanation in one or two sentences.
+        charted: Whether the history records it and the dashboard draws it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""All signals of a stream: those of the engine and of the server, and those of the monitors in `monitors/`."""
+"""All signals of a stream: those of the engine and the server, and those of the monitors in `monitors/`."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -35,7 +35,7 @@ ENGINE = (
     Signal("feature_distance", "Feature distance", "ratio", "lower",
            "Maximum mean discrepancy (MMD) between the newest images' features and the source's.", charted=False),
 )  # fmt: skip
-"""What no monitor of `monitors/` computes: signals of answers, probes, labels and the worker."""
+"""The signals that the monitors in `monitors/` do not compute: from answers, probes, labels and the worker."""
 
 
 @cache
@@ -47,5 +47,5 @@ def every_signal() -> Mapping[str, Signal]:
 
 @cache
 def charted() -> tuple[str, ...]:
-    """Return the names of the signals that a history keeps, in the order of its columns."""
+    """Return the names of the signals that a history records, in the order of its columns."""
     return tuple(name for name, signal in every_signal().items() if signal.charted)

@@ -1,4 +1,4 @@
-"""What a stream's monitors know, and what they find at each request: pure, and kept with the stream's state."""
+"""Updates a stream's monitors at each request. The functions are pure; the state is part of the stream's state."""
 
 import math
 from collections.abc import Mapping
@@ -19,22 +19,28 @@ from service.monitoring.monitor import View
 from service.monitoring.monitor_state import LONGEST_PAUSE, RECENT, WATCHED, MonitorState, Seeing
 
 CHECK_MEMORY = 256
-"""Images that comparisons with the source model fade over."""
+"""Time constant, in images, of the averages that compare the stream with the source model."""
 LEAST_WEIGHT = 1 - math.exp(-63.5 / CHECK_MEMORY)
-"""Of a comparison that a verdict rests on: 64 images, less what rounding may take."""
+"""Least weight of an average that verdicts may use: that of 64 images, minus a margin for rounding."""
 UNLIKE = 0.3
-"""How much less often than the source model is right a stream agrees with it where its answers have collapsed."""
+"""Collapse requires that the agreement is below the source model's estimated accuracy by more than this."""
 HURRIED = 8
-"""Requests between two looks by the source model while one class takes most answers."""
+"""Requests between two looks of the source model while one class dominates the answers."""
 ALERTED = 4
-"""Requests after an alarm that the source model looks at, each."""
+"""Number of requests after an alarm that the source model looks at, one by one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the monitors found at one request: the state after it, alarms, signals, and what speaks against the stream.
+    """The monitors' findings at one request.
 
-    `looked` tells whether the source model did.
+    Attributes:
+        state: The state after the request.
+        alarms: The changes that the detectors found.
+        signals: The signals of the monitors in `monitors/`.
+        collapse: The reason why the answers have collapsed; "" if they have not.
+        harm: The reason why the stream must be worse than the source model; "" if there is none.
+        looked: Whether the source model looked at the request.
     """
 
     state: MonitorState
@@ -46,7 +52,7 @@ class Findings:
 
     @property
     def drift_ended(self) -> str:
-        """That inputs came back towards the source's, in words; "" if not."""
+        """The reason of the alarm that inputs returned towards the source's; "" if there is none."""
         return next((alarm.reason for alarm in self.alarms if alarm.signal == "drift" and not alarm.rose), "")
 
 
@@ -73,7 +79,7 @@ def init(classes: int, seen: Seen) -> MonitorState:
 
 
 def check_due(state: MonitorState) -> bool:
-    """Whether the source model is to look at the next request."""
+    """Return whether the source model should look at the next request."""
     return int(state.check_in) <= 0
 
 
@@ -87,12 +93,20 @@ def update(
     every: int,
     learns: bool = True,
 ) -> Findings:
-    """Take in one request.
+    """Add one request.
 
-    Every `every` requests the source model looks; of a stream that learns, more often where something is odd.
+    Args:
+        state: The state before the request.
+        seeing: The request.
+        reference: Statistics of the source model on source data.
+        takeover: `Policy.takeover`, the threshold of collapse.
+        margin: `Policy.margin`, the threshold of harm.
+        every: Requests between two looks of the source model. It looks more often if a learning stream shows signs of
+            trouble.
+        learns: Whether the stream learns.
     """
     tested, alarms = detectors.update(state.detectors, _readings(seeing, reference))
-    moved = replace(
+    updated = replace(
         state,
         detectors=tested,
         answers=class_balance.update(state.answers, seeing.probabilities),
@@ -103,19 +117,20 @@ def update(
     )
     collapse = harm = ""
     if seeing.look is not None and seeing.known is not None:
-        moved, fall = _compared(moved, seeing, seeing.look, seeing.known, reference)
+        updated, fall = _compared(updated, seeing, seeing.look, seeing.known, reference)
         alarms = alarms if fall is None else (*alarms, fall)
-        collapse = _collapse(moved, takeover)
-        harm = _harm(moved, seeing, seeing.look, margin, reference)
-        harm = harm or suspicion.contradicts(moved.suspicion, float(moved.recent))
-    soonest = _soonest(moved, reference, alarmed=bool(alarms), looked=seeing.look is not None) if learns else (every, 0)
-    left = every if seeing.look is not None else int(moved.check_in)
-    moved = replace(moved, check_in=_count(max(min(left, soonest[0]) - 1, -1)), alert=_count(soonest[1]))
-    return Findings(moved, alarms, _signals(moved, seeing, reference), collapse, harm, seeing.look is not None)
+        collapse = _collapse(updated, takeover)
+        harm = _harm(updated, seeing, seeing.look, margin, reference)
+        harm = harm or suspicion.contradicts(updated.suspicion, float(updated.recent))
+    looked = seeing.look is not None
+    latest, alert = _latest_look(updated, reference, alarmed=bool(alarms), looked=looked) if learns else (every, 0)
+    due = every if looked else int(updated.check_in)
+    updated = replace(updated, check_in=_count(max(min(due, latest) - 1, -1)), alert=_count(alert))
+    return Findings(updated, alarms, _signals(updated, seeing, reference), collapse, harm, looked)
 
 
 def begun_again(state: MonitorState, fresh: MonitorState) -> MonitorState:
-    """Return the state after the stream went back: what told of its answers begins anew, the rest goes on."""
+    """Return the state after a reset or rollback: monitors of the answers start over, monitors of the inputs go on."""
     return replace(
         fresh,
         seen=state.seen,
@@ -126,9 +141,9 @@ def begun_again(state: MonitorState, fresh: MonitorState) -> MonitorState:
 
 
 def alerted(state: MonitorState, pause: int) -> MonitorState:
-    """Return the state after a guard had a reason to go back: learning pauses, and the source model looks on.
+    """Return the state after a guard acted: learning pauses, and the source model looks at the next requests.
 
-    It pauses for `pause` requests, twice as many for each time that was not long ago.
+    The pause is `pause` requests, doubled for each recent action of the guard, up to LONGEST_PAUSE.
     """
     paused = min(pause * 2 ** round(float(state.recent)), LONGEST_PAUSE)
     return replace(state, alert=_count(WATCHED), recent=state.recent + 1, pause=_count(paused))
@@ -143,25 +158,25 @@ def _readings(seeing: Seeing, reference: Reference) -> Readings:
     rows = sound_rows(seeing.probabilities)
     entropy = float(entropies(rows).mean()) / math.log(max(classes, 2)) if len(rows) else math.nan
     now = class_balance.update(class_balance.init(classes), seeing.probabilities)
-    agreement = unlike = None
+    agreement = source_entropies = None
     if seeing.look is not None:
         pairs = _finite_pairs(seeing, seeing.look, reference)
         equal = (pairs.source.argmax(1) == pairs.answers.argmax(1)).float()
         agreement = float(equal.mean()) if len(equal) else None
-        unlike = entropy_of_probabilities(seeing.look.logits.softmax(1))
+        source_entropies = entropy_of_probabilities(seeing.look.logits.softmax(1))
     return Readings(
         entropy=entropy,
         prior_distance=float(class_balance.prior_distance(now, reference.prior)) if len(rows) else math.nan,
         drift=seeing.drift,
         step=seeing.step,
         agreement=agreement,
-        source_entropies=unlike,
+        source_entropies=source_entropies,
         usual=reference.entropies,
     )
 
 
 def _finite_pairs(seeing: Seeing, look: Look, reference: Reference) -> suspicion.Compared:
-    """Return the source model's probabilities and the stream's of the same images, where both are finite."""
+    """Return the source model's and the stream's probabilities for the same images, where both are finite."""
     both = torch.stack([look.logits.softmax(1), seeing.probabilities[: len(look.logits)]])
     finite = torch.isfinite(both).all(2).all(0)
     source, answers = both[:, finite]
@@ -172,16 +187,16 @@ def _finite_pairs(seeing: Seeing, look: Look, reference: Reference) -> suspicion
 def _compared(
     state: MonitorState, seeing: Seeing, look: Look, known: Seen, reference: Reference
 ) -> tuple[MonitorState, Alarm | None]:
-    """Set the stream's answers beside the source model's to the same images, where both are finite."""
+    """Compare the stream's answers with the source model's for the same images, where both are finite."""
     pairs = _finite_pairs(seeing, look, reference)
     source, answers, images = pairs.source, pairs.answers, len(pairs.source)
     if not images:
         return replace(state, seen=known), None
     equal = (source.argmax(1) == answers.argmax(1)).float().mean()
-    known_to_be = reference.calibration
-    right = accuracy.average_confidence(source) if known_to_be is None else accuracy.thresholded(source, known_to_be)
+    calibration = reference.calibration
+    right = accuracy.average_confidence(source) if calibration is None else accuracy.thresholded(source, calibration)
     suspected, fall = suspicion.update(state.suspicion, pairs)
-    moved = replace(
+    compared = replace(
         state,
         seen=known,
         checked=class_balance.update(state.checked, answers, CHECK_MEMORY),
@@ -193,27 +208,31 @@ def _compared(
         ),
         suspicion=suspected,
     )
-    return moved, fall
+    return compared, fall
 
 
 def _collapse(state: MonitorState, takeover: float) -> str:
-    """Say that a class takes many more answers than in the source model's, which is sure of its own; "" if not."""
-    sureness = float(state.source_accuracy.mean) - float(state.agreement.mean)
-    if float(state.checked.weight) < LEAST_WEIGHT or sureness <= UNLIKE:
+    """Describe a collapse: one class has a far larger share than in the source model's answers; "" if there is none.
+
+    The agreement must also be far below the source model's estimated accuracy.
+    """
+    missing_agreement = float(state.source_accuracy.mean) - float(state.agreement.mean)
+    if float(state.checked.weight) < LEAST_WEIGHT or missing_agreement <= UNLIKE:
         return ""
-    taken = state.checked.shares - state.source_checked.shares
-    label = int(taken.argmax())
-    if float(taken[label]) <= takeover:
+    excess = state.checked.shares - state.source_checked.shares
+    label = int(excess.argmax())
+    if float(excess[label]) <= takeover:
         return ""
     shares = (100 * float(state.checked.shares[label]), 100 * float(state.source_checked.shares[label]))
     return f"class {label} takes {shares[0]:.0f} % of the answers, of the source model's {shares[1]:.0f} %"
 
 
 def _harm(state: MonitorState, seeing: Seeing, look: Look, margin: float, reference: Reference) -> str:
-    """Say that the stream must be worse than the source model, on that one's own domain; "" if not.
+    """Explain why the stream must be worse than the source model on inputs like source data; "" if it need not be.
 
-    Where the source model is right on a share r, and the stream agrees with it on a share a, the stream is right on
-    a + (1 - r) at most. That is less than r where it differs on more than twice the images that the source errs on.
+    If the source model is right on a share r of the images, and the stream agrees with it on a share a, then the stream
+    is right on at most a + (1 - r). This is below r if 1 - a, the share of differences, exceeds 2 (1 - r), twice the
+    source model's error.
     The latest look must show it too: a fault that has ended lingers in the means.
     """
     if reference.calibration is None or float(state.source_accuracy.weight) < LEAST_WEIGHT:
@@ -230,8 +249,8 @@ def _harm(state: MonitorState, seeing: Seeing, look: Look, margin: float, refere
     )
 
 
-def _soonest(state: MonitorState, reference: Reference, *, alarmed: bool, looked: bool) -> tuple[int, int]:
-    """Return in how many requests the source model is to look at the latest, and how long the alert goes on."""
+def _latest_look(state: MonitorState, reference: Reference, *, alarmed: bool, looked: bool) -> tuple[int, int]:
+    """Return within how many requests the source model must look, and how many requests the alert still lasts."""
     alert = ALERTED if alarmed else max(int(state.alert) - looked, 0)
     dominated = float(class_balance.dominant_share(state.answers)) > max(0.5, 2 * float(reference.prior.max()))
     urgent = alert or suspicion.hurries(state.suspicion)
@@ -239,18 +258,19 @@ def _soonest(state: MonitorState, reference: Reference, *, alarmed: bool, looked
 
 
 def _signals(state: MonitorState, seeing: Seeing, reference: Reference) -> dict[str, float]:
-    """Return what every monitor of `monitors/` knows now; what is not finite is not known."""
-    view, read = View(state, seeing, reference), dict[str, float]()
+    """Return the finite signals of all monitors in `monitors/`."""
+    view, signals = View(state, seeing, reference), dict[str, float]()
     for name, monitor in registry.found().items():
         for signal, value in monitor.read(state.own.get(name), view).items():
             if math.isfinite(value):
-                read[signal] = float(value)
-    return read
+                signals[signal] = float(value)
+    return signals
 
 
 def _own(classes: int) -> dict[str, PartState]:
-    begun = {name: monitor.init(classes) for name, monitor in registry.found().items()}
-    return {name: state for name, state in begun.items() if state is not None}
+    """Return the initial states of the monitors in `monitors/` that have one."""
+    initial = {name: monitor.init(classes) for name, monitor in registry.found().items()}
+    return {name: state for name, state in initial.items() if state is not None}
 
 
 def _updated(own: Mapping[str, PartState], seeing: Seeing) -> dict[str, PartState]:

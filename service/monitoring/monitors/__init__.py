@@ -1,1 +1,1 @@
-"""Monitors, one file each: a class that names its signals and computes them; it is found by being here."""
+"""The monitors, one file each: a class that names and computes its signals. The registry finds it in this folder."""

@@ -1,4 +1,4 @@
-"""Which classes the stream answers, beside the classes of the source data."""
+"""Signals of the answered classes, compared with the classes of the source data."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from service.monitoring.signal import Signal
 
 
 class AnsweredClasses(Monitor):
-    """Reads the decayed counts of answered classes that the guards use too."""
+    """Computes its signals from the decayed counts of answered classes, which the guards use too."""
 
     name = "answered_classes"
     signals = (
@@ -25,7 +25,7 @@ class AnsweredClasses(Monitor):
     )  # fmt: skip
 
     def read(self, state: None, view: View) -> Mapping[str, Tensor | float]:
-        """Return what the counts say."""
+        """Return the three signals of the counts."""
         answers = view.state.answers
         return {
             "marginal_entropy": class_balance.marginal_entropy(answers),

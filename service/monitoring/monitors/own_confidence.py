@@ -1,4 +1,4 @@
-"""How sure the stream is of its answers, and the accuracy that this confidence stands for."""
+"""Signals of the stream's confidence, and of the accuracy estimated from it."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ class OwnConfidence(Monitor):
     )  # fmt: skip
 
     def read(self, state: None, view: View) -> Mapping[str, Tensor | float]:
-        """Return the mean confidence; with a probe set also both estimates of accuracy."""
+        """Return the mean confidence, and with a probe set also both estimates of accuracy."""
         known = view.reference.calibration
         if known is None:
             return {"confidence": view.confidence}

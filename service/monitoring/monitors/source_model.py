@@ -1,4 +1,4 @@
-"""How the source model stands to the stream's images, on the requests that it looks at."""
+"""Signals of the source model on the stream's images, from the requests that it looks at."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from service.monitoring.signal import Signal
 
 
 class SourceModelMonitor(Monitor):
-    """Reads the moving means that comparisons with the source model leave."""
+    """Reads the moving averages of the comparisons with the source model."""
 
     name = "source_model"
     signals = (
@@ -28,16 +28,16 @@ class SourceModelMonitor(Monitor):
     )  # fmt: skip
 
     def read(self, state: None, view: View) -> Mapping[str, Tensor | float]:
-        """Return what is known since the first look."""
-        read: dict[str, Tensor | float] = {}
-        remembered, known = view.state, view.reference.calibration
-        if float(remembered.source_accuracy.weight) > 0:
-            confidence = remembered.source_confidence.mean
-            read["source_estimated_accuracy"] = remembered.source_accuracy.mean
-            read["source_confidence"] = confidence
-            if known is not None:
-                read["source_confidence_accuracy"] = by_difference_of_confidences(confidence, known)
-            read["contradiction"] = remembered.suspicion.contradiction.mean
+        """Return the signals that are known: none before the first look."""
+        signals: dict[str, Tensor | float] = {}
+        averages, calibration = view.state, view.reference.calibration
+        if float(averages.source_accuracy.weight) > 0:
+            confidence = averages.source_confidence.mean
+            signals["source_estimated_accuracy"] = averages.source_accuracy.mean
+            signals["source_confidence"] = confidence
+            if calibration is not None:
+                signals["source_confidence_accuracy"] = by_difference_of_confidences(confidence, calibration)
+            signals["contradiction"] = averages.suspicion.contradiction.mean
         if view.seeing.look is not None and float(view.seeing.look.distance) >= 0:
-            read["source_distance"] = view.seeing.look.distance
-        return read
+            signals["source_distance"] = view.seeing.look.distance
+        return signals
