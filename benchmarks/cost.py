@@ -1,11 +1,10 @@
-"""What a step costs, in frozen forward passes: `python -m benchmarks.cost --help`.
+"""The cost of a step, in frozen forward passes: `python -m benchmarks.cost --help`.
 
-Every spec steps again and again from one state on one batch, so that each of its rounds does the same work. The rounds
-of all specs and of the plain PyTorch forward pass follow each other turn by turn within one run; medians are shown, and
-their ratios to the frozen forward's.
+Every spec repeats its step from the same state on the same batch, so that every round does the same work. All specs and
+the plain PyTorch forward pass run in turn. The table shows the medians and their ratios to the frozen forward pass.
 
-What depends on the images is made to happen, and stated: of a learner that filters images, the entropy margin lets a
-given share of the batch pass and nothing counts as redundant; CoTTA augments.
+Options fix whatever would depend on the images, and the table shows them. For learners that filter images, the entropy
+margin lets a given share of the batch pass, and no image counts as redundant. CoTTA always augments.
 """
 
 import json
@@ -42,12 +41,12 @@ from service.models.graphs.step import TRIED, CompiledPass
 from service.models.native.background import is_compiled, loaded
 from service.models.native.compile import compile_for
 from service.models.native.step import NativeStep
-from service.models.native_result import Made
+from service.models.native_result import CompiledCode
 from service.offline.evaluation.pipelines import read_pipeline, with_options
 
 EAGER, COMPILED, NATIVE = "eager", "compiled", "native"
 MADE_IMAGES = 128
-"""Source images of the MobileNet, which artefacts are made from."""
+"""Source images for the MobileNet's artefacts."""
 FROZEN = "frozen forward"
 MOST: Mapping[tuple[str, str], float] = MappingProxyType(
     {
@@ -66,7 +65,7 @@ MOST: Mapping[tuple[str, str], float] = MappingProxyType(
         ("batch+cotta", NATIVE): 32.0,
     }
 )
-"""Frozen forward passes that a step may cost, by spec and backend; the specs not named are for comparison."""
+"""Most frozen forward passes that a step may cost, by spec and backend. Other specs have no limit."""
 SPECS = (
     "source", "source+lame", "batch", "ema", "unmix_tns", "unmix_tns+lame", "batch+tent", "batch+eata",
     "unmix_tns+eata", "batch+cotta",
@@ -79,7 +78,7 @@ Network: TypeAlias = Literal["resnet20", "mobilenet"]
 
 @dataclass(frozen=True)
 class Workload:
-    """What steps are taken on: a network, the source images of its artefacts if there are any, and x (N, C, H, W)."""
+    """The network to step, source images for its artefacts if there are any, and the batch x (N, C, H, W)."""
 
     source: SourceModel
     images: SourceImages | None
@@ -89,13 +88,13 @@ class Workload:
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to be timed: a spec on a backend, and how it was brought to do its usual work.
+    """A spec on a backend to time, with the options that make it do its usual work.
 
     Attributes:
-        spec: As it was asked for.
-        backend: What runs it.
-        selected: Share of the batch that the learner learns from; None where it does not choose.
-        options: What was set beyond the spec, as `PART.OPTION` to value.
+        spec: The spec.
+        backend: The backend that runs it.
+        selected: Share of the batch that the learner learns from; None if it does not select images.
+        options: The options added to the spec, `PART.OPTION` to value.
         run: Takes one step.
     """
 
@@ -108,7 +107,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Cost:
-    """Median milliseconds of a step, and how many frozen forward passes that is."""
+    """The median time of a step in milliseconds, and its ratio to the frozen forward pass."""
 
     spec: str
     backend: str
@@ -119,19 +118,19 @@ class Cost:
 
     @property
     def most(self) -> float | None:
-        """What the ratio may be at most; None if nothing is asked."""
+        """The limit of the ratio; None if there is none."""
         return MOST.get((self.spec, self.backend))
 
     @property
     def verdict(self) -> str:
-        """`passes`, `above` or, where nothing is asked, `-`."""
+        """`passes`, `above` or, without a limit, `-`."""
         if self.most is None:
             return "-"
         return "passes" if self.ratio <= self.most else f"above {self.most:g}"
 
 
 def workload(network: Network, data: Path, corruption: str, batch: int) -> Workload:
-    """Return a network with as many of the images that are sent to it as there are, at most a batch."""
+    """Return a network and a batch of images to send to it; the batch is smaller if there are fewer images."""
     weights = data / "resnet20.safetensors"
     with tempfile.TemporaryDirectory() as name:
         bundle = read_bundle(write_bundle(Path(name), weights))
@@ -143,7 +142,7 @@ def workload(network: Network, data: Path, corruption: str, batch: int) -> Workl
 
 
 def graphs_made(threads: int) -> GraphOf:
-    """Return what makes the graph of a spec, and takes it again where only the options of `_usual` are others."""
+    """Return a function that makes the graph of a spec. It reuses a graph if only the options of `_usual` differ."""
     made: dict[str, Graph] = {}
 
     def graph_of(spec: str, wanted: Wanted) -> Graph:
@@ -155,7 +154,7 @@ def graphs_made(threads: int) -> GraphOf:
 
 
 def frozen(source: SourceModel, x: Tensor) -> Subject:
-    """Return the plain PyTorch forward pass of x (N, C, H, W), which must be in [0, 1] as the specs' inputs."""
+    """Return the plain PyTorch forward pass of x (N, C, H, W), which is in [0, 1] like the specs' inputs."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (source.mean, source.std))
     network = source.network.eval()
 
@@ -169,10 +168,11 @@ def frozen(source: SourceModel, x: Tensor) -> Subject:
 def subjects_of(
     spec: str, sent: Workload, share: float, graph_of: GraphOf | None, *, native: bool = False
 ) -> list[Subject]:
-    """Return the step of a spec on a workload's x, made to learn from a share of it and to augment.
+    """Return the step of a spec on a workload's x, on every backend that can run it.
 
-    In PyTorch, and where the pipeline has a graph for so many images also as that runs in ONNX Runtime, unless
-    `graph_of` is None; if asked for, one with a gradient also as machine code.
+    They are PyTorch; ONNX Runtime, if `graph_of` is not None and the pipeline has a graph for this batch size; and with
+    `native` machine code, if the step can be compiled. Options make filtering learners learn from `share` of x, and
+    CoTTA augment.
     """
     adapter, source, x = read_pipeline(spec), sent.source, sent.x
     if sent.images is not None:
@@ -182,31 +182,31 @@ def subjects_of(
     prepared = adapter.prepare(source)
     output, state = adapter.step(prepared, adapter.init(prepared), x)  # makes PyTorch's first allocations
     selected = output.signals.get("selected_ratio")
-    if selected is not None:  # learned from the same images again and again, as the step that is timed
+    if selected is not None:  # the timed step must learn from the same images as this one
         state = adapter.init(prepared)
-    learned_from = None if selected is None else float(selected)
-    subjects = [Subject(spec, EAGER, learned_from, options, lambda: adapter.step(prepared, state, x))]
+    share_selected = None if selected is None else float(selected)
+    subjects = [Subject(spec, EAGER, share_selected, options, lambda: adapter.step(prepared, state, x))]
     wanted = Wanted(sent.bundle, adapter, prepared, torch.rand(max(TRIED), *source.input_shape))
     if graph_of is not None and not why_not(wanted) and len(x) >= (graph := graph_of(spec, wanted)).least_images:
-        subjects.append(Subject(spec, COMPILED, learned_from, options, lambda: graph.step.step(state, x)))
+        subjects.append(Subject(spec, COMPILED, share_selected, options, lambda: graph.step.step(state, x)))
     if native and isinstance(adapter, Pipeline) and isinstance(prepared, Fit) and is_compiled(adapter):
         step = _native(adapter, prepared, len(x), tuple(output.signals))
-        subjects.append(Subject(spec, NATIVE, learned_from, options, lambda: step.step(state, x)))
+        subjects.append(Subject(spec, NATIVE, share_selected, options, lambda: step.step(state, x)))
     return subjects
 
 
-def _native(adapter: Pipeline, prepared: Fit, images: int, signals: tuple[str, ...]) -> Made:
-    """Return what takes a pipeline's steps by machine code, which takes a minute to make."""
+def _native(adapter: Pipeline, prepared: Fit, images: int, signals: tuple[str, ...]) -> CompiledCode:
+    """Compile a pipeline's step to machine code, which takes about a minute."""
     with tempfile.TemporaryDirectory() as name:
         compile_for(adapter, prepared, images, Path(name))
-        made = loaded(Path(name), adapter, prepared, images)
-    if isinstance(made, NativeStep):
-        made.signals = signals
-    return made
+        code = loaded(Path(name), adapter, prepared, images)
+    if isinstance(code, NativeStep):
+        code.signals = signals
+    return code
 
 
 def measure(subjects: list[Subject], repetitions: int, advance: Call) -> list[Cost]:
-    """Time subjects turn by turn; the first is what the others are compared with."""
+    """Time subjects in turn; ratios are to the first one."""
     times: list[list[float]] = [[] for _ in subjects]
     for _ in range(repetitions):
         for subject, mine in zip(subjects, times, strict=True):
@@ -222,9 +222,9 @@ def measure(subjects: list[Subject], repetitions: int, advance: Call) -> list[Co
 
 
 def as_table(costs: list[Cost], about: Mapping[str, str]) -> Table:
-    """Lay the costs out."""
+    """Return the costs as a table."""
     caption = "\n".join([f"{name} {value}" for name, value in about.items()])
-    table = Table(title="A step in frozen forward passes", caption=caption, box=box.SIMPLE_HEAD)
+    table = Table(title="Cost of a step, in frozen forward passes", caption=caption, box=box.SIMPLE_HEAD)
     for name in ("spec", "backend", "ms", "ratio", "at most", "verdict", "selected", "set for this"):
         table.add_column(name, justify="right" if name in {"ms", "ratio", "at most", "selected"} else "left")
     for cost in costs:
@@ -256,16 +256,16 @@ def main(
         float, typer.Option(min=0, max=1, help="Share of the images that filtering learners learn from.")
     ] = 0.3,
     native: Annotated[
-        bool, typer.Option(help="Also as machine code, where a step has a gradient: a minute each to make.")
+        bool, typer.Option(help="Also time machine code for steps with a gradient; compiling takes a minute each.")
     ] = False,
     eager: Annotated[
-        list[str], typer.Option(help="Specs in PyTorch alone: of deep networks graphs take long to make; repeat.")
+        list[str], typer.Option(help="Specs to run only in PyTorch, since graphs of deep networks take long; repeat.")
     ] = [],  # noqa: B006
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
-    repetitions: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 15,
+    repetitions: Annotated[int, typer.Option(min=1, help="Repetitions; the table shows medians.")] = 15,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure what steps cost beside the frozen forward pass, on the CIFAR ResNet-20 or a MobileNet."""
+    """Measure the cost of steps relative to the frozen forward pass, on the CIFAR ResNet-20 or a MobileNet."""
     torch.set_num_threads(threads)
     sent = workload(network, data, corruption, batch)
     with Progress(console=Console(stderr=True)) as progress:
@@ -290,7 +290,7 @@ def main(
 
 
 def _usual(spec: str, source: SourceModel, x: Tensor, share: float) -> dict[str, str]:
-    """Return the options by which a share of x passes a learner's filters, and by which CoTTA augments."""
+    """Return the options that let a share of x pass a learner's filters, or that make CoTTA augment."""
     adapter = read_pipeline(spec)
     learner = adapter.spec.learner
     if learner == "cotta":
@@ -304,7 +304,7 @@ def _usual(spec: str, source: SourceModel, x: Tensor, share: float) -> dict[str,
 
 
 def _with_options_of(wanted: Wanted, graph: Graph) -> Graph:
-    """Return a graph as it serves a pipeline; of one that answers by it and learns in PyTorch, options are no part."""
+    """Return a graph for a pipeline's options. A graph of the answering pass alone does not contain any options."""
     adapter, fit = wanted.adapter, wanted.prepared
     if wanted.answers_first and isinstance(adapter, Pipeline) and isinstance(fit, Fit):
         return Graph(CompiledPass(graph.step.session, adapter, fit), graph.least_images)

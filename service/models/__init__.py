@@ -1,1 +1,1 @@
-"""What runs: bundles, hosted models, their graphs, their machine code, and the one thread that runs them."""
+"""Models: bundles, hosted models, their ONNX graphs and machine code, and the worker thread that runs them."""

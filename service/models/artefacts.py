@@ -1,4 +1,4 @@
-"""The source artefacts of a bundle: safetensors files that say which model and which data they were made from."""
+"""The source artefacts of a bundle: safetensors files that record the model and the data they were made from."""
 
 import re
 from collections.abc import Mapping
@@ -17,37 +17,34 @@ from service.support.validation_messages import sentences
 
 SUFFIX = ".safetensors"
 RECORD = "acclimate"
-"""The key of a file's metadata under which its record is."""
+"""The metadata key of a file's record."""
 KEYED = re.compile(r"[^@]+(@[a-z0-9_]+(@[0-9]{1,9})?)?")
-"""A name, or a name under a normalizer, or that in batches of a size."""
+"""ARTEFACT, ARTEFACT@NORMALIZER or ARTEFACT@NORMALIZER@BATCH."""
 
 
 class Record(BaseModel):
-    """What an artefact was made from; equal records mean equal artefacts, but for `version`.
-
-    A later version may say more than this one knows.
-    """
+    """The model, data and settings that an artefact was made from. Fields of later versions are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     fingerprint: str
     images: Annotated[int, Field(ge=0)]
     data: str
-    """sha256 over the images and labels."""
+    """The sha256 of the images and labels."""
     normalizer: str = ""
     batch: Annotated[int, Field(ge=0)] = 0
     version: str = ""
 
     def same(self, other: "Record | None") -> bool:
-        """Whether both were made for one model, from the same data and settings."""
+        """Whether both are equal except for `version`: the same model, data and settings."""
         return other is not None and self.model_copy(update={"version": other.version}) == other
 
 
 def read_artefacts(folder: Path, fingerprint: str) -> dict[str, Tensor]:
-    """Read every tensor of `<file>.safetensors` in a folder as `<file>.<tensor>`.
+    """Read all tensors of a folder's `<file>.safetensors`, under the names `<file>.<tensor>`.
 
     Raises:
-        BundleError: If a file is damaged, named wrongly, not finite, or was made for another model.
+        BundleError: If a file is damaged, has a wrong name, holds NaN or infinity, or was made for another model.
     """
     artefacts: dict[str, Tensor] = {}
     for file in sorted(folder.glob(f"*{SUFFIX}")):
@@ -59,7 +56,7 @@ def read_artefacts(folder: Path, fingerprint: str) -> dict[str, Tensor]:
         if record is not None and record.fingerprint != fingerprint:
             raise BundleError(
                 f"{file} was made for another model ({record.fingerprint[:12]}, this one is {fingerprint[:12]}); "
-                "run `acclimate calibrate` to make it anew, or remove it"
+                "run `acclimate calibrate` to make it again, or remove it"
             )
         tensors = read_tensors(file)
         check_finite(tensors, str(file))
@@ -68,17 +65,17 @@ def read_artefacts(folder: Path, fingerprint: str) -> dict[str, Tensor]:
 
 
 def read_record(file: Path) -> Record | None:
-    """Return what a file says it was made from; None if it says nothing, as one made by hand.
+    """Return a file's record; None if it has none, such as a file made by hand.
 
     Raises:
-        BundleError: If it is no safetensors file, or its record is wrong.
+        BundleError: If it is not a safetensors file, or its record is invalid.
     """
     try:
         with safe_open(file, "pt") as opened:
             text = (opened.metadata() or {}).get(RECORD)
         return None if text is None else Record.model_validate_json(text)
     except ValidationError as error:
-        raise BundleError(f"{file} has a wrong record of what it was made from: {sentences(error.errors())}") from None
+        raise BundleError(f"{file} has an invalid record of its origin: {sentences(error.errors())}") from None
     except SafetensorError as error:
         raise BundleError(f"{file} is no safetensors file: {error}") from None
 
@@ -87,7 +84,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """Read a file's tensors by name.
 
     Raises:
-        BundleError: If it is no safetensors file.
+        BundleError: If it is not a safetensors file.
     """
     try:
         return load(file.read_bytes())
@@ -96,10 +93,10 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def write_artefact(file: Path, tensors: Mapping[str, Tensor], record: Record) -> int:
-    """Write an artefact's file, wholly or not at all; return its size in bytes.
+    """Write an artefact's file atomically, and return its size in bytes.
 
     Raises:
-        BundleError: If it cannot be written, or is not finite.
+        BundleError: If it cannot be written, or a tensor holds NaN or infinity.
     """
     check_finite(tensors, file.stem)
     # safetensors refuses tensors that share memory.
@@ -115,12 +112,12 @@ def write_artefact(file: Path, tensors: Mapping[str, Tensor], record: Record) ->
     return len(content)
 
 
-def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Refuse tensors that hold NaN or infinity.
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Check that all tensors are finite; `where` names their file or artefact in the error.
 
     Raises:
-        BundleError: With the name of the first.
+        BundleError: If one holds NaN or infinity. The message names the first.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise BundleError(f"{what}: the tensor {name!r} holds NaN or infinity, expected finite numbers")
+            raise BundleError(f"{where}: the tensor {name!r} holds NaN or infinity, expected finite numbers")

@@ -1,4 +1,4 @@
-"""Whether the steps of several streams pay as one: measured once for each pipeline and number of images."""
+"""Measures how much faster the steps of several streams run as one, once per pipeline and number of images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from adapters import AdapterState
 from adapters.joint_step import Stepped
 
 SIZES = (2, 4, 8, 16)
-"""Streams in the groups that are tried."""
+"""Numbers of streams in the groups that are tried."""
 ROUNDS = 3
-"""Of which the fastest counts: what else the machine does only ever adds."""
+"""Runs of each measurement. The fastest counts, because other work on the machine can only slow a run down."""
 WORTH = 1.1
-"""How many times faster than one by one a group must be."""
+"""Least speedup of a group over single steps for grouping to be used."""
 TOLERANCE = 1e-4
-"""Of probabilities: how far a step taken with others may be from the one taken alone."""
+"""Largest difference of probabilities between a step in a group and the same step alone."""
 
 
 class Steps(Protocol):
-    """A pipeline fitted to a model, as far as this goes."""
+    """The methods of a fitted pipeline that the measurement needs."""
 
     def initial(self) -> AdapterState:
         """Return the state before any batch."""
@@ -37,27 +37,29 @@ class Steps(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Seconds of each stream's step by itself, and of the first so many streams' steps as one by their number.
+    """Step times in seconds.
 
-    Of each stream, as some learners do more where there is something to learn.
+    Attributes:
+        alone: Time of each stream's own step. They differ, because some learners skip images with nothing to learn.
+        together: Time of one step for the first n streams, by n.
     """
 
     alone: Sequence[float]
     together: Mapping[int, float]
 
     def times(self, streams: int) -> float:
-        """Return how many times faster the steps of the first so many streams are as one than one by one."""
+        """Return the speedup of one step for the first `streams` streams over their single steps."""
         return sum(self.alone[:streams]) / self.together[streams]
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What it brings to take steps together.
+    """The benefit of grouping a pipeline's steps.
 
     Attributes:
-        least: The fewest streams that go together; 0 where none do.
-        times: How many times faster the largest group tried is than one by one; 0.0 where it could not be tried.
-        reason: Why none go together; "" where they do.
+        least: The smallest group worth running as one step; 0 if none is.
+        times: Speedup of the largest group tried; 0.0 if it could not be tried.
+        reason: Why steps are not grouped; "" if they are.
     """
 
     least: int
@@ -66,21 +68,23 @@ class Gain:
 
 
 def measured(steps: Steps, xs: Sequence[Tensor]) -> Gain:
-    """Compare steps taken together with those taken one by one, then time them.
+    """Check that grouped steps give the answers of single steps, then time both.
 
     Args:
         steps: The pipeline.
-        xs: Made batches (N, *input_shape), as many as the largest of `SIZES`.
+        xs: Synthetic batches (N, *input_shape), as many as the largest of `SIZES`.
     """
     try:
-        apart = _difference(steps, xs[: SIZES[0]])
-        return judged(_timed(steps, xs)) if apart <= TOLERANCE else _none(f"as one they are {apart:.2g} apart")
-    except Exception as error:  # noqa: BLE001 - a model's own code may branch on data, and then anything is raised
+        difference = _difference(steps, xs[: SIZES[0]])
+        if not difference <= TOLERANCE:
+            return _none(f"as one they are {difference:.2g} apart")
+        return judged(_timed(steps, xs))
+    except Exception as error:  # noqa: BLE001 - a model's own code may branch on data and raise anything
         return _none(f"the model's steps cannot be taken as one ({type(error).__name__})")
 
 
 def judged(timed: Timed) -> Gain:
-    """Tell from which number of streams on all groups that were tried pay.
+    """Return the smallest group from which on every group that was tried is worth it.
 
     Example:
         >>> judged(Timed([1.0] * 8, {2: 2.5, 4: 3.0, 8: 4.0}))
@@ -104,20 +108,20 @@ def _none(reason: str) -> Gain:
 
 
 def _difference(steps: Steps, xs: Sequence[Tensor]) -> float:
-    """Return how far probabilities are apart after two steps both ways; NaN is no small difference."""
+    """Return the largest difference of probabilities over two grouped and two single steps; NaN is propagated."""
     together = alone = [steps.initial() for _ in xs]
-    apart = torch.zeros(())
+    difference = torch.zeros(())
     for _ in range(2):
-        given = steps.step_together(together, xs)
-        wanted = [steps.step(state, x) for state, x in zip(alone, xs, strict=True)]
-        for (a, _), (b, _) in zip(given, wanted, strict=True):
-            apart = torch.maximum(apart, (a.probabilities - b.probabilities).abs().max())
-        together, alone = [state for _, state in given], [state for _, state in wanted]
-    return float(apart)
+        grouped = steps.step_together(together, xs)
+        single = [steps.step(state, x) for state, x in zip(alone, xs, strict=True)]
+        for (a, _), (b, _) in zip(grouped, single, strict=True):
+            difference = torch.maximum(difference, (a.probabilities - b.probabilities).abs().max())
+        together, alone = [state for _, state in grouped], [state for _, state in single]
+    return float(difference)
 
 
 def _timed(steps: Steps, xs: Sequence[Tensor]) -> Timed:
-    """Time the largest group first; smaller ones only where that one pays."""
+    """Time single steps and groups, the largest group first, until one is not worth it."""
     state = steps.initial()
     alone, together = [fastest(partial(steps.step, state, x)) for x in xs], dict[int, float]()
     timed = Timed(alone, together)
@@ -129,7 +133,7 @@ def _timed(steps: Steps, xs: Sequence[Tensor]) -> Timed:
 
 
 def fastest(run: Callable[[], object]) -> float:
-    """Return the seconds of the fastest of some runs."""
+    """Return the time of the fastest of ROUNDS runs, in seconds."""
     return min(_seconds(run) for _ in range(ROUNDS))
 
 

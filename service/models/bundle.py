@@ -1,4 +1,4 @@
-"""A model bundle on disk: model file, bundle.toml and source artefacts; its fingerprint."""
+"""Model bundles on disk: model file, bundle.toml, source artefacts, and the fingerprint."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ class Table(BaseModel):
 
 
 class ModelTable(Table):
-    """[model]: where the network comes from."""
+    """[model]: the network's file and factory."""
 
     kind: Literal["torch", "onnx"]
     file: Annotated[str, Field(pattern=FILE)]
@@ -49,7 +49,7 @@ class ModelTable(Table):
 
 
 class InputTable(Table):
-    """[input]: what the model takes."""
+    """[input]: the model's input."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
     shape: tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
@@ -77,7 +77,7 @@ class ClassesTable(Table):
 
 
 class BundleToml(Table):
-    """bundle.toml as a whole."""
+    """The whole of bundle.toml."""
 
     name: Annotated[str, Field(pattern=NAME)]
     version: Annotated[str, Field(pattern=NAME)] = "1"
@@ -91,7 +91,7 @@ class BundleToml(Table):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was read: its settings, source artefacts and fingerprint (sha256 over what decides its outputs)."""
+    """A loaded bundle: its settings, source artefacts and fingerprint (sha256 of all that decides its outputs)."""
 
     path: Path
     toml: BundleToml
@@ -105,12 +105,12 @@ class Bundle:
 
     @property
     def model_file(self) -> Path:
-        """The file of weights or the graph."""
+        """The file of the weights or of the ONNX graph."""
         return self.path / self.toml.model.file
 
     @cached_property
     def input(self) -> InputSpec:
-        """What the model takes."""
+        """The model's input."""
         return InputSpec(**self.toml.input.model_dump())
 
     @property
@@ -120,12 +120,12 @@ class Bundle:
 
     @property
     def artefacts_folder(self) -> Path:
-        """Where the source artefacts are."""
+        """The folder of the source artefacts."""
         return self.path / "artefacts"
 
     @property
     def artefact_names(self) -> tuple[str, ...]:
-        """The names of the source artefacts (`probe`, `fisher@batch@64`), each of one file of tensors."""
+        """The names of the source artefacts, one for each file, such as `probe` or `fisher@batch@64`."""
         return tuple(sorted({name.partition(".")[0] for name in self.artefacts}))
 
 
@@ -133,18 +133,18 @@ def read_bundle(path: Path) -> Bundle:
     """Read a bundle folder.
 
     Raises:
-        BundleError: If a file is missing, bundle.toml is wrong, or a source artefact is damaged or of another model;
-            the message names the file, the key and the fault.
+        BundleError: If a file is missing, bundle.toml is invalid, or a source artefact is damaged or was made for
+            another model. The message names the file, the key and the fault.
     """
     bare = read_without_artefacts(path)
     return replace(bare, artefacts=read_artefacts(bare.artefacts_folder, bare.fingerprint))
 
 
 def read_without_artefacts(path: Path) -> Bundle:
-    """Read a bundle folder but for its source artefacts, which may be those of another model.
+    """Read a bundle folder without its source artefacts, which may belong to another model.
 
     Raises:
-        BundleError: If a file is missing or bundle.toml is wrong; the message names the file, the key and the fault.
+        BundleError: If a file is missing or bundle.toml is invalid. The message names the file, the key and the fault.
     """
     toml = _read_toml(path / "bundle.toml")
     file = path / toml.model.file
@@ -169,10 +169,11 @@ def _read_toml(file: Path) -> BundleToml:
 
 
 def _fingerprint(toml: BundleToml, file: Path) -> str:
-    """Hash the model file, how it is built and how inputs reach it; artefacts and names may change without it."""
-    usual = {"output"} if toml.model.output == "logits" else set()  # as before there was another
+    """Hash the model file, the network's construction and the preprocessing, but not artefacts and names."""
+    # The default output is left out, so that fingerprints from before the setting existed stay valid.
+    default = {"output"} if toml.model.output == "logits" else set()
     decisive = {
-        "model": toml.model.model_dump(exclude={"file", *usual}),
+        "model": toml.model.model_dump(exclude={"file", *default}),
         "input": toml.input.model_dump(exclude={"name"}),
         "classes": len(toml.classes.names),
     }

@@ -1,6 +1,6 @@
-"""Takes the first gradient steps of a pipeline: `python -m service.models.gradient_child`, a job on standard input.
+"""Takes a pipeline's first gradient steps: `python -m service.models.gradient_child`, with a job on standard input.
 
-A process of its own, since a network's backward may end the process that runs it.
+It runs as a separate process, because a network's backward pass may crash the process that runs it.
 """
 
 import json
@@ -25,19 +25,19 @@ from service.models.hosted import load_source
 from service.models.process_job import Job
 
 NICENESS = 10
-"""A trial gives way to serving."""
+"""The process's niceness, so that serving has priority."""
 SIZES = (1, 16, 64)
-"""Images of the batches; PyTorch takes other code for small batches than for large ones."""
+"""Batch sizes in images. PyTorch runs different code for small and for large batches."""
 STEPS = 2
-"""With each batch: the first from the initial state, the second from what that has made of it."""
+"""Steps at each batch size: the first from the initial state, the second from the state after the first."""
 MOST_SECONDS = SECONDS / 2
-"""A larger batch is left out if it would bring the trial beyond this: a large network is no broken one."""
+"""A larger batch is skipped if the trial would take longer than this: a large network is not a broken one."""
 MOST_BYTES = 2**30
-"""A larger batch is left out if it would take more memory than this beside the model."""
+"""A larger batch is skipped if it would need more memory than this in addition to the model."""
 
 
 class Report:
-    """A file that says which step is being taken, and how the trial ended; it is whole up to the last line."""
+    """A file of JSON lines that names the step in progress and the trial's result. All lines are complete."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -49,7 +49,7 @@ class Report:
 
 
 class Trial:
-    """Steps through one model, within bounds of time and memory that are shared by all pipelines."""
+    """Takes steps of one model's pipelines, within bounds of time and memory that the pipelines share."""
 
     def __init__(self, source: SourceModel, report: Report) -> None:
         self._source = source
@@ -57,17 +57,17 @@ class Trial:
         self._began = monotonic()
 
     def take(self, pipeline: Pipeline) -> None:
-        """Take steps of one pipeline with batches of growing size, as far as time and memory allow.
+        """Take steps of one pipeline with growing batches, as far as time and memory allow.
 
         Raises:
-            Exception: What the pipeline or the network raises.
+            Exception: Any exception of the pipeline or the network.
         """
         fit = pipeline.prepare(self._source)
         before, base = 0, _peak()
         seconds = 0.0
         for size in SIZES:
-            times = size / before if before else 0.0
-            if self._spent() + seconds * times > MOST_SECONDS or (_peak() - base) * times > MOST_BYTES:
+            growth = size / before if before else 0.0
+            if self._spent() + seconds * growth > MOST_SECONDS or (_peak() - base) * growth > MOST_BYTES:
                 return
             self._report.add(spec=str(pipeline.spec), images=size)
             began, state = monotonic(), pipeline.init(fit)
@@ -85,14 +85,14 @@ class Trial:
 
 
 def do(job: Job, report: Report) -> None:
-    """Take the first gradient steps of a bundle's pipeline, or of all pipelines that a selector may run."""
+    """Take the first gradient steps of a bundle's pipeline, or of every pipeline that its selector may choose."""
     source = load_source(read_bundle(job.bundle), job.allow_factories, job.threads)
     adapter: Adapter = create(job.spec, **job.options)
     trial = Trial(source, report)
     for pipeline in by_gradient(adapter):
         try:
             trial.take(pipeline)
-        except AdapterError as error:  # a selector does without a pipeline that the model is not fit for
+        except AdapterError as error:  # a selector skips pipelines that the model does not support
             report.add(spec=str(pipeline.spec), refused=str(error)[:300])
 
 
@@ -101,25 +101,25 @@ def _peak() -> int:
 
 
 def _give_way() -> None:
-    """Give way to the server, leave no core file, and end in time even if the server has gone."""
+    """Lower this process's priority, write no core file, and set an alarm that ends it even if the server is gone."""
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(int(SECONDS) + 5)
-    try:  # memory that is short is taken from this process, not from the server
+    try:  # if memory runs out, the kernel kills this process and not the server
         Path("/proc/self/oom_score_adj").write_text("1000")
     except OSError:
         return
 
 
 def main() -> None:
-    """Do the job on standard input."""
+    """Run the job that is read from standard input."""
     job = Job.from_json(sys.stdin.read())
     report = Report(job.folder / REPORT)
     _give_way()
     torch.set_num_threads(job.threads)
     try:
         do(job, report)
-    except BaseException as error:  # noqa: BLE001 - the server contains whatever is raised, SystemExit too
+    except BaseException as error:  # noqa: BLE001 - the server contains any exception, including SystemExit
         report.add(raised=f"{type(error).__name__}: {error}"[:300])
     else:
         report.add(passed=True)

@@ -1,4 +1,4 @@
-"""Tries the gradient steps of a network's own code in a child process before the server takes them."""
+"""Tries gradient steps through a network's custom code in a child process before the server takes them."""
 
 import asyncio
 import hashlib
@@ -33,16 +33,16 @@ from service.support.atomic_files import AS_UMASK, write_whole
 from service.telemetry.logs import log
 
 SECONDS = 60.0
-"""Of one trial, at most."""
+"""Longest duration of one trial."""
 WAIT_SECONDS = 90.0
-"""For which a request waits for a trial and those before it."""
+"""Longest time that a request waits for its trial and the trials before it."""
 AGAIN_SECONDS = 600.0
-"""After which a pipeline that was refused is tried again: memory or time may have been short."""
+"""Time after which a refused pipeline is tried again, because memory or time may have been short."""
 REPORT = "report"
-"""The file in a trial's folder that says how far it came."""
+"""The file in a trial's folder that records its progress."""
 OURS = frozenset({"torch", "adapters", "service"})
-"""The packages whose layers are tested with every pipeline, so that a network of these alone needs no trial."""
-WHAT_TO_DO = (
+"""Packages whose layers are tested with every pipeline. A network that uses only these needs no trial."""
+REMEDY = (
     "the server would have ended too. Choose a pipeline that learns without gradients, as `batch` or `source`, or mend "
     "the backward of the network's own code; ACCLIMATE_TRY_GRADIENTS=false serves it untried"
 )
@@ -50,13 +50,13 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def by_gradient(adapter: Adapter) -> list[Pipeline]:
-    """Return the pipelines that an adapter may run and that learn by gradients, each once."""
+    """Return the distinct pipelines of an adapter that learn by gradients."""
     several = [adapter] if isinstance(adapter, Pipeline) else adapter.pipelines if isinstance(adapter, Choosing) else []
     return list({str(each.spec): each for each in several if each.learner.needs.gradient}.values())
 
 
 def foreign_code(network: nn.Module) -> tuple[str, ...]:
-    """Return the Python modules with code of a network that is neither PyTorch's nor this package's."""
+    """Return the Python modules of a network's custom code: all but PyTorch's and this package's."""
     return tuple(sorted({name for name in _defined_in(network) if name.partition(".")[0] not in OURS}))
 
 
@@ -71,19 +71,19 @@ def _defined_in(network: nn.Module) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a pipeline was refused, and until when that stands, on the monotonic clock."""
+    """Why a pipeline was refused, and until when on the monotonic clock."""
 
     reason: str
     until: float
 
 
 class Trials:
-    """Runs one trial at a time, and remembers what passed: in memory, and in a folder for later starts.
+    """Runs one trial at a time. Verdicts are kept in memory, and passed trials also in a folder for later starts.
 
     Args:
-        folder: Where to remember; made when the first pipeline has passed. None for memory alone.
+        folder: The folder of passed trials, created for the first one; None to keep them only in memory.
         allow_factories: The model factories that bundles may name.
-        threads: Of PyTorch.
+        threads: PyTorch's number of threads.
     """
 
     def __init__(self, folder: Path | None, allow_factories: tuple[str, ...], threads: int) -> None:
@@ -97,17 +97,17 @@ class Trials:
         self._closed = False
 
     def knows(self, key: str) -> bool:
-        """Whether a pipeline has a verdict, so that `check` returns at once."""
+        """Whether a pipeline has a valid verdict, so that `check` does not block."""
         found = self._found.get(key)
         return key in self._found and (found is None or monotonic() < found.until)
 
     def check(self, key: str, facts: Mapping[str, str], bundle: Bundle, spec: str, options: Mapping[str, Any]) -> None:
-        """Try a pipeline unless that was done; blocks for some seconds then.
+        """Try a pipeline if it has no verdict yet; this blocks for some seconds.
 
         Raises:
-            UnfitError: If the trial's process was ended, or did not come to an end.
+            UnfitError: If the trial's process crashed or timed out.
         """
-        if not self.knows(key):  # what is known waits for no other trial
+        if not self.knows(key):  # tested before taking the lock, so that a known pipeline waits for no other trial
             with self._one:
                 if not self.knows(key):
                     self._found[key] = None if self._is_kept(key) else self._tried(key, facts, bundle, spec, options)
@@ -120,7 +120,7 @@ class Trials:
 
         Raises:
             UnfitError: As `check`.
-            DeadlineError: If it takes too long; the trial goes on.
+            DeadlineError: If it takes longer than WAIT_SECONDS. The trial continues.
         """
         running = asyncio.wrap_future(self._executor.submit(copy_context().run, check))
         running.add_done_callback(_ignore)
@@ -135,20 +135,20 @@ class Trials:
     def _tried(
         self, key: str, facts: Mapping[str, str], bundle: Bundle, spec: str, options: Mapping[str, Any]
     ) -> Refused | None:
-        """Try a pipeline, and keep it if it passes."""
+        """Try a pipeline, and store the verdict in the folder if it passes."""
         began = monotonic()
         try:
             outcome = self._run(bundle, spec, options)
-        except OSError as error:  # no process or no folder to be had
+        except OSError as error:  # the process or its folder could not be created
             outcome = Outcome(doubt=str(error))
-        told = {"model": bundle.name, "adapter": spec, "seconds": round(monotonic() - began, 1)}
+        fields = {"model": bundle.name, "adapter": spec, "seconds": round(monotonic() - began, 1)}
         if outcome.refusal:
-            log.warning("gradients_refused", **told, reason=outcome.refusal)
-            return Refused(f"{spec}: {outcome.refusal}; {WHAT_TO_DO}", monotonic() + AGAIN_SECONDS)
-        if outcome.doubt:  # what raises an error here raises it in the server too, which survives that
-            log.warning("gradients_not_tried", **told, reason=outcome.doubt)
+            log.warning("gradients_refused", **fields, reason=outcome.refusal)
+            return Refused(f"{spec}: {outcome.refusal}; {REMEDY}", monotonic() + AGAIN_SECONDS)
+        if outcome.doubt:  # an exception here would be raised in the server too, and the server survives it
+            log.warning("gradients_not_tried", **fields, reason=outcome.doubt)
             return None
-        log.info("gradients_tried", **told)
+        log.info("gradients_tried", **fields)
         self._keep(key, facts)
         return None
 
@@ -160,7 +160,7 @@ class Trials:
                 [sys.executable, "-m", "service.models.gradient_child"],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
                 env={**private_environment(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                start_new_session=True,  # an interrupt in a terminal is the server's alone
+                start_new_session=True,  # so that Ctrl-C in a terminal reaches only the server
             )  # fmt: skip
             try:
                 if self._is_closed():
@@ -189,7 +189,7 @@ class Trials:
             log.warning("trial_not_kept", reason=str(error))
 
     def close(self) -> None:
-        """End the trial that runs, and take no more."""
+        """Kill the running trial, and start no more."""
         self._closed = True
         self._executor.shutdown(wait=False, cancel_futures=True)
         process = self._process
@@ -199,21 +199,26 @@ class Trials:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: `refusal` says why the pipeline is unsafe, `doubt` why that is not known; "" if it passed."""
+    """The result of a trial. Both texts are "" if it passed.
+
+    Attributes:
+        refusal: Why the pipeline is unsafe.
+        doubt: Why the trial says nothing about the pipeline.
+    """
 
     refusal: str = ""
     doubt: str = ""
 
 
 def read_outcome(report: Path, status: int | None) -> Outcome:
-    """Judge a trial by what it has written and how its process ended; no status if it was ended for taking too long."""
+    """Judge a trial by its report and its process's exit status; None means that the trial timed out."""
     lines = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()] if report.is_file() else []
     last = lines[-1] if lines else {}
     if "passed" in last:
         return Outcome()
     if "raised" in last:
         return Outcome(doubt=last["raised"])
-    if "images" not in last:  # the model is loaded in the server too: it is no step that failed
+    if "images" not in last:  # no step has failed, and the server has loaded the model too
         return Outcome(doubt=f"the process ended before the first step ({_end_of(status)})")
     batch = "one image" if last["images"] == 1 else f"{last['images']} images"
     tried = f"a gradient step of {last['spec']} through this network, with {batch}, was tried in a child process"
@@ -233,9 +238,9 @@ class ModelTrials:
     """The trials of one model's pipelines.
 
     Args:
-        trials: Runs and remembers them.
+        trials: Runs the trials and keeps their verdicts.
         bundle: The model's bundle.
-        code: The Python modules of the network's own code, as `foreign_code` returns them.
+        code: The Python modules of the network's custom code, from `foreign_code`.
     """
 
     def __init__(self, trials: Trials, bundle: Bundle, code: tuple[str, ...]) -> None:
@@ -253,21 +258,21 @@ class ModelTrials:
         return bool(by_gradient(adapter)) and not self._trials.knows(_key(self._facts(adapter)))
 
     def check(self, adapter: Adapter, options: Mapping[str, Any]) -> None:
-        """Refuse a pipeline whose gradient steps end the process that takes them.
+        """Try an adapter's gradient steps in a child process if that has not been done.
 
         Raises:
-            UnfitError: If it is one.
+            UnfitError: If they crash the process or time out.
         """
         if by_gradient(adapter):
             facts = self._facts(adapter)
             self._trials.check(_key(facts), facts, self._bundle, str(adapter.spec), options)
 
     async def ahead(self, adapter: Adapter, options: Mapping[str, Any]) -> None:
-        """Check off the event loop and the worker.
+        """Run `check` off the event loop and the worker.
 
         Raises:
             UnfitError: As `check`.
-            DeadlineError: If it takes too long.
+            DeadlineError: If it takes longer than WAIT_SECONDS.
         """
         await self._trials.ahead(partial(self.check, adapter, options))
 
@@ -277,7 +282,7 @@ class ModelTrials:
 
 
 def trials_of(trials: Trials | None, bundle: Bundle, network: nn.Module) -> ModelTrials | None:
-    """Return the trials of a bundle's pipelines, None where the network has no code that could need them."""
+    """Return the trials of a bundle's pipelines; None if the network has no custom code or trials are off."""
     code = foreign_code(network) if bundle.toml.model.kind == "torch" else ()
     return ModelTrials(trials, bundle, code) if trials is not None and code else None
 
@@ -296,6 +301,6 @@ def _key(facts: Mapping[str, str]) -> str:
 
 
 def _ignore(running: "asyncio.Future[None]") -> None:
-    """Take note of the outcome of a trial that nobody waits for any more."""
+    """Retrieve the exception of a trial that no request waits for, so that asyncio does not log it."""
     if not running.cancelled():
         running.exception()

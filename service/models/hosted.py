@@ -37,20 +37,26 @@ FISHER = "fisher."
 COMPILED = "compiled"
 ONNX = "onnx"
 FROZEN = "source"
-"""The normalizer under which nothing is learned."""
+"""The normalizer of pipelines that learn nothing."""
 MAX_FITTED = 64
-"""Most pipelines kept fitted per model; each shares the weights, and costs a module tree."""
+"""Most fitted pipelines kept per model. They share the weights, but each needs a module tree."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A pipeline fitted to a model: the functions a stream is served by.
+    """A pipeline fitted to a model, with the functions that serve a stream.
 
-    `fisher` is the model's Fisher diagonal for the pipeline's normalizer, by parameter; empty if there is none.
-    `backend` is what runs it: torch, onnx, or compiled, where `graph` takes the steps of enough images; where it has no
-    graph, `not_compiled` says why. `gains` tells by images per request what it brings to take several streams' steps as
-    one, as far as it was measured; `streams` is the network whose pass over those that send one image each is a graph.
-    `native` holds compiled steps of learners by gradient, by images per request.
+    Attributes:
+        adapter: The pipeline.
+        prepared: The pipeline's fit to the model.
+        options: The options that the pipeline was made with.
+        fisher: The model's Fisher diagonal for the pipeline's normalizer, by parameter; empty if there is none.
+        backend: The backend: torch, onnx, or compiled if `graph` takes the steps of large enough batches.
+        graph: The pipeline's graph, if it has one.
+        not_compiled: Why it has no graph; "" if it has one.
+        streams: The network for several streams of one image each that runs a graph, if there is one.
+        native: Steps compiled to machine code, by images per request.
+        gains: The measured benefit of grouping several streams' steps, by images per request.
     """
 
     adapter: Adapter
@@ -71,21 +77,21 @@ class Fitted:
 
     @property
     def degraded(self) -> str:
-        """What the pipeline does without on this model; "" if nothing."""
+        """What the pipeline lacks on this model; "" if nothing."""
         return self.prepared.degraded
 
     @property
     def not_grouped(self) -> str:
-        """Why steps of several streams are never taken as one; "" where it is a matter of what that brings."""
+        """Why steps of several streams are never grouped; "" if `gains` decide."""
         return "the model is an ONNX graph" if self.backend == ONNX else why_not(self.adapter)
 
     def explain(self, state: AdapterState) -> str:
-        """Return in words why a stream is served as it is; "" where nothing is chosen."""
+        """Return a selector's reason for its choice of pipeline; "" for a single pipeline."""
         return self.adapter.explain(self.prepared, state)
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of a state's tensors before any batch; most learners' states stay as large."""
+        """Size in bytes of the state before any batch. Most learners' states do not grow."""
         return size_bytes(self.initial())
 
     def initial(self) -> AdapterState:
@@ -100,25 +106,25 @@ class Fitted:
         return self.adapter.step(self.prepared, state, x)
 
     def step_together(self, states: Sequence[AdapterState], xs: Sequence[Tensor]) -> list[Stepped]:
-        """Take the steps of several streams as one, to rounding what each would be by itself."""
+        """Take the steps of several streams as one. Each equals the stream's own step up to rounding."""
         net = self.streams if len(xs) > 1 and len(xs[0]) == 1 else None
         return step_together(self.adapter, self.prepared, states, xs, net)
 
     def predict(self, state: AdapterState, x: Tensor) -> StepOutput:
         """Answer x without learning."""
         if self.graph is not None and self.adapter.spec.normalizer == FROZEN and len(x) >= self.graph.least_images:
-            return self.graph.step.step(state, x)[0]  # the frozen model answers the same either way
+            return self.graph.step.step(state, x)[0]  # a frozen model's step is its prediction
         return self.adapter.predict(self.prepared, state, x)
 
     def probe(self, state: AdapterState, x: Tensor) -> StepOutput:
-        """Answer x, images of the source, to measure what the parameters have become."""
+        """Answer x, source images, to measure how well the adapted parameters still serve the source."""
         return self.adapter.probe(self.prepared, state, x)
 
 
 class HostedModel:
-    """Serves one bundle; fits pipelines to it on demand and keeps the latest ones.
+    """A served bundle. It fits pipelines on demand and keeps the most recently used ones.
 
-    `source` is the model that pipelines reach into; those that take its answers as they are run the model as shipped.
+    `source` is the PyTorch model that pipelines adapt. Pipelines that only change its outputs run the shipped model.
     """
 
     def __init__(
@@ -146,25 +152,26 @@ class HostedModel:
 
     @property
     def backend(self) -> str:
-        """What runs the model: torch or onnx."""
+        """The model's backend: torch or onnx."""
         return self.bundle.toml.model.kind
 
     @property
     def fitted(self) -> list[Fitted]:
-        """The pipelines that are fitted, by spec and options."""
+        """The fitted pipelines, sorted by spec and options."""
         return sorted(self._fitted.values(), key=lambda each: (each.spec, str(each.options)))
 
     def fit(self, spec: str, options: Mapping[str, Any]) -> Fitted:
-        """Return the pipeline of a spec and options, fitted to this model.
+        """Return the pipeline with a spec and options, fitted to this model.
 
         Raises:
-            UnfitError: If the spec or an option is wrong, or the model lacks what a part needs.
+            UnfitError: If the spec or an option is invalid, the model lacks something that a part needs, or a trial of
+                its gradient steps has failed.
         """
         try:
             adapter = create(spec, **options)
             key = json.dumps([str(adapter.spec), options], sort_keys=True)
             if key not in self._fitted:
-                fitted = self._fit_anew(adapter, options)
+                fitted = self._fit_new(adapter, options)
                 if self._trials is not None:
                     self._trials.check(adapter, options)
                 self._fitted[key] = self._compiled(fitted)
@@ -176,16 +183,16 @@ class HostedModel:
         return self._fitted[key]
 
     async def try_ahead(self, spec: str, options: Mapping[str, Any], place: AbstractContextManager[None]) -> None:
-        """Try a pipeline's gradient steps in a child process if `fit` would do so, off the event loop and the worker.
+        """Run the trial that `fit` would run, in a child process and without blocking the event loop or the worker.
 
         Args:
-            spec: The pipeline; if it is wrong, `fit` says so.
+            spec: The pipeline. An invalid spec is ignored here; `fit` reports it.
             options: Its options.
-            place: Entered while the trial is waited for.
+            place: A context to enter while waiting for the trial.
 
         Raises:
-            UnfitError: If the trial's process was ended.
-            DeadlineError: If it takes too long.
+            UnfitError: If the trial's process crashed or timed out.
+            DeadlineError: If the wait is too long.
         """
         if self._trials is None:
             return
@@ -197,7 +204,7 @@ class HostedModel:
             with place:
                 await self._trials.ahead(adapter, options)
 
-    def _fit_anew(self, adapter: Adapter, options: Mapping[str, Any]) -> Fitted:
+    def _fit_new(self, adapter: Adapter, options: Mapping[str, Any]) -> Fitted:
         as_shipped = onnx_model.runs_as_shipped(adapter.spec)
         prepared = adapter.prepare(self._shipped if as_shipped else self.source)
         check_copies(self._fidelity, prepared)
@@ -205,7 +212,7 @@ class HostedModel:
         return Fitted(adapter, prepared, dict(options), fisher, self.backend if as_shipped else "torch")
 
     def _compiled(self, fitted: Fitted) -> Fitted:
-        """Return a pipeline with its graph, where there is one or one is to be made."""
+        """Return a pipeline with its graph if it has one; missing graphs are made for listed pipelines."""
         if self._graphs is None:
             return replace(fitted, not_compiled="the server runs without graphs")
         specs = (FROZEN, self.bundle.toml.adapter, *self._graphs.specs)
@@ -218,18 +225,18 @@ class HostedModel:
             return replace(fitted, not_compiled=str(error))
 
     def _fit_listed(self, spec: str) -> None:
-        """Fit a pipeline before it is asked for, so that its graph is there; not every model takes it."""
+        """Fit a listed pipeline at start, so that its graph is made; log a warning if the model does not support it."""
         try:
             self.fit(spec, {})
         except UnfitError as error:
             log.warning("graph_not_made", model=self.name, adapter=spec, reason=str(error))
 
     def answer_as_source(self, x: Tensor) -> StepOutput:
-        """Answer x (N, C, H, W) by the frozen source model."""
+        """Answer x (N, C, H, W) with the frozen source model."""
         return self._source.predict(self._source.initial(), x)
 
     def sample(self, batch: int = 2) -> Tensor:
-        """Return a made batch (batch, C, H, W) within the value range, always the same."""
+        """Return a random batch (batch, C, H, W) within the value range, with a fixed seed."""
         low, high = self.bundle.input.value_range
         generator = torch.Generator().manual_seed(0)
         return low + (high - low) * torch.rand(batch, *self.bundle.input.shape, generator=generator)
@@ -247,20 +254,24 @@ def host(
     graphs: Graphs | None = None,
     trials: Trials | None = None,
 ) -> HostedModel:
-    """Load a bundle's model and try it on a sample; with `graphs`, its pipelines run compiled where they can.
+    """Load a bundle's model and try it on a sample.
 
-    With `trials`, gradient steps through a network with code of its own are taken in a child process first.
+    Args:
+        bundle: The bundle.
+        allow_factories: The model factories that bundles may name.
+        threads: ONNX Runtime's number of threads.
+        graphs: The cache of graphs; None to run all pipelines in PyTorch.
+        trials: Tries gradient steps through custom network code in a child process first; None to skip that.
 
     Raises:
-        BundleError: If the model cannot be loaded, cannot run, or answers other than bundle.toml says.
+        BundleError: If the model cannot be loaded, cannot run, or its outputs contradict bundle.toml.
     """
     shipped = _shipped(bundle, allow_factories, threads)
     try:
         model = HostedModel(bundle, shipped, graphs, trials)
         logits = model.answer_as_source(model.sample()).logits
-        model.default.step(
-            model.default.initial(), model.sample()
-        )  # PyTorch's first gradient takes seconds: take it now
+        # PyTorch's first gradient takes seconds, so take it before the first request.
+        model.default.step(model.default.initial(), model.sample())
     except (UnfitError, AdapterError) as error:
         raise BundleError(f"{bundle.path}: {error}") from None
     except Exception as error:
@@ -269,12 +280,12 @@ def host(
     if logits.shape != (2, classes):
         raise BundleError(f"{bundle.path} answers {tuple(logits.shape)} to two images, expected (2, {classes})")
     if not bool(torch.isfinite(logits).all()):
-        raise BundleError(f"{bundle.path} answers a made sample by values that are not finite")
+        raise BundleError(f"{bundle.path} answers a random sample with values that are not finite")
     return model
 
 
 def load_source(bundle: Bundle, allow_factories: Collection[str], threads: int) -> SourceModel:
-    """Load a bundle's source model, its inside open where it can be.
+    """Load a bundle's source model. An ONNX model is rebuilt in PyTorch if possible.
 
     Raises:
         BundleError: If it cannot be loaded.

@@ -1,4 +1,4 @@
-"""What a model must show before it serves: that its outputs are what bundle.toml says, and its copies answer alike."""
+"""Checks of a model at load: its outputs match bundle.toml, and its copies give the same answers."""
 
 from typing import Any
 
@@ -16,15 +16,18 @@ from adapters.source import as_inputs
 
 PROBE_IMAGES = "probe.images"
 TRIED = 3
-"""Made images in the batch that copies are compared on, and images of the probe set if there is one."""
+"""Random images with coarse structure, and images of the probe set, that copies are compared on."""
 COARSE = 4
-"""Squares a side of images with structure: a network may answer all noise alike."""
+"""Squares per side of images with coarse structure, because a network may answer all noise alike."""
 BEYOND = 100.0
-"""Times the value range: logits leave [0, 1] there, probabilities do not."""
+"""Factor on the value range for extreme inputs. Logits leave [0, 1] there; probabilities do not."""
 
 
 def samples(source: SourceModel) -> list[Tensor]:
-    """Return batches (N, *input_shape) that exercise a model, always the same: made images, and some that it knows."""
+    """Return batches (N, *input_shape) to compare a model's copies on: random images, and probe images if it has any.
+
+    They are the same at every call.
+    """
     low, high = source.value_range
     generator = torch.Generator().manual_seed(0)
     channels, *sides = source.input_shape
@@ -38,10 +41,10 @@ def samples(source: SourceModel) -> list[Tensor]:
 
 
 def check_outputs(fidelity: Fidelity, source: SourceModel) -> None:
-    """Refuse a model whose outputs are not what it declares.
+    """Check that a model's outputs are of the kind that it declares.
 
     Raises:
-        UnfitModelError: With the line to write, where there is one.
+        UnfitModelError: If they are not. The message names the line to write in bundle.toml, if there is one.
     """
     found = [each.outputs for each in fidelity.answered]
     if source.output == "logits" and all(map(within_unit, found)):
@@ -58,10 +61,10 @@ def check_outputs(fidelity: Fidelity, source: SourceModel) -> None:
 
 
 def check_copies(fidelity: Fidelity, prepared: Prepared[Any]) -> None:
-    """Compare the networks of a fitted adapter, but for those that a learner has extended, with the shipped one.
+    """Compare a fitted adapter's networks with the shipped one, except those that a learner has extended.
 
     Raises:
-        UnfitModelError: If one differs; the message names the first layer that does.
+        UnfitModelError: If one differs. The message names the first layer that does.
     """
     fits = prepared.fits.values() if isinstance(prepared, ChoosingFit) else [prepared]
     for fit in fits:

@@ -1,4 +1,4 @@
-"""What was compiled for a pipeline and a size of batch, or why not."""
+"""The result of compiling a pipeline's step for one batch size."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,25 +9,25 @@ from adapters import AdapterState
 from adapters.joint_step import Stepped
 
 
-class Made(Protocol):
-    """Takes a pipeline's steps, by what was compiled."""
+class CompiledCode(Protocol):
+    """Takes a pipeline's steps with compiled code."""
 
     def step(self, state: AdapterState, x: Tensor) -> Stepped:
-        """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
+        """Answer x (N, *input_shape) and learn from it; `state` is not changed."""
 
 
 @dataclass(slots=True)
 class Native:
-    """The compiled step of one pipeline for one size of batch, from the wish on.
+    """The compiled step of one pipeline for one batch size, from the start of its compilation.
 
     Attributes:
-        step: What serves, once it has been judged; None while it is made, or if it does not serve.
-        reason: Why it does not; "" where it does.
-        times: How many times faster than the pipeline's own step it is; 0.0 if that is not known.
-        made: What was compiled, and awaits judgement.
+        step: The compiled code, once it is checked and found faster; otherwise None.
+        reason: Why it is not used; "" if it is.
+        times: Its speedup over the pipeline's own step; 0.0 if that is not known.
+        made: Compiled code that has not been checked yet.
     """
 
-    step: Made | None = None
+    step: CompiledCode | None = None
     reason: str = "it is being compiled"
     times: float = 0.0
-    made: Made | None = None
+    made: CompiledCode | None = None

@@ -1,15 +1,15 @@
-"""How ONNX Runtime is run beside PyTorch."""
+"""ONNX Runtime sessions that share the machine with PyTorch."""
 
 import onnxruntime
 
 
 def session_of(model: bytes | str, threads: int) -> onnxruntime.InferenceSession:
-    """Open a graph for `threads` threads, which wait awake for the next part of a run, and asleep for the next run.
+    """Open a graph that runs on `threads` threads, which spin during a run and sleep between runs.
 
-    Left awake between runs, ONNX Runtime's default, they cost PyTorch beside it half its speed.
+    By default, ONNX Runtime's threads spin between runs too, which halves PyTorch's speed.
 
     Raises:
-        Exception: Of ONNX Runtime's own kinds, if it cannot run the graph.
+        Exception: One of ONNX Runtime's own kinds, if it cannot run the graph.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -1,15 +1,15 @@
-"""The environment of processes that the server starts."""
+"""The environment of the server's child processes."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 SECRET = ("ACCLIMATE_", "AWS_")
-"""How the names of variables begin that these processes do without."""
+"""Prefixes of the variables that child processes do not get."""
 
 
 def private_environment(folder: Path) -> Mapping[str, str]:
-    """Return the environment of a process that writes into a folder alone, and need not know the server's secrets."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(SECRET)}
+    """Return the environment of a child process: without the server's secrets, and with its caches in `folder`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(SECRET)}
     own = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"), "TMPDIR": str(folder)}
-    return {**kept, **own, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    return {**inherited, **own, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}

@@ -1,4 +1,4 @@
-"""What is asked of the process that compiles a step."""
+"""The job of a child process that compiles a step or tries its gradients."""
 
 import json
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One step to compile.
+    """One pipeline to compile or to try.
 
     Attributes:
         bundle: The bundle's folder.
-        allow_factories: The model factories that it may name.
+        allow_factories: The model factories that the bundle may name.
         spec: The pipeline.
         options: Its options.
-        images: In each batch; compiled code is for that many alone.
-        threads: Of PyTorch.
-        folder: An empty folder of the job's own, for everything that it writes.
+        images: The batch size that the step is compiled for.
+        threads: PyTorch's number of threads.
+        folder: An empty folder for all files that the process writes.
     """
 
     bundle: Path
@@ -35,7 +35,7 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """Read what `to_json` has written."""
+        """Read a job that `to_json` has written."""
         values = json.loads(text)
         paths = {name: Path(values[name]) for name in ("bundle", "folder")}
         return cls(**{**values, **paths, "allow_factories": tuple(values["allow_factories"])})

@@ -1,4 +1,4 @@
-"""What a served model is like on source data: what monitors and guards compare a stream with."""
+"""Statistics of a served model on source data, which monitors and guards compare a stream with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ PROBE_IMAGES, PROBE_LABELS = "probe.images", "probe.labels"
 
 @dataclass(frozen=True)
 class Probe:
-    """The labelled source images that forgetting is measured on.
+    """The probe set: labelled source images to measure forgetting on.
 
     Attributes:
-        images: (N, C, H, W) uint8, 0 to 255 over the value range; in a fixed order, its classes mixed.
+        images: (N, C, H, W) uint8; 0 to 255 span the value range. The order is fixed and mixes the classes.
         labels: (N,) int64.
         value_range: Least and greatest value of an input.
     """
@@ -30,26 +30,27 @@ class Probe:
 
     @property
     def chunks(self) -> int:
-        """How many batches it is answered in."""
+        """The number of batches that `chunk` cuts it into."""
         return -(-len(self.labels) // USUAL_BATCH)
 
     def chunk(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return inputs (n, C, H, W) and labels (n,) of a batch of up to 64 images."""
+        """Return the inputs (n, C, H, W) and labels (n,) of a batch; n is at most 64."""
         rows = slice(number * USUAL_BATCH, (number + 1) * USUAL_BATCH)
         return as_inputs(self.images[rows], self.value_range), self.labels[rows]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The source model on source data.
+    """Statistics of the source model on source data.
 
     Attributes:
-        prior: (C,) shares of the classes; equal ones where the bundle does not say.
-        entropies: Quantiles of the entropy of its answers in nats, or None where the bundle does not say.
-        calibration: What accuracy is estimated from, or None without a probe set.
-        probe: The probe set, or None.
-        features: (N, d) the source model's features of it, or None.
-        usual_distance: Norm-statistics distance that 99 % of its images stay below, each alone, or None.
+        prior: (C,) shares of the classes; equal shares if the bundle does not say.
+        entropies: Quantiles of the entropy of its answers in nats; None if the bundle does not say.
+        calibration: The calibration of the accuracy estimates; None without a probe set.
+        probe: The probe set; None if the bundle has none.
+        features: (N, d) the source model's features of the probe set; None without one.
+        usual_distance: The norm-statistics distance that 99 % of the probe images, each alone, stay below; None if it
+            is not known.
     """
 
     prior: Tensor
@@ -61,7 +62,7 @@ class Reference:
 
 
 def reference_of(source: SourceModel, watch: Watch) -> Reference:
-    """Read a model's source artefacts, and answer its probe set once."""
+    """Compute a model's reference from its source artefacts. It answers the probe set once."""
     artefacts = source.artefacts
     probe = None
     if PROBE_IMAGES in artefacts:
@@ -80,7 +81,7 @@ def reference_of(source: SourceModel, watch: Watch) -> Reference:
 
 
 def _mixed(labels: Tensor) -> Tensor:
-    """Return an order (N,) in which every batch has about equal shares of the classes: round after round of them."""
+    """Return an order (N,) that takes one image of each class in turn, so that all batches have similar classes."""
     rounds = torch.zeros_like(labels)
     for label in range(int(labels.max()) + 1):
         rows = labels == label
@@ -100,6 +101,6 @@ def _calibration(looks: Sequence[Look], probe: Probe) -> Calibration:
 
 
 def _usual_distance(looks: Sequence[Look]) -> float | None:
-    """Return the distance that 99 % of the images stay below; None where no layer measures images alone."""
+    """Return the distance that 99 % of the images stay below; None if no layer measures single images."""
     alone = torch.cat([look.alone for look in looks]) if looks else torch.empty(0)
     return float(alone.quantile(0.99)) if len(alone) else None

@@ -1,4 +1,4 @@
-"""PyTorch models: an allowed factory makes the network, safetensors fills it."""
+"""PyTorch models: an allowed factory builds the network, and a safetensors file holds its weights."""
 
 import importlib
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""The one thread that runs PyTorch and ONNX Runtime; jobs run in the order in which they are handed in."""
+"""The worker: the only thread that runs PyTorch and ONNX Runtime. Its jobs run in the order of submission."""
 
 import asyncio
 import sys
@@ -17,23 +17,25 @@ from service.support.containment import contained
 
 T = TypeVar("T")
 SWITCH_SECONDS = 0.0005
-"""After which Python lets another thread go on. Its own 5 ms are added to each wake-up of the event loop beside a step:
-at twice the load that it can answer, beside other work, a server's median refusal took 68 ms, and takes 9."""
+"""Python's thread switch interval. The default of 5 ms delays each wake-up of the event loop during a step: at twice
+the load that a server can answer, its median refusal took 68 ms with the default, and takes 9 ms with this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """A job that runs: whose it is, and since when on the monotonic clock."""
+    """A running job: its owner, and its start on the monotonic clock."""
 
     of: str
     since: float
 
 
 class Worker:
-    """Leaves the event loop once per job; a job that has begun is finished, whoever still waits for it.
+    """Runs jobs on one thread. A job that has started is finished even if its caller is cancelled.
 
-    `slot` is held by a stream's job from its turn to its end, so that waiting for the worker can be timed.
-    `busy` is the job that runs, if any.
+    Attributes:
+        threads: PyTorch's number of threads.
+        slot: A lock that a stream's job holds from its turn to its end, so that the wait for the worker can be timed.
+        busy: The running job, if any.
     """
 
     def __init__(self, threads: int) -> None:
@@ -43,33 +45,33 @@ class Worker:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="worker", initializer=_prepare, initargs=(threads,))
 
     async def run(self, job: Callable[[], T], of: str = "", within: float | None = None) -> T:
-        """Run a job and return what it returns; cancelling the caller does not stop the job.
+        """Run a job and return its result. Cancelling the caller does not stop the job.
 
         Args:
-            job: What runs.
-            of: Whose job it is, for people.
-            within: Seconds within which it must begin; None for however long it takes.
+            job: The job.
+            of: The job's owner, for people.
+            within: Seconds within which the job must start; None for no limit.
 
         Raises:
-            DeadlineError: If it does not begin in time; it never runs then.
-            EscapeError: If it raises what would end the event loop, as SystemExit.
+            DeadlineError: If the job does not start in time. It will then never run.
+            EscapeError: If the job raises an exception that would end the event loop, such as SystemExit.
         """
-        context = copy_context()  # who calls is known on the worker too
-        begun = self._executor.submit(lambda: self._run(partial(context.run, job), of))
-        running = asyncio.wrap_future(begun)
+        context = copy_context()  # so that the worker knows the caller too
+        submitted = self._executor.submit(lambda: self._run(partial(context.run, job), of))
+        running = asyncio.wrap_future(submitted)
         if within is not None:
             done, _ = await asyncio.wait({running}, timeout=within)
-            if not done and begun.cancel():
-                raise DeadlineError(f"the worker is busy{self._said()}: no turn within {within:g} s; try again")
+            if not done and submitted.cancel():
+                raise DeadlineError(f"the worker is busy{self._owner()}: no turn within {within:g} s; try again")
         return await asyncio.shield(running)
 
     def stuck(self, seconds: float) -> Busy | None:
-        """Return the job that has run for longer than so many seconds, if one has."""
+        """Return the running job if it has run for longer than `seconds`; otherwise None."""
         busy = self.busy
         return busy if busy is not None and time.monotonic() - busy.since > seconds else None
 
     def close(self, seconds: float | None = None) -> bool:
-        """Finish what was handed in, then stop the thread; False if that takes longer than `seconds`."""
+        """Finish the submitted jobs, then stop the thread; return False if that takes longer than `seconds`."""
         last = self._executor.submit(lambda: None)
         self._executor.shutdown(wait=False)
         try:
@@ -86,7 +88,7 @@ class Worker:
         finally:
             self.busy = None
 
-    def _said(self) -> str:
+    def _owner(self) -> str:
         busy = self.busy
         return f" with {busy.of}" if busy is not None and busy.of else ""
 

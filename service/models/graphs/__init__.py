@@ -1,1 +1,1 @@
-"""Pipelines without a gradient as ONNX graphs: exported, kept, checked, run."""
+"""Gradient-free pipelines as ONNX graphs: export, cache, comparison and execution."""

@@ -1,4 +1,4 @@
-"""The graphs of a model's pipelines: made once, kept in a folder, compared with their pipelines before they serve."""
+"""The cache of ONNX graphs: each is made once, kept in a folder, and compared with its pipeline before it serves."""
 
 import hashlib
 import json
@@ -35,13 +35,13 @@ from service.telemetry.logs import log
 
 G = TypeVar("G")
 MAKERS = ("torch", "onnx", "onnxscript")
-"""What has a say in the graph that is made."""
+"""The packages whose versions decide the graph."""
 NOT_MADE = "no graph was made of it: list it in the setting `compiled_specs` to have it made at the next start"
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A pipeline's graph, open; requests of fewer images than `least_images` are the pipeline's own."""
+    """A pipeline's open graph. The pipeline itself serves requests of fewer than `least_images` images."""
 
     step: Compiled
     least_images: int
@@ -49,7 +49,14 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A pipeline fitted to a bundle's model, and `sample` inputs (N, *input_shape), 40 or more, to try it on."""
+    """A request for a graph: a pipeline fitted to a bundle's model, and sample inputs.
+
+    Attributes:
+        bundle: The model's bundle.
+        adapter: The pipeline.
+        prepared: The pipeline fitted to the model.
+        sample: At least 40 inputs (N, *input_shape) to compare the graph with the pipeline.
+    """
 
     bundle: Bundle
     adapter: Adapter
@@ -58,17 +65,17 @@ class Wanted:
 
     @property
     def answers_first(self) -> bool:
-        """Whether the graph is of the pass that answers alone."""
+        """Whether the graph holds only the forward pass that answers."""
         return export.answers_first(self.adapter, self.prepared)
 
     @property
     def runs_as_shipped(self) -> bool:
-        """Whether the bundle is an ONNX graph that serves the pipeline as it is."""
+        """Whether the bundle's own ONNX graph serves the pipeline."""
         return self.bundle.toml.model.kind == "onnx" and runs_as_shipped(self.adapter.spec)
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the graph is of, as it is kept with it."""
+        """The facts that identify the graph; its file stores them."""
         options = {name: asdict(options) for name, options in self.adapter.options.items()}
         return {
             **self._model,
@@ -79,7 +86,7 @@ class Wanted:
 
     @property
     def facts_of_streams(self) -> dict[str, str]:
-        """The same of a pass over several streams, which pipelines with one normalizer share."""
+        """The facts of the graph that runs several streams. Pipelines with the same normalizer share it."""
         name = self.adapter.spec.normalizer
         learned = "norm layers" if export.learned_by_stream(self.adapter, self.prepared) else "nothing"
         options = json.dumps(asdict(self.adapter.options[name]), sort_keys=True)
@@ -99,10 +106,10 @@ class Graphs:
     """A folder of graphs.
 
     Args:
-        folder: Made when the first one is written.
-        threads: Of ONNX Runtime.
-        specs: The pipelines, by canonical spec, whose graph is made where there is none.
-        grouping: Whether graphs of several streams are wanted at all.
+        folder: The folder, created for the first graph.
+        threads: ONNX Runtime's number of threads.
+        specs: Canonical specs of the pipelines whose missing graphs are made at start.
+        grouping: Whether to make graphs that run several streams.
     """
 
     def __init__(self, folder: Path, threads: int, specs: Collection[str] = (), *, grouping: bool = True) -> None:
@@ -112,10 +119,10 @@ class Graphs:
         self._grouping = grouping
 
     def get(self, wanted: Wanted, *, make: bool) -> Graph:
-        """Return a pipeline's graph: the one that is kept, or a new one where that is allowed.
+        """Return a pipeline's graph from the folder, or make it if `make` is True.
 
         Raises:
-            UnfitError: If it has none; the message says why.
+            UnfitError: If it has none. The message says why.
         """
         reason = why_not(wanted)
         if reason:
@@ -126,13 +133,13 @@ class Graphs:
         )  # fmt: skip
 
     def of_streams(self, wanted: Wanted, *, make: bool) -> ModuleNet | None:
-        """Return the network of several streams, of one image each, whose pass is a graph; None if there is none.
+        """Return the network for several streams of one image each, which runs a graph; None if there is no graph.
 
-        As `get`: the one that is kept, or a new one where that is allowed.
+        The graph comes from the folder, or is made if `make` is True.
         """
         adapter, fit = wanted.adapter, wanted.prepared
-        plain = isinstance(adapter, Pipeline) and adapter.precision == FLOAT32 and not wanted.runs_as_shipped
-        if not self._grouping or not plain or not isinstance(fit, Fit) or not in_one_pass(adapter, fit):
+        eligible = isinstance(adapter, Pipeline) and adapter.precision == FLOAT32 and not wanted.runs_as_shipped
+        if not self._grouping or not eligible or not isinstance(fit, Fit) or not in_one_pass(adapter, fit):
             return None
         learned = export.learned_by_stream(adapter, fit)
 
@@ -153,7 +160,11 @@ class Graphs:
     def _get(
         self, facts: Mapping[str, str], opened: Callable[[Session], G], make: Callable[[], tuple[bytes, G]] | None
     ) -> G:
-        """Return what a kept graph with these facts is opened as; or what `make` returns, and keep it."""
+        """Open the stored graph with these facts; without one, call `make` and store its graph.
+
+        Raises:
+            UnfitError: If there is no graph and `make` is None, or the graph cannot be made.
+        """
         file = self._folder / f"{_name(facts)}.onnx"
         kept = self._kept(file, facts, opened)
         if kept is not None:
@@ -161,10 +172,10 @@ class Graphs:
         if make is None:
             raise UnfitError(NOT_MADE)
         began = perf_counter()
-        told = {name: facts[name] for name in ("model", "adapter", "part")}
-        log.info("making_graph", **told)
+        fields = {name: facts[name] for name in ("model", "adapter", "part")}
+        log.info("making_graph", **fields)
         content, made = make()
-        log.info("graph_made", **told, file=str(file), seconds=round(perf_counter() - began, 1))
+        log.info("graph_made", **fields, file=str(file), seconds=round(perf_counter() - began, 1))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(file, content, AS_UMASK, lambda _: None)
@@ -173,13 +184,13 @@ class Graphs:
         return made
 
     def _kept(self, file: Path, facts: Mapping[str, str], opened: Callable[[Session], G]) -> G | None:
-        """Return the graph in a file, or None if there is none, or it is not what it should be."""
+        """Open the graph in a file; None if there is no file, or it is damaged or holds another graph."""
         if not file.is_file():
             return None
         try:
             session = Session(file.read_bytes(), self._threads)
             if {name: session.facts.get(name) for name in facts} != facts:
-                raise BundleError("it is of something else")
+                raise BundleError("it is the graph of another pipeline, model or version")
             return opened(session)
         except (BundleError, ValueError, OSError) as error:
             log.warning("graph_refused", file=str(file), reason=str(error))
@@ -187,10 +198,10 @@ class Graphs:
 
 
 def made_anew(wanted: Wanted, threads: int) -> tuple[bytes, Graph]:
-    """Make a pipeline's graph and compare it with the pipeline; return the ONNX file and the graph, open.
+    """Make a pipeline's graph and compare it with the pipeline. Return the ONNX file and the open graph.
 
     Raises:
-        UnfitError: If it has none; the message says why.
+        UnfitError: If the pipeline has no graph, or its graph is not exact. The message says why.
     """
     reason = why_not(wanted)
     if reason:
@@ -206,17 +217,17 @@ def made_anew(wanted: Wanted, threads: int) -> tuple[bytes, Graph]:
 
 
 def _reopened(session: Session, wanted: Wanted) -> Graph:
-    """Return a graph that was kept, once it has taken a step as the pipeline does."""
+    """Return a stored graph, after comparing one of its steps with the pipeline's."""
     least = int(session.facts.get("least_images", "0"))
     if least < 1:
-        raise BundleError("it holds for no number of images")
+        raise BundleError("it has no valid least_images")
     step = _compiled(session, wanted)
     check(step, wanted.adapter, wanted.prepared, wanted.sample[: max(least, 2)])
     return Graph(step, least)
 
 
 def why_not(wanted: Wanted) -> str:
-    """Tell why a pipeline has no graph; "" if it has one."""
+    """Return why a pipeline has no graph; "" if it has one."""
     if wanted.runs_as_shipped:
         return "the bundle is an ONNX graph already"
     return "" if wanted.answers_first else export.why_not(wanted.adapter)

@@ -1,9 +1,9 @@
-"""A pipeline without a gradient as one ONNX graph: model, normalizer and output adjuster, the state in and out.
+"""Exports a gradient-free pipeline as one ONNX graph: model, normalizer and output adjuster, with the state in and out.
 
-The names of the graph's inputs and outputs: the inputs by the bundle's name for them, `state/<tensor>` for what the
-pipeline remembers, and with `/after` behind it for what it will; `logits`, `probabilities`, `signal/<name>`.
+The graph's inputs are the images, under the bundle's input name, and `state/<tensor>` for the state before the step.
+Its outputs are `logits`, `probabilities`, `signal/<name>`, and `state/<tensor>/after` for the state after the step.
 
-Learners that answer first, and learn from some of the images then, have a graph of the pass that answers.
+For a learner that answers first and then learns from some of the images, the graph holds only the answering pass.
 """
 
 import logging
@@ -29,13 +29,13 @@ STATE, SIGNAL, AFTER = "state/", "signal/", "/after"
 PARAMS, NORM = "params/", "norm/"
 FORMAT = "1"
 EXAMPLES = 8
-"""Images in the batch that is traced, or streams; any number above one would do."""
+"""Images, or streams, in the traced batch. Any number above one would do."""
 MOST_STREAMS = 4096
-"""In one pass."""
+"""Most streams in one pass."""
 
 
 def answers_first(adapter: Adapter, fit: Prepared[Any]) -> bool:
-    """Whether an adapter answers by a pass without a gradient, which has a graph though the step has none."""
+    """Return whether an adapter's answering pass is gradient-free, so that it has a graph even if its step has none."""
     return (
         isinstance(adapter, Pipeline)
         and isinstance(fit, Fit)
@@ -46,7 +46,7 @@ def answers_first(adapter: Adapter, fit: Prepared[Any]) -> bool:
 
 
 def why_not(adapter: Adapter) -> str:
-    """Tell why an adapter's step has no graph; "" if it has one."""
+    """Return why an adapter's step has no graph; "" if it has one."""
     if not isinstance(adapter, Pipeline):
         return f"{adapter.spec} chooses among pipelines as it runs"
     if adapter.precision != FLOAT32:
@@ -59,7 +59,7 @@ def why_not(adapter: Adapter) -> str:
 
 
 class Step(nn.Module):
-    """One step of a pipeline as a function of tensors alone."""
+    """One step of a pipeline as a function of tensors."""
 
     def __init__(self, pipeline: Pipeline, fit: Fit) -> None:
         super().__init__()
@@ -75,7 +75,10 @@ class Step(nn.Module):
 
 
 class Pass(nn.Module):
-    """A pass over the next batch of one stream, or of several, as a function of tensors, learned parameters too."""
+    """A forward pass over the next batch of one or several streams, as a function of tensors.
+
+    The learned parameters are among its inputs.
+    """
 
     def __init__(self, net: ModuleNet, learned: Params) -> None:
         super().__init__()
@@ -83,44 +86,44 @@ class Pass(nn.Module):
         self._learned = list(learned)
         self.names = list(passed_in(learned, net.initial_norm))
 
-    def forward(self, x: Tensor, given: list[Tensor]) -> tuple[Tensor, ...]:
-        """Return logits, features, the drift if it is told, and the statistics after x (N, *input_shape)."""
+    def forward(self, x: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+        """Return logits, features, the drift if there is one, and the statistics after x (N, *input_shape)."""
         with torch.no_grad():
-            seen, after = self._net.observe(*self.taken(given), x)
-        return *told(seen), *flatten(after).values()
+            forward, after = self._net.observe(*self.unflattened(tensors), x)
+        return *outputs_of(forward), *flatten(after).values()
 
-    def taken(self, given: list[Tensor]) -> tuple[Params, NormState]:
-        """Return the parameters and the statistics that were given."""
-        named = dict(zip(self.names, given, strict=True))
+    def unflattened(self, tensors: list[Tensor]) -> tuple[Params, NormState]:
+        """Return the parameters and the statistics that a list of tensors holds."""
+        named = dict(zip(self.names, tensors, strict=True))
         params = {name: named[f"{PARAMS}{name}"] for name in self._learned}
         return params, rebuild(self._net.initial_norm, _under(NORM, named))
 
 
-def told(seen: Forward) -> tuple[Tensor, ...]:
-    """Return what a pass tells: logits, features and, where it can be told, the drift."""
-    drift = () if seen.drift is None else (seen.drift,)
-    return seen.logits, seen.features, *drift
+def outputs_of(forward: Forward) -> tuple[Tensor, ...]:
+    """Return the outputs of a pass as a tuple: logits, features and, if there is one, the drift."""
+    drift = () if forward.drift is None else (forward.drift,)
+    return forward.logits, forward.features, *drift
 
 
 def passed_in(params: Params, norm: NormState) -> dict[str, Tensor]:
-    """Name what a pass reads: the learned parameters and the statistics."""
+    """Return the tensors that a pass reads, by name: the learned parameters and the statistics."""
     return flatten({"params": params, "norm": norm})
 
 
 def make_step(pipeline: Adapter, fit: Prepared[Any], sample: Tensor, input_name: str) -> bytes:
-    """Export a pipeline's step on the model that it was fitted to.
+    """Export a pipeline's step on the model that it is fitted to.
 
     Args:
-        pipeline: It must have no `why_not`.
-        fit: Prepared for the model; what it marks while it runs makes it unfit for another thread meanwhile.
-        sample: Inputs (N, *input_shape), of which the first few are traced.
-        input_name: The graph's name for its inputs.
+        pipeline: The pipeline; `why_not` must be "" for it.
+        fit: The pipeline fitted to the model. No other thread may use it during the export.
+        sample: Inputs (N, *input_shape); the first few are traced.
+        input_name: The graph's name for its images.
 
     Returns:
-        An ONNX file, for any N that the pipeline treats as it does those traced.
+        An ONNX file. It holds for every N that the pipeline treats like the traced one.
 
     Raises:
-        UnfitError: If the model or a part cannot be exported; the message says why.
+        UnfitError: If the model or a part cannot be exported. The message says why.
     """
     if not isinstance(pipeline, Pipeline) or not isinstance(fit, Fit):
         raise UnfitError(why_not(pipeline))
@@ -133,48 +136,48 @@ def make_step(pipeline: Adapter, fit: Prepared[Any], sample: Tensor, input_name:
 
 
 def make_pass(pipeline: Adapter, fit: Prepared[Any], sample: Tensor, input_name: str) -> bytes:
-    """Export the pass by which a pipeline of an `answers_first` learner answers; as `make_step` in all else."""
+    """Export the answering pass of a pipeline with an `answers_first` learner; otherwise like `make_step`."""
     if not isinstance(fit, Fit):
         raise UnfitError(why_not(pipeline))
     net = fit.net
-    given = passed_in(net.affine, net.initial_norm)
+    tensors = passed_in(net.affine, net.initial_norm)
     return _exported(
-        str(pipeline.spec), Pass(net.pure, net.affine), sample, input_name, (given, *_told_by_a_pass(net, sample))
+        str(pipeline.spec), Pass(net.pure, net.affine), sample, input_name, (tensors, *_output_names(net, sample))
     )
 
 
 def learned_by_stream(pipeline: Adapter, fit: Prepared[Any]) -> Params:
-    """Return the parameters of a network that a pipeline's streams have each of their own, as they begin."""
+    """Return the initial values of the parameters that each stream of a pipeline learns for itself."""
     learns = isinstance(pipeline, Pipeline) and pipeline.learner.needs.gradient
     return fit.net.affine if learns and isinstance(fit, Fit) else {}
 
 
 def make_streams(net: ModuleNet, learned: Params, sample: Tensor, input_name: str) -> bytes:
-    """Export a network's pass over several streams of one image each, for any number of them but one.
+    """Export a network's pass over several streams of one image each, for any number of streams above one.
 
-    Statistics, and the learned parameters if there are any, are stacked (S, ...), and so is the drift.
+    Statistics, learned parameters and the drift are stacked (S, ...).
 
     Args:
         net: The network of one stream.
-        learned: The parameters that each stream has of its own, as they begin.
-        sample: Inputs (N, *input_shape), of which the first few are traced.
-        input_name: The graph's name for its inputs.
+        learned: The initial values of the parameters that each stream learns for itself.
+        sample: Inputs (N, *input_shape); the first few are traced.
+        input_name: The graph's name for its images.
 
     Raises:
-        UnfitError: If it cannot be exported; the message says why.
+        UnfitError: If it cannot be exported. The message says why.
     """
-    given = {
+    tensors = {
         name: torch.stack([tensor.detach()] * EXAMPLES) for name, tensor in passed_in(learned, net.initial_norm).items()
     }
     function = Pass(net.pure.of_streams(1), learned)
     return _exported(
-        "a pass over several streams", function, sample, input_name, (given, *_told_by_a_pass(net, sample)),
+        "a pass over several streams", function, sample, input_name, (tensors, *_output_names(net, sample)),
         by_stream=True,
     )  # fmt: skip
 
 
-def _told_by_a_pass(net: ModuleNet, sample: Tensor) -> tuple[list[str], list[str]]:
-    """Name a pass's first outputs, and the statistics that it writes."""
+def _output_names(net: ModuleNet, sample: Tensor) -> tuple[list[str], list[str]]:
+    """Return the names of a pass's first outputs, and of the statistics that follow them."""
     drift = net.observe(net.affine, net.initial_norm, sample[:EXAMPLES])[0].drift
     outputs = ["logits", "features", *(() if drift is None else (f"{SIGNAL}drift",))]
     return outputs, [f"{STATE}{NORM}{name}" for name in flatten(net.initial_norm)]
@@ -184,10 +187,19 @@ def _exported(
     what: str, function: nn.Module, sample: Tensor, input_name: str,
     named: tuple[dict[str, Tensor], list[str], list[str]], *, by_stream: bool = False,
 ) -> bytes:  # fmt: skip
-    """Export a function of (x, tensors); `named` are these tensors, its first outputs, and its last, by name."""
-    given, outputs, written = named
-    tensors = [tensor.detach().clone() for tensor in given.values()]
-    names = [input_name, *(f"{STATE}{name}" for name in given)]
+    """Export a function of (x, tensors) as an ONNX file.
+
+    Args:
+        what: The function's name in an error.
+        function: The function.
+        sample: Inputs x (N, *input_shape); the first few are traced.
+        input_name: The graph's name for x.
+        named: The tensors by name, the names of the first outputs, and the names of the state outputs after them.
+        by_stream: Whether the tensors have a leading dimension of streams too.
+    """
+    named_tensors, outputs, written = named
+    tensors = [tensor.detach().clone() for tensor in named_tensors.values()]
+    names = [input_name, *(f"{STATE}{name}" for name in named_tensors)]
     any_number = {0: torch.export.Dim("streams", min=2, max=MOST_STREAMS) if by_stream else torch.export.Dim.DYNAMIC}
     of_tensors = [any_number if by_stream else None] * len(tensors)
     try:
@@ -211,17 +223,17 @@ def _exported(
 
 
 def with_facts(content: bytes, facts: Mapping[str, str]) -> bytes:
-    """Return an ONNX file that tells facts about itself in its metadata."""
+    """Return an ONNX file with facts added to its metadata."""
     model = onnx.load_model_from_string(content)
     for node in model.graph.node:
-        node.ClearField("metadata_props")  # the lines of code that each came from, half of the file
+        node.ClearField("metadata_props")  # the source lines of each node, which are half of the file
     onnx.helper.set_model_props(model, {"format": FORMAT, **facts})
-    told: bytes = model.SerializeToString()
-    return told
+    file: bytes = model.SerializeToString()
+    return file
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of what an exporter stumbled over at last."""
+    """Return the first line of an exporter error's root cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
@@ -233,7 +245,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' remarks about themselves out of the log."""
+    """Suppress the exporters' own log messages and warnings."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,1 +1,1 @@
-"""Steps that learn by gradients, compiled to machine code beside the server, where that pays."""
+"""Gradient steps compiled to machine code in a separate process, used where they are faster."""

@@ -1,4 +1,4 @@
-"""Has the steps that are taken often compiled, one after the other, and judges what comes of it."""
+"""Compiles frequent steps in the background, one at a time, and uses those that are exact and faster."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ from service.models.batching_speedup import WORTH, fastest
 from service.models.hosted import Fitted, HostedModel
 from service.models.native.passes import NativePasses
 from service.models.native.step import STEP, NativeStep, check
-from service.models.native_result import Made, Native
+from service.models.native_result import CompiledCode, Native
 from service.models.process_environment import private_environment
 from service.models.process_job import Job
 from service.telemetry.logs import log
@@ -29,20 +29,20 @@ from service.telemetry.logs import log
 OFTEN = 100
 """Requests of one size after which its step is compiled."""
 MOST_SIZES = 4
-"""Of one pipeline."""
+"""Most batch sizes compiled for one pipeline."""
 SECONDS = 1800.0
-"""Of one compilation, at most."""
+"""Longest duration of one compilation."""
 COMPILERS = ("g++", "clang++", "c++")
 
 
 def is_compiled(pipeline: Pipeline) -> bool:
-    """Whether a pipeline's step has a gradient, and is a function of tensors alone or runs one often."""
+    """Return whether a gradient step can be compiled: it is a pure function of tensors, or it runs many passes."""
     whole = pipeline.learner.needs.gradient and pipeline.pure_graph and not pipeline.draws
     return whole or pipeline.learner.reads_often
 
 
 def why_not(fitted: Fitted) -> str:
-    """Tell why a pipeline's step is never compiled to machine code; "" if it may be."""
+    """Return why a pipeline's step is never compiled to machine code; "" if it may be."""
     adapter = fitted.adapter
     if not isinstance(adapter, Pipeline) or not isinstance(fitted.prepared, Fit):
         return f"{fitted.spec} chooses among pipelines as it runs"
@@ -55,22 +55,22 @@ def why_not(fitted: Fitted) -> str:
     return "" if any(map(shutil.which, COMPILERS)) else f"there is no C++ compiler ({', '.join(COMPILERS)})"
 
 
-def loaded(folder: Path, pipeline: Pipeline, fit: Fit, images: int) -> Made:
-    """Return what takes a pipeline's steps by what was compiled for it."""
+def loaded(folder: Path, pipeline: Pipeline, fit: Fit, images: int) -> CompiledCode:
+    """Load the code that was compiled for a pipeline into a folder."""
     if pipeline.learner.reads_often:
         return NativePasses(folder, pipeline, fit, images)
     return NativeStep(folder / STEP, fit.net.memory_format)
 
 
 class Workshop:
-    """Compiles steps in a process beside the server, one at a time; the pipelines serve by themselves meanwhile.
+    """Compiles steps in a child process, one at a time. Meanwhile the pipelines serve uncompiled.
 
-    What is compiled lies in a folder of the process's own that goes once it is loaded: nothing that others could
-    have put there is ever run.
+    Each compilation writes to a new temporary folder, which is removed once the code is loaded. The server therefore
+    never runs code that somebody else has put there.
 
     Args:
         allow_factories: The model factories that bundles may name.
-        threads: Of PyTorch.
+        threads: PyTorch's number of threads.
         often: Requests of one size after which its step is compiled.
     """
 
@@ -78,21 +78,21 @@ class Workshop:
         self._allow_factories = allow_factories
         self._threads = threads
         self._often = often
-        self._asked: Counter[tuple[int, int]] = Counter()
+        self._requests: Counter[tuple[int, int]] = Counter()
         self._busy = Lock()
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
 
     def step(self, model: HostedModel, fitted: Fitted, state: AdapterState, x: Tensor, *, exact: bool) -> Stepped:
-        """Take a step by what is fastest for the pipeline; on the worker, in the stream's turn.
+        """Take a step by the fastest code for the pipeline. Call it on the worker, in the stream's turn.
 
         Args:
-            model: Whose pipeline it is.
+            model: The pipeline's model.
             fitted: The pipeline.
-            state: Before the step; left as it was.
+            state: The state before the step. It is not changed.
             x: Images (N, *input_shape).
-            exact: Whether the step is the pipeline's own, bit for bit. A stream that is kept before each answer goes on
-                from its checkpoint after a crash, and must find what it would have found.
+            exact: Whether the step must be the pipeline's own, bit for bit. A stream that is saved before each answer
+                needs this: after a crash it repeats steps from its checkpoint, and must reach the same state.
         """
         images = len(x)
         if exact:
@@ -106,15 +106,15 @@ class Workshop:
         return (native.step or fitted).step(state, x)
 
     def close(self) -> None:
-        """End what is being compiled."""
+        """Kill the running compilation, and start no more."""
         self._closed = True
         if self._process is not None:
             self._process.kill()
 
     def _count(self, model: HostedModel, fitted: Fitted, images: int) -> None:
         key = (id(fitted), images)
-        self._asked[key] += 1
-        if self._asked[key] < self._often or len(fitted.native) >= MOST_SIZES or self._closed:
+        self._requests[key] += 1
+        if self._requests[key] < self._often or len(fitted.native) >= MOST_SIZES or self._closed:
             return
         reason = why_not(fitted)
         if reason:
@@ -126,9 +126,9 @@ class Workshop:
         Thread(target=self._make, args=(native, model, fitted, images), name="workshop", daemon=True).start()
 
     def _make(self, native: Native, model: HostedModel, fitted: Fitted, images: int) -> None:
-        """Compile one step; on a thread that only waits for the process."""
+        """Compile one step. This runs on its own thread, which only waits for the process."""
         began, fit = perf_counter(), fitted.prepared
-        told = {"model": model.name, "adapter": fitted.spec, "images": images}
+        fields = {"model": model.name, "adapter": fitted.spec, "images": images}
         try:
             with TemporaryDirectory(prefix="acclimate-native-") as name:
                 job = Job(
@@ -138,19 +138,19 @@ class Workshop:
                 self._compile(job)
                 if isinstance(fit, Fit) and isinstance(fitted.adapter, Pipeline):
                     native.made = loaded(job.folder, fitted.adapter, fit, images)
-            log.info("step_compiled", **told, seconds=round(perf_counter() - began, 1))
-        except Exception as error:  # noqa: BLE001 - whatever a compiler stumbles over, the pipeline serves
+            log.info("step_compiled", **fields, seconds=round(perf_counter() - began, 1))
+        except Exception as error:  # noqa: BLE001 - if compilation fails in any way, the pipeline serves uncompiled
             native.reason = f"it cannot be compiled: {str(error)[:300]}"
-            log.warning("step_not_compiled", **told, reason=native.reason)
+            log.warning("step_not_compiled", **fields, reason=native.reason)
         finally:
             self._busy.release()
 
     def _compile(self, job: Job) -> None:
-        """Run the process that compiles.
+        """Run the compiling process.
 
         Raises:
-            BundleError: If it fails; the message is the last line that it has said.
-            TimeoutExpired: If it takes too long.
+            BundleError: If it fails. The message is the last line of its standard error.
+            TimeoutExpired: If it takes longer than SECONDS.
         """
         self._process = subprocess.Popen(
             [sys.executable, "-m", "service.models.native.compile"],
@@ -160,16 +160,16 @@ class Workshop:
         try:
             if self._closed:
                 raise BundleError("the server stops")
-            _, said = self._process.communicate(job.to_json(), timeout=SECONDS)
+            _, errors = self._process.communicate(job.to_json(), timeout=SECONDS)
             if self._process.returncode:
-                raise BundleError((said.strip().splitlines() or [f"exit {self._process.returncode}"])[-1])
+                raise BundleError((errors.strip().splitlines() or [f"exit {self._process.returncode}"])[-1])
         finally:
             self._process.kill()
             self._process = None
 
 
 def _judge(native: Native, fitted: Fitted, state: AdapterState, x: Tensor) -> None:
-    """Compare what was compiled with what serves, on a stream's own images, and time both: once, on the worker."""
+    """Compare the compiled step with the pipeline's on a stream's images, and time both. This happens once."""
     made, native.made = native.made, None
     if made is None:
         return
@@ -177,7 +177,7 @@ def _judge(native: Native, fitted: Fitted, state: AdapterState, x: Tensor) -> No
         if isinstance(made, NativeStep):
             made.signals = tuple(fitted.step(state, x)[0].signals)
         check(made, fitted.step, state, x)
-    except Exception as error:  # noqa: BLE001 - compiled code may fail as it likes, the pipeline serves
+    except Exception as error:  # noqa: BLE001 - if compiled code fails in any way, the pipeline serves uncompiled
         native.reason = f"compiled, it is not used: {str(error)[:300]}"
         log.warning("native_step_refused", adapter=fitted.spec, images=len(x), reason=native.reason)
         return

@@ -1,6 +1,6 @@
-"""Compiles for one pipeline: `python -m service.models.native.compile`, a job on standard input.
+"""Compiles one pipeline's step: `python -m service.models.native.compile`, with a job on standard input.
 
-A process of its own, since compiling takes a minute of Python code that would keep a server's own from running.
+It runs as a separate process, because compiling runs a minute of Python code that would block the server's.
 """
 
 import os
@@ -28,15 +28,15 @@ from service.models.native.traced import Imitation, Reading
 from service.models.process_job import Job
 
 NICENESS = 10
-"""Compiling gives way to serving."""
+"""The process's niceness, so that serving has priority."""
 
 
 def do(job: Job) -> None:
     """Compile the step of a bundle's pipeline.
 
     Raises:
-        AcclimateError: If the bundle or the pipeline is not what it should be.
-        Exception: Of PyTorch's many kinds, if the step cannot be compiled.
+        AcclimateError: If the bundle or the pipeline is invalid.
+        Exception: One of many kinds from PyTorch, if the step cannot be compiled.
     """
     source = load_source(read_bundle(job.bundle), job.allow_factories, job.threads)
     pipeline = create(job.spec, **job.options)
@@ -44,10 +44,10 @@ def do(job: Job) -> None:
 
 
 def compile_for(pipeline: Adapter, fit: Prepared[Any], images: int, folder: Path) -> None:
-    """Compile what makes a pipeline's step fast for batches of so many images: its passes if many, or all of it.
+    """Compile a pipeline's step for batches of `images` images: its passes if it runs many, else the whole step.
 
     Raises:
-        Exception: Of PyTorch's many kinds, if it cannot be compiled.
+        Exception: One of many kinds from PyTorch, if it cannot be compiled.
     """
     if not isinstance(pipeline, Pipeline) or not isinstance(fit, Fit):
         raise TypeError(f"{pipeline.spec} chooses among pipelines as it runs")
@@ -62,28 +62,28 @@ def compile_for(pipeline: Adapter, fit: Prepared[Any], images: int, folder: Path
 
 
 def _compile_passes(net: ModuleNet, imitating: Params, x: Tensor, folder: Path) -> None:
-    """Compile the passes of a network, of which one imitates by some of its parameters."""
+    """Compile a network's three passes; the parameters `imitating` learn in the imitating one."""
     weights, target = net.weights, torch.full((len(x), net.classes), 1 / net.classes, dtype=net.dtype)
-    given = passed_in(weights, net.initial_norm)
-    _compile(Reading(net.pure, weights), x, given, folder / READ)
-    _compile(Pass(net.pure, weights), x, given, folder / OBSERVE)
+    tensors = passed_in(weights, net.initial_norm)
+    _compile(Reading(net.pure, weights), x, tensors, folder / READ)
+    _compile(Pass(net.pure, weights), x, tensors, folder / OBSERVE)
     learned = {**passed_in(imitating, net.initial_norm), "target": target}
     _compile(Imitation(net.pure, imitating), x, learned, folder / IMITATE)
 
 
 def _compile(function: nn.Module, x: Tensor, named: Mapping[str, Tensor], package: Path) -> None:
-    """Compile a function of x and tensors; what else it uses, as weights, is within."""
-    given = [tensor.detach().clone() for tensor in named.values()]
-    traced = make_fx(function)(x, given)
+    """Compile a function of x and the named tensors. All other tensors that it uses become constants of the package."""
+    tensors = [tensor.detach().clone() for tensor in named.values()]
+    traced = make_fx(function)(x, tensors)
     with torch.no_grad():
-        exported = torch.export.export(_Flat(traced), (x, given), strict=False)
+        exported = torch.export.export(_Flat(traced), (x, tensors), strict=False)
         aoti_compile_and_package(
             exported, package_path=str(package), inductor_configs={"freezing": True, "compile_threads": 1}
         )
 
 
 class _Flat(nn.Module):
-    """A traced function as a module that returns a tuple, as exporting wants it."""
+    """A traced function as a module that returns a tuple, as `torch.export` requires."""
 
     def __init__(self, traced: nn.Module) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class _Flat(nn.Module):
 
 
 def main() -> None:
-    """Do the job on standard input."""
+    """Run the job that is read from standard input."""
     job = Job.from_json(sys.stdin.read())
     os.nice(NICENESS)
     torch.set_num_threads(job.threads)

@@ -1,4 +1,4 @@
-"""Machine code from a file."""
+"""Loading of compiled packages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import TypeAlias
 from torch import Tensor
 
 Run: TypeAlias = Callable[..., tuple[Tensor, ...]]
-"""Maps inputs and a list of tensors to tensors."""
+"""Maps images and a list of tensors to tensors."""
 
 
 def load(package: Path) -> Run:
-    """Return the function that `making` has written into a file, which is not needed any more after that."""
+    """Load the function that `compile` has written to a file. The file may be removed afterwards."""
     from torch._inductor import aoti_load_package
 
     run: Run = aoti_load_package(str(package))

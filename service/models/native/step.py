@@ -1,4 +1,4 @@
-"""A compiled step: the pipeline's own, to rounding, for one size of batch."""
+"""A compiled step: the pipeline's step for one batch size, up to rounding."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,28 +13,28 @@ from adapters.state import flatten, is_finite, rebuild
 from adapters.values import StepOutput
 from service.errors import BundleError
 from service.models.native.package import load
-from service.models.native_result import Made
+from service.models.native_result import CompiledCode
 
 STEP = "step.pt2"
-"""Its file in a job's folder."""
+"""The package of the step in a job's folder."""
 STEPS = 3
-"""By which a compiled step is compared with the pipeline's."""
+"""Number of steps that a compiled step is compared with the pipeline's on."""
 TOLERANCE = 1e-3
-"""Of probabilities after these steps."""
+"""Largest difference of probabilities in these steps."""
 PARAMETERS = 0.05
-"""Of the way that the parameters went, between where both got: Adam's first steps are as long for a gradient that is
-rounding alone, and take its sign."""
+"""Tolerance on parameters, relative to the distance that they moved. Adam's first steps have full length even where the
+gradient is only rounding noise."""
 
 
 class NativeStep:
-    """Runs a package that `making` has written.
+    """Runs a step that `compile` has compiled.
 
     Attributes:
-        signals: The names of the signals that a step tells, as the pipeline's own step does.
+        signals: The names of the step's signals, in the order of the pipeline's own step.
 
     Args:
-        package: Its file, not needed any more once it is loaded.
-        memory_format: How inputs lay in memory when it was made.
+        package: The package's file. It may be removed afterwards.
+        memory_format: The memory format of the images for which it was compiled.
     """
 
     def __init__(self, package: Path, memory_format: torch.memory_format) -> None:
@@ -43,30 +43,32 @@ class NativeStep:
         self.signals: tuple[str, ...] = ()
 
     def step(self, state: AdapterState, x: Tensor) -> Stepped:
-        """Answer x (N, *input_shape) and learn from it; `state` is left as it was."""
+        """Answer x (N, *input_shape) and learn from it; `state` is not changed."""
         before = flatten(state)
-        given = [tensor.contiguous() for tensor in before.values()]
-        logits, probabilities, *others = self._run(x.contiguous(memory_format=self._memory_format), given)
+        tensors = [tensor.contiguous() for tensor in before.values()]
+        logits, probabilities, *others = self._run(x.contiguous(memory_format=self._memory_format), tensors)
         signals = dict(zip(self.signals, others, strict=False))
         after = rebuild(state, dict(zip(before, others[len(signals) :], strict=True)))
         return StepOutput(logits, probabilities, signals), after
 
 
-def check(native: Made, step: Callable[[AdapterState, Tensor], Stepped], state: AdapterState, x: Tensor) -> None:
-    """Take steps on x (N, *input_shape) and what it becomes, mirrored, by both.
+def check(
+    native: CompiledCode, step: Callable[[AdapterState, Tensor], Stepped], state: AdapterState, x: Tensor
+) -> None:
+    """Compare compiled steps with the pipeline's, on x (N, *input_shape) and its mirror image in turn.
 
     Raises:
-        BundleError: If they differ by more than rounding; the message says by how much.
+        BundleError: If they differ by more than rounding. The message says by how much.
     """
-    start = ours = theirs = state
+    start = native_state = pipeline_state = state
     for number in range(STEPS):
         batch = x.flip(-1) if number % 2 else x
-        given, ours = native.step(ours, batch)
-        wanted, theirs = step(theirs, batch)
-        apart = float((given.probabilities - wanted.probabilities).abs().max())
-        if not apart <= TOLERANCE:
-            raise BundleError(f"after {number} steps its probabilities are {apart:.2g} from the pipeline's")
-    moved = float(relative(learned(theirs), learned(start)))
-    apart = float(relative(learned(ours), learned(theirs)))
-    if not is_finite(ours) or apart > PARAMETERS * moved + TOLERANCE**2:
-        raise BundleError(f"its parameters went {apart:.2g} from the pipeline's, which went {moved:.2g}")
+        actual, native_state = native.step(native_state, batch)
+        expected, pipeline_state = step(pipeline_state, batch)
+        difference = float((actual.probabilities - expected.probabilities).abs().max())
+        if not difference <= TOLERANCE:
+            raise BundleError(f"after {number} steps its probabilities are {difference:.2g} from the pipeline's")
+    moved = float(relative(learned(pipeline_state), learned(start)))
+    difference = float(relative(learned(native_state), learned(pipeline_state)))
+    if not is_finite(native_state) or difference > PARAMETERS * moved + TOLERANCE**2:
+        raise BundleError(f"its parameters are {difference:.2g} from the pipeline's, which moved by {moved:.2g}")

@@ -1,29 +1,29 @@
-"""The passes that are compiled for learners which take many in a step, as functions of tensors alone.
+"""The passes that are compiled for learners that run many of them in a step, as functions of tensors.
 
-What they answer lies in one flat tuple: gradients where there are any, what the pass tells, statistics where they move.
+Each returns one flat tuple: gradients if there are any, the results of the pass, and statistics if they change.
 """
 
 import torch
 from torch import Tensor
 
 from adapters.state import flatten
-from service.models.graphs.export import Pass, told
+from service.models.graphs.export import Pass, outputs_of
 
 
 class Reading(Pass):
-    """A pass that leaves the statistics as they are."""
+    """A pass that does not change the statistics."""
 
-    def forward(self, x: Tensor, given: list[Tensor]) -> tuple[Tensor, ...]:
-        """Return logits, features and, if it is told, the drift of x (N, *input_shape)."""
+    def forward(self, x: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+        """Return logits, features and, if there is one, the drift for x (N, *input_shape)."""
         with torch.no_grad():
-            return told(self._net.forward(*self.taken(given), x))
+            return outputs_of(self._net.forward(*self.unflattened(tensors), x))
 
 
 class Imitation(Pass):
-    """A pass over the next batch that is to answer as a target says; the target (N, C) is given last."""
+    """A pass over the next batch with the gradients towards a target (N, C), which is the last tensor."""
 
-    def forward(self, x: Tensor, given: list[Tensor]) -> tuple[Tensor, ...]:
-        """Return gradients, logits, features, the drift if it is told, and the statistics after x (N, *input_shape)."""
-        *others, target = given
-        imitated = self._net.imitate(*self.taken(others), x, target)
-        return *imitated.grads.values(), *told(imitated.forward), *flatten(imitated.norm).values()
+    def forward(self, x: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+        """Return gradients, logits, features, the drift if there is one, and the statistics after x."""
+        *others, target = tensors
+        imitated = self._net.imitate(*self.unflattened(others), x, target)
+        return *imitated.grads.values(), *outputs_of(imitated.forward), *flatten(imitated.norm).values()

@@ -1,1 +1,1 @@
-"""ONNX models: run as shipped, and rebuilt in PyTorch."""
+"""ONNX models: executed by ONNX Runtime as shipped, and rebuilt in PyTorch."""

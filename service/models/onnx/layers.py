@@ -1,4 +1,4 @@
-"""The operations of ONNX that have weights or a window, as layers of PyTorch."""
+"""The ONNX operations that have weights or a window, as PyTorch layers."""
 
 from collections.abc import Callable
 from math import ceil
@@ -37,7 +37,7 @@ def batch_norm(at: Site) -> nn.Module:
         raise at.refusal(f"normalises {at.rank} dimensions, expected 2 to 4")
     kind = nn.BatchNorm2d if at.rank == 4 else nn.BatchNorm1d
     scale, bias, mean, var = (at.needed(position) for position in range(1, 5))
-    momentum = round(1 - at.number("momentum", 0.9), 6)  # ONNX tells the share that stays
+    momentum = round(1 - at.number("momentum", 0.9), 6)  # ONNX's momentum is the share of the old value
     norm = kind(len(scale), at.number("epsilon", 1e-5), momentum)
     _with_weights(norm, scale, bias)
     norm.running_mean, norm.running_var = mean, var
@@ -45,7 +45,7 @@ def batch_norm(at: Site) -> nn.Module:
 
 
 def gemm(at: Site) -> nn.Module:
-    """Make a linear layer of a Gemm node."""
+    """Make a linear layer from a Gemm node."""
     weight, bias = at.needed(1), at.tensor(2)
     if at.integer("transA", 0):
         raise at.refusal("transposes its images")
@@ -56,7 +56,7 @@ def gemm(at: Site) -> nn.Module:
 
 
 def weighted_matmul(at: Site) -> nn.Module:
-    """Make a linear layer of a MatMul by a matrix that is the same for every batch."""
+    """Make a linear layer from a MatMul by a constant matrix."""
     return _linear(at.needed(1).T, None)
 
 
@@ -82,7 +82,7 @@ def average_pool(at: Site) -> nn.Module:
 
 
 def _some(bias: Tensor | None) -> Tensor | None:
-    """Leave out a bias of zeros, which some exporters add to convolutions that have none."""
+    """Return None for a bias of zeros, which some exporters add to convolutions without bias."""
     return bias if bias is not None and bool(bias.any()) else None
 
 
@@ -124,7 +124,7 @@ def _pads(at: Site, kernel: tuple[int, ...], strides: tuple[int, ...], dilations
 
 
 def _padded(pads: Pads, value: float, layer: Callable[[tuple[int, int]], nn.Module]) -> nn.Module:
-    """Return a layer with its padding, which PyTorch's layers take only where it is even."""
+    """Return a layer with its padding. PyTorch's layers support only symmetric padding, so others get a pad layer."""
     top, left, bottom, right = pads
     if (top, left) == (bottom, right):
         return layer((top, left))

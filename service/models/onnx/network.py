@@ -1,4 +1,4 @@
-"""An ONNX graph as a network of PyTorch, whose norm layers can be reached."""
+"""Rebuilds an ONNX graph as a PyTorch network, so that adapters can reach its norm layers."""
 
 import re
 from collections import Counter
@@ -15,13 +15,13 @@ from service.models.onnx.operations import operation
 from service.models.onnx.reader import Graph, Node
 
 MAX_ELEMENTS = 2**28
-"""Of any one value of a graph for the probes, and of all its constants that are computed, together."""
+"""Most elements of any one value for the probes, and of all computed constants together."""
 FOLDED = "it has no BatchNormalization (folded? PyTorch keeps it with `optimize=False`)"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A layer with the names of the values it takes and makes, and of those that nothing takes after it."""
+    """A layer, the names of its inputs and output, and the names of the values that no later layer reads."""
 
     layer: str
     inputs: tuple[str, ...]
@@ -30,14 +30,14 @@ class Step:
 
 
 class RebuiltNetwork(nn.Module):
-    """Runs the layers of a graph one after another; its features pass through `features`, so that they can be tapped.
+    """Runs the layers of a graph in order. The features pass through the module `features`, for hooks to read them.
 
     Args:
-        graph: The graph's name for its input.
-        outputs: Its names for logits and features.
+        graph_input: The name of the graph's input.
+        outputs: The names of the graph's logits and features.
         layers: The layers by name.
-        steps: The layers in the order they run.
-        constants: Values that no layer makes.
+        steps: The layers in execution order.
+        constants: The values that no layer computes, by name.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class RebuiltNetwork(nn.Module):
             self.register_buffer(self._constants[name], tensor)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map standardised x (N, ...) to logits (N, classes)."""
+        """Return the logits (N, classes) of standardised x (N, ...)."""
         return self.answers(x)[0]
 
     def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map standardised x (N, ...) to logits (N, classes) and features (N, ...)."""
+        """Return the logits (N, classes) and features (N, ...) of standardised x (N, ...)."""
         values = {self._input: x}
         logits, features = self._outputs
         for step in self._steps:
@@ -77,15 +77,15 @@ class RebuiltNetwork(nn.Module):
 
 
 def rebuild(graph: Graph, outputs: tuple[str, str], shape: tuple[int, ...]) -> RebuiltNetwork:
-    """Build the network that a graph describes. Nothing is computed on images: their shapes alone are followed.
+    """Build the network that a graph describes. It follows only the shapes of images, and computes nothing on them.
 
     Args:
         graph: The graph.
-        outputs: Its names for logits and features.
+        outputs: The names of the graph's logits and features.
         shape: One input's shape, without the batch dimension.
 
     Raises:
-        UnfitError: If something of the graph is not known, or goes beyond the bounds.
+        UnfitError: If the graph uses something unsupported, or exceeds a bound.
     """
     if not any(node.op == "BatchNormalization" for node in graph.nodes):
         raise UnfitError(FOLDED)
@@ -96,7 +96,7 @@ def rebuild(graph: Graph, outputs: tuple[str, str], shape: tuple[int, ...]) -> R
 
 
 class _Builder:
-    """What of a graph is built, node by node."""
+    """Builds a network from a graph, node by node."""
 
     def __init__(self, graph: Graph, shape: tuple[int, ...]) -> None:
         first, second = (torch.empty(images, *shape, device="meta") for images in PROBES)
@@ -105,12 +105,12 @@ class _Builder:
         self._known[graph.input] = Operand((first, second), live=True)
         self._layers: dict[str, nn.Module] = {}
         self._runs: list[tuple[str, tuple[str, ...], str]] = []
-        self._taken = {*dir(nn.Module()), "features"}
+        self._used_names = {*dir(nn.Module()), "features"}
         self._repeated: Counter[str] = Counter()
         self._computed = 0
 
     def take(self, node: Node) -> None:
-        """Build a node's layer, or compute its value where it does not depend on the images."""
+        """Build a node's layer, or compute its value if it does not depend on the images."""
         at = Site(node, [self._operand(node, name) for name in node.inputs], self._opset)
         try:
             with torch.no_grad():
@@ -119,7 +119,7 @@ class _Builder:
             raise at.refusal(f"cannot be built: {str(error).partition(chr(10))[0][:200]}") from None
 
     def network(self, outputs: tuple[str, str]) -> RebuiltNetwork:
-        """Return the network, once all nodes are taken."""
+        """Return the network. All nodes must have been added with `take`."""
         made = {output for _, _, output in self._runs}
         missing = [name for name in outputs if name not in made]
         if missing:
@@ -135,46 +135,46 @@ class _Builder:
 
     def _built(self, at: Site) -> Operand:
         known = operation(at)
-        layer, given = known.make(at), [each for each in at.operands[: known.inputs] if each is not None]
-        shapes = self._followed(at, layer, given)
-        if not any(operand.live for operand in given):
-            return self._value(at, layer, given, shapes)
-        if not all(operand.live or operand.settled for operand in given):
+        layer, operands = known.make(at), [each for each in at.operands[: known.inputs] if each is not None]
+        shapes = self._shapes(at, layer, operands)
+        if not any(operand.live for operand in operands):
+            return self._value(at, layer, operands, shapes)
+        if not all(operand.live or operand.settled for operand in operands):
             raise at.refusal("joins images with their number")
         name = self._name(at.node)
         self._layers[name] = layer
         self._runs.append((name, tuple(each for each in at.node.inputs[: known.inputs] if each), at.node.output))
         return Operand(shapes, live=True)
 
-    def _followed(self, at: Site, layer: nn.Module, given: Sequence[Operand]) -> tuple[Tensor, Tensor]:
-        """Return what a layer makes for both probes, on the device `meta`."""
+    def _shapes(self, at: Site, layer: nn.Module, operands: Sequence[Operand]) -> tuple[Tensor, Tensor]:
+        """Return a layer's outputs for both probes, on the device `meta`."""
         weights = {name: tensor.to("meta") for name, tensor in layer.state_dict().items()}
         with torch.device("meta"):
             first, second = (
-                functional_call(layer, weights, tuple(operand.each[probe].to("meta") for operand in given))
+                functional_call(layer, weights, tuple(operand.each[probe].to("meta") for operand in operands))
                 for probe in range(len(PROBES))
             )
         if max(first.numel(), second.numel()) > MAX_ELEMENTS:
             raise at.refusal(f"makes a value of the shape {tuple(second.shape)}, beyond {MAX_ELEMENTS} elements")
         return first, second
 
-    def _value(self, at: Site, layer: nn.Module, given: Sequence[Operand], shapes: tuple[Tensor, Tensor]) -> Operand:
+    def _value(self, at: Site, layer: nn.Module, operands: Sequence[Operand], shapes: tuple[Tensor, Tensor]) -> Operand:
         """Compute a value that does not depend on the images."""
         self._computed += shapes[1].numel()
         if self._computed > MAX_ELEMENTS:
             raise at.refusal(f"and those before it compute constants of more than {MAX_ELEMENTS} elements")
-        first = layer(*(operand.each[0] for operand in given))
-        same = all(operand.each[0] is operand.each[1] for operand in given)
-        return Operand((first, first if same else layer(*(operand.each[1] for operand in given))))
+        first = layer(*(operand.each[0] for operand in operands))
+        same = all(operand.each[0] is operand.each[1] for operand in operands)
+        return Operand((first, first if same else layer(*(operand.each[1] for operand in operands))))
 
     def _name(self, node: Node) -> str:
-        """Return a layer's name: the path of its weight in the network that was exported, or the node's name."""
+        """Return a unique layer name: the path of its weight in the exported network, or the node's name."""
         path = node.inputs[1].rpartition(".")[0] if len(node.inputs) > 1 else ""
         plain = re.sub(r"\W+", "_", path or node.name).strip("_") or node.op
-        while plain in self._taken:
+        while plain in self._used_names:
             self._repeated[plain] += 1
             plain = f"{plain}_{self._repeated[plain]}"
-        self._taken.add(plain)
+        self._used_names.add(plain)
         return plain
 
     def _steps(self, outputs: tuple[str, str]) -> list[Step]:
@@ -187,7 +187,7 @@ class _Builder:
 
 
 def _shape(at: Site) -> Operand:
-    """Return the shape of a value, for both probes."""
+    """Return the value of a Shape node for both probes."""
     first, second = (torch.tensor(tuple(shape)) for shape in at.shapes())
     start, end = at.integer("start", 0), at.integer("end", at.rank)
     return Operand((first[start:end], second[start:end]))

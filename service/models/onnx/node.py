@@ -1,4 +1,4 @@
-"""A node where it stands in its graph: its attributes, its settled arguments, the shapes that reach it."""
+"""A node in the context of its graph: its attributes, its constant inputs, and its input shapes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,66 +10,66 @@ from service.errors import UnfitError
 from service.models.onnx.reader import Node
 
 PROBES = (2, 3)
-"""Images in the batches whose shapes are followed through a graph: what differs between them is the batch's."""
+"""Sizes of two batches whose shapes are followed through a graph. Dimensions that differ depend on the batch size."""
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A value of a graph for each of the probes: on the device `meta` if it depends on the images, else the value."""
+    """A value of a graph for both probes; if it depends on the images (`live`), its tensors are on device `meta`."""
 
     each: tuple[Tensor, Tensor]
     live: bool = False
 
     @property
     def settled(self) -> bool:
-        """Whether it is the same for every batch."""
+        """Whether the value is the same for every batch."""
         first, second = self.each
         return not self.live and (first is second or torch.equal(first, second))
 
 
 @dataclass(frozen=True)
 class Site:
-    """A node with its operands; None for an input that is left out."""
+    """A node with its operands; an omitted optional input is None."""
 
     node: Node
     operands: Sequence[Operand | None]
     opset: int
 
     def refusal(self, why: str) -> UnfitError:
-        """Return the error that says why this node is not taken."""
+        """Return the error that says why this node is not supported."""
         return UnfitError(f"its node {self.node.name!r} ({self.node.op}) {why}")
 
     def integer(self, name: str, default: int) -> int:
-        """Return an attribute that is an integer."""
+        """Return an integer attribute."""
         value = self.node.attributes.get(name, default)
         if not isinstance(value, int):
             raise self.refusal(f"has {name} = {value!r}, expected an integer")
         return value
 
     def number(self, name: str, default: float) -> float:
-        """Return an attribute that is a number."""
+        """Return a numeric attribute."""
         value = self.node.attributes.get(name, default)
         if not isinstance(value, int | float):
             raise self.refusal(f"has {name} = {value!r}, expected a number")
         return float(value)
 
     def text(self, name: str, default: str) -> str:
-        """Return an attribute that is a text."""
+        """Return a text attribute."""
         return str(self.node.attributes.get(name, default))
 
     def integers(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        """Return an attribute that is a list of integers."""
+        """Return an attribute that is a list of integers, as many as `default` has; if that is (), of any length."""
         value = self.node.attributes.get(name, default)
         if not isinstance(value, tuple) or (default and len(value) != len(default)):
             raise self.refusal(f"has {name} = {value!r}, expected {len(default) or 'some'} integers")
         return tuple(int(each) for each in value)
 
     def operand(self, position: int) -> Operand | None:
-        """Return an input, or None if it is left out."""
+        """Return an input, or None if it is omitted."""
         return self.operands[position] if position < len(self.operands) else None
 
     def tensor(self, position: int) -> Tensor | None:
-        """Return an input that is the same for every batch, or None if it is left out."""
+        """Return an input that is the same for every batch, or None if it is omitted."""
         operand = self.operand(position)
         if operand is None:
             return None
@@ -78,14 +78,14 @@ class Site:
         return operand.each[0]
 
     def needed(self, position: int) -> Tensor:
-        """Return an input that is the same for every batch."""
+        """Return a required input that is the same for every batch."""
         tensor = self.tensor(position)
         if tensor is None:
             raise self.refusal(f"lacks its input {position}")
         return tensor
 
     def listed(self, position: int, name: str) -> tuple[int, ...] | None:
-        """Return integers that are an input or, in earlier opsets, an attribute; None if they are neither."""
+        """Return integers from an input or, in earlier opsets, an attribute; None if neither is present."""
         tensor = self.tensor(position)
         if tensor is not None:
             return tuple(int(value) for value in tensor.flatten().tolist())
@@ -101,7 +101,7 @@ class Site:
 
     @property
     def rank(self) -> int:
-        """How many dimensions the first input has."""
+        """The number of dimensions of the first input."""
         return len(self.shapes()[0])
 
 

@@ -1,4 +1,4 @@
-"""ONNX models: run by ONNX Runtime as shipped, and rebuilt in PyTorch where pipelines reach inside."""
+"""ONNX models: executed by ONNX Runtime as shipped, and rebuilt in PyTorch for pipelines that adapt the network."""
 
 from dataclasses import replace
 from typing import cast
@@ -18,11 +18,11 @@ from service.models.onnx_session import session_of
 
 OPAQUE = "this ONNX graph takes output adjusters alone"
 TOLERANCE = 1e-3
-"""Of logits and features, beside the largest one."""
+"""Largest difference of logits and features, relative to the largest value."""
 
 
 class OnnxNetwork(nn.Module):
-    """Runs a graph; its features pass through `features`, so that they can be tapped as in any network."""
+    """Runs a graph. The features pass through the module `features`, so that hooks can read them as in any network."""
 
     def __init__(self, session: onnxruntime.InferenceSession, outputs: list[str]) -> None:
         super().__init__()
@@ -32,46 +32,46 @@ class OnnxNetwork(nn.Module):
         self._outputs = outputs
 
     def __deepcopy__(self, memo: dict[int, object]) -> "OnnxNetwork":
-        """A copy shares the session, which keeps no state between runs."""
+        """Return a copy that shares the session, which keeps no state between runs."""
         return OnnxNetwork(self._session, self._outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map standardised x (N, ...) to logits (N, classes)."""
+        """Return the logits (N, classes) of standardised x (N, ...)."""
         logits, features = self.answers(x)
         self.features(features)
         return logits
 
     def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map standardised x (N, ...) to logits (N, classes) and features (N, ...)."""
-        found = self._session.run(self._outputs, {self._input: x.contiguous().numpy()})
-        return torch.from_numpy(found[0]), torch.from_numpy(found[-1])
+        """Return the logits (N, classes) and features (N, ...) of standardised x (N, ...)."""
+        values = self._session.run(self._outputs, {self._input: x.contiguous().numpy()})
+        return torch.from_numpy(values[0]), torch.from_numpy(values[-1])
 
 
 def runs_as_shipped(spec: Spec) -> bool:
-    """Tell whether a pipeline takes a model's answers as they are, so that a graph need not be rebuilt for it."""
+    """Return whether a pipeline only adjusts a model's outputs, so that it can run a graph as shipped."""
     return (spec.normalizer, spec.learner) == ("source", "none")
 
 
 def load(bundle: Bundle, threads: int) -> SourceModel:
-    """Open the graph of an `onnx` bundle as it was shipped, its inside closed.
+    """Open the graph of an `onnx` bundle as shipped. Adapters cannot reach its layers.
 
     Raises:
-        BundleError: If the file is no graph, or its inputs and outputs are not those of bundle.toml.
+        BundleError: If ONNX Runtime cannot run the file, or its inputs and outputs do not match bundle.toml.
     """
     try:
         session = session_of(str(bundle.model_file), threads)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare exceptions of its own
         raise BundleError(f"{bundle.model_file} is no graph that ONNX Runtime can run: {error}") from None
-    wanted = [name for name in (bundle.toml.model.logits, bundle.toml.model.features) if name]
-    there = [output.name for output in session.get_outputs()]
-    missing = [name for name in wanted if name not in there]
+    outputs = [name for name in (bundle.toml.model.logits, bundle.toml.model.features) if name]
+    available = [output.name for output in session.get_outputs()]
+    missing = [name for name in outputs if name not in available]
     if missing:
-        raise BundleError(f"{bundle.model_file} has no output {missing[0]!r}; its outputs are {there}")
+        raise BundleError(f"{bundle.model_file} has no output {missing[0]!r}; its outputs are {available}")
     if len(session.get_inputs()) != 1:
         raise BundleError(f"{bundle.model_file} takes {len(session.get_inputs())} inputs, expected one")
     spec = bundle.input
     return SourceModel(
-        network=OnnxNetwork(session, wanted),
+        network=OnnxNetwork(session, outputs),
         input_shape=spec.shape,
         classes=len(bundle.classes),
         mean=spec.mean,
@@ -85,7 +85,7 @@ def load(bundle: Bundle, threads: int) -> SourceModel:
 
 
 def opened(bundle: Bundle, shipped: SourceModel) -> SourceModel:
-    """Return a graph's model rebuilt in PyTorch, or the model as shipped, which tells why it cannot be."""
+    """Return a graph's model rebuilt in PyTorch; if that fails, the shipped model with the reason in `opaque`."""
     model = bundle.toml.model
     outputs = (model.logits, model.features or model.logits)
     try:
@@ -99,7 +99,7 @@ def opened(bundle: Bundle, shipped: SourceModel) -> SourceModel:
 
 @torch.no_grad()
 def _compare(network: RebuiltNetwork, graph: OnnxNetwork, x: Tensor) -> None:
-    """Answer x (N, ...) by a rebuilt network and by its graph.
+    """Compare a rebuilt network's answers to x (N, ...) with its graph's.
 
     Raises:
         UnfitError: If they differ by more than rounding.
@@ -107,8 +107,8 @@ def _compare(network: RebuiltNetwork, graph: OnnxNetwork, x: Tensor) -> None:
     try:
         answers = zip(("logits", "features"), network.answers(x), graph.answers(x), strict=True)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare exceptions of its own
-        raise UnfitError(f"it fails on a made sample: {error}") from None
-    for name, given, wanted in answers:
-        apart = float((given - wanted).abs().max()) if given.shape == wanted.shape else float("inf")
-        if not apart <= TOLERANCE * max(1.0, float(wanted.abs().max())):
-            raise UnfitError(f"PyTorch's {name} are {apart:.2g} from ONNX Runtime's")
+        raise UnfitError(f"it fails on a random sample: {error}") from None
+    for name, actual, expected in answers:
+        difference = float((actual - expected).abs().max()) if actual.shape == expected.shape else float("inf")
+        if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+            raise UnfitError(f"PyTorch's {name} are {difference:.2g} from ONNX Runtime's")

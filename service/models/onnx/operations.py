@@ -1,4 +1,4 @@
-"""The operations of ONNX that are known: each makes the layer that does it."""
+"""The supported ONNX operations, each with a function that makes its layer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,12 +16,15 @@ from service.models.onnx.reader import DTYPES
 
 MAX_GATHERED = 256
 EVERY = 2**31 - 1
-"""More inputs than any node has, and more elements than any dimension: exporters say so for "to the end"."""
+"""More inputs than any node has, and more elements than any dimension. Exporters write it for "to the end"."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """How a node's layer is made, and how many of its inputs go through it; the others are settled when it is made."""
+    """A function that makes a node's layer, and the number of leading inputs that the layer takes at run time.
+
+    The other inputs must be constant; `make` reads them.
+    """
 
     make: Callable[[Site], nn.Module]
     inputs: int = 1
@@ -31,7 +34,7 @@ def operation(at: Site) -> Operation:
     """Return the operation of a node.
 
     Raises:
-        UnfitError: If it is not known.
+        UnfitError: If it is not supported.
     """
     factor = at.operand(1)
     if at.node.op == "MatMul" and factor is not None and not factor.live and factor.each[0].dim() == 2:
@@ -135,23 +138,23 @@ def _flatten(at: Site) -> nn.Module:
 
 
 def _reshape(at: Site) -> nn.Module:
-    wanted = at.operand(1)
-    if wanted is None or wanted.live:
+    target = at.operand(1)
+    if target is None or target.live:
         raise at.refusal("takes its shape from the images")
     keeps_zeros = bool(at.integer("allowzero", 0))
-    pairs = zip(at.shapes(), wanted.each, strict=True)
+    pairs = zip(at.shapes(), target.each, strict=True)
     return _reshaped(at, [_whole(shape, each.flatten().tolist(), keeps_zeros) for shape, each in pairs])
 
 
-def _whole(shape: torch.Size, wanted: list[int], keeps_zeros: bool) -> list[int]:
-    """Return the shape that is meant: in ONNX a 0 stands for the dimension as it is, a -1 for what is left."""
-    whole = [shape[i] if size == 0 and not keeps_zeros else size for i, size in enumerate(wanted)]
-    left = prod(shape) // max(prod(size for size in whole if size != -1), 1)
-    return [left if size == -1 else size for size in whole]
+def _whole(shape: torch.Size, target: list[int], keeps_zeros: bool) -> list[int]:
+    """Resolve the target of a Reshape: a 0 keeps the input's dimension, a -1 takes the remaining elements."""
+    whole = [shape[i] if size == 0 and not keeps_zeros else size for i, size in enumerate(target)]
+    remaining = prod(shape) // max(prod(size for size in whole if size != -1), 1)
+    return [remaining if size == -1 else size for size in whole]
 
 
 def _reshaped(at: Site, shapes: list[list[int]]) -> nn.Module:
-    """Make the reshaping to a shape that is given for both probes; the dimension that differs is the batch's."""
+    """Make a reshape to the shapes for both probes; the dimension that differs between them is the batch's."""
     first, second = shapes
     general = [size if size == other else -1 for size, other in zip(first, second, strict=True)]
     if general.count(-1) > 1:
@@ -278,4 +281,4 @@ OPERATIONS: Mapping[str, Operation] = {
     "Transpose": Operation(_transpose),
     "Unsqueeze": Operation(_unsqueeze),
 }
-"""`Constant` and `Shape` are no operations on images: they are settled as a graph is read."""
+"""The operations by name. `Constant` and `Shape` are not here, because they are resolved while a graph is read."""

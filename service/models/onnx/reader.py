@@ -1,4 +1,4 @@
-"""Reads an ONNX file as data: whole in itself, without control flow, within bounds."""
+"""Reads an ONNX file as data. The file must be self-contained, without control flow, and within bounds."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Attribute: TypeAlias = Tensor | str | int | float | tuple[int, ...] | tuple[floa
 
 @dataclass(frozen=True)
 class Node:
-    """One operation of a graph. An input that is left out is ""; `name` is never."""
+    """One operation of a graph. The name of an omitted input is ""; `name` is never empty."""
 
     op: str
     name: str
@@ -37,7 +37,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """What of a graph its outputs need: nodes in the order they run, and constants by name."""
+    """The part of a graph that its outputs need: nodes in execution order, and constants by name."""
 
     input: str
     nodes: tuple[Node, ...]
@@ -46,10 +46,10 @@ class Graph:
 
 
 def read(file: Path, outputs: Collection[str]) -> Graph:
-    """Read the part of a graph that some of its outputs need.
+    """Read the part of a graph that the named outputs need.
 
     Raises:
-        UnfitError: If it is not whole in this file, holds graphs of its own, or goes beyond the bounds.
+        UnfitError: If it stores tensors in other files, contains subgraphs, or exceeds a bound.
     """
     try:
         model = onnx.load_model(file, load_external_data=False)
@@ -64,19 +64,19 @@ def read(file: Path, outputs: Collection[str]) -> Graph:
     read_names = {name for node in needed for name in node.input} | set(outputs)
     constants = {each.name: _tensor(each) for each in graph.initializer if each.name in read_names}
     constants |= {node.output[0]: _constant(node) for node in needed if node.op_type == "Constant"}
-    kept = {each.name for each in graph.initializer}
-    name = next((each.name for each in graph.input if each.name not in kept), "")
+    initializers = {each.name for each in graph.initializer}
+    name = next((each.name for each in graph.input if each.name not in initializers), "")
     nodes = tuple(_node(node, number) for number, node in enumerate(needed) if node.op_type != "Constant")
     return Graph(name, nodes, constants, opset)
 
 
 def _needed(nodes: Collection[Any], outputs: Collection[str]) -> list[Any]:
-    """Return the nodes that make the outputs, in their order; a graph lists them in the order they run."""
-    wanted, kept = set(outputs), []
+    """Return the nodes that compute the outputs, in the graph's order, which is the execution order."""
+    needed, kept = set(outputs), []
     for node in reversed(list(nodes)):
-        if wanted.intersection(node.output):
+        if needed.intersection(node.output):
             kept.append(node)
-            wanted.update(name for name in node.input if name)
+            needed.update(name for name in node.input if name)
     return kept[::-1]
 
 
