@@ -1,1 +1,1 @@
-"""What needs no server: calibration, evaluation, export."""
+"""Commands that need no server: calibration, evaluation and export."""

@@ -1,7 +1,8 @@
 """Train the demo's source model, write its two bundles and its stream: `python -m service.offline.train_demo --help`.
 
-Needs the `dev` extra (onnxscript) and, with the default options, about 20 minutes on one core. The source artefacts
-come from the training images; a new learner's are added to the shipped bundle, its model untouched, in a minute by
+It needs the `dev` extra (onnxscript) and, with the default options, about 20 minutes on one core. The source artefacts
+are made from the training images. To add a new learner's artefacts to the shipped bundle without training, which takes
+a minute, run
 `python -m service.offline.train_demo --data /usr/share/datasets/fashion-mnist --out service/demo --artefacts-only`
 (Debian's package `dataset-fashion-mnist` has the images).
 """
@@ -41,7 +42,7 @@ STREAM_SIZE = 2500
 PROBE_PER_CLASS = 50
 FACTORY = "service.demo.network:build"
 SHIPPED = {("eata", "cotta", "ecotta"): ("batch", "ema", "unmix_tns"), ("rmt",): ("batch", "rotta_bn")}
-"""The learners that source artefacts are shipped for, and the normalizers under which; RMT's are megabytes."""
+"""The learners whose source artefacts are shipped, with their normalizers. RMT's artefacts take megabytes."""
 
 TORCH_MODEL = """\
 kind = "torch"
@@ -90,7 +91,7 @@ class Labelled:
 
 
 class LogitsAndFeatures(nn.Module):
-    """The network as ONNX needs it: with the feature vector as a second output."""
+    """The network for the ONNX export, with the feature vector as a second output."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -115,9 +116,9 @@ def read_fashion_mnist(folder: Path, part: str) -> Labelled:
 
 
 def split(test: Labelled, seed: int) -> tuple[Labelled, Labelled]:
-    """Draw the demo stream (2,500 images) and, from the rest, a class-balanced probe set (500) of the test images.
+    """Draw the demo stream (2,500 test images) and a class-balanced probe set (500 of the others).
 
-    The classes of the probe set take turns, so that any run of it is a balanced batch.
+    The classes of the probe set take turns, so that every slice of it is balanced.
     """
     order = np.random.default_rng(seed).permutation(len(test.labels))
     stream, rest = order[:STREAM_SIZE], order[STREAM_SIZE:]
@@ -126,9 +127,9 @@ def split(test: Labelled, seed: int) -> tuple[Labelled, Labelled]:
 
 
 def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Flip each image (N, 28, 28) left to right or not, and shift it by up to one pixel.
+    """Flip each image (N, 28, 28) horizontally with probability 1/2, and shift it by up to one pixel.
 
-    Nothing more on purpose: the source model must not be robust to the demo's corruptions.
+    There is no other augmentation, because the source model must not be robust to the demo's corruptions.
     """
     images, size = len(x), x.shape[-1]
     flipped = torch.rand(images, 1, 1, generator=generator) < 0.5
@@ -175,7 +176,7 @@ def write_torch_bundle(folder: Path, network: nn.Module, probe: Labelled) -> Non
     """Write weights, `bundle.toml` and the labelled probe set."""
     (folder / "artefacts").mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    # Not save_file: its files are readable by their owner only, and a server may run as somebody else.
+    # Not save_file, because only their owner can read its files, and a server may run as another user.
     (folder / "model.safetensors").write_bytes(save(weights))
     tensors = {
         "images": torch.from_numpy(probe.images)[:, None].contiguous(),
@@ -187,10 +188,10 @@ def write_torch_bundle(folder: Path, network: nn.Module, probe: Labelled) -> Non
 
 
 def write_onnx_bundle(folder: Path, network: nn.Module) -> None:
-    """Write the same network as one ONNX file, batch normalization unfolded, and its `bundle.toml`."""
+    """Write the network as one ONNX file that keeps its batch normalization, and its `bundle.toml`."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The exporter's own optimizer would fold each BatchNormalization into its convolution, and an adapter could no
-    # longer find it; constant folding alone removes the nodes that only reshape constants.
+    # The exporter's own optimizer would fold each BatchNormalization into its convolution, so that adapters could not
+    # find it. Constant folding only removes the nodes that reshape constants.
     program = torch.onnx.export(
         LogitsAndFeatures(network).eval(),
         (torch.zeros(2, 1, 28, 28),),
@@ -206,7 +207,7 @@ def write_onnx_bundle(folder: Path, network: nn.Module) -> None:
     fold_constants_ir(program.model)
     remove_unused_nodes(program.model)
     for node in program.model.graph:
-        node.metadata_props.clear()  # stack traces that name folders of the training machine
+        node.metadata_props.clear()  # removes stack traces, which name folders of the training machine
     program.save(folder / "model.onnx", external_data=False)
     description = "ResNet-10 for Fashion-MNIST as an ONNX graph, 28x28 grey images of clothes"
     _write_toml(folder, "fashion-onnx", "source", description, ONNX_MODEL)
@@ -232,7 +233,7 @@ def main(
 
 
 def make_artefacts(folder: Path, training: Labelled) -> None:
-    """Calibrate the torch bundle on training images; its probe set, of test images, is kept."""
+    """Calibrate the torch bundle on training images. Its probe set of test images is kept."""
     bundle = read_without_artefacts(folder)
     source = load_source(bundle, (FACTORY,), threads=1)
     data = data_of(training.images, training.labels, bundle)
@@ -245,7 +246,7 @@ def make_model(training: Labelled, test: Labelled, out: Path, epochs: int, seed:
     console = Console()
     torch.manual_seed(seed)
     network = build(len(CLASSES))
-    # Takes 20 to 50 % less time on a CPU.
+    # Training on a CPU takes 20 to 50 % less time in this memory format.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # left out of PyTorch's annotations
     train(network, training, epochs, seed, console)
     console.print(f"clean test accuracy over {len(test.labels)} images: {accuracy(network, test):.2%}")

@@ -293,8 +293,8 @@ def test_artefacts_of_another_model_are_refused_until_they_are_made_anew(bundle,
         pytest.param("fisher", {"x": torch.tensor([1.0, float("nan")])}, None, "'x' holds NaN or infinity", id="nan"),
         pytest.param("fisher@a@b@c", {"x": torch.ones(1)}, None, "is named wrongly, expected ARTEFACT", id="name"),
         pytest.param("fisher@batch@x", {"x": torch.ones(1)}, None, "is named wrongly", id="no_batch"),
-        pytest.param("fisher", {"x": torch.ones(1)}, {RECORD: "{}"}, "wrong record of what it was made", id="record"),
-        pytest.param("fisher", {"x": torch.ones(1)}, {RECORD: "no"}, "wrong record of what it was made", id="no_json"),
+        pytest.param("fisher", {"x": torch.ones(1)}, {RECORD: "{}"}, "invalid record of its origin", id="record"),
+        pytest.param("fisher", {"x": torch.ones(1)}, {RECORD: "no"}, "invalid record of its origin", id="no_json"),
     ],
 )
 def test_artefacts_that_cannot_be_right_are_refused_when_read(bundle, name, tensors, metadata, said):

@@ -101,7 +101,7 @@ def test_unlabelled_images_stay_unlabelled():
 def test_when_nothing_is_left_beside_the_probe_set_it_is_refused():
     data = source_data([0, 1, 2, 3])
 
-    with pytest.raises(UnfitError, match="no source image is left"):
+    with pytest.raises(UnfitError, match="all source images are in the probe set"):
         choose(data, 10, 4, data.take(range(4)))
 
 

@@ -1,1 +1,1 @@
-"""Making a bundle's source artefacts from source data."""
+"""Calibration: makes a bundle's source artefacts from source data."""

@@ -1,4 +1,4 @@
-"""Makes planned artefacts one by one: keeps what is there, skips what does not fit, writes whole files."""
+"""Makes the planned artefacts one by one. It keeps existing ones, and skips those that the model does not support."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from service.offline.calibration.plan import PROBE, Work
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an artefact: `outcome` is made, kept, skipped or foreign, and `reason` says why if not made."""
+    """The result for one artefact: `outcome` is made, kept, skipped or foreign; `reason` says why it was not made."""
 
     name: str
     outcome: str
@@ -26,14 +26,14 @@ class Result:
 
 
 def make(folder: Path, work: Work, advance: Callable[[float], None], *, again: bool) -> Result:
-    """Make one artefact, unless its file holds it already and `again` is not said.
+    """Make one artefact. Keep an existing file with the same record, unless `again` is True.
 
     Raises:
         BundleError: If the file cannot be written.
     """
     file = folder / f"{work.name}{SUFFIX}"
     if not again and work.record.same(_record_of(file)):
-        return Result(work.name, "kept", "made from the same before", work.record, file.stat().st_size)
+        return Result(work.name, "kept", "made earlier from the same data", work.record, file.stat().st_size)
     try:
         tensors = work.make(advance)
         check_finite(tensors, work.name)
@@ -43,7 +43,7 @@ def make(folder: Path, work: Work, advance: Callable[[float], None], *, again: b
 
 
 def kept_probe(bundle: Bundle) -> Tensor | None:
-    """Return the images of the probe set that a bundle has; None if it has none, or one made for another model.
+    """Return the images of a bundle's probe set; None if it has none, or one that was made for another model.
 
     Raises:
         BundleError: If its file is damaged.
@@ -55,17 +55,17 @@ def kept_probe(bundle: Bundle) -> Tensor | None:
 
 
 def probe_result(bundle: Bundle, images: Tensor) -> Result:
-    """Return what is to be said of a probe set that is kept."""
+    """Return the result for a probe set that is kept."""
     file = bundle.artefacts_folder / f"{PROBE}{SUFFIX}"
     record = read_record(file) or Record(fingerprint=bundle.fingerprint, images=len(images), data="")
     return Result(PROBE, "kept", "--probe N makes another", record, file.stat().st_size)
 
 
 def foreign(bundle: Bundle) -> Iterator[Result]:
-    """Yield the artefacts that were made for another model, with which the bundle cannot be served."""
+    """Yield the artefacts that were made for another model. With any of them, the bundle cannot be served."""
     for file in sorted(bundle.artefacts_folder.glob(f"*{SUFFIX}")):
         if _is_foreign(file, bundle.fingerprint):
-            reason = "made for another model: remove it, or make it anew by --learner and --normalizer"
+            reason = "made for another model: remove it, or make it again with --learner and --normalizer"
             yield Result(file.stem, "foreign", reason, _record_of(file), file.stat().st_size)
 
 
@@ -75,7 +75,7 @@ def _is_foreign(file: Path, fingerprint: str) -> bool:
 
 
 def _record_of(file: Path) -> Record | None:
-    """Return a file's record; None if there is no such file, or it is damaged and had better be made anew."""
+    """Return a file's record; None if there is no such file, or it is damaged and must be made again."""
     try:
         return read_record(file) if file.is_file() else None
     except BundleError:

@@ -1,4 +1,4 @@
-"""Which source images are used: an order in which classes take turns, a probe set, and the images apart from it."""
+"""Chooses the source images: a probe set, and other images for everything else, both balanced by class."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -17,7 +17,13 @@ READ_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Chosen:
-    """The probe set (None: none is to be made, and why) and the images that all else is made from."""
+    """The chosen images.
+
+    Attributes:
+        probe: The new probe set; None if none is made.
+        why_no_probe: Why none can be made; "" if one is made or kept.
+        images: The images for all other artefacts.
+    """
 
     probe: SourceImages | None
     why_no_probe: str
@@ -25,27 +31,27 @@ class Chosen:
 
 
 def choose(data: SourceData, images: int, probe: int, kept_probe: Tensor | None) -> Chosen:
-    """Choose the probe set, and the images apart from it.
+    """Choose the probe set, and other images that are not in it.
 
     Args:
-        data: What there is.
-        images: How many images all else is made from, at most.
-        probe: How many images the probe set should have; fewer where a class has too few.
-        kept_probe: The images of a probe set that is kept, (n, C, H, W) uint8, so that none is made.
+        data: The source data.
+        images: Most images for the other artefacts.
+        probe: Images of the probe set. It has fewer if a class has too few.
+        kept_probe: The images of an existing probe set, (n, C, H, W) uint8. No new one is chosen then.
 
     Raises:
-        UnfitError: If no image is left beside the probe set, or one cannot be read.
+        UnfitError: If all images are in the probe set, or one cannot be read.
     """
     order = turns(data)
-    chosen, why = ([], "") if kept_probe is not None else _probe_rows(data, order, probe)
-    made = data.read(chosen) if chosen else None
-    apart_from = made.images if made is not None else kept_probe
-    used = _others(data, order, images, set() if apart_from is None else set(map(digest_of, apart_from)))
-    return Chosen(made, why, used)
+    rows, why = ([], "") if kept_probe is not None else _probe_rows(data, order, probe)
+    new_probe = data.read(rows) if rows else None
+    probe_images = new_probe.images if new_probe is not None else kept_probe
+    others = _others(data, order, images, set() if probe_images is None else set(map(digest_of, probe_images)))
+    return Chosen(new_probe, why, others)
 
 
 def turns(data: SourceData) -> list[int]:
-    """Return all rows in a seeded order in which the classes take turns, as long as each has images left."""
+    """Return all rows in a seeded order. The classes take turns, and a class drops out when its images are used up."""
     shuffled = torch.randperm(data.count, generator=torch.Generator().manual_seed(SEED))
     if not len(data.labels):
         return shuffled.tolist()
@@ -59,48 +65,48 @@ def turns(data: SourceData) -> list[int]:
 
 
 def digest_of(image: Tensor) -> bytes:
-    """Return the sha256 over an image (C, H, W) uint8."""
+    """Return the sha256 of an image (C, H, W) uint8."""
     return hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
 
 
 def digest(data: SourceImages) -> str:
-    """Return the sha256 over images, labels and value range."""
+    """Return the sha256 of images, labels and value range."""
     head = f"{tuple(data.images.shape)} {data.images.dtype} {data.value_range} {data.labels.tolist()}"
     whole = hashlib.sha256(head.encode())
     whole.update(data.images.contiguous().numpy().tobytes())
     return whole.hexdigest()
 
 
-def _probe_rows(data: SourceData, order: Sequence[int], wanted: int) -> tuple[list[int], str]:
-    """Return equally many rows of each class, at most half of what any class has, or why there are none."""
-    if wanted < data.classes:
-        return [], f"a probe set of {wanted} images was asked for; {data.classes} classes need one each"
+def _probe_rows(data: SourceData, order: Sequence[int], images: int) -> tuple[list[int], str]:
+    """Return equally many rows of each class, at most half of the smallest class's; or [] and why there are none."""
+    if images < data.classes:
+        return [], f"a probe set of {images} images was asked for; {data.classes} classes need one each"
     if not len(data.labels):
         return [], "the source images have no labels"
     counts = data.labels.bincount(minlength=data.classes)
-    each = min(wanted // data.classes, int(counts.min()) // 2)
+    each = min(images // data.classes, int(counts.min()) // 2)
     if not each:
         return [], f"class {int(counts.argmin())} has {int(counts.min())} images, at least 2 are needed"
     return list(order[: each * data.classes]), ""
 
 
-def _others(data: SourceData, order: Sequence[int], images: int, apart_from: Collection[bytes]) -> SourceImages:
-    """Read the first images in the order whose pixels are not among those of the probe set.
+def _others(data: SourceData, order: Sequence[int], images: int, probe: Collection[bytes]) -> SourceImages:
+    """Read the first images in the order whose digests are not in `probe`, the digests of the probe set.
 
     Raises:
         UnfitError: If there is none.
     """
     rows: list[int] = []
-    taken: list[Tensor] = []
+    chosen: list[Tensor] = []
     for start in range(0, data.count, READ_AT_ONCE):
         part = order[start : start + READ_AT_ONCE]
         read = data.take(part)
-        fit = [place for place in range(len(part)) if digest_of(read[place]) not in apart_from][: images - len(rows)]
-        rows += [part[place] for place in fit]
-        taken.append(read[fit])
+        new = [place for place in range(len(part)) if digest_of(read[place]) not in probe][: images - len(rows)]
+        rows += [part[place] for place in new]
+        chosen.append(read[new])
         if len(rows) == images:
             break
     if not rows:
-        raise UnfitError("no source image is left beside those of the probe set; more images are needed")
+        raise UnfitError("all source images are in the probe set; more images are needed")
     labels = data.labels[rows] if len(data.labels) else data.labels
-    return SourceImages(torch.cat(taken), labels, data.value_range)
+    return SourceImages(torch.cat(chosen), labels, data.value_range)

@@ -1,4 +1,4 @@
-"""Source data on disk: a folder of images by class, or arrays; found first, and read only where chosen."""
+"""Source data on disk: a folder of images by class, or arrays. Only the chosen images are read."""
 
 import zipfile
 import zlib
@@ -25,9 +25,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 MAX_FILES = 2_000_000
 MAX_FILE_BYTES = 64 * 2**20
 MAX_ARRAY_BYTES = 8 * 2**30
-"""Arrays in an .npz are read whole; those in .npy files are mapped, and only what is chosen of them is read."""
+"""Largest array in an .npz, because these are read whole. Those in .npy files are mapped and may be larger."""
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What NumPy and zipfile are known to raise on files that are not what they say."""
+"""The errors that NumPy and zipfile are known to raise for corrupt files."""
 EXPECTED = (
     "expected a folder <class name>/*.png, a folder of images, a folder with images.npy (or source_images.npy) and "
     "maybe labels.npy (or source_labels.npy), or an .npz with images and maybe labels"
@@ -36,12 +36,12 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class SourceData:
-    """Source images that were found and not read yet.
+    """Source images that are not read yet.
 
     Attributes:
-        labels: (N,) int64, or (0,) where they are unknown.
-        count: N.
-        classes: How many classes the model has.
+        labels: (N,) int64; (0,) if they are unknown.
+        count: The number of images, N.
+        classes: The number of the model's classes.
         value_range: Least and greatest value of an input.
         take: Reads images (n, C, H, W) uint8 by their numbers.
     """
@@ -62,7 +62,7 @@ def find_data(path: Path, bundle: Bundle) -> SourceData:
     """Find source images for a bundle's model.
 
     Raises:
-        UnfitError: If there are none, or they are not of the model's input shape or classes.
+        UnfitError: If there are none, or they do not match the model's input shape or classes.
     """
     if path.is_dir():
         for prefix in ("source_", ""):
@@ -71,15 +71,15 @@ def find_data(path: Path, bundle: Bundle) -> SourceData:
         return _from_folder(path, bundle)
     if path.suffix == ".npz" and path.is_file():
         return _from_arrays(*_open_npz(path), bundle, str(path))
-    given = "a file of another kind" if path.exists() else "missing"
-    raise UnfitError(f"{path} is {given}; {EXPECTED}")
+    kind = "a file of another kind" if path.exists() else "missing"
+    raise UnfitError(f"{path} is {kind}; {EXPECTED}")
 
 
 def data_of(images: npt.NDArray[Any], labels: npt.NDArray[Any] | None, bundle: Bundle) -> SourceData:
-    """Take arrays as source data: images (N, C, H, W), (N, H, W, C) or (N, H, W) uint8 and labels (N,).
+    """Return arrays as source data: images (N, C, H, W), (N, H, W, C) or (N, H, W) uint8, and labels (N,).
 
     Raises:
-        UnfitError: If they are not of the model's input shape or classes.
+        UnfitError: If they do not match the model's input shape or classes.
     """
     return _from_arrays(images, labels, bundle, "the source data")
 
@@ -91,8 +91,8 @@ def _from_arrays(images: npt.NDArray[Any], labels: npt.NDArray[Any] | None, bund
         layouts[(height, width)] = "NHW"
     layout = layouts.get(images.shape[1:])
     if images.dtype != np.uint8 or layout is None or not len(images):
-        wanted = " or ".join(f"({', '.join(map(str, ('N', *shape)))})" for shape in layouts)
-        raise UnfitError(f"{where} has images {images.dtype} {images.shape}, expected uint8 {wanted}")
+        expected = " or ".join(f"({', '.join(map(str, ('N', *shape)))})" for shape in layouts)
+        raise UnfitError(f"{where} has images {images.dtype} {images.shape}, expected uint8 {expected}")
 
     def take(rows: Sequence[int]) -> Tensor:
         chosen = torch.from_numpy(np.array(images[list(rows)]))
@@ -138,20 +138,20 @@ def _open_npz(file: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
         raise UnfitError(f"{file} cannot be read as an .npz of arrays: {error}") from None
 
 
-def _check_bytes(member: IO[bytes], what: str) -> None:
-    """Refuse an array too large to be read whole, by its header."""
+def _check_bytes(member: IO[bytes], where: str) -> None:
+    """Raise UnfitError if an array's header declares more than MAX_ARRAY_BYTES."""
     version = np.lib.format.read_magic(member)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(member)
     size = prod(shape) * dtype.itemsize
     if size > MAX_ARRAY_BYTES:
-        raise UnfitError(f"{what} has {size} bytes, expected at most {MAX_ARRAY_BYTES}; .npy files may be larger")
+        raise UnfitError(f"{where} has {size} bytes, expected at most {MAX_ARRAY_BYTES}; .npy files may be larger")
 
 
 def _from_folder(folder: Path, bundle: Bundle) -> SourceData:
     flat, by_class = _images_in(folder), _class_folders(folder, bundle)
     if flat and any(by_class.values()):
-        raise UnfitError(f"{folder} has images beside the folders of its classes ({flat[0].name!r}), expected either")
+        raise UnfitError(f"{folder} has images beside the folders of its classes ({flat[0].name!r}); expected only one")
     files = flat or [file for found in by_class.values() for file in found]
     if not files:
         raise UnfitError(f"{folder} has no images; {EXPECTED}; classes are {_shortened(bundle.classes)}")
@@ -165,7 +165,7 @@ def _from_folder(folder: Path, bundle: Bundle) -> SourceData:
 
 
 def _class_folders(folder: Path, bundle: Bundle) -> dict[int, list[Path]]:
-    """Return the images of each class; a folder's name has `_` where the class name has `/`."""
+    """Return the images of each class. A folder is named like its class, with `_` instead of `/`."""
     numbers = {name.replace("/", "_"): number for number, name in enumerate(bundle.classes)}
     found: dict[int, list[Path]] = {}
     for inside in sorted(folder.iterdir()):
@@ -181,7 +181,7 @@ def _class_folders(folder: Path, bundle: Bundle) -> dict[int, list[Path]]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Return the images right in a folder, in the order of their names."""
+    """Return the images directly in a folder, sorted by name."""
     visible = (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
     found = [file for file in islice(visible, MAX_FILES + 1) if file.is_file()]
     if len(found) > MAX_FILES:
@@ -190,7 +190,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _decode(file: Path, spec: InputSpec) -> Tensor:
-    """Return an image as the model is given it, (1, C, H, W) uint8."""
+    """Decode an image for the model's input, as (1, C, H, W) uint8."""
     if file.stat().st_size > MAX_FILE_BYTES:
         raise UnfitError(f"{file} has {file.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}")
     try:

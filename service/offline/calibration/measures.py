@@ -1,4 +1,4 @@
-"""What is measured of the source model on source images, whatever the adapter: features and entropy."""
+"""Statistics of the source model on source images that do not depend on the adapter: features and entropy."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -13,13 +13,13 @@ from adapters.values import Forward
 QUANTILES = 1001
 
 Measure = Callable[[SourceModel, SourceImages, Callable[[float], None]], Mapping[str, Tensor]]
-"""Makes tensors from a model and source images; is told where to report each share of the work, in all 1."""
+"""Computes tensors from a model and source images. It reports progress to a callback, as shares that add up to 1."""
 
 
 def features(source: SourceModel, data: SourceImages, advance: Callable[[float], None]) -> dict[str, Tensor]:
-    """Return the biased `mean` and `var` (d,) of source features; with labels `class_means` (C, d) too.
+    """Return `mean` and biased `var` (d,) of the source features; with labels also `class_means` and `class_counts`.
 
-    A class without images has zeros, and 0 in `class_counts` (C,).
+    `class_means` is (C, d) and `class_counts` (C,). A class without images has zeros in both.
     """
     seen = torch.cat([forward.features.double() for forward in _passes(source, data, advance)])
     made = {"mean": seen.mean(0).float(), "var": seen.var(0, correction=0).float()}
@@ -31,10 +31,10 @@ def features(source: SourceModel, data: SourceImages, advance: Callable[[float],
 
 
 def entropy(source: SourceModel, data: SourceImages, advance: Callable[[float], None]) -> dict[str, Tensor]:
-    """Return what is usual of the source model's answers on source images.
+    """Return statistics of the source model's answers on source images.
 
-    `quantiles` (1001,) of the entropy in nats, from the least to the greatest, its `mean` and `std` (), and the mean
-    `confidence` (), the probability of the answered class.
+    They are `quantiles` (1001,) of the entropy in nats, from its minimum to its maximum; its `mean` and `std` (); and
+    the mean `confidence` (), the probability of the answered class.
     """
     logits = torch.cat([forward.logits.double() for forward in _passes(source, data, advance)])
     entropies = entropy_of_logits(logits)

@@ -1,4 +1,4 @@
-"""What a calibration makes: one piece of work for each artefact, with the record that its file will hold."""
+"""Plans a calibration: one piece of work for each artefact, with the record that its file will hold."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,13 @@ MEASURES: Mapping[str, Measure] = {"features": features, "entropy": entropy}
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a calibration may be told; without learners or normalizers it takes all, and each learner's own."""
+    """The settings of a calibration.
+
+    Attributes:
+        learners: The learners whose artefacts are made; () for all.
+        normalizers: The normalizers that they are made under; () for each learner's usual ones.
+        batch: Images per batch.
+    """
 
     learners: tuple[str, ...] = ()
     normalizers: tuple[str, ...] = ()
@@ -36,9 +42,9 @@ class Work:
     """One artefact to make.
 
     Attributes:
-        name: Its file's name, without the suffix.
-        record: What its file says it was made from.
-        make: Returns the tensors; is given where to report each share of the work, in all 1.
+        name: The name of its file, without the suffix.
+        record: The record that its file will hold.
+        make: Returns the tensors. It reports progress to a callback, as shares that add up to 1.
     """
 
     name: str
@@ -47,10 +53,10 @@ class Work:
 
 
 def planned(bundle: Bundle, source: SourceModel, chosen: Chosen, wanted: Wanted) -> list[Work]:
-    """List what is to be made.
+    """List the artefacts to make.
 
     Raises:
-        UnfitError: If a learner or normalizer is named that does not exist, or a learner that has no artefact.
+        UnfitError: If a named learner or normalizer does not exist, or a named learner has no artefact.
     """
     record = Record(
         fingerprint=bundle.fingerprint,
@@ -67,15 +73,15 @@ def planned(bundle: Bundle, source: SourceModel, chosen: Chosen, wanted: Wanted)
     return works
 
 
-def check_names(given: Collection[str], known: Collection[str], what: str) -> None:
-    """Refuse a name that is not known.
+def check_names(names: Collection[str], known: Collection[str], kind: str) -> None:
+    """Check that all names are known; `kind` says in the error what they name.
 
     Raises:
-        UnfitError: With what there is.
+        UnfitError: If a name is not known. The message lists the known ones.
     """
-    for name in given:
+    for name in names:
         if name not in known:
-            raise UnfitError(f"there is no {what} {name!r}; there are: {', '.join(sorted(known))}")
+            raise UnfitError(f"there is no {kind} {name!r}; there are: {', '.join(sorted(known))}")
 
 
 def learners() -> dict[str, type[Learner[Any]]]:
@@ -85,7 +91,7 @@ def learners() -> dict[str, type[Learner[Any]]]:
 
 
 def _adapters(bundle: Bundle, wanted: Wanted) -> Iterator[tuple[str, Pipeline]]:
-    """Yield the artefacts of learners, each with the pipeline it is made under; one artefact once."""
+    """Yield the distinct artefacts of learners, each with the pipeline that it is made under."""
     known = learners()
     check_names(wanted.learners, known, "learner with a source artefact")
     check_names(wanted.normalizers, parts("normalizer"), "normalizer")
@@ -98,7 +104,7 @@ def _adapters(bundle: Bundle, wanted: Wanted) -> Iterator[tuple[str, Pipeline]]:
 
 
 def _usual_normalizers(learner: type[Learner[Any]], bundle: Bundle) -> list[str]:
-    """Return the learner's own normalizer, and those under which the bundle's default adapter would run it."""
+    """Return the learner's own normalizer, and those that the bundle's default adapter runs it with."""
     pipelines = pipelines_of(create(bundle.toml.adapter))
     chosen = [each for each in pipelines if len(pipelines) == 1 or each.learner.name == learner.name]
     return list(dict.fromkeys([learner.normalizer, *(each.normalizer.name for each in chosen)]))

@@ -1,4 +1,4 @@
-"""Makes a bundle's source artefacts, showing progress and what became of each."""
+"""Makes a bundle's source artefacts, and prints the progress and the results."""
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,19 +28,19 @@ def calibrate_bundle(
     *,
     again: bool = False,
 ) -> list[Result]:
-    """Make a bundle's source artefacts; show progress, then what became of each.
+    """Make a bundle's source artefacts. Show the progress, then print a table of the results.
 
     Args:
-        bundle: The bundle; its artefacts are not looked at.
-        source: Its model.
-        data: Source images.
-        wanted: For which learners, under which normalizers, in which batches.
-        images: How many images at most, the probe set's not counted.
-        probe: The size of a new probe set; None keeps the one that is there.
-        again: Whether to make anew what is there.
+        bundle: The bundle, loaded without its artefacts.
+        source: The bundle's model.
+        data: The source images.
+        wanted: The learners, normalizers and batch size to make artefacts for.
+        images: Most images to use, not counting the probe set.
+        probe: The size of a new probe set; None to keep an existing one.
+        again: Whether to make existing artefacts again.
 
     Raises:
-        UnfitError: If data or names are not fit for the model.
+        UnfitError: If the data or a name does not fit the model.
         BundleError: If a file cannot be written.
     """
     console = Console()
@@ -60,7 +60,7 @@ def calibrate_bundle(
 
 
 def _make_all(bundle: Bundle, works: list[Work], results: list[Result], console: Console, *, again: bool) -> None:
-    """Make artefacts in turn, adding to the results, so that they tell what was done when this is stopped."""
+    """Make the artefacts in turn. Each result is appended at once, so that the table is right after an interruption."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("", total=len(works))
@@ -70,7 +70,7 @@ def _make_all(bundle: Bundle, works: list[Work], results: list[Result], console:
                 make(bundle.artefacts_folder, work, lambda share: progress.advance(task, share), again=again)
             )
         progress.update(task, completed=len(works))
-    results += [left for left in foreign(bundle) if left.name not in {result.name for result in results}]
+    results += [other for other in foreign(bundle) if other.name not in {result.name for result in results}]
 
 
 def _table(bundle: Bundle, results: list[Result]) -> Table:
@@ -81,6 +81,6 @@ def _table(bundle: Bundle, results: list[Result]) -> Table:
     for result in results:
         artefact, normalizer, batch = [*result.name.split("@"), "", ""][:3]
         counts = (f"{result.record.images:,}", f"{result.size_bytes:,}") if result.record else ("", "")
-        said = f"{result.outcome}: {result.reason}" if result.reason else result.outcome
-        table.add_row(*map(escape, (artefact, normalizer, batch, *counts, said)))
+        outcome = f"{result.outcome}: {result.reason}" if result.reason else result.outcome
+        table.add_row(*map(escape, (artefact, normalizer, batch, *counts, outcome)))
     return table

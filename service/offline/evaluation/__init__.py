@@ -1,1 +1,1 @@
-"""Offline runs of specs over labelled data: which method helps on data like yours, and with which options."""
+"""Offline evaluation: runs specs over labelled data to find the best method and options for it."""

@@ -1,4 +1,4 @@
-"""A comparison: many pipelines under several protocols and batch sizes, all on the same streams."""
+"""Compares pipelines under several protocols and batch sizes, all on the same streams."""
 
 import math
 import statistics
@@ -14,20 +14,20 @@ from service.offline.evaluation.protocols import Plan
 from service.offline.evaluation.runs import Advance, Run
 
 SOURCE = "source"
-"""The frozen model, which every other pipeline is measured against."""
+"""The spec of the frozen model, the baseline of every comparison."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What came of one pipeline under one protocol in batches of one size.
+    """The results of one pipeline under one protocol at one batch size.
 
     Attributes:
-        pipeline: As given, `SPEC[,PART.OPTION=VALUE]...`.
-        protocol: Its name.
+        pipeline: The pipeline's text, `SPEC[,PART.OPTION=VALUE]...`.
+        protocol: The protocol's name.
         batch: Images per step.
-        runs: One per seed; none if the pipeline was refused.
+        runs: One run per seed; none if the pipeline was refused.
         source_error: The frozen model's error in % on the same images.
-        refusal: Why there is no run; "" if there is.
+        refusal: Why there are no runs; "" if there are.
     """
 
     pipeline: str
@@ -44,14 +44,14 @@ class Cell:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the mean over the seeds; 0 of a single run."""
+        """Standard error of the mean over the seeds; 0 for a single run."""
         if len(self.runs) < 2:
             return 0.0
         return statistics.stdev(run.error for run in self.runs) / math.sqrt(len(self.runs))
 
     @property
     def milliseconds(self) -> float:
-        """Median time of a step."""
+        """Median time of a step in milliseconds."""
         return statistics.median(run.milliseconds for run in self.runs)
 
     @property
@@ -66,13 +66,13 @@ class Cell:
 
     @property
     def worse_than_source(self) -> bool:
-        """Whether adapting did harm: the frozen model errs less."""
+        """Whether adapting did harm: its error exceeds the frozen model's."""
         return bool(self.runs) and self.error > self.source_error
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """All runs of a comparison, before they are made; `refused` are pipelines that the model is unfit for."""
+    """All runs that a comparison will make; `refused` maps pipelines that the model does not support to the reason."""
 
     pipelines: tuple[str, ...]
     plans: tuple[Plan, ...]
@@ -82,20 +82,20 @@ class Schedule:
 
     @property
     def images(self) -> int:
-        """How many images all runs show: what `advance` is told in all."""
+        """The number of images in all runs, which is the total that `advance` receives."""
         return sum(len(task.plan.items) for task in self.tasks)
 
 
 def schedule(
     source: SourceModel, pipelines: Sequence[str], plans: Sequence[Plan], batches: Sequence[int], seeds: int
 ) -> Schedule:
-    """Work out which runs a comparison takes.
+    """List the runs of a comparison.
 
-    Pipelines that draw no numbers run once, others with the seeds 0 to `seeds` - 1. The frozen model is always run,
-    once per protocol if it is not among the pipelines, since it tells what the others are worth.
+    Deterministic pipelines run once; the others run with the seeds 0 to `seeds` - 1. If the frozen model is not among
+    the pipelines, it runs once per protocol as the baseline.
 
     Raises:
-        AdapterError: If a pipeline's text is wrong. One that the model is unfit for is no error.
+        AdapterError: If a pipeline's text is invalid. A pipeline that the model does not support is no error.
     """
     numbers: dict[str, range] = {}
     refused: dict[str, str] = {}
@@ -118,12 +118,12 @@ def schedule(
 
 
 def compare(load: Load, domains: Domains, runs: Schedule, processes: int, advance: Advance) -> list[Cell]:
-    """Make all runs of a schedule; return a cell for each pipeline, protocol and batch size, in that order.
+    """Make all runs of a schedule. Return a cell for each pipeline, protocol and batch size, in that order.
 
     Raises:
-        FailedError: If a process ends before its time.
+        FailedError: If a process dies.
     """
-    # Small batches take longest: begun first, they are not what all wait for in the end.
+    # Small batches take longest. They start first, so that no long run remains at the end.
     tasks = sorted(runs.tasks, key=lambda task: task.batch)
     outcomes = list(zip(tasks, run_all(load, domains, tasks, processes, advance), strict=True))
     return [

@@ -1,4 +1,4 @@
-"""Labelled images by domain: what specs are compared on."""
+"""Labelled images by domain, the data of a comparison."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,13 +10,13 @@ from service.errors import UnfitError
 from service.offline.evaluation.pixels import Blended, Images, InMemory, Integers, Mapped, Pixels
 
 CLEAN = "clean"
-"""The domain of images without a corruption, where there is one."""
+"""The name of the domain without a corruption."""
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
 class Items:
-    """A sequence of n images of several domains, (n,) int64 each: the domain's number, the severity and the row."""
+    """A sequence of n images: for each its domain's number, its severity and its row in the domain, (n,) int64 each."""
 
     domain: Integers
     severity: Integers
@@ -30,7 +30,7 @@ class Items:
 
 
 def joined(parts: Sequence[Items]) -> Items:
-    """Return sequences one after the other."""
+    """Concatenate sequences."""
     columns = ([getattr(part, name) for part in parts] for name in ("domain", "severity", "row"))
     return Items(*(np.concatenate(column) for column in columns))
 
@@ -40,9 +40,9 @@ class Domain:
     """Labelled images of one kind.
 
     Attributes:
-        levels: The same N images by severity, 1 to 5; 0 where it is unknown, or there is no corruption.
+        levels: The same N images by severity, 1 to 5; 0 if it is unknown or there is no corruption.
         labels: (N,) int64.
-        severity: The one of `levels` that every protocol but `gradual` shows.
+        severity: The key of `levels` that every protocol except `gradual` uses.
     """
 
     levels: Mapping[int, Images]
@@ -54,23 +54,23 @@ class Domain:
 
     @property
     def images(self) -> Images:
-        """The images at the usual severity."""
+        """The images at `severity`."""
         return self.levels[self.severity]
 
     def first(self, count: int) -> "Domain":
-        """Return the first images alone."""
+        """Return only the first `count` images."""
         levels = {severity: images.first(count) for severity, images in self.levels.items()}
         return Domain(levels, self.labels[:count], self.severity)
 
 
 def in_memory(images: Pixels, labels: Integers) -> Domain:
-    """Return a domain of images (N, C, H, W) uint8 with labels (N,), its severity unknown."""
+    """Return a domain of images (N, C, H, W) uint8 with labels (N,) and unknown severity."""
     return Domain({0: InMemory(images)}, labels)
 
 
 @dataclass(frozen=True)
 class Domains:
-    """Domains by name, in the order in which a stream meets them."""
+    """Domains by name, in the order of the stream."""
 
     by_name: Mapping[str, Domain]
 
@@ -89,7 +89,7 @@ class Domains:
         """Return some of the domains, in the order of `names`.
 
         Raises:
-            UnfitError: If there is none of a name, or a name comes twice.
+            UnfitError: If a name is unknown or occurs twice.
         """
         unknown = [name for name in names if name not in self.by_name]
         if unknown:
@@ -99,7 +99,7 @@ class Domains:
         return Domains({name: self.by_name[name] for name in names})
 
     def first(self, count: int) -> "Domains":
-        """Return the first images of every domain alone."""
+        """Return only the first `count` images of every domain."""
         return Domains({name: domain.first(count) for name, domain in self.by_name.items()})
 
     def labels(self, items: Items) -> Integers:
@@ -121,10 +121,9 @@ class Domains:
 
 
 def with_blends(domains: Domains) -> Domains:
-    """Give domains of one severity milder ones too, 1 to 4, by blending them with the same images in `clean`.
+    """Add severities 1 to 4 to domains of a single severity, by blending them with the same images in `clean`.
 
-    Domains stay as they are where several severities are known, or `clean` does not hold the same images (by its
-    labels).
+    A domain is not changed if it has several severities, or if its labels differ from those of `clean`.
     """
     clean = domains.by_name.get(CLEAN)
     if clean is None:
@@ -141,7 +140,7 @@ def _with_blends(domain: Domain, clean: Domain) -> Domain:
 
 
 def mapped(domains: Domains, folder: Path) -> Domains:
-    """Write the images that are held in memory to files of a folder, each once, so that other processes map them."""
+    """Write the images in memory to files of a folder, each once, so that other processes can map them."""
     written: dict[int, Mapped] = {}
 
     def move(images: Images) -> Images:

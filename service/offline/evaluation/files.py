@@ -1,4 +1,4 @@
-"""A folder of image files, `<domain>/<class>/*.png|jpg`, decoded as the server would decode them."""
+"""Reads a folder of image files, `<domain>/<class>/*.png|jpg`, with the server's image decoder."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,34 +22,36 @@ LIMITS = Limits(max_batch=AT_ONCE, max_pixels=AT_ONCE * 50_000_000)
 def read_image_folder(
     folder: Path, takes: InputSpec, classes: tuple[str, ...], names: Sequence[str], images: int | None, seed: int
 ) -> Domains:
-    """Read the domains named (all if none are), in the order of their names; `clean` comes first.
+    """Read the named domains (all if none are named), sorted by name, with `clean` first.
 
-    Class folders are named as the model's classes, or by their numbers.
+    Class folders have the names or the numbers of the model's classes.
 
     Args:
-        folder: Holds `<domain>/<class>/*.png|jpg`.
-        takes: The model's input: size, channels, how images are resized.
+        folder: The folder, with `<domain>/<class>/*.png|jpg`.
+        takes: The model's input: its shape, and how images are resized.
         classes: The model's classes.
-        names: Domains to read; `clean` may be missing.
-        images: Most images per domain, drawn at random by the seed; None: all.
-        seed: Of that draw.
+        names: Domains to read. `clean` need not exist.
+        images: Most images per domain, drawn at random; None for all.
+        seed: The seed of that draw.
 
     Raises:
-        UnfitError: If a domain or class is unknown, or a file is no image.
-        TooLargeError: If the decoded images are more than memory should hold; `images` bounds them.
+        UnfitError: If a domain or class is unknown, or a file is not an image.
+        TooLargeError: If the decoded images exceed MAX_BYTES. `images` limits them.
     """
-    there = sorted((entry.name for entry in folder.iterdir() if entry.is_dir()), key=lambda name: (name != CLEAN, name))
-    unknown = [name for name in names if name not in there and name != CLEAN]
+    domains = sorted(
+        (entry.name for entry in folder.iterdir() if entry.is_dir()), key=lambda name: (name != CLEAN, name)
+    )
+    unknown = [name for name in names if name not in domains and name != CLEAN]
     if unknown:
-        raise UnfitError(f"{folder} has no domain {unknown[0]!r}; there are: {', '.join(there)}")
-    chosen = [name for name in there if not names or name in names]
+        raise UnfitError(f"{folder} has no domain {unknown[0]!r}; there are: {', '.join(domains)}")
+    chosen = [name for name in domains if not names or name in names]
     listed = {name: _sample(_listed(folder / name, classes), images, seed) for name in chosen}
     _check_size(sum(map(len, listed.values())), takes)
     return Domains({name: _decoded(files, takes) for name, files in listed.items()})
 
 
 def _listed(domain: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
-    """List a domain's files with their labels, by class and name."""
+    """List a domain's files with their labels, sorted by class and name."""
     folders = sorted(entry for entry in domain.iterdir() if entry.is_dir())
     found = [
         (file, _label(folder, classes))

@@ -1,4 +1,4 @@
-"""Labelled data on disk: a CIFAR-10-C folder, a folder of image files, an .npz; else the embedded demo images."""
+"""Reads labelled data: a CIFAR-10-C folder, a folder of image files, an .npz, or the embedded demo images."""
 
 import zipfile
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ CIFAR10C = (
 )  # fmt: skip
 """The corruptions of CIFAR-10-C in their usual order."""
 FULL_ROWS = 50_000
-"""Rows of an array of the full CIFAR-10-C: 10,000 images at each of the severities 1 to 5."""
+"""Rows of a full CIFAR-10-C array: 10,000 images at each of the severities 1 to 5."""
 EMBEDDED_SEVERITY = 4
 MAX_BYTES = 8 * 2**30
-"""Most bytes of one array that has to be held in memory."""
+"""Most bytes of one array that is read into memory."""
 LAYOUTS = (
     "expected a folder of <corruption>.npy and labels.npy, a folder of <domain>/<class>/*.png or *.jpg, or an .npz of "
     "`images`, `labels` and perhaps `domains`"
@@ -33,14 +33,14 @@ LAYOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What to read.
+    """The selection of data to read.
 
     Attributes:
-        domains: Names, in order; none: all there are (of a CIFAR-10-C folder, its 15 corruptions).
-        images: Most images per domain; None: all.
-        severity: 1 to 5, where the data have several; None: 5, and 4 for the embedded images.
-        ramps: Whether severities 1 to 5 are needed, blended with `clean` where only one is known.
-        seed: Of the choice of images where `images` leaves some out, and of the embedded corruptions.
+        domains: Names of domains, in order; () for all (for a CIFAR-10-C folder, its 15 corruptions).
+        images: Most images per domain; None for all.
+        severity: 1 to 5, for data with several severities; None for 5, or 4 for the embedded images.
+        ramps: Whether severities 1 to 5 are needed. If the data have only one, the others are blends with `clean`.
+        seed: The seed of the choice of images, and of the embedded corruptions.
     """
 
     domains: tuple[str, ...] = ()
@@ -51,10 +51,10 @@ class Wanted:
 
 
 def read_data(path: Path | None, takes: InputSpec, classes: tuple[str, ...], wanted: Wanted) -> Domains:
-    """Read labelled images that fit a model; None reads the embedded ones.
+    """Read labelled images for a model; with None, the embedded ones.
 
     Raises:
-        UnfitError: If there are none of a known layout, or they do not fit; says what was found and expected.
+        UnfitError: If the layout is unknown, or the data do not fit the model.
     """
     if path is None:
         found = embedded(takes, wanted)
@@ -75,7 +75,7 @@ def read_data(path: Path | None, takes: InputSpec, classes: tuple[str, ...], wan
 def embedded(takes: InputSpec, wanted: Wanted) -> Domains:
     """Return the embedded model's test images: clean, then every corruption at one severity (1 to 5 for ramps)."""
     if takes.shape != (1, 28, 28):
-        raise UnfitError(f"without data the embedded images (1, 28, 28) are shown, and the model takes {takes.shape}")
+        raise UnfitError(f"without --data the embedded images (1, 28, 28) are used, but the model takes {takes.shape}")
     severity = EMBEDDED_SEVERITY if wanted.severity is None else wanted.severity
     with np.load(STREAM, allow_pickle=False) as stored:
         images, labels = stored["images"][: wanted.images], stored["labels"][: wanted.images].astype(np.int64)
@@ -98,9 +98,9 @@ def _embedded(name: str, images: Pixels, labels: Integers, severity: int, wanted
 
 
 def read_cifar10c(folder: Path, takes: InputSpec, wanted: Wanted) -> Domains:
-    """Read a folder of `<corruption>.npy` (N, H, W, C) uint8 and `labels.npy`, mapped.
+    """Map a folder of `<corruption>.npy` (N, H, W, C) uint8 and `labels.npy`.
 
-    Arrays of 50,000 rows hold severities 1 to 5, 10,000 images each; smaller ones a single severity.
+    Arrays of 50,000 rows hold severities 1 to 5, with 10,000 images each. Others hold a single severity.
     """
     labels = _labels(_load(folder / "labels.npy"), folder / "labels.npy")
     channels, height, width = takes.shape
@@ -137,7 +137,7 @@ def _cifar_domain(file: Path, labels: Integers, wanted: Wanted) -> Domain:
 def read_npz(file: Path, takes: InputSpec, wanted: Wanted) -> Domains:
     """Read an .npz of `images` uint8 (N, H, W, C), (N, C, H, W) or (N, H, W), `labels` (N,) and perhaps `domains` (N,).
 
-    Domains come in the order in which they are first named; without names there is one, `data`.
+    Domains are in the order of their first images. Without `domains` there is one, named `data`.
     """
     _check_severity(wanted, file)
     arrays = _open_npz(file)
@@ -211,17 +211,17 @@ def _check_labels(domains: Domains, classes: tuple[str, ...]) -> None:
 
 def _check_severity(wanted: Wanted, path: Path) -> None:
     if wanted.severity is not None:
-        raise UnfitError(f"{path} holds one severity, so that none can be chosen; leave --severity out")
+        raise UnfitError(f"{path} holds one severity, so none can be chosen; leave --severity out")
 
 
 def _with_clean(wanted: Wanted) -> tuple[str, ...]:
-    """The domains to read: `clean` too if ramps may need it."""
+    """Return the domains to read, with `clean` added if ramps may need it."""
     if not wanted.domains or not wanted.ramps or CLEAN in wanted.domains:
         return wanted.domains
     return (*wanted.domains, CLEAN)
 
 
 def _without_extras(domains: Domains) -> Domains:
-    """A folder with all 15 corruptions is CIFAR-10-C: clean images and its extra corruptions must be asked for."""
+    """Return only the 15 usual corruptions if the data have them all; other domains must then be named to be used."""
     whole = all(name in domains.by_name for name in CIFAR10C)
     return domains.select(CIFAR10C) if whole else domains

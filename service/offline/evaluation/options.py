@@ -1,4 +1,4 @@
-"""The settings of `acclimate compare` and `acclimate tune`, with the words that explain them."""
+"""The command-line options of `acclimate compare` and `acclimate tune`, with their help texts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -37,13 +37,13 @@ SeverityOption = Annotated[
         min=1,
         max=5,
         rich_help_panel=DATA,
-        help="Of the corruptions, where the data have several. Default: 5 of the full CIFAR-10-C, 4 of the embedded.",
+        help="Severity of the corruptions, if the data have several. Default: 5 for CIFAR-10-C, 4 for the embedded.",
     ),
 ]
 OrderSeed = Annotated[
     int,
     typer.Option(
-        "--order-seed", min=0, rich_help_panel=ORDER, help="Of the order and choice of images, the same for all specs."
+        "--order-seed", min=0, rich_help_panel=ORDER, help="Seed of the images' order and choice, for all specs."
     ),
 ]
 KeepOrder = Annotated[
@@ -51,7 +51,7 @@ KeepOrder = Annotated[
     typer.Option(
         "--keep-order",
         rich_help_panel=ORDER,
-        help="Show each domain's images as stored, for a recording; else they are shuffled.",
+        help="Keep each domain's images in their stored order, as for a recording. Default: shuffled.",
     ),
 ]
 DeltaOption = Annotated[
@@ -60,17 +60,17 @@ DeltaOption = Annotated[
         "--delta",
         min=1e-3,
         rich_help_panel=ORDER,
-        help="`correlated`: Dirichlet parameter; the smaller, the longer a label stays.",
+        help="`correlated`: Dirichlet parameter; smaller values give longer runs of one label.",
     ),
 ]
 SlotsOption = Annotated[
     int,
     typer.Option(
-        "--slots", min=1, rich_help_panel=ORDER, help="`correlated`: parts of a domain that labels are spread over."
+        "--slots", min=1, rich_help_panel=ORDER, help="`correlated`: number of parts that each label is spread over."
     ),
 ]
 RepetitionsOption = Annotated[
-    int, typer.Option("--repetitions", min=1, rich_help_panel=ORDER, help="`long`: how often the domains come.")
+    int, typer.Option("--repetitions", min=1, rich_help_panel=ORDER, help="`long`: how often the domains repeat.")
 ]
 OrderFile = Annotated[
     Path | None,
@@ -84,23 +84,23 @@ OrderFile = Annotated[
 ]
 SeedsOption = Annotated[
     int,
-    typer.Option("--seeds", min=1, rich_help_panel=RUNS, help="Runs of a spec that draws numbers; others run once."),
+    typer.Option("--seeds", min=1, rich_help_panel=RUNS, help="Runs of a spec with random draws; others run once."),
 ]
 JobsOption = Annotated[
     int | None,
-    typer.Option(
-        "--jobs", min=1, rich_help_panel=RUNS, help="Processes, one thread each. Default: the cores there are."
-    ),
+    typer.Option("--jobs", min=1, rich_help_panel=RUNS, help="Processes, one thread each. Default: one per core."),
 ]
 JsonOption = Annotated[
     Path | None,
-    typer.Option("--json", rich_help_panel=RESULTS, help="Write everything here: per seed, domain, over time."),
+    typer.Option(
+        "--json", rich_help_panel=RESULTS, help="Write all results to this file: per seed, per domain, over time."
+    ),
 ]
 SpecsArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="SPEC[,PART.OPTION=VALUE]...",
-        help="Pipelines to compare, as `ema` or `batch+eta,eta.lr=1e-4`. Default: six usual ones.",
+        help="Pipelines to compare, such as `ema` or `batch+eta,eta.lr=1e-4`. Default: six common ones.",
         show_default=False,
     ),
 ]
@@ -109,10 +109,10 @@ ProtocolsOption = Annotated[
     typer.Option(
         "--protocol",
         rich_help_panel=ORDER,
-        help="Repeat for more: `continual` (domain after domain, never reset), `reset` (before each domain), "
-        "`gradual` (severity 1 to 5 and back in each domain), `mixed` (domains shuffled together), `correlated` "
-        "(continual, neighbours share labels), `long` (continual, many times over). Default: continual and "
-        "correlated.",
+        help="Protocol; repeat for more: `continual` (domain after domain, never reset), `reset` (reset before each "
+        "domain), `gradual` (severity 1 to 5 and back in each domain), `mixed` (domains shuffled together), "
+        "`correlated` (continual, neighbours share labels), `long` (continual, several times over). Default: "
+        "continual and correlated.",
         show_default=False,
     ),
 ]
@@ -125,7 +125,7 @@ ByDomain = Annotated[
 ]
 CsvOption = Annotated[
     Path | None,
-    typer.Option("--csv", rich_help_panel=RESULTS, help="Write a line per spec, protocol, batch, seed and domain."),
+    typer.Option("--csv", rich_help_panel=RESULTS, help="Write one row per spec, protocol, batch, seed and domain."),
 ]
 PlotsOption = Annotated[
     Path | None,
@@ -133,6 +133,6 @@ PlotsOption = Annotated[
         "--plots",
         file_okay=False,
         rich_help_panel=RESULTS,
-        help="Draw error over time, against batch size and against cost into this folder (needs matplotlib).",
+        help="Plot error over time, against batch size and against cost in this folder (needs matplotlib).",
     ),
 ]

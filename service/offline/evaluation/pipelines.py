@@ -1,4 +1,4 @@
-"""Pipelines as one text, `SPEC[,PART.OPTION=VALUE]...`: read, varied, and asked whether they draw numbers."""
+"""Pipelines as text, `SPEC[,PART.OPTION=VALUE]...`: parses them, sets options, and tests whether they are random."""
 
 import json
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from adapters.state import flatten
 
 
 def read_pipeline(text: str, seed: int = 0) -> Adapter:
-    """Make the adapter that `SPEC[,PART.OPTION=VALUE]...` names.
+    """Create the adapter that `SPEC[,PART.OPTION=VALUE]...` names.
 
     Raises:
-        AdapterError: If the spec or an option is wrong.
+        AdapterError: If the spec or an option is invalid.
 
     Example:
         >>> read_pipeline("unmix_tns+tent,tent.lr=1e-3").learner.options.lr
@@ -33,22 +33,22 @@ def read_pipeline(text: str, seed: int = 0) -> Adapter:
 
 
 def with_options(text: str, options: Mapping[str, str]) -> str:
-    """Return a pipeline's text with options (`PART.OPTION` to value) set; one that it sets already is replaced.
+    """Return a pipeline's text with options (`PART.OPTION` to value) added, or replaced if it has them already.
 
     Example:
         >>> with_options("batch+eta,eta.lr=1e-3", {"eta.lr": "1e-4", "eta.d_margin": "0.4"})
         'batch+eta,eta.lr=1e-4,eta.d_margin=0.4'
     """
     spec, *assignments = text.split(",")
-    given = dict(assignment.strip().split("=", 1) for assignment in assignments)
-    return ",".join([spec, *(f"{name}={value}" for name, value in {**given, **options}.items())])
+    existing = dict(assignment.strip().split("=", 1) for assignment in assignments)
+    return ",".join([spec, *(f"{name}={value}" for name, value in {**existing, **options}.items())])
 
 
 def is_random(text: str, source: SourceModel) -> bool:
-    """Tell whether a pipeline draws numbers: its start differs from seed to seed, or its steps draw.
+    """Return whether a pipeline is random: its initial state depends on the seed, or its steps draw random numbers.
 
     Raises:
-        AdapterError: If the spec is wrong or the model unfit for it.
+        AdapterError: If the spec is invalid, or the model does not support it.
     """
     adapters = [read_pipeline(text, seed) for seed in (0, 1)]
     starts = [flatten(adapter.prepare(source).initial) for adapter in adapters]
@@ -57,7 +57,7 @@ def is_random(text: str, source: SourceModel) -> bool:
 
 
 def _value(text: str) -> object:
-    """A JSON value, or the text itself."""
+    """Return the text's JSON value, or the text itself if it is not JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Where images come from when they are read: memory, a mapped file, or a blend of two."""
+"""Sources of images: memory, a mapped file, or a blend of two other sources."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-"""Images (N, C, H, W) uint8, 0 to 255 over the model's value range."""
+"""Images (N, C, H, W) uint8; 0 to 255 span the model's value range."""
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -16,13 +16,13 @@ class Images(Protocol):
     """Images (N, C, H, W) that are read by rows."""
 
     def __len__(self) -> int:
-        """How many images."""
+        """Return the number of images."""
 
     def take(self, rows: Integers) -> Pixels:
-        """Return the images of rows (n,), in memory."""
+        """Read the images of rows (n,) into memory."""
 
     def first(self, count: int) -> "Images":
-        """Return the first images alone."""
+        """Return only the first `count` images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,15 +39,15 @@ class InMemory:
         return self.pixels[rows]
 
     def first(self, count: int) -> "InMemory":
-        """Return the first images alone."""
+        """Return only the first `count` images."""
         return InMemory(self.pixels[:count])
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """Rows `start` to `stop` of a .npy file, mapped when they are read.
+    """Rows `start` to `stop` of a .npy file, which is mapped when they are read.
 
-    Another process is told the file's name, so that no pixels travel and all processes share the pages.
+    Other processes receive only the file's name and share its memory pages, so no pixels are copied between them.
     """
 
     path: Path
@@ -61,17 +61,17 @@ class Mapped:
     def take(self, rows: Integers) -> Pixels:
         """Return the images of rows (n,), counted from `start`."""
         stored: Pixels = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        taken = np.asarray(stored[self.start + rows])
-        return np.ascontiguousarray(taken.transpose(0, 3, 1, 2)) if self.channels_last else taken
+        pixels = np.asarray(stored[self.start + rows])
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)) if self.channels_last else pixels
 
     def first(self, count: int) -> "Mapped":
-        """Return the first images alone."""
+        """Return only the first `count` images."""
         return replace(self, stop=min(self.stop, self.start + count))
 
 
 @dataclass(frozen=True)
 class Blended:
-    """A milder form of corrupted images: `share` of them, the rest from the same images when clean."""
+    """A milder corruption: a mean of the corrupted images with weight `share`, and the same clean images."""
 
     clean: Images
     corrupted: Images
@@ -86,5 +86,5 @@ class Blended:
         return np.rint(clean + np.float32(self.share) * (corrupted - clean)).astype(np.uint8)
 
     def first(self, count: int) -> "Blended":
-        """Return the first images alone."""
+        """Return only the first `count` images."""
         return Blended(self.clean.first(count), self.corrupted.first(count), self.share)

@@ -1,4 +1,4 @@
-"""Pictures of a comparison as PNG: error over time, against batch size, against cost. Needs matplotlib."""
+"""Plots of a comparison as PNG files: error over time, against batch size and against cost. Needs matplotlib."""
 
 from collections.abc import Callable, Sequence
 from itertools import cycle
@@ -13,26 +13,27 @@ from matplotlib.ticker import LogLocator, StrMethodFormatter
 from service.offline.evaluation.comparison import Cell
 from service.offline.evaluation.protocols import Plan
 
-# Told apart by colour-blind eyes too: Okabe and Ito, Color Universal Design, 2008. Yellow, too pale on white, is out.
+# Distinguishable with colour blindness: Okabe and Ito, Color Universal Design, 2008, without the yellow, which is too
+# pale on white.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
 MOST_BORDERS = 30
-"""More domains than that are not named along the time axis."""
+"""The time axis names domains only if there are at most this many."""
 MOST_MARKED = 20
-"""A course of no more points has them marked: of a single one there would be no line to see."""
+"""Curves of at most this many points have markers, because a single point would draw no line."""
 Draw: TypeAlias = Callable[[Axes, list[Cell], "dict[str, Style]"], None]
 Style: TypeAlias = dict[str, Any]
 
 
 def write_plots(cells: Sequence[Cell], plans: Sequence[Plan], names: Sequence[str], folder: Path) -> list[Path]:
-    """Draw a comparison into a folder; error against batch size only where there are several sizes.
+    """Plot a comparison into a folder. Error is plotted against batch size only if there are several sizes.
 
     Args:
-        cells: What was measured.
+        cells: The results.
         plans: The order of images under each protocol, for the borders of domains.
-        names: Of the domains.
-        folder: Is made if it is not there.
+        names: The names of the domains.
+        folder: The folder; it is created if it does not exist.
 
     Returns:
         The files written.
@@ -49,7 +50,7 @@ def write_plots(cells: Sequence[Cell], plans: Sequence[Plan], names: Sequence[st
 
 
 def _styles(cells: Sequence[Cell]) -> dict[str, Style]:
-    """A colour and marker for each pipeline; dashes once the colours are used up."""
+    """Return a colour and a marker for each pipeline, and dashed lines once the colours are used up."""
     texts = dict.fromkeys(cell.pipeline for cell in cells)
     looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
     return {
@@ -88,7 +89,7 @@ def _named(plan: Plan) -> bool:
 
 
 def _name_domains(axes: Axes, plan: Plan, names: Sequence[str]) -> None:
-    """Mark where each domain begins, unless they are mixed."""
+    """Mark and name the start of each domain, unless there are too many, as in `mixed`."""
     if not _named(plan):
         return
     ends = [start for start, _ in plan.borders[1:]] + [len(plan.items)]
@@ -101,7 +102,7 @@ def _name_domains(axes: Axes, plan: Plan, names: Sequence[str]) -> None:
 
 
 def _panels(cells: list[Cell], draw: Draw, title: str, path: Path) -> Path:
-    """Draw a panel for each protocol, two beside each other, with one legend."""
+    """Draw a panel for each protocol in two columns, with one legend."""
     protocols = list(dict.fromkeys(cell.protocol for cell in cells))
     columns = min(2, len(protocols))
     rows = -(-len(protocols) // columns)

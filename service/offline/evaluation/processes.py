@@ -1,4 +1,4 @@
-"""Runs spread over processes: each loads the model once, maps the images, and computes with one thread."""
+"""Distributes runs over processes. Each loads the model once, maps the images, and computes with one thread."""
 
 import multiprocessing
 import time
@@ -26,9 +26,9 @@ from service.offline.evaluation.pipelines import read_pipeline
 from service.offline.evaluation.protocols import Plan
 from service.offline.evaluation.runs import Advance, Run, run
 
-TOLD_EVERY_SECONDS = 0.1
+REPORT_SECONDS = 0.1
 Load: TypeAlias = Callable[[], SourceModel]
-"""Loads the model in whatever process runs it; hashable, and made of what can be sent to a process."""
+"""Loads the model in the process that calls it. It must be hashable and picklable."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class BundleModel:
 
 @dataclass(frozen=True)
 class Task:
-    """One run to make: a pipeline's text, a plan, a batch size and a seed."""
+    """A run to make: a pipeline's text, a plan, a batch size and a seed."""
 
     pipeline: str
     plan: Plan
@@ -68,10 +68,10 @@ Outcome: TypeAlias = Run | Failure
 
 
 def run_all(load: Load, domains: Domains, tasks: Sequence[Task], processes: int, advance: Advance) -> list[Outcome]:
-    """Make all runs, over so many processes; what comes of each is the same whatever their number.
+    """Make all runs in `processes` processes. Their number does not change the results.
 
     Raises:
-        FailedError: If a process ends before its time, as for lack of memory.
+        FailedError: If a process dies, for example for lack of memory.
     """
     if processes == 1 or len(tasks) < 2:
         source = load()
@@ -83,13 +83,13 @@ def run_all(load: Load, domains: Domains, tasks: Sequence[Task], processes: int,
 
 def _run_apart(load: Load, domains: Domains, tasks: Sequence[Task], processes: int, advance: Advance) -> list[Outcome]:
     context = multiprocessing.get_context("spawn")
-    told: Queue[int] = context.Queue()
-    with ProcessPoolExecutor(processes, context, _start, (told,)) as pool:
+    progress: Queue[int] = context.Queue()
+    with ProcessPoolExecutor(processes, context, _start, (progress,)) as pool:
         futures = [pool.submit(_outcome_apart, load, domains, task) for task in tasks]
         try:
-            followed = _follow(futures, told, advance)
+            reported = _follow(futures, progress, advance)
             outcomes, images = zip(*(future.result() for future in futures), strict=True)
-            advance(sum(images) - followed)  # what a process told last may come after its outcome
+            advance(sum(images) - reported)  # a process's last report may arrive after its outcome
             return list(outcomes)
         except BrokenProcessPool:
             raise FailedError(
@@ -99,46 +99,46 @@ def _run_apart(load: Load, domains: Domains, tasks: Sequence[Task], processes: i
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _follow(futures: "Sequence[Future[tuple[Outcome, int]]]", told: "Queue[int]", advance: Advance) -> int:
-    """Pass on what the processes tell of their progress until all are done, or one has failed; return how much."""
-    waiting, followed = set(futures), 0
+def _follow(futures: "Sequence[Future[tuple[Outcome, int]]]", progress: "Queue[int]", advance: Advance) -> int:
+    """Forward the processes' progress until all are done or one has failed; return the number of images reported."""
+    waiting, reported = set(futures), 0
     while waiting:
-        done, waiting = wait(waiting, timeout=TOLD_EVERY_SECONDS)
+        done, waiting = wait(waiting, timeout=REPORT_SECONDS)
         for future in done:
             future.result()
-        images = _drained(told)
+        images = _drained(progress)
         advance(images)
-        followed += images
-    return followed
+        reported += images
+    return reported
 
 
-def _drained(told: "Queue[int]") -> int:
+def _drained(progress: "Queue[int]") -> int:
     images = 0
     while True:
         try:
-            images += told.get_nowait()
+            images += progress.get_nowait()
         except Empty:
             return images
 
 
-_told: "list[Queue[int]]" = []
-"""In a process of the pool: where it tells its progress. A queue can reach a process only as it starts."""
+_progress: "list[Queue[int]]" = []
+"""In a process of the pool: its progress queue. A queue can be passed to a process only when it starts."""
 
 
-def _start(told: "Queue[int]") -> None:
+def _start(progress: "Queue[int]") -> None:
     torch.set_num_threads(1)
-    _told.append(told)
+    _progress.append(progress)
 
 
 def _outcome_apart(load: Load, domains: Domains, task: Task) -> tuple[Outcome, int]:
-    """Return the outcome, and the images of the run, told or not."""
+    """Return the outcome, and the number of images in the run, reported or not."""
     waiting, seen, since = 0, 0, time.monotonic()
 
     def advance(images: int) -> None:
         nonlocal waiting, seen, since
         waiting, seen = waiting + images, seen + images
-        if time.monotonic() - since >= TOLD_EVERY_SECONDS:
-            _told[0].put(waiting)
+        if time.monotonic() - since >= REPORT_SECONDS:
+            _progress[0].put(waiting)
             waiting, since = 0, time.monotonic()
 
     outcome = _outcome(_loaded(load), domains, task, advance)
@@ -148,7 +148,7 @@ def _outcome_apart(load: Load, domains: Domains, task: Task) -> tuple[Outcome, i
 def _outcome(source: SourceModel, domains: Domains, task: Task, advance: Advance) -> Outcome:
     try:
         return run(read_pipeline(task.pipeline, task.seed), source, domains, task.plan, task.batch, advance)
-    except (AdapterError, RuntimeError) as error:  # PyTorch raises RuntimeError where a network cannot take a batch
+    except (AdapterError, RuntimeError) as error:  # PyTorch raises RuntimeError if a network cannot run a batch
         return Failure(str(error).partition("\n")[0])
 
 
@@ -159,7 +159,7 @@ def _loaded(load: Load) -> SourceModel:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute with one thread, as processes of a pool do: sums of floats depend on the number."""
+    """Compute with one thread, as a pool's processes do, because sums of floats depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,7 @@
-"""Protocols: in which order a stream meets the images of its domains, and where it is reset.
+"""Protocols: the order of a stream's images and domains, and the places of resets.
 
-Every protocol is a pure function of (domains, settings, seed), and shows every image of every domain exactly once
-(`long`: once per repetition), so that errors of protocols are over the same images.
+Every protocol is a pure function of (domains, settings, seed). It shows every image of every domain exactly once
+(`long`: once per repetition), so that the errors under all protocols are over the same images.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,19 +16,19 @@ from service.offline.evaluation.data import SEVERITIES, Domain, Domains, Items, 
 from service.offline.evaluation.pixels import Integers
 
 RAMP = (*SEVERITIES, *SEVERITIES[-2::-1])
-"""Severity along a domain of the gradual protocol: up, and down again."""
+"""The severities along a domain in the gradual protocol: up and down again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSettings:
-    """What the protocols may be told.
+    """The settings of the protocols.
 
     Attributes:
-        shuffle: Whether images of a domain are shuffled; else they come as stored, as a recording should.
-        delta: `correlated`: Dirichlet parameter; the smaller, the longer one label stays.
-        slots: `correlated`: Parts of a domain over which each label is spread by a Dirichlet draw.
-        repetitions: `long`: How often the domains come.
-        order: `correlated`: the order of each domain's images (domains, images), instead of a drawn one.
+        shuffle: Whether to shuffle each domain's images; otherwise they keep their stored order, as for a recording.
+        delta: `correlated`: Dirichlet parameter; smaller values give longer runs of one label.
+        slots: `correlated`: number of parts of a domain that each label is spread over by a Dirichlet draw.
+        repetitions: `long`: how often the domains repeat.
+        order: `correlated`: a fixed order of each domain's images (domains, images), instead of a drawn one.
     """
 
     shuffle: bool = True
@@ -40,7 +40,7 @@ class PlanSettings:
 
 @dataclass(frozen=True)
 class Segment:
-    """Images that follow each other; `reset` puts the state back to the source's before them."""
+    """Consecutive images; with `reset`, the state is reset to the source state before them."""
 
     items: Items
     reset: bool = False
@@ -61,18 +61,18 @@ class Plan:
 
     @property
     def repetitions(self) -> Integers:
-        """Which repetition each image belongs to, from 0."""
+        """The repetition of each image, counted from 0."""
         return np.concatenate([np.full(len(segment.items), segment.repetition) for segment in self.segments])
 
     @property
     def borders(self) -> list[tuple[int, int]]:
-        """Where a domain begins, in images, and its number."""
+        """The start of each domain, as an image's position, and the domain's number."""
         domain = self.items.domain
         starts = np.flatnonzero(np.diff(domain, prepend=-1))
         return [(int(start), int(domain[start])) for start in starts]
 
     def batches(self, size: int) -> Iterator[tuple[bool, Items]]:
-        """Yield batches with whether a reset comes before; they run across segments, and end before a reset."""
+        """Yield (reset before it, items) for each batch. Batches run across segments, but not across resets."""
         for stretch in _stretches(self.segments):
             items = joined([segment.items for segment in stretch])
             for start in range(0, len(items), size):
@@ -84,10 +84,10 @@ Protocol: TypeAlias = Callable[[Domains, PlanSettings, Generator], list[Segment]
 
 
 def make_plan(protocol: str, domains: Domains, settings: PlanSettings, seed: int) -> Plan:
-    """Return the order in which a protocol shows the domains; equal arguments give equal plans.
+    """Return the plan of a protocol; equal arguments give equal plans.
 
     Raises:
-        UnfitError: If there is no such protocol, or the data lack what it needs.
+        UnfitError: If there is no such protocol, or the data do not meet its requirements.
     """
     if protocol not in PROTOCOLS:
         raise UnfitError(f"there is no protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
@@ -95,21 +95,21 @@ def make_plan(protocol: str, domains: Domains, settings: PlanSettings, seed: int
 
 
 def reset(domains: Domains, settings: PlanSettings, generator: Generator) -> list[Segment]:
-    """One domain after the other, with a reset before each: what a method does when told of every shift."""
+    """Show one domain after the other, with a reset before each: the method knows every domain shift."""
     return [Segment(segment.items, reset=True) for segment in continual(domains, settings, generator)]
 
 
 def continual(domains: Domains, settings: PlanSettings, generator: Generator) -> list[Segment]:
-    """One domain after the other, never a reset."""
+    """Show one domain after the other, without resets."""
     return [
         Segment(_items(number, domain, _within(domain, settings, generator))) for number, domain in enumerate(domains)
     ]
 
 
 def gradual(domains: Domains, settings: PlanSettings, generator: Generator) -> list[Segment]:
-    """Within each domain severity goes up from 1 to 5 and down again, over nine equal parts of the images.
+    """Raise the severity from 1 to 5 and lower it again within each domain, over nine equal parts of its images.
 
-    A domain without severities, if it is `clean`, is shown as it is.
+    The domain `clean` needs no severities.
     """
     segments = []
     for number, (name, domain) in enumerate(domains.by_name.items()):
@@ -123,15 +123,15 @@ def gradual(domains: Domains, settings: PlanSettings, generator: Generator) -> l
 
 
 def mixed(domains: Domains, settings: PlanSettings, generator: Generator) -> list[Segment]:
-    """All domains shuffled together."""
+    """Shuffle all domains together."""
     items = joined([segment.items for segment in continual(domains, settings, generator)])
     return [Segment(items[generator.permutation(len(items))])]
 
 
 def correlated(domains: Domains, settings: PlanSettings, generator: Generator) -> list[Segment]:
-    """As continual, but neighbours share their label, as a camera sees one thing for a while.
+    """Show one domain after the other, with runs of one label, as if a camera saw one thing for a while.
 
-    Within a domain every label is spread over slots in shares drawn from a Dirichlet distribution; slot by slot, the
+    Within a domain, every label is spread over slots in shares drawn from a Dirichlet distribution. Within a slot, the
     images of a label follow each other.
 
     Reference: Yuan et al., Robust Test-Time Adaptation in Dynamic Scenarios, CVPR 2023 (section 4.1).
@@ -145,7 +145,7 @@ def correlated(domains: Domains, settings: PlanSettings, generator: Generator) -
 
 
 def long(domains: Domains, settings: PlanSettings, generator: Generator) -> list[Segment]:
-    """Continual, the same domains again and again: whether what is learned lasts, or collapses in the end."""
+    """Repeat the continual protocol, to see whether adaptation lasts or collapses in the end."""
     return [
         Segment(segment.items, repetition=repetition)
         for repetition in range(settings.repetitions)
@@ -154,10 +154,10 @@ def long(domains: Domains, settings: PlanSettings, generator: Generator) -> list
 
 
 def given(domains: Domains, order: Integers) -> list[Segment]:
-    """One domain after the other, the images of each in a given order (domains, images).
+    """Show one domain after the other, with each domain's images in a fixed order (domains, images).
 
     Raises:
-        UnfitError: If the order is not one of these domains.
+        UnfitError: If the order's shape does not match the domains, or a row is not a permutation.
     """
     counts = [len(domain) for domain in domains]
     if order.shape != (len(counts), counts[0]) or len(set(counts)) > 1:
@@ -205,7 +205,7 @@ def _correlated(labels: Integers, settings: PlanSettings, generator: Generator) 
 
 
 def _stretches(segments: tuple[Segment, ...]) -> Iterator[list[Segment]]:
-    """Group segments so that each group but the first begins with a reset."""
+    """Group segments so that every group except the first begins with a reset."""
     stretch: list[Segment] = []
     for segment in segments:
         if segment.reset and stretch:

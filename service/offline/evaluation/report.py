@@ -1,4 +1,4 @@
-"""A comparison as a table for the terminal, as JSON and as CSV."""
+"""Formats a comparison as tables for the terminal, as JSON and as CSV."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ COLUMNS = (
 
 
 def as_table(cells: Sequence[Cell]) -> Table:
-    """Lay cells out: a row per pipeline, a column per protocol and batch size, then milliseconds per batch."""
+    """Return a table: a row per pipeline, an error column per protocol and batch size, then milliseconds per batch."""
     columns = list(dict.fromkeys((cell.protocol, cell.batch) for cell in cells))
     sizes = list(dict.fromkeys(batch for _, batch in columns))
     table = Table(box=box.SIMPLE_HEAD, title="Error in %", title_justify="left", caption=_caption(cells))
@@ -41,7 +41,10 @@ def as_table(cells: Sequence[Cell]) -> Table:
 
 
 def domains_table(cells: Sequence[Cell]) -> Table:
-    """Lay out errors by domain: a row per domain, a column per pipeline; cells are of one protocol and batch size."""
+    """Return a table of errors by domain: a row per domain, a column per pipeline.
+
+    All cells must have the same protocol and batch size, and at least one must have runs.
+    """
     shown = [cell for cell in cells if cell.runs]
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -60,14 +63,14 @@ def domains_table(cells: Sequence[Cell]) -> Table:
 
 
 def notes(cells: Sequence[Cell]) -> list[str]:
-    """Return what a reader must know of pipelines: why there is no run, what one did without."""
+    """Return notes on pipelines: why one has no runs, or what it lacked on this model."""
     found = {f"{cell.pipeline}: {cell.refusal}" for cell in cells if cell.refusal}
     found |= {f"{cell.pipeline}: {run.degraded}" for cell in cells for run in cell.runs if run.degraded}
     return sorted(found)
 
 
 def as_json(cells: Sequence[Cell], settings: Mapping[str, Any]) -> str:
-    """Return settings and everything measured, per seed, domain and part of the stream."""
+    """Return the settings and all results as JSON, per seed, domain and part of the stream."""
     results = [
         {
             "spec": cell.pipeline,
@@ -86,7 +89,7 @@ def as_json(cells: Sequence[Cell], settings: Mapping[str, Any]) -> str:
 
 
 def as_csv(cells: Sequence[Cell]) -> str:
-    """Return a line per pipeline, protocol, batch size, seed and domain; the domain `*` is all images together."""
+    """Return one row per pipeline, protocol, batch size, seed and domain; the domain `*` stands for all images."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -102,7 +105,7 @@ def as_csv(cells: Sequence[Cell]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity, which signals of a pipeline that went astray may be: null stands for them."""
+    """Replace NaN and infinity, which diverged pipelines may have as signals, by None, because JSON has neither."""
     if isinstance(value, Mapping):
         return {name: _finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -111,14 +114,14 @@ def _finite(value: Any) -> Any:
 
 
 def _caption(cells: Sequence[Cell]) -> str:
-    said = ["* the best of its column.", "ms: median time of a batch on one thread."]
+    lines = ["* the best of its column.", "ms: median time of a batch on one thread."]
     if any(len(cell.runs) > 1 for cell in cells):
-        said.insert(1, "±: standard error of the mean over the seeds.")
+        lines.insert(1, "±: standard error of the mean over the seeds.")
     if any(cell.worse_than_source for cell in cells):
-        said.append(f"{WORSE} worse than the frozen model: adapting does harm here.")
+        lines.append(f"{WORSE} worse than the frozen model: adapting does harm here.")
     if any(cell.refusal for cell in cells):
-        said.append("unfit: see below.")
-    return "\n".join(said)
+        lines.append("unfit: see below.")
+    return "\n".join(lines)
 
 
 def _error(cell: Cell, best: float) -> str:

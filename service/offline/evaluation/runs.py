@@ -1,4 +1,4 @@
-"""One run: an adapter on a model along a plan, and what came of it."""
+"""Runs an adapter on a model along a plan, and measures its errors, times and signals."""
 
 import statistics
 import time
@@ -18,15 +18,15 @@ from service.offline.evaluation.pixels import Integers
 from service.offline.evaluation.protocols import Plan
 
 POINTS, IMAGES_PER_POINT = 100, 50
-"""A course has at most this many points, each over at least so many images."""
+"""A course has at most POINTS points, each over at least IMAGES_PER_POINT images."""
 
 Advance = Callable[[int], None]
-"""Is told how many more images are done."""
+"""Called with the number of images just done."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """A signal over the batches of a run."""
+    """Minimum, mean and maximum of a signal over the batches of a run."""
 
     least: float
     mean: float
@@ -35,17 +35,17 @@ class Range:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one pass over a plan; errors are in % of the images.
+    """The results of one pass over a plan. Errors are in % of the images.
 
     Attributes:
-        seed: The adapter's.
-        error: Over all images.
-        errors: By domain that the plan shows.
-        repetitions: By repetition; one value but for `long`.
-        course: Over time, in equal parts of the stream.
+        seed: The adapter's seed.
+        error: The error over all images.
+        errors: The error of each domain in the plan.
+        repetitions: The error of each repetition; one value except for `long`.
+        course: The error over time, in equal parts of the stream.
         milliseconds: Median time of a step.
         signals: The adapter's signals, by name.
-        degraded: What the pipeline did without on this model; "" if nothing.
+        degraded: What the pipeline lacked on this model; "" if nothing.
     """
 
     seed: int
@@ -59,18 +59,18 @@ class Run:
 
 
 def run(adapter: Adapter, source: SourceModel, domains: Domains, plan: Plan, batch: int, advance: Advance) -> Run:
-    """Run an adapter along a plan, learning all along; every answer is the one given before or while learning from it.
+    """Run an adapter along a plan. Each batch is answered once, by the step that learns from it.
 
     Args:
-        adapter: From `adapters.create` or `pipelines.read_pipeline`.
-        source: The model; need not come from a bundle.
-        domains: Labelled images; the labels only judge answers.
-        plan: From `protocols.make_plan` over the same domains.
-        batch: Images per step; batches run across borders of domains where the plan has no reset.
-        advance: Is told how many images each step has done.
+        adapter: An adapter from `adapters.create` or `pipelines.read_pipeline`.
+        source: The model. It need not come from a bundle.
+        domains: Labelled images. Labels are used only to count errors.
+        plan: A plan from `protocols.make_plan` for the same domains.
+        batch: Images per step. A batch may span two domains, but not a reset.
+        advance: Called with the number of images after each step.
 
     Raises:
-        AdapterError: If the model lacks what the adapter needs.
+        AdapterError: If the model does not meet the adapter's requirements.
     """
     prepared = adapter.prepare(source)
     state = adapter.init(prepared)
@@ -87,7 +87,7 @@ def run(adapter: Adapter, source: SourceModel, domains: Domains, plan: Plan, bat
 
 @dataclass
 class _Tally:
-    """What a run gathers batch by batch."""
+    """The measurements of a run, collected batch by batch."""
 
     wrong: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What the evaluation's commands do at the terminal: run with a progress bar, show tables, write files."""
+"""Terminal output of the evaluation commands: progress bars, tables and files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from service.offline.evaluation.processes import BundleModel
 from service.settings import available_cores
 
 LOG_WIDTH = 120
-"""Columns of the tables where they go to a file."""
+"""Width of the tables, in characters, if the output is not a terminal."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What specs are run on: a bundle, its model, and how another process loads it."""
+    """The model to evaluate: its bundle, a loader for other processes, and the source model."""
 
     bundle: Bundle
     load: BundleModel
@@ -28,7 +28,7 @@ class Subject:
 
 
 def measured(subject: Subject, domains: Domains, runs: Schedule, jobs: int | None, console: Console) -> list[Cell]:
-    """Make all runs over so many processes (None: as many as there are cores), under a progress bar."""
+    """Make all runs in `jobs` processes (None for one per core), with a progress bar."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
@@ -40,7 +40,7 @@ def measured(subject: Subject, domains: Domains, runs: Schedule, jobs: int | Non
 
 
 def show(cells: list[Cell], console: Console, by_domain: bool) -> None:
-    """Print a comparison's table, perhaps those by domain, and what a reader must know of its specs."""
+    """Print a comparison's table, tables by domain if requested, and notes on its specs."""
     console.print(report.as_table(cells))
     if by_domain:
         for column in dict.fromkeys((cell.protocol, cell.batch) for cell in cells):
@@ -52,14 +52,14 @@ def show(cells: list[Cell], console: Console, by_domain: bool) -> None:
 
 
 def write(file: Path | None, text: str, console: Console) -> None:
-    """Write a file, if there is to be one, and say so."""
+    """Write a file and print its name; None writes nothing."""
     if file is not None:
         file.write_text(text, encoding="utf-8")
         console.print(f"wrote {file}", highlight=False)
 
 
 def open_console() -> Console:
-    """Return the terminal, or a file wide enough for the tables."""
+    """Return a console; if the output is not a terminal, it is LOG_WIDTH characters wide."""
     console = Console()
     if not console.is_terminal:
         console.width = LOG_WIDTH

@@ -1,4 +1,4 @@
-"""Two-phase tuning: options are chosen on some domains and reported on others, never the same."""
+"""Two-phase tuning: options are chosen on some domains, and errors reported on others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,28 +11,28 @@ from service.offline.evaluation.data import Domains
 from service.offline.evaluation.pipelines import read_pipeline, with_options
 
 MAX_GRID = 500
-"""Most combinations of one tuning."""
+"""Most combinations in one tuning."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The domains that options are chosen on, and those that the choice is reported on."""
+    """The domains to choose options on, and the domains to report errors on."""
 
     choose: Domains
     report: Domains
 
 
 def split(domains: Domains, choose: Sequence[str], report: Sequence[str]) -> Split:
-    """Split domains by names; without names the first third chooses, and what is not chosen on is reported on.
+    """Split domains by name. By default, the first third is for choosing, and all others are for reporting.
 
     Raises:
-        UnfitError: If a domain would be on both sides, or one side has none.
+        UnfitError: If a domain is on both sides, or a side has none.
     """
     overlap = sorted(set(choose) & set(report))
     if overlap:
         raise UnfitError(
             f"{', '.join(overlap)} is among the domains to choose on and to report on; a choice looks better than it "
-            "is on what it was made for"
+            "is on the domains that it was made on"
         )
     names = domains.names
     choosing = tuple(choose) or tuple(name for name in names if name not in report)[: max(1, len(names) // 3)]
@@ -45,14 +45,14 @@ def split(domains: Domains, choose: Sequence[str], report: Sequence[str]) -> Spl
 
 
 def grid(text: str, vary: Sequence[str]) -> tuple[str, ...]:
-    """Return the pipelines to choose from: the one given, then each combination of the values varied.
+    """Return the pipelines to choose from: the given one, then one for each combination of option values.
 
     Args:
-        text: `SPEC[,PART.OPTION=VALUE]...`.
-        vary: `PART.OPTION=V1,V2,...` each.
+        text: The given pipeline, `SPEC[,PART.OPTION=VALUE]...`.
+        vary: The options to vary, each `PART.OPTION=V1,V2,...`.
 
     Raises:
-        AdapterError: If a text is malformed, an option unknown or a value out of range.
+        AdapterError: If a text is malformed, an option is unknown, or a value is out of range.
 
     Example:
         >>> grid("batch+eta", ["eta.lr=1e-4,1e-3"])
@@ -77,10 +77,10 @@ def grid(text: str, vary: Sequence[str]) -> tuple[str, ...]:
 
 
 def choose(cells: Sequence[Cell]) -> str:
-    """Return the pipeline of least error on the choosing domains; of equals the first, which is the one given.
+    """Return the pipeline with the lowest error on the choosing domains; on a tie, the first one.
 
     Raises:
-        UnfitError: If none of them could be run.
+        UnfitError: If no pipeline could be run.
     """
     best = min(cells, key=lambda cell: cell.error)
     if not best.runs:

@@ -1,1 +1,1 @@
-"""A self-contained adapting model for ONNX Runtime alone."""
+"""Export of a self-contained adapting model that needs only ONNX Runtime."""

@@ -1,4 +1,4 @@
-"""What lies beside an exported graph: the state before any batch, and how to run both."""
+"""The files of an export: the graph, its initial state, and a README that shows how to run them."""
 
 import io
 from string import Template
@@ -13,8 +13,8 @@ GRAPH_FILE, STATE_FILE, README_FILE = "adapting.onnx", "state.npz", "README.md"
 README = Template("""\
 # $model $version, adapting by `$adapter`
 
-`$graph_file` is the model, and what adapts it, as one ONNX graph; `$state_file` is its state before any batch. ONNX
-Runtime and NumPy are all that it takes. Each run answers a batch and returns the state for the next one:
+`$graph_file` holds the model and its adaptation as one ONNX graph; `$state_file` is its state before any batch. Running
+it needs only ONNX Runtime and NumPy. Each run answers a batch and returns the state for the next one:
 
 ```python
 import numpy as np
@@ -33,7 +33,7 @@ def answer(images):  # $shape float32, values from $low to $high
 print(answer(np.full((8, $sides), $low, dtype=np.float32)).argmax(1))
 ```
 
-- To start again, load `$state_file` anew; to keep what was learned, `np.savez("mine.npz", **state)`.
+- To start over, load `$state_file` again. To save the adapted state, call `np.savez("mine.npz", **state)`.
 - Feed at least $least images a batch: $why.
 - `logits` and `signal/...` (entropy, drift) are outputs too. Nothing guards this state: watch them.
 - Classes: $names.
@@ -47,13 +47,13 @@ def files(wanted: Wanted, content: bytes, graph: Graph) -> dict[str, bytes]:
     Args:
         wanted: The pipeline.
         content: Its ONNX file.
-        graph: The same, open.
+        graph: The open graph of that file.
     """
     return {GRAPH_FILE: content, STATE_FILE: _state(wanted, graph), README_FILE: _readme(wanted, graph).encode()}
 
 
 def _state(wanted: Wanted, graph: Graph) -> bytes:
-    """Return the tensors that the graph reads, before any batch, as an .npz file."""
+    """Return the graph's state inputs before any batch as an .npz file."""
     initial = flatten(wanted.adapter.init(wanted.prepared))
     file = io.BytesIO()
     read = {name: initial[name.removeprefix(STATE)].numpy() for name in graph.step.session.reads}
