@@ -1,3 +1,3 @@
-"""Benchmarks: what the engine reaches on public data, beside what public implementations reach on it."""
+"""Benchmarks of the engine and the server, and comparisons with public implementations on public data."""
 
-import service  # noqa: F401 - it settles how threads wait, before PyTorch is loaded
+import service  # noqa: F401 - it sets how threads wait, which must happen before PyTorch is loaded

@@ -1,10 +1,10 @@
-"""Latency under a load that does not wait for answers: `python -m benchmarks.arrivals --help`.
+"""Latency under an open-loop load: `python -m benchmarks.arrivals --help`.
 
-A real server first answers clients of which each waits for its answer before it sends again: that shows what it can do.
-Then requests come at a constant rate, a share of that, whether or not earlier ones are answered. Latency counts from
-the instant at which a request was due, so that a server or client that is held up hides nothing. The rates follow each
-other turn by turn, each round with a capacity of its own; medians over the rounds are shown. The client shares the
-cores: `late` says how late it sent, and where that is much, the rate is more than the client can send.
+First, a real server answers clients that each wait for an answer before they send again. This measures its capacity.
+Then requests arrive at a constant rate, a share of the capacity, whether or not earlier ones are answered. Latency
+counts from the time when a request was due, so that delays of the server or the client are included. Each round
+measures the capacity again and then runs all rates in turn; the table shows medians over the rounds. The client shares
+the server's cores. `late` is how late it sent; if that is large, the client cannot send at this rate.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ from benchmarks.machine import machine
 from benchmarks.serving import INFER, MODEL, body_of, folders_of, serving_resnet20
 
 CLIENTS = 64
-"""Each has its own connections: httpx looks through all of a client's for every request that waits."""
+"""Number of httpx clients. There are several, because httpx searches all of a client's connections at each request."""
 SHARES = (0.25, 0.5, 0.75, 0.9, 1.1)
 ANSWERED, LOST = 200, 0
 REFUSED = frozenset({429, 503})
-"""A stream's queue, or the server's, is full."""
+"""The statuses of a full queue, of a stream or of the server."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A body to send again and again, and its headers."""
+    """A body to send repeatedly, and its headers."""
 
     content: bytes
     headers: Mapping[str, str]
@@ -49,13 +49,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request.
+    """The result of a request.
 
     Attributes:
-        status: Of HTTP; 0 where the connection was lost.
-        due: Seconds from the start until it was to be sent.
-        late: Seconds by which it was sent after that.
-        seconds: From when it was due until it was answered.
+        status: The HTTP status; 0 if the connection was lost.
+        due: When it was due, in seconds from the start.
+        late: How late it was sent, in seconds.
+        seconds: Time from when it was due until it was answered.
     """
 
     status: int
@@ -66,16 +66,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Load:
-    """What a rate brought: requests a second, shares of all requests, and milliseconds of those answered.
+    """The results at one rate.
 
     Attributes:
-        share: Of the capacity that was offered.
-        offered, answered: Requests a second, these until the last answer.
-        reached: Share of the capacity that was answered.
-        refused: Share that was refused because a queue was full.
-        failed: Share that was refused otherwise, or lost.
-        median, p99, most: Latency.
-        late: By how much 99 of 100 requests were sent late, at most.
+        share: The offered rate as a share of the capacity.
+        offered: Requests sent per second.
+        answered: Requests answered per second, until the last answer.
+        reached: The answered rate as a share of the capacity.
+        refused: Share of requests refused because a queue was full.
+        failed: Share of requests refused for another reason, or lost.
+        median, p99, most: Latency of the answered requests in milliseconds.
+        late: 99th percentile of how late requests were sent, in milliseconds.
     """
 
     share: float
@@ -91,7 +92,7 @@ class Load:
 
 
 async def send(client: httpx.AsyncClient, request: Request, began: float, due: float) -> Answer:
-    """Send a request that is due so many seconds after the beginning; say what became of it."""
+    """Send a request that is due `due` seconds after `began`, and return its result."""
     late = max(0.0, perf_counter() - began - due)
     try:
         response = await client.post(INFER, content=request.content, headers=dict(request.headers))
@@ -102,14 +103,14 @@ async def send(client: httpx.AsyncClient, request: Request, began: float, due: f
 
 
 async def capacity(clients: Sequence[httpx.AsyncClient], requests: Sequence[Request], seconds: float) -> float:
-    """Return answers a second where each request is sent again as soon as it is answered.
+    """Return the answers per second if each request is sent again as soon as it is answered.
 
     Raises:
-        RuntimeError: If one is not answered as it should be.
+        RuntimeError: If a request fails.
     """
     began = perf_counter()
 
-    async def again_and_again(client: httpx.AsyncClient, request: Request) -> int:
+    async def repeat(client: httpx.AsyncClient, request: Request) -> int:
         answered = 0
         while perf_counter() < began + seconds:
             answer = await send(client, request, began, perf_counter() - began)
@@ -118,14 +119,14 @@ async def capacity(clients: Sequence[httpx.AsyncClient], requests: Sequence[Requ
             answered += 1
         return answered
 
-    answered = sum(await asyncio.gather(*map(again_and_again, cycle(clients), requests)))
+    answered = sum(await asyncio.gather(*map(repeat, cycle(clients), requests)))
     return answered / (perf_counter() - began)
 
 
 async def open_loop(
     clients: Sequence[httpx.AsyncClient], requests: Sequence[Request], rate: float, seconds: float
 ) -> list[Answer]:
-    """Send requests in turn at a rate for a time; return what became of them once all are answered."""
+    """Send requests in turn at a constant rate for `seconds`, and return their results once all are answered."""
     tasks, began = [], perf_counter()
     for number in range(max(1, round(rate * seconds))):
         due = number / rate
@@ -136,7 +137,7 @@ async def open_loop(
 
 
 def load_of(answers: Sequence[Answer], share: float, most: float, seconds: float) -> Load:
-    """Sum up what a share of the capacity `most` brought in so many seconds; latency is nan if nothing was answered."""
+    """Summarise the answers at a share of the capacity `most` over `seconds`; without answers, latency is NaN."""
     count = len(answers)
     good = [answer for answer in answers if answer.status == ANSWERED]
     refused = sum(answer.status in REFUSED for answer in answers)
@@ -157,7 +158,7 @@ def load_of(answers: Sequence[Answer], share: float, most: float, seconds: float
 
 
 def summed_up(loads: Sequence[Load]) -> Load:
-    """Return medians over rounds, and the longest latency of all."""
+    """Return the medians over rounds, and the longest latency of all rounds."""
     rounds = [asdict(load) for load in loads]
     figures = {name: median(each[name] for each in rounds) for name in rounds[0]}
     return Load(**{**figures, "most": max(load.most for load in loads)})
@@ -165,7 +166,7 @@ def summed_up(loads: Sequence[Load]) -> Load:
 
 @dataclass(frozen=True)
 class Plan:
-    """Shares of the capacity, rounds of them, and seconds of each."""
+    """The shares of the capacity to offer, the number of rounds, and the seconds for each share."""
 
     shares: Sequence[float]
     rounds: int
@@ -175,7 +176,10 @@ class Plan:
 async def measure(
     clients: Sequence[httpx.AsyncClient], requests: Sequence[Request], plan: Plan, advance: Callable[[str], None]
 ) -> tuple[float, list[Load]]:
-    """Offer all shares in rounds; return the median capacity and a load for each share. Advance with what was found."""
+    """Offer all shares in rounds; return the median capacity and a load for each share.
+
+    `advance` is called with a description of each measurement.
+    """
     capacities, found = [], {share: list[Load]() for share in plan.shares}
     await capacity(clients, requests, plan.seconds)
     advance("warmed up")
@@ -192,7 +196,7 @@ async def measure(
 async def run(
     url: str, spec: str, batch: np.ndarray, streams: int, plan: Plan, advance: Callable[[str], None]
 ) -> tuple[float, list[Load]]:
-    """Make streams, and measure with a batch (N, C, H, W) as every request."""
+    """Create streams, and measure with a batch (N, C, H, W) as every request."""
     settings: dict[str, Any] = {
         "base_url": url,
         "timeout": 60,
@@ -203,8 +207,8 @@ async def run(
         clients = [await stack.enter_async_context(httpx.AsyncClient(**settings)) for _ in range(CLIENTS)]
         ids = [f"s{number}" for number in range(streams)]
         for each in ids:
-            made = {"id": each, "model": MODEL, "adapter": spec}
-            (await clients[0].post("/v1/streams", json=made)).raise_for_status()
+            body = {"id": each, "model": MODEL, "adapter": spec}
+            (await clients[0].post("/v1/streams", json=body)).raise_for_status()
         requests = [Request(*body_of(batch, each)) for each in ids]
         return await measure(clients, requests, plan, advance)
 
@@ -214,21 +218,21 @@ def main(
         Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
     ],
     share: Annotated[
-        list[float], typer.Option(min=0.01, max=4, help="Rates, as shares of the capacity that is measured; repeat.")
+        list[float], typer.Option(min=0.01, max=4, help="Rates, as shares of the measured capacity; repeat.")
     ] = list(SHARES),  # noqa: B006
     spec: Annotated[str, typer.Option(help="Spec of all streams.")] = "unmix_tns",
-    streams: Annotated[int, typer.Option(min=1, help="Streams that the requests go to in turn.")] = 16,
+    streams: Annotated[int, typer.Option(min=1, help="Streams that get the requests in turn.")] = 16,
     images: Annotated[int, typer.Option(min=1, max=256, help="Images per request.")] = 1,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Of each rate, and of each measurement of the capacity.")
+        float, typer.Option(min=0.1, help="Seconds for each rate and each measurement of the capacity.")
     ] = 10,
-    rounds: Annotated[int, typer.Option(min=1, help="Of all rates, of which the median is shown.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the table shows medians.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime in the server.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure latency and refusals of a server whose requests arrive at constant rates, on the CIFAR ResNet-20.
+    """Measure latency and refusals of a server at constant request rates, on the CIFAR ResNet-20.
 
-    It takes (rounds x (rates + 1) + 1) x seconds, and some for the start.
+    It takes (rounds x (rates + 1) + 1) x seconds, plus the server's start.
     """
     batch = np.load(data / "brightness.npy")[:images].transpose(0, 3, 1, 2).astype(np.float32) / 255
     plan = Plan(share, rounds, seconds)
@@ -252,14 +256,14 @@ def main(
     }
     Console(width=120).print(as_table(loads, about))
     if json_file is not None:
-        told = {**about, "capacity": most, "loads": [asdict(load) for load in loads]}
-        json_file.write_text(json.dumps(told, indent=1) + "\n")
+        report = {**about, "capacity": most, "loads": [asdict(load) for load in loads]}
+        json_file.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def as_table(loads: Sequence[Load], about: Mapping[str, str]) -> Table:
-    """Lay the figures out."""
+    """Return the figures as a table."""
     caption = "\n".join(f"{name} {value}" for name, value in about.items())
-    title = "Requests that do not wait for answers: a second, and milliseconds from when they were due"
+    title = "Open loop: requests per second, and milliseconds from when they were due"
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
     names = (
         "of capacity",

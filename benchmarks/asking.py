@@ -1,4 +1,4 @@
-"""Streams of the embedded model on a real server: made, asked, listed, and their requests summed up."""
+"""Creates, queries and lists streams of the embedded model on a real server, and measures their latency."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ MODEL, SHAPE = "fashion", (1, 28, 28)
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of requests."""
+    """The latency of requests in milliseconds."""
 
     requests: int
     median: float
@@ -23,7 +23,7 @@ class Latency:
 
 
 def serving_embedded(folder: Path, threads: int, spec: str, resident_mib: int) -> AbstractContextManager[Server]:
-    """Run a server of the embedded model while the block runs, with the graph of a spec, if it has one."""
+    """Run a server of the embedded model during the block, with the graph of a spec if it has one."""
     settings: dict[str, Setting] = {
         "threads": threads,
         "compiled_specs": [spec],
@@ -33,13 +33,13 @@ def serving_embedded(folder: Path, threads: int, spec: str, resident_mib: int) -
 
 
 def latency_of(seconds: list[float]) -> Latency:
-    """Sum up requests; nan where there are none."""
-    known = 1000 * np.array(seconds or [np.nan])
-    return Latency(len(seconds), float(np.median(known)), float(np.quantile(known, 0.99)))
+    """Summarise the times of requests; NaN if there are none."""
+    milliseconds = 1000 * np.array(seconds or [np.nan])
+    return Latency(len(seconds), float(np.median(milliseconds)), float(np.quantile(milliseconds, 0.99)))
 
 
 class Asking:
-    """Asks streams, and times it."""
+    """Sends requests to streams, and times them."""
 
     def __init__(self, client: Client, spec: str, durability: str, batch: int) -> None:
         self._client = client
@@ -47,17 +47,17 @@ class Asking:
         self._batch = np.random.default_rng(0).random((batch, *SHAPE), dtype=np.float32)
 
     def create(self, stream: str) -> None:
-        """Make a stream."""
+        """Create a stream."""
         self._client.call("POST", "/v1/streams", {"id": stream, **self._kind})
 
     def infer(self, stream: str) -> float:
-        """Ask a stream; return the seconds it took."""
+        """Send a batch to a stream, and return the seconds until its answer."""
         began = perf_counter()
         self._client.infer(MODEL, "input", self._batch, stream)
         return perf_counter() - began
 
     def resting(self) -> list[str]:
-        """Return the streams out of memory now, by the listing: to look at one brings it back."""
+        """Return the streams that are not in memory. It uses the listing, because reading a stream would load it."""
         found, after = [], ""
         while True:
             page = self._client.call("GET", f"/v1/streams?limit=1000{after}")

@@ -1,8 +1,8 @@
-"""Requests made to stop a server, and what they cost it: `python -m benchmarks.attacks --help`.
+"""Attacks on a server, and their costs: `python -m benchmarks.attacks --help`.
 
-For each attack a real server on the embedded bundle is attacked from this machine, without a key, for a bounded time.
-Shown are the memory that it took beyond what it had before, and the longest time in which /v2/health/live was not
-answered to a process of its own that asks without a break. A server that has grown is started anew.
+Each attack runs from this machine, without a key and for a bounded time, against a real server of the embedded bundle.
+The table shows the additional memory of the server, and the longest time in which /v2/health/live was not answered to a
+separate process that polls it. A server that has grown is replaced by a new one.
 """
 
 import gzip
@@ -36,7 +36,7 @@ from benchmarks.server import Server, most_rss_of, rss_of, serving
 MIB = 2**20
 GROWN = 64 * MIB
 DESCRIPTORS = 256
-"""File descriptors that the server may have."""
+"""The server's limit of file descriptors."""
 INFER = "/v2/models/fashion/infer"
 JSON = "Content-Type: application/json\r\n"
 Attack: TypeAlias = Callable[["Target"], None]
@@ -44,17 +44,17 @@ Attack: TypeAlias = Callable[["Target"], None]
 
 @dataclass(frozen=True)
 class Target:
-    """Where a server listens, and until when it is attacked."""
+    """A server's port, and the end of the attack on the monotonic clock."""
 
     port: int
     until: float
 
     def connect(self) -> socket.socket:
-        """Return a connection whose calls end with the attack."""
+        """Return a connection that times out at the end of the attack."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=max(0.1, self.until - monotonic()))
 
     def send(self, first: bytes, *pieces: bytes, times: int = 1) -> None:
-        """Send a first piece and then others so often, until the server refuses them or the time is over."""
+        """Send `first`, then `pieces` `times` times, until the server refuses them or the time is over."""
         with suppress(OSError), self.connect() as connection:
             connection.sendall(first)
             for piece in (piece for _ in range(times) for piece in pieces):
@@ -69,7 +69,7 @@ class Target:
         self.send(head.encode(), body)
 
     def together(self, count: int, call: Callable[[], None]) -> None:
-        """Make calls at the same time."""
+        """Make `count` calls at the same time."""
         with ThreadPoolExecutor(count) as callers:
             for _ in range(count):
                 callers.submit(call)
@@ -95,12 +95,12 @@ def head_of_tiny_lines(target: Target) -> None:
 
 
 def trailers_without_end(target: Target) -> None:
-    """Send 100 MiB of trailers behind a body in chunks."""
+    """Send 100 MiB of trailers after a chunked body."""
     target.send(CHUNKED + b"1\r\n{\r\n0\r\n", b"x: " + b"a" * 65_000 + b"\r\n", times=100 * 16)
 
 
 def chunks_of_one_byte(target: Target) -> None:
-    """Send bodies of 2 million chunks of one byte on 8 connections."""
+    """Send bodies of 2 million one-byte chunks on 8 connections."""
     target.together(8, lambda: target.send(CHUNKED, b"1\r\n \r\n" * 50_000, times=40))
 
 
@@ -110,7 +110,7 @@ def pipelined(target: Target) -> None:
 
 
 def slow_heads(target: Target) -> None:
-    """Hold 600 connections by heads that come a byte at a time."""
+    """Hold 600 connections open with heads that arrive one byte at a time."""
     with ExitStack() as held:
         connections = [connection for _ in range(600) if (connection := _held(held, target)) is not None]
         for byte in GET[:12]:
@@ -121,7 +121,7 @@ def slow_heads(target: Target) -> None:
 
 
 def idle_connections(target: Target) -> None:
-    """Open 2,000 connections and say nothing, more than the server has file descriptors."""
+    """Open 2,000 silent connections, more than the server has file descriptors."""
     with ExitStack() as held:
         for _ in range(2000):
             _held(held, target)
@@ -135,12 +135,12 @@ def _held(held: ExitStack, target: Target) -> socket.socket | None:
 
 
 def log_in_with(body: bytes) -> Attack:
-    """Send a body to the log-in, which asks for no key."""
+    """Send a body to the log-in, which needs no key."""
     return lambda target: target.post("/v1/session", body)
 
 
 def infer_with(body: bytes, headers: str = JSON, count: int = 1) -> Attack:
-    """Send a body to inference, so often at the same time."""
+    """Send a body to inference, `count` times at once."""
     return lambda target: target.together(count, lambda: target.post(INFER, body, headers))
 
 
@@ -150,12 +150,12 @@ def lists(mebibytes: int) -> bytes:
 
 
 def keys(mebibytes: int) -> bytes:
-    """Return JSON of an object of many keys."""
+    """Return JSON of an object with many keys."""
     return b'{"key": "x", ' + b",".join(b'"k%d": 0' % number for number in range(mebibytes * MIB // 14)) + b"}"
 
 
 def png(width: int, height: int) -> bytes:
-    """Return a grey image, whose file is small."""
+    """Return a grey image as a small PNG file."""
     file = io.BytesIO()
     Image.new("RGB", (width, height), "grey").save(file, "PNG")
     return file.getvalue()
@@ -171,7 +171,7 @@ def progressive(scans: int) -> bytes:
 
 
 def texts(count: int, files: int) -> tuple[bytes, str]:
-    """Return a form of images with texts that unpack to a mebibyte each."""
+    """Return a form of images with `count` texts each; a text unpacks to one mebibyte."""
     image = png(64, 64)
     chunk = b"k\0\0" + zlib.compress(b"x" * (MIB - 100))
     text = len(chunk).to_bytes(4, "big") + b"zTXt" + chunk + zlib.crc32(b"zTXt" + chunk).to_bytes(4, "big")
@@ -181,7 +181,7 @@ def texts(count: int, files: int) -> tuple[bytes, str]:
 
 
 def empty_elements() -> tuple[bytes, str]:
-    """Return a BYTES tensor of 15 million elements of no byte."""
+    """Return a BYTES tensor of 15 million empty elements."""
     size = 60_000_000
     tensor = {"name": "x", "shape": [1, size], "datatype": "BYTES", "parameters": {"binary_data_size": size}}
     header = json.dumps({"inputs": [tensor]}).encode()
@@ -189,7 +189,7 @@ def empty_elements() -> tuple[bytes, str]:
 
 
 def attacks() -> Mapping[str, Attack]:
-    """Return all attacks by what they send."""
+    """Return all attacks by name."""
     image = "Content-Type: image/png\r\n"
     return {
         "one header of 300 MiB": head_of_one_line,
@@ -215,7 +215,7 @@ def attacks() -> Mapping[str, Attack]:
 
 @dataclass(frozen=True)
 class Harm:
-    """What an attack did: bytes of memory taken at most, and the longest time that health was not answered."""
+    """The costs of an attack: peak of additional memory in bytes, longest health outage, and duration, in seconds."""
 
     memory: int
     pause: float
@@ -223,14 +223,14 @@ class Harm:
 
 
 def watch(port: int, ends: float, worst: "Synchronized[float]") -> None:
-    """Ask for health without a break, and note the longest time without an answer; in a process of its own."""
-    asked = monotonic()
+    """Poll health, and record the longest time without an answer. This runs in a separate process."""
+    last_answer = monotonic()
     while monotonic() < ends:
         answered = _is_live(port)
-        worst.value = max(worst.value, monotonic() - asked)
+        worst.value = max(worst.value, monotonic() - last_answer)
         if answered:
             sleep(0.01)
-            asked = monotonic()
+            last_answer = monotonic()
 
 
 def _is_live(port: int) -> bool:
@@ -246,9 +246,9 @@ def _is_live(port: int) -> bool:
 
 
 def suffer(server: Server, attack: Attack, seconds: float) -> Harm:
-    """Attack a server and return what it cost."""
+    """Attack a server and return the costs."""
     port = int(server.url.rpartition(":")[2])
-    Path(f"/proc/{server.pid}/clear_refs").write_text("5")  # the highest memory so far is forgotten
+    Path(f"/proc/{server.pid}/clear_refs").write_text("5")  # resets the peak of its memory
     context, before, began = multiprocessing.get_context("spawn"), rss_of(server.pid), monotonic()
     worst: Synchronized[float] = context.Value("d", 0.0)
     watching = context.Process(target=watch, args=(port, began + 4 * seconds, worst))
@@ -270,7 +270,7 @@ def suffer(server: Server, attack: Attack, seconds: float) -> Harm:
 
 @contextmanager
 def few_descriptors() -> Iterator[None]:
-    """Let processes that are started in the block have few file descriptors."""
+    """Limit the file descriptors of processes that are started in the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
     try:
@@ -280,27 +280,27 @@ def few_descriptors() -> Iterator[None]:
 
 
 def suffer_all(chosen: Mapping[str, Attack], seconds: float, threads: int, show: Callable[[str, Harm], None]) -> None:
-    """Make all attacks, on one server as long as it does not grow."""
-    left = list(chosen)
-    while left:
+    """Make all attacks. A server is used again as long as it has not grown by GROWN."""
+    remaining = list(chosen)
+    while remaining:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             with few_descriptors():
                 server = stack.enter_context(serving(Path(folder), {"threads": threads, "compiled": "false"}))
             while not _is_live(int(server.url.rpartition(":")[2])):
                 sleep(0.1)
             before = rss_of(server.pid)
-            while left and rss_of(server.pid) - before < GROWN:
-                name = left.pop(0)
+            while remaining and rss_of(server.pid) - before < GROWN:
+                name = remaining.pop(0)
                 show(name, suffer(server, chosen[name], seconds))
 
 
 def main(
-    only: Annotated[list[str], typer.Option(help="Attacks by a part of their names; repeat.")] = [],  # noqa: B006
-    seconds: Annotated[float, typer.Option(min=1, help="The longest that one attack may take.")] = 60,
+    only: Annotated[list[str], typer.Option(help="Only attacks whose name contains this; repeat.")] = [],  # noqa: B006
+    seconds: Annotated[float, typer.Option(min=1, help="Longest duration of an attack.")] = 60,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime in the server.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Attack a server in all the ways that there are here, and show what each cost it."""
+    """Run all attacks against a server, and show their costs."""
     found: dict[str, Harm] = {}
     console = Console(width=110)
 
@@ -318,7 +318,7 @@ def main(
 
 
 def as_table(found: Mapping[str, Harm], about: Mapping[str, str]) -> Table:
-    """Lay the figures out."""
+    """Return the figures as a table."""
     caption = "\n".join(f"{name} {value}" for name, value in about.items())
     table = Table(title="What attacks cost a server", caption=caption, box=box.SIMPLE_HEAD)
     table.add_column("attack")

@@ -1,8 +1,8 @@
-"""What an image costs in batches of 1, 2, 4, up to 256: `python -m benchmarks.batches --help`.
+"""The cost of an image in batches of 1, 2, 4, up to 256: `python -m benchmarks.batches --help`.
 
-For each number of images by itself, the steps of all specs and the plain PyTorch forward pass of so many images follow
-each other turn by turn; medians are shown, an image's share of them, and their ratios to that forward pass. A small
-batch shows what a step costs whatever it is given; a large one what each image costs.
+For each batch size, the steps of all specs and the plain PyTorch forward pass run in turn. The tables show the medians
+per image, and their ratios to the forward pass of the same batch. Small batches show the fixed cost of a step, large
+ones the cost per image.
 """
 
 import json
@@ -27,14 +27,14 @@ from service.offline.evaluation.pipelines import read_pipeline
 SPECS = ("source", "unmix_tns", "batch", "batch+tent", "unmix_tns+eata")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ARTEFACT_IMAGES = 512
-"""Source images for the artefacts: what they are worth does not matter here."""
+"""Source images for the artefacts. Their quality does not matter here."""
 
 Costs: TypeAlias = Mapping[int, list[Cost]]
-"""By the images of a batch."""
+"""Costs by batch size."""
 
 
 def calibrated(sent: Workload, specs: Sequence[str]) -> Workload:
-    """Return a workload with the source artefacts of all specs: made once, not for every size."""
+    """Return a workload with the source artefacts of all specs, so that they are made once and not for every size."""
     if sent.images is None:
         return sent
     few = SourceImages(sent.images.images[:ARTEFACT_IMAGES], sent.images.labels[:ARTEFACT_IMAGES])
@@ -47,7 +47,7 @@ def calibrated(sent: Workload, specs: Sequence[str]) -> Workload:
 def subjects_by_size(
     sent: Workload, sizes: Sequence[int], specs: Sequence[str], share: float, threads: int, advance: Callable[[], None]
 ) -> dict[int, list[Subject]]:
-    """Return what is timed on so many of a workload's images, the plain forward pass first; advance once a spec."""
+    """Return the subjects to time at each batch size, the plain forward pass first; `advance` is called per spec."""
     graph_of = graphs_made(threads)
     found = {}
     for size in sizes:
@@ -61,7 +61,7 @@ def subjects_by_size(
 
 @dataclass(frozen=True)
 class Row:
-    """A spec on a backend: its costs by the images of a batch; without those that it has no graph for."""
+    """A spec on a backend, with its costs by batch size. Sizes that its graph does not support are missing."""
 
     spec: str
     backend: str
@@ -69,7 +69,7 @@ class Row:
 
 
 def rows_of(costs: Costs) -> list[Row]:
-    """Return the costs of all sizes by spec and backend."""
+    """Group the costs of all sizes by spec and backend."""
     found: dict[tuple[str, str], dict[int, Cost]] = {}
     for size, each in costs.items():
         for cost in each:
@@ -85,17 +85,17 @@ def main(
     size: Annotated[list[int], typer.Option(min=1, max=256, help="Images per step; repeat.")] = list(SIZES),  # noqa: B006
     network: Annotated[
         Network,
-        typer.Option(help="The CIFAR ResNet-20, or an untrained MobileNet at 224: with it, 256 images take gigabytes."),
+        typer.Option(help="The CIFAR ResNet-20, or an untrained MobileNet at 224, where 256 images take gigabytes."),
     ] = "resnet20",
     corruption: Annotated[str, typer.Option(help="Corruption whose images are sent to the ResNet.")] = "gaussian_noise",
     share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the images that filtering learners learn from.")
     ] = 0.3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime.")] = 2,
-    repetitions: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 25,
+    repetitions: Annotated[int, typer.Option(min=1, help="Repetitions; the tables show medians.")] = 25,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure what an image costs by the size of its batch, in PyTorch and compiled, beside the frozen forward pass."""
+    """Measure the cost of an image by batch size, in PyTorch and compiled, relative to the frozen forward pass."""
     torch.set_num_threads(threads)
     sizes = sorted(set(size))
     sent = workload(network, data, corruption, max(sizes))
@@ -120,28 +120,28 @@ def main(
 
 
 def as_tables(costs: Costs, about: Mapping[str, str]) -> tuple[Table, Table]:
-    """Lay the costs out: milliseconds an image, and ratios."""
+    """Return the costs as two tables: milliseconds per image, and ratios."""
     rows = rows_of(costs)
-    times = _table("Milliseconds an image, by images per step", rows, list(costs), _milliseconds)
-    ratios = _table("A step in frozen forward passes of as many images", rows, list(costs), _ratio)
+    times = _table("Milliseconds per image, by images per step", rows, list(costs), _milliseconds)
+    ratios = _table("Cost of a step, in frozen forward passes of the same batch", rows, list(costs), _ratio)
     ratios.caption = "\n".join([*_selections(rows), *(f"{name} {value}" for name, value in about.items())])
     return times, ratios
 
 
-def _table(title: str, rows: list[Row], sizes: list[int], told: Callable[[Cost, int], str]) -> Table:
+def _table(title: str, rows: list[Row], sizes: list[int], cell: Callable[[Cost, int], str]) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD)
     for name in ("spec", "backend"):
         table.add_column(name)
     for size in sizes:
         table.add_column(str(size), justify="right")
     for row in rows:
-        cells = [told(row.costs[size], size) if size in row.costs else "-" for size in sizes]
+        cells = [cell(row.costs[size], size) if size in row.costs else "-" for size in sizes]
         table.add_row(row.spec, row.backend, *cells)
     return table
 
 
 def _selections(rows: list[Row]) -> list[str]:
-    """Tell of learners that choose images how many they learned from, by size."""
+    """Return a line for each learner that selects images: the shares that it learned from, by size."""
     lines = []
     for row in rows:
         shares = [f"{100 * cost.selected:.0f}" for cost in row.costs.values() if cost.selected is not None]

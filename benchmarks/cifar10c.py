@@ -1,13 +1,13 @@
-"""Errors on CIFAR-10-C beside those of public implementations: `python -m benchmarks.cifar10c --help`.
+"""Errors on CIFAR-10-C compared with public implementations: `python -m benchmarks.cifar10c --help`.
 
-The protocol is continual: the 15 corruptions at severity 5, one after the other as one stream, in batches that run
-across their borders (the last is smaller); nothing is reset, and every answer is the one given before or while learning
-from its batch. In i.i.d. order images come as the files have them; in correlated order as `order_dirichlet_0.1.npy` has
-them (Dirichlet 0.1 over 10 slots), so that neighbours share their label.
+The protocol is continual: the 15 corruptions at severity 5 follow each other in one stream, in batches that run across
+their borders (the last is smaller). Nothing is reset, and each batch is answered once, by the step that learns from it.
+In i.i.d. order, images are in the order of the files. In correlated order, they are in the order of
+`order_dirichlet_0.1.npy` (Dirichlet 0.1 over 10 slots), so that neighbours share their label.
 
-`PUBLIC` holds what public code reached on the small folder (1,000 test images, one seed), from that folder's README:
+`PUBLIC` holds the errors of public code on the small folder (1,000 test images, one seed), from that folder's README:
 mariodoebler/test-time-adaptation 8b2ed63 and, for UnMix-TNS and NOTE, devavratTomar/unmixtns 8e12b9f, on PyTorch 2.13
-CPU; None where it was not measured.
+CPU. An error that was not measured is None.
 """
 
 import json
@@ -40,14 +40,14 @@ from service.offline.evaluation.protocols import Plan, Segment
 from service.offline.evaluation.runs import run
 
 PUBLIC_IMAGES, PUBLIC_BATCH = 1000, 64
-"""Images per corruption and batch size that the public figures hold for."""
+"""The images per corruption and the batch size of the public figures."""
 
 LOG_WIDTH = 120
-"""Columns of the table where it goes to a file."""
+"""Width of the table, in characters, if the output is not a terminal."""
 
 
 class Order(StrEnum):
-    """How the images of a corruption follow each other."""
+    """The order of the images within a corruption."""
 
     IID = "iid"
     CORRELATED = "correlated"
@@ -75,7 +75,7 @@ PUBLIC: Mapping[str, Mapping[Order, float | None]] = MappingProxyType(
             ("note_iabn+note,note.lr=1e-3", 45.58, 48.26),
             ("unmix_tns+roid,roid.lr=1e-5,roid_prior.prior_on=logits", 54.73, 44.98),
             ("unmix_tns+cotta,cotta.lr=1e-5,cotta.threshold=0.92", None, 40.01),
-            # Too high a rate for it: the figure is that of a collapse.
+            # This learning rate is too high: the model collapses.
             ("unmix_tns+tent,tent.lr=1e-3", 87.25, 85.53),
         )
     }
@@ -92,7 +92,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Run:
-    """One pass over the stream: error in % per corruption, and the median time of a batch."""
+    """One pass over the stream: error in % per corruption, and median time of a batch in milliseconds."""
 
     seed: int
     errors: tuple[float, ...]
@@ -106,7 +106,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """A pipeline's runs in one order, beside the public figure (None where there is none to compare with)."""
+    """A pipeline's runs in one order, and the public figure; None if there is no comparable one."""
 
     pipeline: str
     order: Order
@@ -130,7 +130,7 @@ class Result:
 
 
 def severity_5(rows: int) -> slice:
-    """Return where severity 5 lies: rows 40,000 to 49,999 of the full CIFAR-10-C, everything of a smaller folder.
+    """Return the rows of severity 5: 40,000 to 49,999 in the full CIFAR-10-C, and all rows of a smaller folder.
 
     Example:
         >>> severity_5(50_000), severity_5(1000)
@@ -150,7 +150,7 @@ def read_folder(data: Path) -> Folder:
 
 
 def read_order(data: Path, order: Order, images: int) -> Tensor:
-    """Return the stream as rows (15 * images,) into a folder's images."""
+    """Return the stream's order as row numbers (15 * images,) into a folder's images."""
     within = np.broadcast_to(np.arange(images), (len(CORRUPTIONS), images))
     if order is Order.CORRELATED:
         within = np.load(_existing(data / "order_dirichlet_0.1.npy"))
@@ -165,7 +165,7 @@ def read_order(data: Path, order: Order, images: int) -> Tensor:
 def run_stream(
     adapter: Adapter, source: SourceModel, folder: Folder, order: Tensor, batch: int, advance: Callable[[int], None]
 ) -> Run:
-    """Run the stream once, learning all along; `advance` is told the images of each batch done."""
+    """Run the stream once, learning throughout. `advance` is called with the number of images of each batch."""
     rows, count = order.numpy(), len(folder.labels)
     pixels = np.split(folder.images.numpy().transpose(0, 3, 1, 2), len(CORRUPTIONS))
     domains = Domains(
@@ -177,7 +177,7 @@ def run_stream(
 
 
 def without_artefacts(texts: list[str]) -> list[str]:
-    """Return the pipelines that run on a model without source artefacts.
+    """Return the pipelines that need no source artefacts.
 
     Example:
         >>> without_artefacts(["batch+eata", "batch+rmt"])
@@ -187,7 +187,7 @@ def without_artefacts(texts: list[str]) -> list[str]:
 
 
 def public_figure(adapter: Adapter, order: Order) -> float | None:
-    """Return the public error of a pipeline with the same options, however they were written; None if there is none."""
+    """Return the public error of the pipeline with the same spec and options; None if there is none."""
     for text, figures in PUBLIC.items():
         if _settings(read_pipeline(text)) == _settings(adapter):
             return figures[order]
@@ -195,7 +195,7 @@ def public_figure(adapter: Adapter, order: Order) -> float | None:
 
 
 def allowance(adapter: Adapter) -> float:
-    """Return by how many points an error may exceed the public one: 1 where the start is drawn at random, else 0.5."""
+    """Return the points by which an error may exceed the public one: 1 for a random initial state, else 0.5."""
     return 1.0 if adapter.spec.normalizer == "unmix_tns" else 0.5
 
 
@@ -210,16 +210,16 @@ def main(
             envvar="ACCLIMATE_CIFAR10C",
             exists=True,
             file_okay=False,
-            help="Folder of CIFAR-10-C arrays (full, or severity 5 alone), labels.npy and resnet20.safetensors; "
-            "the correlated order also wants order_dirichlet_0.1.npy, pipelines with a source artefact "
+            help="Folder of CIFAR-10-C arrays (full, or only severity 5), labels.npy and resnet20.safetensors; "
+            "the correlated order also needs order_dirichlet_0.1.npy, and pipelines with a source artefact need "
             "source_images.npy and source_labels.npy.",
         ),
     ],
     spec: Annotated[
         list[str],
         typer.Option(
-            help="A pipeline, `SPEC[,PART.OPTION=VALUE]...`, as `batch+eta,eta.d_margin=0.4`; repeat for more. "
-            "Default: all that a public figure is known for; without source images, those that need none.",
+            help="A pipeline, `SPEC[,PART.OPTION=VALUE]...`, such as `batch+eta,eta.d_margin=0.4`; repeat for more. "
+            "Default: all with a public figure; without source images, those that need none.",
             show_default=False,
         ),
     ] = list(PUBLIC),  # noqa: B006 - typer never writes to it
@@ -227,15 +227,15 @@ def main(
         Literal["iid", "correlated", "both"], typer.Option(help="Order of the images within a corruption.")
     ] = "both",
     batch: Annotated[int, typer.Option(min=1, help="Images per step; the public figures hold for 64.")] = PUBLIC_BATCH,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of a pipeline that draws numbers; others run once.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of a pipeline with random draws; others run once.")] = 3,
     threads: Annotated[int, typer.Option(min=1, max=2, help="Threads of PyTorch.")] = 1,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write all figures here, per seed and corruption.")
     ] = None,
 ) -> None:
-    """Measure pipelines on CIFAR-10-C, continually, beside public implementations.
+    """Measure the continual errors of pipelines on CIFAR-10-C, and compare them with public implementations.
 
-    The 15 corruptions at severity 5 make up one stream, in batches that run across their borders; nothing is reset.
+    The 15 corruptions at severity 5 form one stream, in batches that run across their borders. Nothing is reset.
     """
     torch.set_num_threads(threads)
     console = Console()
@@ -261,7 +261,7 @@ def main(
 
 
 def as_table(results: list[Result]) -> Table:
-    """Lay results out for a terminal of 80 columns."""
+    """Return the results as a table for a terminal of 80 columns."""
     table = Table(
         box=box.SIMPLE_HEAD,
         title="Error in % over 15 corruptions, continual",

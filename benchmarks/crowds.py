@@ -1,10 +1,10 @@
-"""What it brings and takes to have ever more streams: `python -m benchmarks.crowds --help`.
+"""Throughput, memory and latency by the number of streams: `python -m benchmarks.crowds --help`.
 
-For each number of streams a real server on the embedded bundle starts anew, with graphs that were made before. All
-streams are made, then a few clients, of which each waits for its answer before it sends again, ask them one image each:
-every stream once in a random order, then again in another, so that the next request mostly is another stream's. First
-requests cost more, and are told by themselves; of the rest medians over rounds are shown, and their ratio to the fewest
-streams'. The clients share the cores.
+For each number of streams, a new server of the embedded bundle starts, with graphs that were made before. All streams
+are created. Then a few clients, which each wait for an answer before they send again, send one image per request. They
+go through all streams in a random order, then in another, so that consecutive requests mostly go to different streams.
+First requests cost more and are shown separately. For the others, the table shows medians over rounds, and their ratio
+to the smallest number of streams. The clients share the server's cores.
 """
 
 import json
@@ -37,7 +37,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Plan:
-    """How streams are asked: by so many clients at a time, so often in each of some rounds, in a seed's order."""
+    """The number of concurrent clients, requests per round, rounds, and the seed of the streams' order."""
 
     clients: int
     requests: int
@@ -45,24 +45,25 @@ class Plan:
     seed: int
 
     def warming(self, streams: int) -> int:
-        """Return the requests that warm up, beside the first of so many streams: a round with these."""
+        """Return the number of warm-up requests; together with the streams' first requests they are one round."""
         return max(0, self.requests - streams)
 
     def calls(self, streams: int) -> int:
-        """Return all calls to so many streams, those that make them too."""
+        """Return the total number of calls, including those that create the streams."""
         return 2 * streams + self.warming(streams) + self.rounds * self.requests
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """What a number of streams brought and took.
+    """The results for one number of streams.
 
     Attributes:
-        made, first: Streams made a second, and their first requests a second.
-        throughput: Requests answered a second; the median over rounds.
-        latency: Of these requests, in all rounds together.
-        rss: Bytes that the server took in memory after the last of them.
-        resting: Streams that it had put to rest by then.
+        streams: The number of streams.
+        made, first: Streams created per second, and first requests answered per second.
+        throughput: Requests answered per second; the median over rounds.
+        latency: The latency of these requests over all rounds.
+        rss: The server's memory in bytes after the last request.
+        resting: Streams that the server had moved out of memory by then.
     """
 
     streams: int
@@ -75,16 +76,16 @@ class Crowd:
 
 
 def order_of(streams: Sequence[str], seed: int) -> Iterator[str]:
-    """Yield all streams in a random order, then in another, without an end."""
+    """Yield all streams in a random order, then in another, endlessly."""
     random = Random(seed)
     while True:
         yield from random.sample(streams, len(streams))
 
 
 def measure(asking: Asking, pid: int, streams: int, plan: Plan, advance: Callable[[], object]) -> Crowd:
-    """Make streams and ask them; advance once a stream, and once a request."""
+    """Create streams and send requests to them; `advance` is called once per stream and once per request."""
     ids = [f"s{number}" for number in range(streams)]
-    order, rates, asked = order_of(ids, plan.seed), [], list[float]()
+    order, rates, times = order_of(ids, plan.seed), [], list[float]()
 
     def infer(stream: str) -> float:
         seconds = asking.infer(stream)
@@ -101,16 +102,16 @@ def measure(asking: Asking, pid: int, streams: int, plan: Plan, advance: Callabl
         list(clients.map(infer, islice(order, plan.warming(streams))))
         for _ in range(plan.rounds):
             began = perf_counter()
-            asked += clients.map(infer, islice(order, plan.requests))
+            times += clients.map(infer, islice(order, plan.requests))
             rates.append(plan.requests / (perf_counter() - began))
-    return Crowd(streams, made, first, median(rates), latency_of(asked), rss_of(pid), len(asking.resting()))
+    return Crowd(streams, made, first, median(rates), latency_of(times), rss_of(pid), len(asking.resting()))
 
 
 def folders_of(folder: Path, count: int, threads: int, spec: str, resident_mib: int) -> Iterator[Path]:
-    """Yield folders for the data of servers, with graphs that a first server made: to make them takes memory."""
+    """Yield data folders for servers. They hold graphs that a first server made, because making them takes memory."""
     (first := folder / "first").mkdir()
     with serving_embedded(first, threads, spec, resident_mib):
-        (graphs := first / "graphs").mkdir(exist_ok=True)  # none are made where that is switched off
+        (graphs := first / "graphs").mkdir(exist_ok=True)  # stays empty if graphs are switched off
     for number in range(count):
         (data := folder / str(number)).mkdir()
         shutil.copytree(graphs, data / "graphs")
@@ -120,14 +121,14 @@ def folders_of(folder: Path, count: int, threads: int, spec: str, resident_mib: 
 
 def main(
     streams: Annotated[list[int], typer.Option(min=1, max=100_000, help="Streams; repeat.")] = list(STREAMS),  # noqa: B006
-    clients: Annotated[int, typer.Option(min=1, max=64, help="Clients that ask at a time.")] = 4,
+    clients: Annotated[int, typer.Option(min=1, max=64, help="Concurrent clients.")] = 4,
     requests: Annotated[int, typer.Option(min=1, help="Requests per round.")] = 2_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the table shows medians.")] = 5,
     spec: Annotated[str, typer.Option(help="Spec of all streams.")] = "unmix_tns",
-    durability: Annotated[str, typer.Option(help="Of all streams.")] = "periodic",
+    durability: Annotated[str, typer.Option(help="Durability of all streams.")] = "periodic",
     batch: Annotated[int, typer.Option(min=1, max=256, help="Images per request.")] = 1,
     resident_mib: Annotated[int, typer.Option(min=0, help="Most MiB of streams' states in memory.")] = 1024,
-    seed: Annotated[int, typer.Option(help="Of the order in which streams are asked.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the streams' order.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime in the server.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
@@ -156,7 +157,7 @@ def main(
 
 
 def as_table(found: Sequence[Crowd], about: Mapping[str, str]) -> Table:
-    """Lay the figures out; ratios are to the first."""
+    """Return the figures as a table; ratios are to the first row."""
     caption = "\n".join(f"{name} {value}" for name, value in about.items())
     table = Table(title="A server by the number of its streams", caption=caption, box=box.SIMPLE_HEAD)
     for name in ("streams", "made/s", "first asked/s", "asked/s", "ratio", "p50 ms", "p99 ms", "RSS MiB", "resting"):

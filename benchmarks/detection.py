@@ -1,17 +1,18 @@
-"""False alarms, delays and costs of the detectors of change: `python -m benchmarks.detection --help`.
+"""False alarms, delays and costs of the change detectors: `python -m benchmarks.detection --help`.
 
-Streams of independent standard Gaussian values whose mean moves; the bets hear their levels among the source's, which
-are uniform before the shift. What is stated of each detector with the options below, and what was seen (3 streams of
-100,000 stationary values, 50 runs of each shift, two to three minutes of one core):
+The streams are independent standard Gaussian values with a shift of the mean. The betting tests get each value's level
+among the source values, which is uniform before the shift. The bounds for each detector with the options below, and the
+measured values (3 streams of 100,000 stationary values, 50 runs of each shift, two to three minutes on one core) are:
 
-- Page-Hinkley: no theorem; at most 1 false alarm in 100,000 values, and 1 sigma found within 50. Seen: none; 31 values.
-  With the default options, which are for a smaller unit, some 60 in 100,000 were seen.
-- ADWIN: at each check the probability of a false alarm is at most delta, so at most 6.25 in 100,000 values; 1 sigma
-  found within 100. Seen: none, for its bound is far from tight; 56 values, a multiple of the clock.
-- Betting: the probability of ever a false alarm is at most alpha, 0.01; 1 sigma found within 100. Seen: none; 62
-  values, but 407 after 100,000 stationary ones.
-- Betting with restarts: at least 1,000,000 values from one false alarm to the next in the mean; 1 sigma found within
-  75. Seen: none; 44 values, and 37 after 100,000.
+- Page-Hinkley: no theorem. Bounds: 1 false alarm in 100,000 values; 1 sigma found within 50. Measured: none; 31 values.
+  The default options, which are for a smaller unit, gave about 60 false alarms in 100,000 values.
+- ADWIN: each check gives a false alarm with a probability of at most delta. Bounds: 6.25 false alarms in 100,000
+  values; 1 sigma found within 100. Measured: none, because the bound is far from tight; 56 values, a multiple of the
+  clock.
+- Betting: the probability that it ever gives a false alarm is at most alpha, 0.01. Bound: 1 sigma found within 100.
+  Measured: none; 62 values, but 407 after 100,000 stationary ones.
+- Betting with restarts: at least 1,000,000 values between false alarms on average. Bound: 1 sigma found within 75.
+  Measured: none; 44 values, and 37 after 100,000.
 
 An update cost 43 (ADWIN), 66 (Page-Hinkley) and 95 (bets) microseconds.
 """
@@ -42,18 +43,18 @@ from adapters.options import Options
 from adapters.values import Verdict
 
 PAGE_HINKLEY = PageHinkleyOptions(tolerance=0.25, threshold=25.0, forgetting=1.0)
-"""For signals of unit variance. The defaults are for a smaller unit, and forgetting makes long streams raise alarms."""
+"""Options for signals of unit variance. The defaults are for a smaller unit, and forgetting raises false alarms."""
 ADWIN = AdwinOptions()
 BETTING = BettingOptions()
 RESTARTS = BettingOptions(restarts=True, alpha=1e-6)
 UNIFORM = torch.linspace(0, 1, 1001)
-"""Quantiles of a source whose entropies are their own levels."""
+"""Quantiles of a uniform source, whose entropies equal their levels."""
 
 SHIFTS = (0.5, 1.0, 2.0)
 USUAL = 1.0
-"""The shift whose delay is stated."""
+"""The shift, in sigmas, that the bound on the delay is for."""
 BEFORE, AFTER = 1000, 1000
-"""Stationary values before a shift, and shifted values within which it is found or not."""
+"""Numbers of stationary values before a shift, and of shifted values after it."""
 SHOWN = 100_000
 LEAST_FOUND = 0.95
 COSTED = 2000
@@ -61,15 +62,15 @@ COSTED = 2000
 
 @dataclass(frozen=True)
 class Subject:
-    """A detector with its options, and what is stated of it.
+    """A detector with its options and bounds.
 
     Attributes:
-        init: Makes its state before any value.
-        update: Takes in a value ().
-        options: As shown beside the figures.
-        stated: False alarms in a stream of so many stationary values, at most, in the mean.
-        delay: Values until a shift of one sigma is found, at most, in the median.
-        levels: Whether it takes levels among the source's values in the place of the values.
+        init: Returns its state before any value.
+        update: Adds a value ().
+        options: Its options, for the report.
+        stated: The bound on the mean number of false alarms in a stream, from its number of stationary values.
+        delay: The bound on the median number of values until a shift of one sigma is found.
+        levels: Whether it takes the values' levels among the source values instead of the values.
     """
 
     init: Callable[[], Any]
@@ -120,15 +121,15 @@ SUBJECTS = {
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of a detector; a delay is in values, or None where the shift was not found.
+    """The measurements of a detector. A delay is in values, and None if the shift was not found.
 
     Attributes:
         name: The detector.
         values: Stationary values in each long stream.
         alarms: False alarms in each long stream.
-        delays: Of each run, by the shift in sigmas.
+        delays: The delay of each run, by the shift in sigmas.
         late: Delays of a shift of one sigma after each long stream.
-        microseconds: Median cost of an update.
+        microseconds: Median time of an update.
     """
 
     name: str
@@ -140,32 +141,32 @@ class Figures:
 
     @property
     def stated(self) -> float:
-        """False alarms in all long streams that are stated at most, in the mean."""
+        """The bound on the mean number of false alarms in all long streams."""
         return len(self.alarms) * SUBJECTS[self.name].stated(self.values)
 
     @property
     def passes(self) -> bool:
-        """Whether both statements hold, false alarms within two standard errors of a count."""
+        """Whether both bounds hold; false alarms may exceed theirs by two standard errors of a count."""
         usual, share = summary(self.delays[USUAL])
         quiet = sum(self.alarms) <= self.stated + 2 * math.sqrt(self.stated)
         return quiet and usual is not None and usual <= SUBJECTS[self.name].delay and share >= LEAST_FOUND
 
 
 def summary(delays: Sequence[int | None]) -> tuple[float | None, float]:
-    """Return the median delay where the shift was found, and the share of runs in which it was."""
+    """Return the median delay of the runs that found the shift, and the share of these runs."""
     found = [delay for delay in delays if delay is not None]
     return (median(found) if found else None), len(found) / len(delays)
 
 
 def normal(seed: int, before: int, shift: float) -> Tensor:
-    """Return standard Gaussian values, float32, whose mean moves after some of them."""
+    """Return standard Gaussian values, float32, whose mean shifts by `shift` after `before` values."""
     values = torch.randn(before + AFTER, generator=torch.Generator().manual_seed(seed))
     values[before:] += shift
     return values
 
 
 def hear(subject: Subject, values: Tensor, before: int) -> tuple[int, int | None]:
-    """Return how many alarms a stream raises before its shift, and how soon after the shift the next one."""
+    """Return the number of alarms before the shift, and the delay of the first one after it; None if there is none."""
     state, alarms = subject.init(), 0
     for index, value in enumerate(torch.special.ndtr(values) if subject.levels else values):
         state, verdict = subject.update(state, value)
@@ -176,7 +177,7 @@ def hear(subject: Subject, values: Tensor, before: int) -> tuple[int, int | None
 
 
 def cost(subject: Subject) -> float:
-    """Return the median microseconds of an update on stationary values."""
+    """Return the median time of an update on stationary values, in microseconds."""
     state, seconds = subject.init(), []
     for value in torch.rand(COSTED, generator=torch.Generator().manual_seed(0)):
         start = time.perf_counter()
@@ -186,22 +187,22 @@ def cost(subject: Subject) -> float:
 
 
 def measure(name: str, values: int, seeds: int, runs: int, advance: Callable[[int], None]) -> Figures:
-    """Measure one detector; `advance` is told of the values heard."""
+    """Measure one detector; `advance` is called with numbers of processed values."""
     subject = SUBJECTS[name]
 
-    def heard(seed: int, before: int, shift: float) -> tuple[int, int | None]:
-        found = hear(subject, normal(seed, before, shift), before)
+    def run_stream(seed: int, before: int, shift: float) -> tuple[int, int | None]:
+        result = hear(subject, normal(seed, before, shift), before)
         advance(before + AFTER)
-        return found
+        return result
 
-    delays = {shift: [heard(seeds + run, BEFORE, shift)[1] for run in range(runs)] for shift in SHIFTS}
-    long = [heard(seed, values, USUAL) for seed in range(seeds)]
+    delays = {shift: [run_stream(seeds + run, BEFORE, shift)[1] for run in range(runs)] for shift in SHIFTS}
+    long = [run_stream(seed, values, USUAL) for seed in range(seeds)]
     alarms, late = [alarms for alarms, _ in long], [delay for _, delay in long]
     return Figures(name, values, alarms, delays, late, cost(subject))
 
 
 def as_table(found: Sequence[Figures]) -> Table:
-    """Lay the figures out."""
+    """Return the figures as a table."""
     title = f"False alarms in {SHOWN:,} stationary values; median delay after {BEFORE:,} (share found in {AFTER:,})"
     table = Table(title=title, box=box.SIMPLE_HEAD)
     late = f"{USUAL:g} σ after {found[0].values:,}"
@@ -232,7 +233,7 @@ def main(
     detector: Annotated[list[str], typer.Option(help="Detectors; repeat.")] = list(SUBJECTS),  # noqa: B006
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write every figure here.")] = None,
 ) -> None:
-    """Measure false alarms, delays and costs of the detectors of change on made streams."""
+    """Measure false alarms, delays and costs of the change detectors on synthetic streams."""
     unknown = [name for name in detector if name not in SUBJECTS]
     if unknown:
         raise typer.BadParameter(
@@ -241,7 +242,7 @@ def main(
     each = seeds * (values + AFTER) + len(SHIFTS) * runs * (BEFORE + AFTER)
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{len(detector)} detectors", total=len(detector) * each)
-        found = [measure(name, values, seeds, runs, lambda heard: progress.advance(task, heard)) for name in detector]
+        found = [measure(name, values, seeds, runs, lambda count: progress.advance(task, count)) for name in detector]
     Console(width=150).print(as_table(found))
     if json_file is not None:
         figures = [

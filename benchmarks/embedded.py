@@ -1,8 +1,8 @@
 """Errors of specs on the embedded model's corrupted test images: `python -m benchmarks.embedded --help`.
 
-The evidence for the default spec. One continual stream per spec and order: clean images, then every corruption at one
-severity; nothing is reset. In i.i.d. order images are shuffled; in correlated order they are sorted by label, with
-noise that lets neighbouring classes overlap, as a camera sees one thing for a while.
+This is the evidence for the default spec. Each spec and order runs one continual stream: clean images, then every
+corruption at one severity, without resets. In i.i.d. order, images are shuffled. In correlated order, they are sorted
+by label, with noise that lets neighbouring classes overlap, as if a camera saw one thing for a while.
 """
 
 import json
@@ -45,7 +45,7 @@ Indices = npt.NDArray[np.intp]
 
 
 def order_of(labels: npt.NDArray[np.int64], order: str, seed: int) -> Indices:
-    """Return the order of images by their labels (N,)."""
+    """Return an order (N,) of images from their labels (N,)."""
     generator = np.random.default_rng(seed)
     if order == "iid":
         return generator.permutation(len(labels))
@@ -53,13 +53,13 @@ def order_of(labels: npt.NDArray[np.int64], order: str, seed: int) -> Indices:
 
 
 def plan_of(domains: Domains, order: str, seed: int) -> Plan:
-    """Return the stream: domain after domain, every one in the same order of images."""
+    """Return the stream: one domain after the other, each with the same order of images."""
     labels = next(iter(domains)).labels
     return Plan("continual", tuple(given(domains, np.tile(order_of(labels, order, seed), (len(domains), 1)))))
 
 
 def run(model: HostedModel, images: int, batch: int, severity: int, seed: int) -> list[dict[str, Any]]:
-    """Run every spec in both orders; return a row each."""
+    """Run every spec in both orders, and return a row for each run."""
     domains = embedded(model.bundle.input, Wanted(images=images, severity=severity, seed=seed))
     plans = {order: plan_of(domains, order, seed) for order in ORDERS}
     rows = []
@@ -74,7 +74,7 @@ def run(model: HostedModel, images: int, batch: int, severity: int, seed: int) -
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """Return the means over the corruptions, and the clean errors, per spec and order."""
+    """Return a table of the mean errors over the corruptions and the clean errors, per spec and order."""
     made = Table(title="Error in %: mean over the corruptions (clean images)", title_justify="left")
     for name in ("spec", *ORDERS, "ms per batch"):
         made.add_column(name, justify="left" if name == "spec" else "right")
@@ -88,8 +88,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
 def main(
     images: Annotated[int, typer.Option(min=10, max=2500, help="Images per domain.")] = 2500,
     batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 50,
-    severity: Annotated[int, typer.Option(min=1, max=5, help="Of the corruptions.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of orders and corruptions.")] = 0,
+    severity: Annotated[int, typer.Option(min=1, max=5, help="Severity of the corruptions.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of orders and corruptions.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="PyTorch's threads.")] = 1,
     out: Annotated[Path | None, typer.Option("--json", help="File for the rows.")] = None,
 ) -> None:

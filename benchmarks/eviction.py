@@ -1,8 +1,8 @@
-"""What many streams cost: `python -m benchmarks.eviction --help`.
+"""The cost of streams that are not in memory: `python -m benchmarks.eviction --help`.
 
-A real server on the embedded bundle gets more streams than its memory may hold, and rests those used longest ago. First
-every stream is made and asked once; then each of a sample of those that rest is asked twice, one after the other: the
-first time it is brought back, the second it is in memory.
+A real server of the embedded bundle gets more streams than its memory may hold, and moves the least recently used ones
+to its store. First, every stream is created and gets one request. Then each stream of a sample of those in the store
+gets two consecutive requests: the first one loads it, and the second one finds it in memory.
 """
 
 import json
@@ -24,18 +24,20 @@ from benchmarks.server import most_rss_of
 from service.client import Client
 
 MOST_BYTES = 2 * 2**30
-"""What the process may take."""
+"""Most memory that the process may use."""
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was found.
+    """The measurements.
 
     Attributes:
-        made, again: Streams made and asked a second, and requests a second to those asked again.
-        rss: The most bytes that the process took.
-        resting, awake: Of requests to streams that rest, and to those in memory.
+        streams: The number of streams.
+        made: Streams created and queried per second.
+        again: Requests per second to the sample.
+        rss: The peak of the process's memory in bytes.
+        resting, awake: Latency of requests to streams in the store, and to streams in memory.
     """
 
     streams: int
@@ -47,12 +49,12 @@ class Figures:
 
     @property
     def passes(self) -> bool:
-        """Whether the process stayed as small as it should."""
+        """Whether the process's memory stayed within MOST_BYTES."""
         return self.rss <= MOST_BYTES
 
 
 def measure(asking: Asking, pid: int, streams: int, sample: int, progress: Progress) -> Figures:
-    """Make all streams, then ask a sample of those that rest, in any order."""
+    """Create all streams, then send requests to a random sample of those in the store."""
     ids = [f"s{number}" for number in range(streams)]
     began = perf_counter()
     for stream in progress.track(ids, description="made"):
@@ -60,8 +62,8 @@ def measure(asking: Asking, pid: int, streams: int, sample: int, progress: Progr
         asking.infer(stream)
     between = perf_counter()
     resting, awake = [], []
-    there = asking.resting()
-    for stream in progress.track(Random(0).sample(there, min(sample, len(there))), description="asked again"):
+    stored = asking.resting()
+    for stream in progress.track(Random(0).sample(stored, min(sample, len(stored))), description="asked again"):
         resting.append(asking.infer(stream))
         awake.append(asking.infer(stream))
     return Figures(
@@ -76,15 +78,15 @@ def measure(asking: Asking, pid: int, streams: int, sample: int, progress: Progr
 
 def main(
     streams: Annotated[int, typer.Option(min=1, help="Streams.")] = 10_000,
-    sample: Annotated[int, typer.Option(min=1, help="Resting streams that are asked again.")] = 1_000,
+    sample: Annotated[int, typer.Option(min=1, help="Stored streams that get further requests.")] = 1_000,
     resident_mib: Annotated[int, typer.Option(min=0, help="Most MiB of streams' states in memory.")] = 256,
     spec: Annotated[str, typer.Option(help="Spec of all streams.")] = "unmix_tns",
-    durability: Annotated[str, typer.Option(help="Of all streams.")] = "periodic",
+    durability: Annotated[str, typer.Option(help="Durability of all streams.")] = "periodic",
     batch: Annotated[int, typer.Option(min=1, help="Images per request.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure throughput, memory and latency of a server with more streams than it may hold in memory."""
+    """Measure throughput, memory and latency of a server with more streams than fit in its memory."""
     with (
         tempfile.TemporaryDirectory() as folder,
         serving_embedded(Path(folder), threads, spec, resident_mib) as server,
@@ -98,7 +100,7 @@ def main(
 
 
 def as_table(found: Figures) -> Table:
-    """Lay the figures out."""
+    """Return the figures as a table."""
     within = "within" if found.passes else "above"
     title = f"{found.streams} streams: at most {found.rss / GIB:.2f} GiB, {within} {MOST_BYTES / GIB:g}"
     table = Table(title=title, box=box.SIMPLE_HEAD)

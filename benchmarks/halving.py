@@ -1,8 +1,8 @@
-"""What half precision at rest saves and costs: `python -m benchmarks.halving --help`.
+"""Savings and costs of storing states in half precision: `python -m benchmarks.halving --help`.
 
-The same stream of corrupted images goes through each spec twice: once as it is, and once as a stream that rests in half
-precision after each batch, more often than any server would have it. Shown are the bytes of both states as they are
-kept, both errors, and how often the answers differ.
+The same stream of corrupted images runs through each spec twice: once unchanged, and once with the state stored in half
+precision after each batch, which is more often than on any server. The table shows the sizes of both stored states,
+both errors, and the share of equal answers.
 """
 
 import json
@@ -29,7 +29,7 @@ SPECS = ("ema", "unmix_tns", "batch+tent", "unmix_tns+eta", "rotta", "cotta")
 
 @dataclass(frozen=True)
 class Rested:
-    """A spec without rest and with: bytes of the state, errors in per cent, and the share of equal labels."""
+    """A spec without and with half precision: sizes of the state in bytes, errors in %, and equal labels in %."""
 
     spec: str
     size: int
@@ -40,22 +40,22 @@ class Rested:
 
 
 def measure(spec: str, source: SourceModel, images: Tensor, labels: Tensor, batch: int) -> Rested:
-    """Run a spec over images (N, C, H, W), as it is and with a rest in half precision after each batch."""
+    """Run a spec over images (N, C, H, W), unchanged and with its state in half precision after each batch."""
     adapter = create(spec)
     fit = adapter.prepare(source)
-    state = rested = adapter.init(fit)
+    state = half_state = adapter.init(fit)
     answers: tuple[list[Tensor], list[Tensor]] = ([], [])
     sizes = (0, 0)
     for x in torch.split(images, batch):
         output, state = adapter.step(fit, state, x)
-        other, rested = adapter.step(fit, rested, x)
-        for given, answer in zip(answers, (output, other), strict=True):
-            given.append(answer.probabilities.argmax(1))
-        whole = flatten(rested)
+        half_output, half_state = adapter.step(fit, half_state, x)
+        for labels_so_far, answer in zip(answers, (output, half_output), strict=True):
+            labels_so_far.append(answer.probabilities.argmax(1))
+        whole = flatten(half_state)
         half = halved(whole)
         sizes = (_bytes(whole), _bytes(half))
-        rested = rebuild(rested, widened(half, whole))
-    first, second = (torch.cat(given) for given in answers)
+        half_state = rebuild(half_state, widened(half, whole))
+    first, second = (torch.cat(each) for each in answers)
     errors = [100 * float((each != labels).float().mean()) for each in (first, second)]
     return Rested(spec, *sizes, errors[0], errors[1], 100 * float((first == second).float().mean()))
 
@@ -75,7 +75,7 @@ def main(
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure states kept in half precision on the CIFAR ResNet-20: bytes, and error on corrupted images."""
+    """Measure states stored in half precision on the CIFAR ResNet-20: sizes, and errors on corrupted images."""
     torch.set_num_threads(threads)
     source = load_source_model(data / "resnet20.safetensors")
     sent, labels = labelled_images(data, corruption, images)
@@ -92,9 +92,9 @@ def main(
 
 
 def as_table(found: list[Rested], about: dict[str, str]) -> Table:
-    """Lay the figures out."""
+    """Return the figures as a table."""
     caption = "\n".join(f"{name} {value}" for name, value in about.items())
-    table = Table(title="A rest in half precision after each batch", caption=caption, box=box.SIMPLE_HEAD)
+    table = Table(title="States stored in half precision after each batch", caption=caption, box=box.SIMPLE_HEAD)
     for name in ("spec", "bytes", "halved", "error", "error, halved", "equal labels"):
         table.add_column(name, justify="left" if name == "spec" else "right")
     for each in found:

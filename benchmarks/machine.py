@@ -1,4 +1,4 @@
-"""What figures hold for: the machine, and the versions of what computed them."""
+"""The context of a benchmark's figures: the machine, and the versions of the packages."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ VERSIONS = ("torch", "onnxruntime", "numpy")
 
 
 def machine(threads: int) -> dict[str, str]:
-    """Return what the figures hold for."""
+    """Return the processor, the number of cores and threads, and the versions, by name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

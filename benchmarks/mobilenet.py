@@ -1,4 +1,4 @@
-"""A network of MobileNet V2's size at 224 x 224, untrained: what steps cost does not depend on what weights hold."""
+"""An untrained MobileNet V2 at 224 x 224, to time steps, whose cost does not depend on the weights' values."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from benchmarks.resnet20 import MEAN, STD
 CLASSES = 1000
 SIDE = 224
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-"""Expansion, channels, blocks and first stride (table 2 of the paper)."""
+"""Expansion, channels, blocks and first stride of each stage (table 2 of the paper)."""
 
 
 class Block(nn.Module):
@@ -53,7 +53,7 @@ class MobileNet(nn.Module):
 
 
 def mobilenet_source() -> SourceModel:
-    """Return the network, its running statistics those of a made batch, so that activations are of usual size."""
+    """Return the network with running statistics of a random batch, so that activations have usual sizes."""
     torch.manual_seed(0)
     network = MobileNet()
     for module in network.modules():

@@ -1,8 +1,8 @@
-"""What watching costs: `python -m benchmarks.monitoring --help`.
+"""The cost of monitoring: `python -m benchmarks.monitoring --help`.
 
-The same batches go through an adapter's bare step and through the server's whole path of one request (monitors, guards,
-the source model's look at every 20th request), turn by turn within one run. The overhead is the extra processor time
-over all batches together, so that the rare look counts with its share; the median over repetitions is shown.
+The same batches run in turn through an adapter's bare step and through the server's whole request path (monitors,
+guards, and the source model's look at every 20th request). The overhead is the extra processor time over all batches
+together, so that the rare look counts with its share. The table shows medians over repetitions.
 """
 
 import json
@@ -36,7 +36,7 @@ from service.streams.stream import Stream, initial_state
 
 SPECS = ("source", "batch", "ema", "unmix_tns", "batch+tent", "batch+eata")
 MOST = 5.0
-"""Per cent of a step that watching may cost."""
+"""Largest overhead of monitoring, in % of a step."""
 PROBE_IMAGES = 500
 TOML = f"""name = "resnet20"
 licence = "as the weights"
@@ -60,7 +60,7 @@ names = {json.dumps([str(number) for number in range(CLASSES)])}
 
 @dataclass(frozen=True)
 class Cost:
-    """Milliseconds of processor time of a bare step and of the whole path: means over all batches, then medians."""
+    """Processor time in milliseconds of a bare step and of the whole path: medians of means over all batches."""
 
     spec: str
     step: float
@@ -69,26 +69,26 @@ class Cost:
 
     @property
     def passes(self) -> bool:
-        """Whether watching costs as little as it should."""
+        """Whether the overhead is at most MOST."""
         return self.overhead <= MOST
 
 
 def hosted(weights: Path, artefacts: Mapping[str, Tensor], graphs: Graphs | None = None) -> HostedModel:
-    """Return the network as the server hosts it; with `graphs`, pipelines run compiled where they can."""
+    """Return the network as a hosted model; with `graphs`, pipelines run compiled if they can."""
     source = replace(load_source_model(weights), artefacts=artefacts)
     with tempfile.TemporaryDirectory() as name:
         return HostedModel(read_bundle(write_bundle(Path(name), weights)), source, graphs)
 
 
 def write_bundle(folder: Path, weights: Path) -> Path:
-    """Write the network as a bundle into an empty folder; return the folder."""
+    """Write the network as a bundle into an empty folder, and return the folder."""
     shutil.copy(weights, folder / "model.safetensors")
     (folder / "bundle.toml").write_text(TOML)
     return folder
 
 
 def artefacts_of(data: Path) -> dict[str, Tensor]:
-    """Return a probe set and the usual entropy, of a folder's source images; empty if it has none."""
+    """Return a probe set and the entropy artefact from a folder's source images; empty if it has none."""
     images = read_source_images(data)
     if images is None:
         return {}
@@ -99,7 +99,7 @@ def artefacts_of(data: Path) -> dict[str, Tensor]:
 
 
 def measure(model: HostedModel, spec: str, images: Tensor, batch: int) -> Cost:
-    """Run a spec both ways over the same images (N, C, H, W), once."""
+    """Run a spec both ways over the same images (N, C, H, W)."""
     fitted = model.fit(spec, {})
     stream = Stream("s", model, fitted, initial_state(model, fitted), RetryLog(0, 0))
     state = _warmed(fitted, images[:batch])
@@ -117,7 +117,7 @@ def measure(model: HostedModel, spec: str, images: Tensor, batch: int) -> Cost:
 
 
 def _warmed(fitted: Fitted, x: Tensor) -> AdapterState:
-    """Return the state after one step, which made PyTorch's first allocations."""
+    """Return the state after one step, which makes PyTorch's first allocations."""
     return fitted.step(fitted.initial(), x)[1]
 
 
@@ -129,11 +129,11 @@ def main(
     corruption: Annotated[str, typer.Option(help="Corruption whose images are sent.")] = "brightness",
     images: Annotated[int, typer.Option(min=1, help="Images per repetition.")] = 2560,
     batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
-    repetitions: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 3,
+    repetitions: Annotated[int, typer.Option(min=1, help="Repetitions; the table shows medians.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure what monitors, guards and the source model's looks add to a step, on the CIFAR ResNet-20."""
+    """Measure the overhead of monitors, guards and the source model's looks on a step, on the CIFAR ResNet-20."""
     torch.set_num_threads(threads)
     model = hosted(data / "resnet20.safetensors", artefacts_of(data))
     stored = torch.from_numpy(np.load(data / f"{corruption}.npy")).permute(0, 3, 1, 2)
@@ -154,7 +154,7 @@ def main(
 
 
 def as_table(costs: list[Cost]) -> Table:
-    """Lay the costs out."""
+    """Return the costs as a table."""
     table = Table(title="Processor milliseconds per batch, without and with monitors and guards", box=box.SIMPLE_HEAD)
     for name in ("spec", "step", "served", "overhead", "verdict"):
         table.add_column(name, justify="left" if name in ("spec", "verdict") else "right")

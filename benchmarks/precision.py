@@ -1,7 +1,7 @@
-"""What half the digits cost and save: `python -m benchmarks.precision --help`.
+"""Costs and savings of bfloat16: `python -m benchmarks.precision --help`.
 
-The same stream of corrupted images goes through each spec in float32 and in bfloat16, batch by batch in turn, each with
-its own state. Shown are the medians of the processor time of a step, both errors, and how often the answers differ.
+The same stream of corrupted images runs through each spec in float32 and in bfloat16, batch by batch in turn, each with
+its own state. The table shows the median processor times of a step, both errors, and the share of equal answers.
 """
 
 import json
@@ -29,7 +29,7 @@ SPECS = ("source", "batch", "ema", "unmix_tns", "batch+tent", "unmix_tns+eta")
 
 @dataclass(frozen=True)
 class Halved:
-    """A spec in both precisions: milliseconds of a step, errors in per cent, and the share of equal labels."""
+    """A spec in both precisions: milliseconds of a step, errors in %, and equal labels in %."""
 
     spec: str
     milliseconds: float
@@ -53,9 +53,9 @@ def measure(spec: str, source: SourceModel, images: Tensor, labels: Tensor, batc
             seconds[number].append(process_time() - began)
             answers[number].append(output.probabilities.argmax(1))
     times = [1000 * median(each) for each in seconds]
-    given = [torch.cat(each) for each in answers]
-    errors = [100 * float((each != labels).float().mean()) for each in given]
-    return Halved(spec, times[0], times[1], errors[0], errors[1], 100 * float((given[0] == given[1]).float().mean()))
+    first, second = (torch.cat(each) for each in answers)
+    errors = [100 * float((each != labels).float().mean()) for each in (first, second)]
+    return Halved(spec, times[0], times[1], errors[0], errors[1], 100 * float((first == second).float().mean()))
 
 
 def main(
@@ -69,7 +69,7 @@ def main(
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure bfloat16 beside float32 on the CIFAR ResNet-20: time, and error on corrupted images."""
+    """Compare bfloat16 with float32 on the CIFAR ResNet-20: time, and error on corrupted images."""
     torch.set_num_threads(threads)
     source = load_source_model(data / "resnet20.safetensors")
     sent, labels = labelled_images(data, corruption, images)
@@ -86,7 +86,7 @@ def main(
 
 
 def as_table(found: list[Halved], about: dict[str, str]) -> Table:
-    """Lay the figures out."""
+    """Return the figures as a table."""
     caption = "\n".join(f"{name} {value}" for name, value in about.items())
     table = Table(
         title="float32 and bfloat16: processor ms of a step, error in %", caption=caption, box=box.SIMPLE_HEAD

@@ -1,4 +1,4 @@
-"""The CIFAR ResNet-20, in the layout of the public weights that the benchmark loads."""
+"""The CIFAR ResNet-20, with the parameter names of the public weights that the benchmarks load."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ BLOCKS = 3
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut without parameters."""
+    """Two 3x3 convolutions with a parameter-free shortcut."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class BasicBlock(nn.Module):
         return torch.relu(self.bn2(self.conv2(y)) + self._shortcut(x))
 
     def _shortcut(self, x: Tensor) -> Tensor:
-        """Option A of the paper: every second pixel, and as many zero channels in front as behind."""
+        """Return the shortcut by option A of the paper: every second pixel, with zero channels on both sides."""
         added = self.conv1.out_channels - self.conv1.in_channels
         return x if added == 0 else pad(x[:, :, ::2, ::2], (0, 0, 0, 0, added // 2, added // 2))
 
@@ -66,9 +66,9 @@ class ResNet20(nn.Module):
 
 
 def load_source_model(weights: Path) -> SourceModel:
-    """Return the source model with the public weights (safetensors) in it.
+    """Return the source model with the public weights (safetensors).
 
-    Batch counters, which the public file lacks and eval mode never reads, are left as they are.
+    The public file lacks batch counters, which eval mode never reads. They keep their initial values.
     """
     network = ResNet20()
     tensors = load_file(weights)
@@ -86,7 +86,7 @@ def read_source_images(folder: Path) -> SourceImages | None:
 
 
 def with_artefacts(source: SourceModel, adapter: Adapter, images: SourceImages, batch: int = 64) -> SourceModel:
-    """Return the model with the source artefacts of the learners that an adapter may run, made from source images."""
+    """Return the model with the source artefacts that an adapter's learners need, made from source images."""
     artefacts = dict(source.artefacts)
     for pipeline in pipelines_of(adapter):
         if pipeline.learner.artefact:
@@ -101,7 +101,7 @@ def _stage(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def labelled_images(data: Path, corruption: str, count: int) -> tuple[Tensor, Tensor]:
-    """Return the first corrupted images (N, 3, 32, 32) in [0, 1], at most so many, with their labels (N,)."""
+    """Return at most `count` first corrupted images (N, 3, 32, 32) in [0, 1], with their labels (N,)."""
     stored = torch.from_numpy(np.load(data / f"{corruption}.npy")[:count]).permute(0, 3, 1, 2)
     labels = torch.from_numpy(np.load(data / "labels.npy")[:count]).long()
     return (stored / 255).contiguous(), labels

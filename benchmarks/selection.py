@@ -1,8 +1,8 @@
-"""The evidence for `auto`: beside the frozen model and the best single spec: `python -m benchmarks.selection --help`.
+"""The evidence for `auto`, compared with the frozen model and single specs: `python -m benchmarks.selection --help`.
 
-CIFAR-10-C under every protocol and several batch sizes. The rules of `auto` were chosen on the five corruptions of
-`TUNING`; by default the other ten are shown. A row passes where `auto` errs no more than the frozen model plus 1 point
-(or 2 standard errors), and no more than the best single spec plus 2 points.
+It runs CIFAR-10-C under every protocol and several batch sizes. The rules of `auto` were chosen on the five corruptions
+in `TUNING`; by default the other ten are used here. A row passes if the error of `auto` is at most the frozen model's
+plus 1 point (or 2 standard errors), and at most the best single spec's plus 2 points.
 """
 
 import json
@@ -51,12 +51,12 @@ SINGLE = (
 )
 AUTO = "auto"
 HARM, LOSS = 1.0, 2.0
-"""Points that `auto` may err more than the frozen model, and more than the best single spec."""
+"""Points by which the error of `auto` may exceed the frozen model's (HARM) and the best single spec's (LOSS)."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """`auto` under one protocol and batch size, beside the frozen model and the best single spec."""
+    """Errors of `auto`, the frozen model and the best single spec under one protocol and batch size."""
 
     protocol: str
     batch: int
@@ -74,12 +74,12 @@ class Row:
 
 
 def load(data: Path, artefacts: Mapping[str, Tensor]) -> SourceModel:
-    """Return the network of a folder with source artefacts made earlier."""
+    """Return the network of a folder, with source artefacts that were made earlier."""
     return replace(load_source_model(data / "resnet20.safetensors"), artefacts=artefacts)
 
 
 def made_artefacts(data: Path, specs: Sequence[str], kept: Path | None) -> Mapping[str, Tensor]:
-    """Return the source artefacts that the specs need, from a file of an earlier run or made and kept there."""
+    """Return the source artefacts that the specs need. Read them from `kept` if it exists; else make and store them."""
     if kept is not None and kept.exists():
         return load_file(kept)
     source, images = load_source_model(data / "resnet20.safetensors"), read_source_images(data)
@@ -93,11 +93,11 @@ def made_artefacts(data: Path, specs: Sequence[str], kept: Path | None) -> Mappi
 
 
 def rows(cells: Sequence[Cell]) -> list[Row]:
-    """Set `auto` beside the others, per protocol and batch size."""
+    """Compare `auto` with the others, per protocol and batch size."""
     found = []
     for mine in (cell for cell in cells if cell.pipeline == AUTO):
-        beside = [cell for cell in cells if (cell.protocol, cell.batch) == (mine.protocol, mine.batch)]
-        single = min((cell for cell in beside if cell.pipeline != AUTO), key=lambda cell: cell.error)
+        others = [cell for cell in cells if (cell.protocol, cell.batch) == (mine.protocol, mine.batch)]
+        single = min((cell for cell in others if cell.pipeline != AUTO), key=lambda cell: cell.error)
         found.append(
             Row(
                 protocol=mine.protocol,
@@ -113,8 +113,8 @@ def rows(cells: Sequence[Cell]) -> list[Row]:
 
 
 def as_table(found: Sequence[Row]) -> Table:
-    """Lay the rows out."""
-    table = Table(title="Error in %: auto beside the frozen model and the best single spec", box=box.SIMPLE_HEAD)
+    """Return the rows as a table."""
+    table = Table(title="Error in %: auto, the frozen model and the best single spec", box=box.SIMPLE_HEAD)
     for name in ("protocol", "batch", "source", "auto", "best single", "", "against source", "against best", "verdict"):
         table.add_column(name, justify="left" if name in ("protocol", "", "verdict") else "right")
     for row in found:
@@ -129,7 +129,7 @@ def as_table(found: Sequence[Row]) -> Table:
 
 
 def as_long_table(cells: Sequence[Cell]) -> Table:
-    """Lay out who holds out: each spec's error in the first and the last repetition of the domains."""
+    """Return a table of each spec's error in the first and the last repetition of the domains."""
     table = Table(title="Error in %: the first and the last repetition of the same domains", box=box.SIMPLE_HEAD)
     for name in ("spec", "batch", "first", "last", "change", "verdict"):
         table.add_column(name, justify="left" if name in ("spec", "verdict") else "right")
@@ -145,19 +145,19 @@ def as_long_table(cells: Sequence[Cell]) -> Table:
 def main(
     data: Annotated[
         Path,
-        typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder as `benchmarks.cifar10c` takes it."),
+        typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`."),
     ],
     batch: Annotated[list[int], typer.Option(min=1, help="Images per step; repeat for more.")] = [64],  # noqa: B006
     protocol: Annotated[list[str], typer.Option(help="Protocols; repeat.")] = list(PROTOCOLS),  # noqa: B006
     spec: Annotated[list[str], typer.Option(help="Single specs.", show_default=False)] = list(SINGLE),  # noqa: B006
     domain: Annotated[list[str], typer.Option(help="Corruptions; repeat.")] = list(REPORTING),  # noqa: B006
     images: Annotated[int, typer.Option(min=10, help="Images per corruption.")] = 1000,
-    repetitions: Annotated[int, typer.Option(min=2, help="Of the domains in `long`.")] = 10,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of what draws numbers.")] = 1,
+    repetitions: Annotated[int, typer.Option(min=2, help="Repetitions of the domains in `long`.")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of specs with random draws.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write every cell here.")] = None,
     artefacts: Annotated[
-        Path | None, typer.Option(help="Safetensors file of source artefacts: read if it exists, else made and kept.")
+        Path | None, typer.Option(help="Safetensors file of source artefacts; it is created if it does not exist.")
     ] = None,
 ) -> None:
     """Measure `auto`, the frozen model and single specs on CIFAR-10-C under every protocol."""

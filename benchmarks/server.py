@@ -1,4 +1,4 @@
-"""A real server process for a benchmark: on a free port of loopback, ended with the block; and the memory it takes."""
+"""A real server process for a benchmark, on a free loopback port, and its memory use."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ANNOUNCED = "listens on "
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs: its process id and URL."""
+    """A running server: its process id and URL."""
 
     pid: int
     url: str
@@ -28,24 +28,26 @@ def serving(data: Path, settings: Mapping[str, Setting], *arguments: str) -> Ite
     """Run a server until the block ends.
 
     Args:
-        data: Folder for what it keeps, and its log; it must be there.
-        settings: By name, as `threads`.
-        arguments: Of `acclimate serve`, beside the port.
+        data: An existing folder for the server's data and log.
+        settings: The settings by name, such as `threads`.
+        arguments: Arguments of `acclimate serve` in addition to the port.
 
     Raises:
-        RuntimeError: If it does not start; the message ends with what it said.
+        RuntimeError: If the server does not start. The message ends with its log.
     """
-    given = {f"ACCLIMATE_{name.upper()}": _told(value) for name, value in {**settings, "data": str(data)}.items()}
+    variables = {
+        f"ACCLIMATE_{name.upper()}": _text_of(value) for name, value in {**settings, "data": str(data)}.items()
+    }
     command = [sys.executable, "-m", "service", "serve", "--port", "0", *arguments]
     log = data / "server.log"
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            command, env={**os.environ, **given}, stdout=subprocess.PIPE, stderr=errors, text=True
+            command, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process,
     ):
         try:
-            line = next((said for said in process.stdout or () if ANNOUNCED in said), None)
+            line = next((printed for printed in process.stdout or () if ANNOUNCED in printed), None)
             if line is None:
                 raise RuntimeError(f"the server did not start: {log.read_text()[-1000:]}")
             yield Server(process.pid, line.split(ANNOUNCED)[1].strip())
@@ -54,12 +56,12 @@ def serving(data: Path, settings: Mapping[str, Setting], *arguments: str) -> Ite
 
 
 def rss_of(pid: int) -> int:
-    """Return the bytes that a process takes in memory now."""
+    """Return a process's current memory in bytes."""
     return _memory(pid, "VmRSS")
 
 
 def most_rss_of(pid: int) -> int:
-    """Return the most bytes that a process has taken in memory so far."""
+    """Return the peak of a process's memory in bytes."""
     return _memory(pid, "VmHWM")
 
 
@@ -68,6 +70,6 @@ def _memory(pid: int, name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def _told(value: Setting) -> str:
-    """Return a setting as an environment variable holds it."""
+def _text_of(value: Setting) -> str:
+    """Return a setting as the value of an environment variable."""
     return str(value) if isinstance(value, str | int) else json.dumps(list(value))

@@ -1,8 +1,8 @@
-"""What the server adds to its steps: `python -m benchmarks.serving --help`.
+"""The server's overhead on its steps: `python -m benchmarks.serving --help`.
 
-A real server answers binary requests of one client over loopback, on the same cores; between two rounds of requests the
-same steps run in a bare loop in the client's process while the server waits. The round trip less the server's own time
-for the step holds everything else: client, loopback, HTTP, decoding, queue, encoding.
+A real server answers binary requests of one client over loopback, on the same cores. Between two rounds of requests,
+the client's process runs the same steps in a bare loop while the server is idle. The round trip minus the server's time
+for the step contains everything else: client, loopback, HTTP, decoding, queue and encoding.
 """
 
 import json
@@ -38,22 +38,22 @@ COMPILED_SPECS = ("source", "unmix_tns")
 MODEL = "resnet20"
 INFER = f"/v2/models/{MODEL}/infer"
 MOST_OUTSIDE = 1.5
-"""Milliseconds that the server may take beside the step."""
+"""Most milliseconds of a round trip outside the step and the client."""
 LEAST_SHARE = 0.85
-"""Of the bare loop's throughput that the server must reach, with `source`."""
+"""Least share of the bare loop's throughput that the server must reach with `source`."""
 LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True)
 class Round:
-    """Milliseconds, medians over requests.
+    """Medians over requests in milliseconds.
 
     Attributes:
         trip: The round trip.
         step: The server's step with its monitors.
         client: The client's processor time.
-        outside: What of each round trip is neither.
-        own: What the server itself tells of its time beside the step, from a body that is read to an answer.
+        outside: The rest of the round trip.
+        own: The server's own measurement of its time outside the step, from reading the body to the answer.
         bare: A bare step.
     """
 
@@ -67,7 +67,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Served:
-    """Medians over rounds."""
+    """A spec's medians over rounds in milliseconds; the fields are those of `Round`."""
 
     spec: str
     backend: str
@@ -80,20 +80,20 @@ class Served:
 
     @property
     def share(self) -> float:
-        """Of the bare loop's throughput that the server reaches."""
+        """The server's throughput as a share of the bare loop's."""
         return self.bare / self.trip
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a server's bundle lies, and what it keeps."""
+    """The folders of a server's bundle and data."""
 
     bundle: Path
     data: Path
 
 
 def folders_of(folder: Path, weights: Path) -> Folders:
-    """Write the CIFAR ResNet-20 as a bundle, and make a folder for the data of its server."""
+    """Write the CIFAR ResNet-20 as a bundle, and create a data folder for its server."""
     made = Folders(folder / "bundle", folder / "data")
     made.bundle.mkdir()
     made.data.mkdir()
@@ -102,7 +102,7 @@ def folders_of(folder: Path, weights: Path) -> Folders:
 
 
 def serving_resnet20(folders: Folders, threads: int, compiled: Sequence[str]) -> AbstractContextManager[Server]:
-    """Run a server of the CIFAR ResNet-20 while the block runs, with the graphs of some specs."""
+    """Run a server of the CIFAR ResNet-20 during the block, with the graphs of the specs in `compiled`."""
     settings: dict[str, Setting] = {
         "threads": threads,
         "allow_factories": [FACTORY],
@@ -113,7 +113,7 @@ def serving_resnet20(folders: Folders, threads: int, compiled: Sequence[str]) ->
 
 
 def body_of(x: np.ndarray[Any, Any], stream: str) -> tuple[bytes, dict[str, str]]:
-    """Return a binary V2 request of x (N, C, H, W), and its headers."""
+    """Return the body of a binary V2 request for x (N, C, H, W), and its headers."""
     raw = np.ascontiguousarray(x, dtype=np.float32).tobytes()
     tensor = {"name": "input", "shape": list(x.shape), "datatype": "FP32", "parameters": {"binary_data_size": len(raw)}}
     parameters = {"sequence_id": stream, "binary_data_output": True}
@@ -127,17 +127,17 @@ def stream_of(fitted: Fitted) -> str:
 
 
 def measure(client: httpx.Client, fitted: Fitted, images: Tensor, requests: int) -> Round:
-    """Send a batch again and again, then take the same steps in a bare loop."""
+    """Send a batch repeatedly, then take the same steps in a bare loop."""
     content, headers = body_of(images.numpy(), stream_of(fitted))
     trips, steps, spent, own = list[float](), list[float](), list[float](), list[float]()
     for _ in range(requests):
-        before, used, began = _told_seconds(client), process_time(), perf_counter()
+        before, used, began = _server_seconds(client), process_time(), perf_counter()
         client.post(INFER, content=content, headers=headers).raise_for_status()
         trips.append(perf_counter() - began)
         spent.append(process_time() - used)
-        step, beside = (after - then for after, then in zip(_told_seconds(client), before, strict=True))
+        step, other = (after - then for after, then in zip(_server_seconds(client), before, strict=True))
         steps.append(step)
-        own.append(beside)
+        own.append(other)
     state, bare = fitted.initial(), []
     for _ in range(requests):
         began = perf_counter()
@@ -147,8 +147,8 @@ def measure(client: httpx.Client, fitted: Fitted, images: Tensor, requests: int)
     return Round(*(1e3 * median(each) for each in (trips, steps, spent, outside, own, bare)))
 
 
-def _told_seconds(client: httpx.Client) -> tuple[float, float]:
-    """Return the seconds that the server has spent so far in steps, and beside them."""
+def _server_seconds(client: httpx.Client) -> tuple[float, float]:
+    """Return the server's total seconds so far in steps and outside them, from its statistics."""
     statistics = client.get(f"/v2/models/{MODEL}/stats").json()["model_stats"][0]["inference_stats"]
     return float(statistics["compute_infer"]["ns"]) / 1e9, float(statistics["queue"]["ns"]) / 1e9
 
@@ -160,11 +160,11 @@ def main(
     spec: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
     batch: Annotated[int, typer.Option(min=1, help="Images per request.")] = 64,
     requests: Annotated[int, typer.Option(min=1, help="Requests, and bare steps, per round.")] = 20,
-    rounds: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the table shows medians.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure a request's way through the server beside a bare loop of the same steps, on the CIFAR ResNet-20."""
+    """Compare requests to a server with a bare loop of the same steps, on the CIFAR ResNet-20."""
     torch.set_num_threads(threads)
     stored = torch.from_numpy(np.load(data / "brightness.npy")[:batch]).permute(0, 3, 1, 2)
     images = (stored / 255).contiguous()
@@ -179,8 +179,8 @@ def main(
             model = host(read_bundle(folders.bundle), [FACTORY], threads, Graphs(folders.data / "graphs", threads))
             pipelines = {each: model.fit(each, {}) for each in spec}
             for each in spec:
-                made = {"id": stream_of(pipelines[each]), "model": MODEL, "adapter": each}
-                client.post("/v1/streams", json=made).raise_for_status()
+                body = {"id": stream_of(pipelines[each]), "model": MODEL, "adapter": each}
+                client.post("/v1/streams", json=body).raise_for_status()
             for number in range(rounds + 1):  # the first warms up
                 for each in spec:
                     progress.update(task, description=each)
@@ -200,8 +200,8 @@ def main(
 
 
 def as_table(results: list[Served], about: Mapping[str, str]) -> Table:
-    """Lay the figures out."""
-    table = Table(title="Milliseconds a request, the client on the same cores", box=box.SIMPLE_HEAD)
+    """Return the figures as a table."""
+    table = Table(title="Milliseconds per request, with the client on the same cores", box=box.SIMPLE_HEAD)
     columns = (
         "spec",
         "backend",
@@ -218,10 +218,10 @@ def as_table(results: list[Served], about: Mapping[str, str]) -> Table:
     for each in results:
         figures = (each.trip, each.step, each.client, each.outside, each.own, each.bare)
         table.add_row(each.spec, each.backend, *(f"{figure:.2f}" for figure in figures), f"{100 * each.share:.0f} %")
-    asked = (
-        f"asked: outside at most {MOST_OUTSIDE:g} ms; with source at least {100 * LEAST_SHARE:.0f} % of the bare loop"
+    bounds = (
+        f"bounds: outside at most {MOST_OUTSIDE:g} ms; with source at least {100 * LEAST_SHARE:.0f} % of the bare loop"
     )
-    table.caption = "\n".join([asked, *(f"{name} {value}" for name, value in about.items())])
+    table.caption = "\n".join([bounds, *(f"{name} {value}" for name, value in about.items())])
     return table
 
 

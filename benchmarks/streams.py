@@ -1,8 +1,8 @@
-"""What it brings to serve many streams at once: `python -m benchmarks.streams --help`.
+"""The benefit of grouping many streams' steps: `python -m benchmarks.streams --help`.
 
-So many streams send one image each, at the same time, again and again. They are answered one by one in PyTorch, one by
-one in the backend that serves, and as the server does it: in groups, where what it measures says that these pay. The
-three follow each other turn by turn within one run; medians over the rounds are shown.
+Many streams repeatedly send one image each at the same time. They are answered one by one in PyTorch, one by one in the
+serving backend, and as on the server: in groups if the server's own measurement finds them faster. The three ways run
+in turn; the table shows medians over the rounds.
 """
 
 import json
@@ -37,27 +37,27 @@ from service.telemetry.metrics import Telemetry
 
 SPECS = ("source", "unmix_tns", "unmix_tns+lame", "unmix_tns+eata")
 LEAST = 4.0
-"""Times the throughput of PyTorch one by one that the server should reach."""
+"""Least speedup of the server over single steps in PyTorch."""
 LEAST_OF_BACKEND = 0.95
-"""And of its own backend one by one: no less, but for the noise of the measurement."""
+"""Least speedup over single steps in its own backend: 1, minus the noise of the measurement."""
 ARTEFACT_IMAGES = 512
-"""Source images for the artefacts: what they are worth does not matter here."""
+"""Source images for the artefacts. Their quality does not matter here."""
 
 Turn: TypeAlias = Callable[[list[Shared]], list[Stepped]]
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Images a second of streams that send at the same time.
+    """Throughput of streams that send at the same time, in images per second.
 
     Attributes:
         spec: The pipeline.
-        backend: What serves a request of one image.
-        eager: One by one in PyTorch.
-        alone: One by one in that backend.
-        served: As the server does it.
-        least: The fewest streams that go together; 0 for none.
-        apart: The largest difference of a probability from PyTorch's, one by one.
+        backend: The backend of requests with one image.
+        eager: Throughput one by one in PyTorch.
+        alone: Throughput one by one in `backend`.
+        served: Throughput as on the server.
+        least: The smallest group; 0 if steps are not grouped.
+        apart: The largest difference of a probability from single steps in PyTorch.
     """
 
     spec: str
@@ -70,22 +70,22 @@ class Throughput:
 
     @property
     def times_eager(self) -> float:
-        """How many times PyTorch's one by one."""
+        """The server's speedup over single steps in PyTorch."""
         return self.served / self.eager
 
     @property
     def times_alone(self) -> float:
-        """How many times the backend's one by one: 1 where nothing goes together, as the server then does just that."""
+        """The server's speedup over single steps in the backend; 1 if steps are not grouped, so that both are equal."""
         return self.served / self.alone if self.least else 1.0
 
     @property
     def passes(self) -> bool:
-        """Whether both are as they should be."""
+        """Whether both speedups reach their bounds."""
         return self.times_eager >= LEAST and self.times_alone >= LEAST_OF_BACKEND
 
 
 def load(data: Path, specs: Sequence[str], graphs: Graphs | None) -> HostedModel:
-    """Return the network as the server hosts it, with the source artefacts of some specs where there are images."""
+    """Return the network as a hosted model, with the specs' source artefacts if there are source images."""
     weights, images = data / "resnet20.safetensors", read_source_images(data)
     source = load_source_model(weights)
     if images is not None:
@@ -98,7 +98,7 @@ def load(data: Path, specs: Sequence[str], graphs: Graphs | None) -> HostedModel
 def measure(
     model: HostedModel, spec: str, images: Tensor, repetitions: int, advance: Callable[[], None] = lambda: None
 ) -> Throughput:
-    """Serve streams that send one of the images (S, C, H, W) each, in the three ways, turn by turn."""
+    """Serve S streams that each send one of the images (S, C, H, W), in the three ways in turn."""
     fitted, xs = model.fit(spec, {}), list(torch.split(images, 1))
     streams = [Stream(str(n), model, fitted, initial_state(model, fitted), RetryLog(0, 0)) for n in range(len(xs))]
     turns = _turns(fitted, Groups(len(xs), Telemetry()))
@@ -109,10 +109,10 @@ def measure(
         for name, turn in turns.items():
             began = perf_counter()
             answers[name] = turn(requests)
-            if number:  # the first round measures the gain, and warms up
+            if number:  # the first round measures the benefit of grouping, and warms up
                 seconds[name].append(perf_counter() - began)
         apart = max(apart, *(_apart(answers[name], answers["eager"]) for name in turns))
-        for stream, (_, after) in zip(streams, answers["eager"], strict=True):  # all go on from the same states
+        for stream, (_, after) in zip(streams, answers["eager"], strict=True):  # all ways continue from the same states
             stream.state = replace(stream.state, adapter=after)
         advance()
     rates = {name: len(xs) / median(each) for name, each in seconds.items()}
@@ -144,7 +144,7 @@ def _apart(one: list[Stepped], other: list[Stepped]) -> float:
 
 
 def _backend(fitted: Fitted) -> str:
-    """Return what takes the step of one image."""
+    """Return the backend of steps with one image."""
     return fitted.backend if fitted.graph is None or fitted.graph.least_images == 1 else "torch"
 
 
@@ -155,13 +155,13 @@ def main(
     spec: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
     corruption: Annotated[str, typer.Option(help="Corruption whose images are sent.")] = "brightness",
     streams: Annotated[int, typer.Option(min=1, help="Streams that send at the same time.")] = 64,
-    repetitions: Annotated[int, typer.Option(min=1, help="Of which the median is shown.")] = 9,
+    repetitions: Annotated[int, typer.Option(min=1, help="Repetitions; the table shows medians.")] = 9,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime.")] = 2,
-    compiled: Annotated[bool, typer.Option(help="Serve by compiled graphs, where there are.")] = True,
-    graphs: Annotated[Path | None, typer.Option(help="Folder to keep the compiled graphs in; else made anew.")] = None,
+    compiled: Annotated[bool, typer.Option(help="Serve with compiled graphs where there are any.")] = True,
+    graphs: Annotated[Path | None, typer.Option(help="Folder to keep the compiled graphs in.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure how many images a second many streams get, one by one and as the server takes them together."""
+    """Measure the throughput of many streams in images per second, one by one and in groups as on the server."""
     torch.set_num_threads(threads)
     stored = torch.from_numpy(np.load(data / f"{corruption}.npy")[:streams]).permute(0, 3, 1, 2)
     images = (stored.repeat(-(-streams // len(stored)), 1, 1, 1)[:streams] / 255).contiguous()
@@ -179,9 +179,9 @@ def main(
 
 
 def as_table(found: list[Throughput], streams: int, about: Mapping[str, str]) -> Table:
-    """Lay the figures out."""
+    """Return the figures as a table."""
     caption = ", ".join(f"{name} {value}" for name, value in about.items())
-    title = f"Images a second of {streams} streams that send one image each, at the same time"
+    title = f"Images per second of {streams} streams that each send one image at the same time"
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
     for name in ("spec", "runs on", "PyTorch", "backend", "served", "/ PyTorch", "/ backend", "together", "verdict"):
         table.add_column(name, justify="left" if name in ("spec", "verdict") else "right")
