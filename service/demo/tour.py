@@ -141,7 +141,7 @@ def _count(client: Client, tally: Tally, part: Batch, stream: str) -> None:
 def table(tallies: dict[tuple[str, str], Tally]) -> Table:
     """Return the tour's table, with one row for each domain."""
     columns = ("domain", "frozen", "adapting", "", "entropy", "drift", "p50", "p99")
-    made = Table(
+    result = Table(
         title="The same drifting stream to a frozen and an adapting stream",
         caption="error in %; entropy in nats, frozen > adapting; drift; latency of the adapting stream in ms",
         title_justify="left",
@@ -150,10 +150,10 @@ def table(tallies: dict[tuple[str, str], Tally]) -> Table:
         padding=(0, 1, 0, 0),
     )
     for number, name in enumerate(columns):
-        made.add_column(name, justify="left" if number in (0, 3) else "right", no_wrap=True)
+        result.add_column(name, justify="left" if number in (0, 3) else "right", no_wrap=True)
     for domain in DOMAINS:
         frozen, adapting = tallies[domain, FROZEN], tallies[domain, ADAPTING]
-        made.add_row(
+        result.add_row(
             domain,
             f"{frozen.error:.1f}",
             f"{adapting.error:.1f}",
@@ -163,7 +163,7 @@ def table(tallies: dict[tuple[str, str], Tally]) -> Table:
             f"{np.percentile(adapting.milliseconds, 50):.0f}",
             f"{np.percentile(adapting.milliseconds, 99):.0f}",
         )
-    return made
+    return result
 
 
 def _bars(frozen: float, adapting: float) -> str:

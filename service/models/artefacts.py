@@ -36,7 +36,7 @@ class Record(BaseModel):
     version: str = ""
 
     def same(self, other: "Record | None") -> bool:
-        """Whether both are equal except for `version`: the same model, data and settings."""
+        """Return whether both are equal except for `version`: the same model, data and settings."""
         return other is not None and self.model_copy(update={"version": other.version}) == other
 
 

@@ -84,7 +84,7 @@ def measured(steps: Steps, xs: Sequence[Tensor]) -> Gain:
 
 
 def judged(timed: Timed) -> Gain:
-    """Return the smallest group from which on every group that was tried is worth it.
+    """Return the gain; `least` is the smallest tried size that reaches WORTH together with all larger ones.
 
     Example:
         >>> judged(Timed([1.0] * 8, {2: 2.5, 4: 3.0, 8: 4.0}))

@@ -43,8 +43,8 @@ REPORT = "report"
 OURS = frozenset({"torch", "adapters", "service"})
 """Packages whose layers are tested with every pipeline. A network that uses only these needs no trial."""
 REMEDY = (
-    "the server would have ended too. Choose a pipeline that learns without gradients, as `batch` or `source`, or mend "
-    "the backward of the network's own code; ACCLIMATE_TRY_GRADIENTS=false serves it untried"
+    "the server would have ended too. Choose a pipeline that learns without gradients, such as `batch` or `source`, or "
+    "fix the backward of the network's own code; ACCLIMATE_TRY_GRADIENTS=false serves it untried"
 )
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -97,7 +97,7 @@ class Trials:
         self._closed = False
 
     def knows(self, key: str) -> bool:
-        """Whether a pipeline has a valid verdict, so that `check` does not block."""
+        """Return whether a pipeline has a valid verdict, so that `check` does not block."""
         found = self._found.get(key)
         return key in self._found and (found is None or monotonic() < found.until)
 
@@ -254,7 +254,7 @@ class ModelTrials:
         }
 
     def is_due(self, adapter: Adapter) -> bool:
-        """Whether `check` would start a process."""
+        """Return whether `check` would start a process."""
         return bool(by_gradient(adapter)) and not self._trials.knows(_key(self._facts(adapter)))
 
     def check(self, adapter: Adapter, options: Mapping[str, Any]) -> None:

@@ -33,11 +33,11 @@ def samples(source: SourceModel) -> list[Tensor]:
     channels, *sides = source.input_shape
     fine = torch.rand(1, channels, *sides, generator=generator)
     coarse = torch.rand(TRIED, channels, *[COARSE] * len(sides), generator=generator)
-    made = torch.cat([fine, functional.interpolate(coarse, tuple(sides))])
-    made = made * torch.linspace(0.5, 1.0, len(made)).reshape(-1, *[1] * len(source.input_shape))
-    batches = [low + (high - low) * made[:TRIED], low + (high - low) * made[TRIED:]]
-    known = source.artefacts.get(PROBE_IMAGES)
-    return batches if known is None else [*batches, as_inputs(known[:TRIED], source.value_range)]
+    images = torch.cat([fine, functional.interpolate(coarse, tuple(sides))])
+    images = images * torch.linspace(0.5, 1.0, len(images)).reshape(-1, *[1] * len(source.input_shape))
+    batches = [low + (high - low) * images[:TRIED], low + (high - low) * images[TRIED:]]
+    probe = source.artefacts.get(PROBE_IMAGES)
+    return batches if probe is None else [*batches, as_inputs(probe[:TRIED], source.value_range)]
 
 
 def check_outputs(fidelity: Fidelity, source: SourceModel) -> None:

@@ -143,22 +143,22 @@ class Graphs:
             return None
         learned = export.learned_by_stream(adapter, fit)
 
-        def opened(session: Session) -> ModuleNet:
+        def open_graph(session: Session) -> ModuleNet:
             return checked_streams(session, fit.net, learned, wanted.sample)
 
-        def made() -> tuple[bytes, ModuleNet]:
+        def make_graph() -> tuple[bytes, ModuleNet]:
             content = export.make_streams(fit.net, learned, wanted.sample, wanted.bundle.input.name)
-            return export.with_facts(content, wanted.facts_of_streams), opened(Session(content, self._threads))
+            return export.with_facts(content, wanted.facts_of_streams), open_graph(Session(content, self._threads))
 
         try:
-            return self._get(wanted.facts_of_streams, opened, made if make else None)
+            return self._get(wanted.facts_of_streams, open_graph, make_graph if make else None)
         except (UnfitError, BundleError) as error:
             if make:
                 log.warning("streams_graph_not_made", adapter=wanted.facts_of_streams["adapter"], reason=str(error))
             return None
 
     def _get(
-        self, facts: Mapping[str, str], opened: Callable[[Session], G], make: Callable[[], tuple[bytes, G]] | None
+        self, facts: Mapping[str, str], open_graph: Callable[[Session], G], make: Callable[[], tuple[bytes, G]] | None
     ) -> G:
         """Open the stored graph with these facts; without one, call `make` and store its graph.
 
@@ -166,24 +166,24 @@ class Graphs:
             UnfitError: If there is no graph and `make` is None, or the graph cannot be made.
         """
         file = self._folder / f"{_name(facts)}.onnx"
-        kept = self._kept(file, facts, opened)
-        if kept is not None:
-            return kept
+        stored = self._stored(file, facts, open_graph)
+        if stored is not None:
+            return stored
         if make is None:
             raise UnfitError(NOT_MADE)
         began = perf_counter()
         fields = {name: facts[name] for name in ("model", "adapter", "part")}
         log.info("making_graph", **fields)
-        content, made = make()
+        content, graph = make()
         log.info("graph_made", **fields, file=str(file), seconds=round(perf_counter() - began, 1))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(file, content, AS_UMASK, lambda _: None)
         except OSError as error:
             log.warning("graph_not_kept", file=str(file), reason=str(error))
-        return made
+        return graph
 
-    def _kept(self, file: Path, facts: Mapping[str, str], opened: Callable[[Session], G]) -> G | None:
+    def _stored(self, file: Path, facts: Mapping[str, str], open_graph: Callable[[Session], G]) -> G | None:
         """Open the graph in a file; None if there is no file, or it is damaged or holds another graph."""
         if not file.is_file():
             return None
@@ -191,7 +191,7 @@ class Graphs:
             session = Session(file.read_bytes(), self._threads)
             if {name: session.facts.get(name) for name in facts} != facts:
                 raise BundleError("it is the graph of another pipeline, model or version")
-            return opened(session)
+            return open_graph(session)
         except (BundleError, ValueError, OSError) as error:
             log.warning("graph_refused", file=str(file), reason=str(error))
             return None

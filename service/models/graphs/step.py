@@ -51,7 +51,9 @@ class Session:
         self._input = next((name for name in inputs if not name.startswith(STATE)), "")
         self.reads = [name for name in inputs if name.startswith(STATE)]
         if not self._input or "logits" not in self._outputs:
-            raise BundleError(f"this graph takes {inputs[:3]} and gives {self._outputs[:3]}: it is no pipeline's")
+            raise BundleError(
+                f"this graph has inputs {inputs[:3]} and outputs {self._outputs[:3]}: it is not the graph of a pipeline"
+            )
 
     def run(self, x: Tensor, before: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Run the graph on x (N, *input_shape) and the state by name; return its outputs and the state after it."""
@@ -139,7 +141,7 @@ def _fields(forward: Forward) -> dict[str, Tensor]:
 
 
 def least_images(compiled: Compiled, adapter: Adapter, prepared: Prepared[AdapterState], sample: Tensor) -> int:
-    """Return the smallest batch size from which on a graph's steps equal its pipeline's up to rounding.
+    """Return the smallest tried batch size at which, as at all larger ones, a graph's steps equal its pipeline's.
 
     Some parts treat very small batches differently. Their graphs then hold only for larger batches, and the pipeline
     itself serves the small ones.

@@ -37,8 +37,8 @@ COMPILERS = ("g++", "clang++", "c++")
 
 def is_compiled(pipeline: Pipeline) -> bool:
     """Return whether a gradient step can be compiled: it is a pure function of tensors, or it runs many passes."""
-    whole = pipeline.learner.needs.gradient and pipeline.pure_graph and not pipeline.draws
-    return whole or pipeline.learner.reads_often
+    compiles_whole = pipeline.learner.needs.gradient and pipeline.pure_graph and not pipeline.draws
+    return compiles_whole or pipeline.learner.reads_often
 
 
 def why_not(fitted: Fitted) -> str:
@@ -170,20 +170,20 @@ class Workshop:
 
 def _judge(native: Native, fitted: Fitted, state: AdapterState, x: Tensor) -> None:
     """Compare the compiled step with the pipeline's on a stream's images, and time both. This happens once."""
-    made, native.made = native.made, None
-    if made is None:
+    code, native.made = native.made, None
+    if code is None:
         return
     try:
-        if isinstance(made, NativeStep):
-            made.signals = tuple(fitted.step(state, x)[0].signals)
-        check(made, fitted.step, state, x)
+        if isinstance(code, NativeStep):
+            code.signals = tuple(fitted.step(state, x)[0].signals)
+        check(code, fitted.step, state, x)
     except Exception as error:  # noqa: BLE001 - if compiled code fails in any way, the pipeline serves uncompiled
         native.reason = f"compiled, it is not used: {str(error)[:300]}"
         log.warning("native_step_refused", adapter=fitted.spec, images=len(x), reason=native.reason)
         return
-    native.times = fastest(partial(fitted.step, state, x)) / fastest(partial(made.step, state, x))
+    native.times = fastest(partial(fitted.step, state, x)) / fastest(partial(code.step, state, x))
     if native.times >= WORTH:
-        native.step, native.reason = made, ""
+        native.step, native.reason = code, ""
     else:
         native.reason = f"compiled, it takes {1 / native.times:.1f} times as long"
     log.info("native_step_judged", adapter=fitted.spec, images=len(x), times=round(native.times, 2))

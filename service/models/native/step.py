@@ -34,7 +34,7 @@ class NativeStep:
 
     Args:
         package: The package's file. It may be removed afterwards.
-        memory_format: The memory format of the images for which it was compiled.
+        memory_format: The memory format of images that it was compiled for.
     """
 
     def __init__(self, package: Path, memory_format: torch.memory_format) -> None:

@@ -22,9 +22,9 @@ def conv(at: Site) -> nn.Module:
 
     def layer(padding: tuple[int, int]) -> nn.Module:
         with torch.device("meta"):
-            made = nn.Conv2d(weight.shape[1] * groups, len(weight), kernel, (strides[0], strides[1]), padding,
-                             (dilations[0], dilations[1]), groups, bias is not None)  # fmt: skip
-        return _with_weights(made, weight, bias)
+            empty = nn.Conv2d(weight.shape[1] * groups, len(weight), kernel, (strides[0], strides[1]), padding,
+                              (dilations[0], dilations[1]), groups, bias is not None)  # fmt: skip
+        return _with_weights(empty, weight, bias)
 
     return _padded(_pads(at, kernel, strides, dilations), 0.0, layer)
 
@@ -48,7 +48,7 @@ def gemm(at: Site) -> nn.Module:
     """Make a linear layer from a Gemm node."""
     weight, bias = at.needed(1), at.tensor(2)
     if at.integer("transA", 0):
-        raise at.refusal("transposes its images")
+        raise at.refusal("transposes its first input")
     weight = weight if at.integer("transB", 0) else weight.T
     if bias is not None:
         bias = bias.broadcast_to(1, len(weight))[0] * at.number("beta", 1.0)
@@ -77,7 +77,7 @@ def average_pool(at: Site) -> nn.Module:
     ceiling, counted = bool(at.integer("ceil_mode", 0)), bool(at.integer("count_include_pad", 0))
     pads = _pads(at, kernel, strides, dilations)
     if dilations != (1, 1) or (pads[:2] != pads[2:] and not counted):
-        raise at.refusal("is dilated or padded unevenly")
+        raise at.refusal("has dilations or asymmetric padding")
     return _padded(pads, 0.0, lambda padding: nn.AvgPool2d(kernel, strides, padding, ceiling, counted))
 
 
@@ -117,9 +117,9 @@ def _pads(at: Site, kernel: tuple[int, ...], strides: tuple[int, ...], dilations
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         raise at.refusal(f"has auto_pad = {mode!r}")
     windows = zip(at.shapes()[0][2:], kernel, strides, dilations, strict=True)
-    total = [max((ceil(size / step) - 1) * step + (k - 1) * apart + 1 - size, 0) for size, k, step, apart in windows]
-    less, more = [each // 2 for each in total], [each - each // 2 for each in total]
-    before, after = (less, more) if mode == "SAME_UPPER" else (more, less)
+    total = [max((ceil(size / step) - 1) * step + (k - 1) * gap + 1 - size, 0) for size, k, step, gap in windows]
+    smaller, larger = [each // 2 for each in total], [each - each // 2 for each in total]
+    before, after = (smaller, larger) if mode == "SAME_UPPER" else (larger, smaller)
     return before[0], before[1], after[0], after[1]
 
 

@@ -66,8 +66,8 @@ class RebuiltNetwork(nn.Module):
         values = {self._input: x}
         logits, features = self._outputs
         for step in self._steps:
-            made = self.get_submodule(step.layer)(*(self._value(values, name) for name in step.inputs))
-            values[step.output] = self.features(made) if step.output == features else made
+            value = self.get_submodule(step.layer)(*(self._value(values, name) for name in step.inputs))
+            values[step.output] = self.features(value) if step.output == features else value
             for name in step.done:
                 del values[name]
         return values[logits], values[features]
@@ -101,8 +101,8 @@ class _Builder:
     def __init__(self, graph: Graph, shape: tuple[int, ...]) -> None:
         first, second = (torch.empty(images, *shape, device="meta") for images in PROBES)
         self._input, self._opset = graph.input, graph.opset
-        self._known = {name: Operand((tensor, tensor)) for name, tensor in graph.constants.items()}
-        self._known[graph.input] = Operand((first, second), live=True)
+        self._operands = {name: Operand((tensor, tensor)) for name, tensor in graph.constants.items()}
+        self._operands[graph.input] = Operand((first, second), live=True)
         self._layers: dict[str, nn.Module] = {}
         self._runs: list[tuple[str, tuple[str, ...], str]] = []
         self._used_names = {*dir(nn.Module()), "features"}
@@ -114,36 +114,36 @@ class _Builder:
         at = Site(node, [self._operand(node, name) for name in node.inputs], self._opset)
         try:
             with torch.no_grad():
-                self._known[node.output] = _shape(at) if node.op == "Shape" else self._built(at)
+                self._operands[node.output] = _shape(at) if node.op == "Shape" else self._built(at)
         except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             raise at.refusal(f"cannot be built: {str(error).partition(chr(10))[0][:200]}") from None
 
     def network(self, outputs: tuple[str, str]) -> RebuiltNetwork:
         """Return the network. All nodes must have been added with `take`."""
-        made = {output for _, _, output in self._runs}
-        missing = [name for name in outputs if name not in made]
+        computed = {output for _, _, output in self._runs}
+        missing = [name for name in outputs if name not in computed]
         if missing:
             raise UnfitError(f"its output {missing[0]!r} does not depend on the images")
         read = {name for _, inputs, _ in self._runs for name in inputs}
-        constants = {name: known.each[0] for name, known in self._known.items() if name in read and not known.live}
+        constants = {name: value.each[0] for name, value in self._operands.items() if name in read and not value.live}
         return RebuiltNetwork(self._input, outputs, self._layers, self._steps(outputs), constants)
 
     def _operand(self, node: Node, name: str) -> Operand | None:
-        if name and name not in self._known:
+        if name and name not in self._operands:
             raise UnfitError(f"its node {node.name!r} ({node.op}) takes {name!r}, which is not known")
-        return self._known[name] if name else None
+        return self._operands[name] if name else None
 
     def _built(self, at: Site) -> Operand:
-        known = operation(at)
-        layer, operands = known.make(at), [each for each in at.operands[: known.inputs] if each is not None]
+        kind = operation(at)
+        layer, operands = kind.make(at), [each for each in at.operands[: kind.inputs] if each is not None]
         shapes = self._shapes(at, layer, operands)
         if not any(operand.live for operand in operands):
             return self._value(at, layer, operands, shapes)
         if not all(operand.live or operand.settled for operand in operands):
-            raise at.refusal("joins images with their number")
+            raise at.refusal("combines images with a value that depends on the batch size")
         name = self._name(at.node)
         self._layers[name] = layer
-        self._runs.append((name, tuple(each for each in at.node.inputs[: known.inputs] if each), at.node.output))
+        self._runs.append((name, tuple(each for each in at.node.inputs[: kind.inputs] if each), at.node.output))
         return Operand(shapes, live=True)
 
     def _shapes(self, at: Site, layer: nn.Module, operands: Sequence[Operand]) -> tuple[Tensor, Tensor]:
@@ -155,14 +155,14 @@ class _Builder:
                 for probe in range(len(PROBES))
             )
         if max(first.numel(), second.numel()) > MAX_ELEMENTS:
-            raise at.refusal(f"makes a value of the shape {tuple(second.shape)}, beyond {MAX_ELEMENTS} elements")
+            raise at.refusal(f"makes a value of shape {tuple(second.shape)}, expected at most {MAX_ELEMENTS} elements")
         return first, second
 
     def _value(self, at: Site, layer: nn.Module, operands: Sequence[Operand], shapes: tuple[Tensor, Tensor]) -> Operand:
         """Compute a value that does not depend on the images."""
         self._computed += shapes[1].numel()
         if self._computed > MAX_ELEMENTS:
-            raise at.refusal(f"and those before it compute constants of more than {MAX_ELEMENTS} elements")
+            raise at.refusal(f"and the nodes before it compute constants of more than {MAX_ELEMENTS} elements")
         first = layer(*(operand.each[0] for operand in operands))
         same = all(operand.each[0] is operand.each[1] for operand in operands)
         return Operand((first, first if same else layer(*(operand.each[1] for operand in operands))))
@@ -179,7 +179,7 @@ class _Builder:
 
     def _steps(self, outputs: tuple[str, str]) -> list[Step]:
         last = {name: number for number, (_, inputs, output) in enumerate(self._runs) for name in (output, *inputs)}
-        kept = {*outputs, *(name for name, operand in self._known.items() if not operand.live)}
+        kept = {*outputs, *(name for name, operand in self._operands.items() if not operand.live)}
         return [
             Step(layer, inputs, output, tuple({n for n in (output, *inputs) if last[n] == number and n not in kept}))
             for number, (layer, inputs, output) in enumerate(self._runs)

@@ -16,7 +16,7 @@ from service.models.onnx.network import RebuiltNetwork, rebuild
 from service.models.onnx.reader import read
 from service.models.onnx_session import session_of
 
-OPAQUE = "this ONNX graph takes output adjusters alone"
+OPAQUE = "this ONNX graph supports only output adjusters"
 TOLERANCE = 1e-3
 """Largest difference of logits and features, relative to the largest value."""
 

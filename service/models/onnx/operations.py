@@ -101,7 +101,7 @@ def _reduce_mean(at: Site) -> nn.Module:
 def _softmax(at: Site) -> nn.Module:
     axis = at.integer("axis", -1 if at.opset >= 13 else 1)
     if at.opset < 13 and axis % at.rank != at.rank - 1:
-        raise at.refusal(f"is over all dimensions from {axis} on")
+        raise at.refusal(f"normalises over all dimensions from {axis} on")
     return nn.Softmax(axis)
 
 
@@ -158,7 +158,7 @@ def _reshaped(at: Site, shapes: list[list[int]]) -> nn.Module:
     first, second = shapes
     general = [size if size == other else -1 for size, other in zip(first, second, strict=True)]
     if general.count(-1) > 1:
-        raise at.refusal("spreads the images over several dimensions")
+        raise at.refusal("reshapes the batch dimension into several dimensions")
     return Apply(partial(torch.reshape, shape=tuple(general)))
 
 
@@ -166,7 +166,7 @@ def _squeeze(at: Site) -> nn.Module:
     axes = at.listed(1, "axes")
     data = at.operand(0)
     if axes is None and data is not None and data.live:
-        raise at.refusal("would take one image's own dimension away")
+        raise at.refusal("would also remove the batch dimension of a single image")
     if axes is None:
         axes = tuple(i for i, size in enumerate(at.shapes()[0]) if size == 1)
     return Apply(partial(torch.squeeze, dim=axes))
@@ -195,7 +195,7 @@ def _slice(at: Site) -> nn.Module:
         if (start, step) == (-1, -1) and end <= -EVERY:
             flipped.append(axis)
         elif step < 1:
-            raise at.refusal("goes backwards through a part")
+            raise at.refusal("has a negative step over a part of a dimension")
         else:
             index[axis] = slice(start or None, None if end >= EVERY else end, step)
     return Apply(partial(_part, index=tuple(index), flipped=tuple(flipped)))
@@ -210,7 +210,9 @@ def _gather(at: Site) -> nn.Module:
     if index.dim() == 0:
         return Apply(partial(torch.select, dim=axis, index=int(index)))
     if index.dim() > 1 or len(index) > MAX_GATHERED:
-        raise at.refusal(f"gathers by indices of the shape {tuple(index.shape)}")
+        raise at.refusal(
+            f"gathers with indices of shape {tuple(index.shape)}, expected at most {MAX_GATHERED} in one dimension"
+        )
     return Apply(partial(_gathered, axis=axis, index=tuple(index.tolist())))
 
 
@@ -222,7 +224,7 @@ def _pad(at: Site) -> nn.Module:
     mode = at.text("mode", "constant")
     pads, value = at.listed(1, "pads"), at.tensor(2)
     if mode != "constant" or pads is None:
-        raise at.refusal(f"pads by {mode!r}, expected 'constant'")
+        raise at.refusal(f"has padding mode {mode!r}, expected 'constant' with constant widths")
     axes = at.listed(3, "axes") or tuple(range(at.rank))
     sides = {axis % at.rank: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
     widths = [width for axis in reversed(range(at.rank)) for width in sides.get(axis, (0, 0))]

@@ -59,7 +59,7 @@ def read(file: Path, outputs: Collection[str]) -> Graph:
     if len(graph.node) > MAX_NODES:
         raise UnfitError(f"it has {len(graph.node)} nodes, expected at most {MAX_NODES}")
     if opset < MIN_OPSET:
-        raise UnfitError(f"it is of opset {opset}, expected {MIN_OPSET} or later")
+        raise UnfitError(f"it has opset {opset}, expected {MIN_OPSET} or later")
     needed = _needed(graph.node, outputs)
     read_names = {name for node in needed for name in node.input} | set(outputs)
     constants = {each.name: _tensor(each) for each in graph.initializer if each.name in read_names}
@@ -99,7 +99,7 @@ def _attribute(attribute: Any, name: str) -> Attribute:
         return tuple(attribute.ints) if attribute.type == kind.INTS else tuple(attribute.floats)
     if attribute.type in (kind.GRAPH, kind.GRAPHS):
         raise UnfitError(f"its node {name!r} holds a graph of its own")
-    raise UnfitError(f"its node {name!r} has an attribute {attribute.name!r} of a kind that is not read")
+    raise UnfitError(f"its node {name!r} has an attribute {attribute.name!r} of an unsupported kind")
 
 
 def _constant(node: Any) -> Tensor:
@@ -107,7 +107,7 @@ def _constant(node: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, str):
-        raise UnfitError(f"its constant {node.output[0]!r} is no number")
+        raise UnfitError(f"its constant {node.output[0]!r} is not a number")
     return torch.tensor(value)
 
 
@@ -117,7 +117,7 @@ def _tensor(tensor: Any) -> Tensor:
     if tensor.data_type not in DTYPES:
         kinds = onnx.TensorProto.DataType
         kind = kinds.Name(tensor.data_type) if tensor.data_type in kinds.values() else "unknown"
-        raise UnfitError(f"its tensor {tensor.name!r} is of the type {kind}")
+        raise UnfitError(f"its tensor {tensor.name!r} has the unsupported type {kind}")
     try:
         return torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
     except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as error:

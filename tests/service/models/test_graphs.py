@@ -230,7 +230,7 @@ def test_a_folder_that_cannot_be_written_costs_only_the_next_start(bundle, tmp_p
 
 
 def test_bytes_that_are_no_pipelines_graph_are_refused(onnx_folder):
-    with pytest.raises(BundleError, match="no pipeline's"):
+    with pytest.raises(BundleError, match="it is not the graph of a pipeline"):
         CompiledStep(Session((onnx_folder / "model.onnx").read_bytes().replace(b"logits", b"logitz"), 1))
 
 
