@@ -137,8 +137,8 @@ def _found(verdicts: Verdicts, policy: Policy) -> list[tuple[str, Response, str]
         found.append(("harm", policy.harm, verdicts.harm))
     distance = verdicts.distance
     if distance is not None and distance > policy.max_distance:
-        moved = f"the learned parameters are {100 * distance:.3g} % from the source's"
-        found.append(("distance", policy.distance, f"{moved}, allowed are {100 * policy.max_distance:.3g} %"))
+        excess = f"the learned parameters are {100 * distance:.3g} % from the source's"
+        found.append(("distance", policy.distance, f"{excess}, allowed are {100 * policy.max_distance:.3g} %"))
     gap = verdicts.source_gap
     if gap is not None and gap > policy.budget:
         lost = f"{100 * gap:.1f} points of accuracy lost on the probe set, allowed are {100 * policy.budget:.1f}"

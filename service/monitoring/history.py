@@ -207,10 +207,10 @@ def _row(point: "array[float]") -> list[float | None]:
 
 def _rows(points: Points) -> list[list[float | None]]:
     stamps = np.stack([points[name].astype(np.float64) for name in STAMPS], 1).tolist() if len(points) else []
-    known = [points[name].astype(np.float64).round(4).tolist() for name in ("mean", "low", "high")]
+    means, lows, highs = (points[name].astype(np.float64).round(4).tolist() for name in ("mean", "low", "high"))
     rows = []
     for place, stamp in enumerate(stamps):
-        alone = stamp[3] == 1
-        values = [*known[0][place], *([math.nan] * (2 * COUNT) if alone else (*known[1][place], *known[2][place]))]
-        rows.append([*stamp, *(value if math.isfinite(value) else None for value in values)])
+        is_one_request = stamp[3] == 1
+        bounds = [math.nan] * (2 * COUNT) if is_one_request else [*lows[place], *highs[place]]
+        rows.append([*stamp, *(value if math.isfinite(value) else None for value in (*means[place], *bounds))])
     return rows

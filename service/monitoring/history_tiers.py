@@ -151,15 +151,15 @@ def by_signal(points: Points, names: Sequence[str]) -> Points:
     """Convert points with other signals to points with SIGNALS; signals that they lack are NaN."""
     if tuple(names) == SIGNALS:
         return points
-    moved = np.zeros(len(points), POINT)
+    converted = np.zeros(len(points), POINT)
     for stamp in STAMPS:
-        moved[stamp] = points[stamp]
+        converted[stamp] = points[stamp]
     for values in ("mean", "low", "high"):
-        moved[values] = math.nan
+        converted[values] = math.nan
         for place, name in enumerate(SIGNALS):
             if name in names:
-                moved[values][:, place] = points[values][:, names.index(name)]
-    return moved
+                converted[values][:, place] = points[values][:, names.index(name)]
+    return converted
 
 
 def by_column(points: bytes | bytearray) -> bytes:

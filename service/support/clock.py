@@ -38,7 +38,7 @@ class Clock:
             return self._look() + self._offset
 
     def is_sure(self) -> bool:
-        """Whether the clock has run evenly for long enough to delete old data by it."""
+        """Return whether the clock has run evenly for long enough to delete old data by it."""
         with self._lock:
             steady = self._look()
             return self._jumped is None and steady - self._even_since >= SURE_SECONDS

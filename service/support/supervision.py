@@ -34,7 +34,7 @@ class Health:
     backoff: float = FIRST_BACKOFF_SECONDS
 
     def settled(self, now: float) -> bool:
-        """Whether it has run for long enough to count as healthy."""
+        """Return whether it has run for long enough to count as healthy."""
         return self.running and now - self.started >= SETTLED_SECONDS
 
 

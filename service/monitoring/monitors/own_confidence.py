@@ -24,11 +24,11 @@ class OwnConfidence(Monitor):
 
     def read(self, state: None, view: View) -> Mapping[str, Tensor | float]:
         """Return the mean confidence, and with a probe set also both estimates of accuracy."""
-        known = view.reference.calibration
-        if known is None:
+        calibration = view.reference.calibration
+        if calibration is None:
             return {"confidence": view.confidence}
         return {
             "confidence": view.confidence,
-            "estimated_accuracy": thresholded(view.rows, known),
-            "confidence_accuracy": by_difference_of_confidences(view.confidence, known),
+            "estimated_accuracy": thresholded(view.rows, calibration),
+            "confidence_accuracy": by_difference_of_confidences(view.confidence, calibration),
         }

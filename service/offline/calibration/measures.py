@@ -22,12 +22,12 @@ def features(source: SourceModel, data: SourceImages, advance: Callable[[float],
     `class_means` is (C, d) and `class_counts` (C,). A class without images has zeros in both.
     """
     seen = torch.cat([forward.features.double() for forward in _passes(source, data, advance)])
-    made = {"mean": seen.mean(0).float(), "var": seen.var(0, correction=0).float()}
+    moments = {"mean": seen.mean(0).float(), "var": seen.var(0, correction=0).float()}
     if not len(data.labels):
-        return made
+        return moments
     counts = data.labels.bincount(minlength=source.classes)
     sums = seen.new_zeros(source.classes, seen.shape[1]).index_add(0, data.labels, seen)
-    return {**made, "class_means": (sums / counts.clamp_min(1)[:, None]).float(), "class_counts": counts}
+    return {**moments, "class_means": (sums / counts.clamp_min(1)[:, None]).float(), "class_counts": counts}
 
 
 def entropy(source: SourceModel, data: SourceImages, advance: Callable[[float], None]) -> dict[str, Tensor]:

@@ -95,11 +95,11 @@ def _adapters(bundle: Bundle, wanted: Wanted) -> Iterator[tuple[str, Pipeline]]:
     known = learners()
     check_names(wanted.learners, known, "learner with a source artefact")
     check_names(wanted.normalizers, parts("normalizer"), "normalizer")
-    made: set[tuple[str, str]] = set()
+    planned_before: set[tuple[str, str]] = set()
     for name in wanted.learners or known:
         for normalizer in wanted.normalizers or _usual_normalizers(known[name], bundle):
-            if (known[name].artefact, normalizer) not in made:
-                made.add((known[name].artefact, normalizer))
+            if (known[name].artefact, normalizer) not in planned_before:
+                planned_before.add((known[name].artefact, normalizer))
                 yield known[name].artefact, pipeline(f"{normalizer}+{name}")
 
 

@@ -135,9 +135,9 @@ def compare(load: Load, domains: Domains, runs: Schedule, processes: int, advanc
 
 
 def _cell(text: str, protocol: str, batch: int, outcomes: list[tuple[Task, Outcome]], refusal: str) -> Cell:
-    alike = [(task, outcome) for task, outcome in outcomes if task.plan.protocol == protocol]
-    source = [outcome.error for task, outcome in alike if task.pipeline == SOURCE and isinstance(outcome, Run)]
-    mine = [outcome for task, outcome in alike if (task.pipeline, task.batch) == (text, batch)]
-    failures = [outcome.reason for outcome in mine if isinstance(outcome, Failure)]
-    runs = () if failures else tuple(outcome for outcome in mine if isinstance(outcome, Run))
+    of_protocol = [(task, outcome) for task, outcome in outcomes if task.plan.protocol == protocol]
+    source = [outcome.error for task, outcome in of_protocol if task.pipeline == SOURCE and isinstance(outcome, Run)]
+    of_cell = [outcome for task, outcome in of_protocol if (task.pipeline, task.batch) == (text, batch)]
+    failures = [outcome.reason for outcome in of_cell if isinstance(outcome, Failure)]
+    runs = () if failures else tuple(outcome for outcome in of_cell if isinstance(outcome, Run))
     return Cell(text, protocol, batch, runs, source[0] if source else math.inf, refusal or "; ".join(failures[:1]))

@@ -90,11 +90,11 @@ def _embedded(name: str, images: Pixels, labels: Integers, severity: int, wanted
     if name == CLEAN:
         return in_memory(images[:, None], labels)
     seed = wanted.seed + 1 + list(CORRUPTIONS).index(name)
-    made = {
+    levels = {
         each: in_memory(corrupt(images, name, each, seed)[:, None], labels).images
         for each in (SEVERITIES if wanted.ramps else (severity,))
     }
-    return Domain(made, labels, severity)
+    return Domain(levels, labels, severity)
 
 
 def read_cifar10c(folder: Path, takes: InputSpec, wanted: Wanted) -> Domains:

@@ -138,8 +138,8 @@ def _marked(text: str, best: bool) -> str:
 
 
 def _milliseconds(cells: Sequence[Cell]) -> str:
-    ran = [cell.milliseconds for cell in cells if cell.runs]
-    if not ran:
+    times = [cell.milliseconds for cell in cells if cell.runs]
+    if not times:
         return "-"
-    middle = sorted(ran)[len(ran) // 2]
+    middle = sorted(times)[len(times) // 2]
     return f"{middle:.1f}" if middle < 10 else f"{middle:.0f}"
