@@ -108,7 +108,7 @@ def measure(asking: Asking, pid: int, streams: int, plan: Plan, advance: Callabl
 
 
 def folders_of(folder: Path, count: int, threads: int, spec: str, resident_mib: int) -> Iterator[Path]:
-    """Yield data folders for servers. They hold graphs that a first server made, because making them takes memory."""
+    """Yield data folders for servers. They hold the graphs of a first server, because making graphs takes memory."""
     (first := folder / "first").mkdir()
     with serving_embedded(first, threads, spec, resident_mib):
         (graphs := first / "graphs").mkdir(exist_ok=True)  # stays empty if graphs are switched off

@@ -75,14 +75,14 @@ def run(model: HostedModel, images: int, batch: int, severity: int, seed: int) -
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Return a table of the mean errors over the corruptions and the clean errors, per spec and order."""
-    made = Table(title="Error in %: mean over the corruptions (clean images)", title_justify="left")
+    result = Table(title="Error in %: mean over the corruptions (clean images)", title_justify="left")
     for name in ("spec", *ORDERS, "ms per batch"):
-        made.add_column(name, justify="left" if name == "spec" else "right")
+        result.add_column(name, justify="left" if name == "spec" else "right")
     for spec in SPECS:
         mine = [row for row in rows if row["spec"] == spec]
         cells = [f"{row['corrupted']:.1f} ({row['errors'][CLEAN]:.1f})" for row in mine]
-        made.add_row(spec, *cells, f"{np.median([row['ms'] for row in mine]):.0f}")
-    return made
+        result.add_row(spec, *cells, f"{np.median([row['ms'] for row in mine]):.0f}")
+    return result
 
 
 def main(

@@ -90,9 +90,9 @@ def with_artefacts(source: SourceModel, adapter: Adapter, images: SourceImages, 
     artefacts = dict(source.artefacts)
     for pipeline in pipelines_of(adapter):
         if pipeline.learner.artefact:
-            made = pipeline.calibrate(source, images, batch, lambda _: None)
+            tensors = pipeline.calibrate(source, images, batch, lambda _: None)
             file = artefact_file(pipeline.learner.artefact, pipeline.normalizer.name, batch)
-            artefacts |= {f"{file}.{name}": tensor for name, tensor in made.items()}
+            artefacts |= {f"{file}.{name}": tensor for name, tensor in tensors.items()}
     return replace(source, artefacts=artefacts)
 
 

@@ -94,11 +94,11 @@ class Folders:
 
 def folders_of(folder: Path, weights: Path) -> Folders:
     """Write the CIFAR ResNet-20 as a bundle, and create a data folder for its server."""
-    made = Folders(folder / "bundle", folder / "data")
-    made.bundle.mkdir()
-    made.data.mkdir()
-    write_bundle(made.bundle, weights)
-    return made
+    folders = Folders(folder / "bundle", folder / "data")
+    folders.bundle.mkdir()
+    folders.data.mkdir()
+    write_bundle(folders.bundle, weights)
+    return folders
 
 
 def serving_resnet20(folders: Folders, threads: int, compiled: Sequence[str]) -> AbstractContextManager[Server]:

@@ -111,7 +111,7 @@ def measure(
             answers[name] = turn(requests)
             if number:  # the first round measures the benefit of grouping, and warms up
                 seconds[name].append(perf_counter() - began)
-        apart = max(apart, *(_apart(answers[name], answers["eager"]) for name in turns))
+        apart = max(apart, *(_difference(answers[name], answers["eager"]) for name in turns))
         for stream, (_, after) in zip(streams, answers["eager"], strict=True):  # all ways continue from the same states
             stream.state = replace(stream.state, adapter=after)
         advance()
@@ -138,7 +138,7 @@ def _turns(fitted: Fitted, groups: Groups) -> dict[str, Turn]:
     return {"eager": eager, "alone": alone, "served": served}
 
 
-def _apart(one: list[Stepped], other: list[Stepped]) -> float:
+def _difference(one: list[Stepped], other: list[Stepped]) -> float:
     pairs = zip(one, other, strict=True)
     return max(float((a.probabilities - b.probabilities).abs().max()) for (a, _), (b, _) in pairs)
 
