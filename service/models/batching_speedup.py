@@ -77,7 +77,7 @@ def measured(steps: Steps, xs: Sequence[Tensor]) -> Gain:
     try:
         difference = _difference(steps, xs[: SIZES[0]])
         if not difference <= TOLERANCE:
-            return _none(f"as one they are {difference:.2g} apart")
+            return _none(f"probabilities differ by {difference:.2g} between steps as one and one by one")
         return judged(_timed(steps, xs))
     except Exception as error:  # noqa: BLE001 - a model's own code may branch on data and raise anything
         return _none(f"the model's steps cannot be taken as one ({type(error).__name__})")

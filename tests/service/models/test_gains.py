@@ -34,5 +34,5 @@ def test_steps_that_differ_when_taken_together_or_cannot_be_are_never_taken_so(t
     off, failing = measured(Off(model.fit("unmix_tns", {})), xs), measured(branching.fit("batch+tent", {}), xs)
 
     assert (off.least, failing.least) == (0, 0)
-    assert off.reason.startswith("as one they are ")
+    assert off.reason.startswith("probabilities differ by ")
     assert failing.reason == "the model's steps cannot be taken as one (RuntimeError)"
