@@ -1,1 +1,1 @@
-"""The way of a request, and of an operator's call, through the queue to the worker."""
+"""The path of a request, or of an operator's call, through the queue to the worker."""

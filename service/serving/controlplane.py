@@ -1,4 +1,4 @@
-"""What operators do with streams and snapshots, each in the stream's turn."""
+"""Operators' actions on streams and snapshots. Each runs in its stream's turn."""
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ class Controlplane:
         self.residence = residence
 
     def check_known(self, stream_id: str) -> None:
-        """Refuse an id that no stream has; where processes share a store, it is the catalogue that knows.
+        """Check that a stream of this id may exist. With a shared store, only the catalogue knows for sure.
 
         Raises:
             UnknownError: If there is none.
@@ -71,8 +71,8 @@ class Controlplane:
 
         Raises:
             UnknownError: If there is no such model.
-            ConflictError: If the id is taken.
-            UnfitError: If no model is named where several are served, or spec or options do not fit it.
+            ConflictError: If the id is in use.
+            UnfitError: If several models are served and none is named, or if spec or options do not fit the model.
         """
         chosen = stream_id or f"s-{secrets.token_hex(6)}"
         hosted = self._model(model)
@@ -81,7 +81,7 @@ class Controlplane:
         if self.table.knows(chosen):
             raise ConflictError(f"there is a stream {chosen!r} already; choose another id, or reset it")
         stream = self.table.create(chosen, hosted, fitted, **settings)
-        stream.waiting += 1  # it is not put to rest, or ended, before it is there
+        stream.waiting += 1  # keeps the stream from being put to rest or ended before the store has its row
         try:
             stream.claim = await self.calls.run(partial(self._keeper.checkpoints.enrol, stream))
         except ServiceError:
@@ -107,7 +107,7 @@ class Controlplane:
         durability: Durability | None,
         idempotent: bool | None,
     ) -> Stream:
-        """Change a stream's settings; with a new spec or options of other shapes it starts from its initial state."""
+        """Change a stream's settings. A new spec, or options that change shapes, start it from its initial state."""
         stream = await self.residence.get(stream_id)
         refit = adapter is not None or options is not None
         if refit:
@@ -126,11 +126,11 @@ class Controlplane:
             stream.idempotent = stream.idempotent if idempotent is None else idempotent
 
         await self._in_turn(stream, job)
-        given = {
+        values = {
             "mode": mode, "adapter": adapter, "options": options, "guard": guard, "batch": adapt_batch_size,
             "durability": durability, "idempotent": idempotent,
         }  # fmt: skip
-        changed = ", ".join(name for name, value in given.items() if value is not None) or "nothing"
+        changed = ", ".join(name for name, value in values.items() if value is not None) or "nothing"
         self._recorder.tell(stream, Happening("changed", f"{changed}; now {stream.fitted.spec}, {stream.mode}"))
         return stream
 
@@ -141,10 +141,10 @@ class Controlplane:
         adapter: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Stream:
-        """Do what `change` and `reset` do before they change anything; return the stream as it is.
+        """Run the checks of `change` and `reset` and return the stream. Nothing changes.
 
         Raises:
-            MovedOnError: If the stream is not of the expected generation.
+            MovedOnError: If the stream is at another generation than expected.
             UnfitError: If spec or options do not fit its model.
         """
         stream = await self.residence.get(stream_id)
@@ -154,7 +154,7 @@ class Controlplane:
         return stream
 
     async def delete(self, stream_id: str, expected: int | None) -> None:
-        """End a stream; its snapshots stay. A resting stream is not read for this: it may be unfit or damaged."""
+        """End a stream; its snapshots stay. A resting stream is not loaded for this, since it may be damaged."""
         self._scheduler.check_open()
         record = await self.residence.end_resting(stream_id, expected)
         if record is not None:
@@ -171,17 +171,17 @@ class Controlplane:
         self._recorder.tell(stream, _deleted(stream.generation))
 
     async def check_delete(self, stream_id: str, expected: int | None) -> None:
-        """Do what `delete` does before it changes anything.
+        """Run the checks of `delete`. Nothing changes.
 
         Raises:
             UnknownError: If there is no such stream.
-            MovedOnError: If it is not of the expected generation.
+            MovedOnError: If it is at another generation than expected.
         """
         if await self.residence.end_resting(stream_id, expected, dry_run=True) is None:
             await self.check_change(stream_id, expected)
 
     def end(self, stream: Stream, *new: Answered) -> Steps[None]:
-        """End a stream as its client asks; its last answers and its snapshots stay. On the worker, in its turn."""
+        """End a stream at its client's request, on the worker in its turn. Last answers and snapshots stay."""
         yield from self._keeper.end(stream, *new)
         self.table.delete(stream.id)
 
@@ -199,7 +199,7 @@ class Controlplane:
         return stream
 
     async def take(self, stream_id: str, name: str | None, note: str, *, drop_inputs: bool) -> tuple[Manifest, int]:
-        """Snapshot a stream as it is at its turn; without the images that wait, if they are not to be kept."""
+        """Snapshot a stream when its turn comes; with `drop_inputs`, without the images that wait."""
         stream = await self.residence.get(stream_id)
 
         def job() -> Steps[tuple[Manifest, int]]:
@@ -210,7 +210,7 @@ class Controlplane:
         return await self._in_steps(stream, self._counted("take", job))
 
     async def restore(self, stream_id: str, snapshot_id: str, expected: int | None) -> tuple[Stream, str]:
-        """Continue a stream from a snapshot; return it and why it may not replay bit for bit ("" if it does)."""
+        """Continue a stream from a snapshot; return it, and the reasons why it may not replay bit for bit, or ""."""
         stream = await self.residence.get(stream_id)
 
         def job() -> Steps[str]:
@@ -227,10 +227,10 @@ class Controlplane:
         return stream, warning
 
     async def check_restore(self, stream_id: str, snapshot_id: str, expected: int | None) -> tuple[Stream, str]:
-        """Do what `restore` does up to the restore itself, and leave the stream as it is.
+        """Run the checks of `restore`. The stream does not change.
 
         Raises:
-            MovedOnError: If the stream is not of the expected generation.
+            MovedOnError: If the stream is at another generation than expected.
             UnfitError: If the snapshot does not fit the stream.
         """
         stream = await self.residence.get(stream_id)
@@ -246,19 +246,23 @@ class Controlplane:
         return stream, await self._scheduler.beside(job)
 
     async def label(self, stream_id: str, labels: Mapping[str, Sequence[str | int]]) -> tuple[Feedback, int, list[str]]:
-        """Take late labels by request id; return what is known now, the images labelled, and requests not known.
+        """Accept late labels by request id.
+
+        Returns:
+            The stream's feedback after it, the number of images labelled, and the request ids without a kept answer.
 
         Raises:
-            UnfitError: If a label is no class of the model, or there are not as many as images; nothing is taken then.
+            UnfitError: If a label is no class of the model, or a request has more or fewer labels than images; then
+                no label is accepted.
         """
         stream = await self.residence.get(stream_id)
         numbers = {name: number for number, name in enumerate(stream.model.bundle.classes)}
-        known = {request: class_numbers(given, numbers) for request, given in labels.items()}
+        numbered = {request: class_numbers(names, numbers) for request, names in labels.items()}
 
         def job() -> tuple[Feedback, int, list[str]]:
             images, right = stream.feedback.true.images, stream.feedback.true.right
-            stream.feedback.check(known)
-            unknown = [request for request, given in known.items() if not stream.feedback.label(request, given)]
+            stream.feedback.check(numbered)
+            unknown = [request for request, classes in numbered.items() if not stream.feedback.label(request, classes)]
             images, right = stream.feedback.true.images - images, stream.feedback.true.right - right
             self._telemetry.feedback.labels(stream.model.name, "right").inc(right)
             self._telemetry.feedback.labels(stream.model.name, "wrong").inc(images - right)
@@ -270,10 +274,10 @@ class Controlplane:
         return feedback, images, unknown
 
     async def upload(self, file: bytes) -> tuple[Manifest, int]:
-        """Keep a snapshot file that was downloaded before, under the id it carries.
+        """Store a snapshot file that was downloaded earlier, under the id in its manifest.
 
         Raises:
-            UnfitError: If it is damaged, or of no model served here.
+            UnfitError: If the file is damaged, or its model is not served here.
             ConflictError: If another snapshot has its id.
         """
 
@@ -295,18 +299,18 @@ class Controlplane:
             return await self.calls.run(job)
 
     def snapshots(self, stream_id: str | None = None) -> Iterator[tuple[Manifest, int]]:
-        """Return all snapshots, or those of one stream, newest first."""
+        """Return all snapshots, or those of one stream, with their sizes in bytes; newest first."""
         return self._store.manifests(stream_id)
 
     def snapshot(self, snapshot_id: str) -> tuple[Manifest, int]:
-        """Return one snapshot's manifest and size."""
+        """Return one snapshot's manifest and size in bytes."""
         return self._store.manifest(snapshot_id)
 
     def snapshot_file(self, snapshot_id: str) -> bytes:
         """Return one snapshot's file.
 
         Raises:
-            UnfitError: If it is damaged.
+            UnfitError: If the file is damaged.
         """
         file = self._store.get(snapshot_id)
         unpack(file)
@@ -337,7 +341,7 @@ class Controlplane:
         return await self._scheduler.beside(lambda: model.fit(spec, options))
 
     def _refit(self, stream: Stream, fitted: Fitted) -> None:
-        """Start from the new spec's initial state; other options of the same spec keep what fits."""
+        """Start from the new spec's initial state. Options that keep the spec and all shapes keep the state."""
         keeps = fitted.spec == stream.fitted.spec and _same_shapes(fitted, stream.fitted)
         stream.fitted = fitted
         if keeps:

@@ -24,7 +24,7 @@ from service.storage.checkpointer import Keeper
 from service.storage.recorder import Recorder
 from service.streams import engine
 from service.streams.engine import Served
-from service.streams.idempotency import Answered, Asked
+from service.streams.idempotency import Answered, RequestIdentity
 from service.streams.stream import Stream
 from service.streams.table import StreamTable, check_id, default_id
 from service.support.steps import Steps
@@ -47,7 +47,7 @@ TRACED = ("adapter", "mode", "action", "generation", "steps")
 OUTPUTS = ("logits", "probabilities", "labels")
 ON_REQUEST = ("source_probabilities",)
 NAMED_ROWS = 10
-"""Rows that are not finite, of those that a warning names."""
+"""Most row numbers that a warning about rows that are not finite lists."""
 
 
 class Dataplane:
@@ -95,7 +95,7 @@ class Dataplane:
         """Return a served model.
 
         Raises:
-            UnknownError: If there is none of this name and version.
+            UnknownError: If there is no model of this name and version.
         """
         model = self._models.get(name)
         if model is None:
@@ -110,7 +110,7 @@ class Dataplane:
         """Answer a request in its stream's turn.
 
         Raises:
-            ServiceError: If the request is refused; the stream is as it was then.
+            ServiceError: If the request is refused. The stream is unchanged then.
         """
         began = perf_counter()
         try:
@@ -125,7 +125,7 @@ class Dataplane:
         return response
 
     def check_open(self) -> None:
-        """Refuse a request before anything is done for it.
+        """Check that the server takes requests, before any work on one.
 
         Raises:
             SaturatedError: If the server is full or stopping.
@@ -141,7 +141,7 @@ class Dataplane:
         self._telemetry.requests.labels(model.name, str(code)).inc()
 
     async def _infer(self, model: HostedModel, request: InferRequest, header: str) -> tuple[InferResponse, float]:
-        """Return the answer and the seconds that the worker took for it."""
+        """Return the answer and the worker's time for it in seconds."""
         sequence, by = sequence_of(request, header), asyncio.get_running_loop().time() + timeout_of(request)
         wanted = wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
         spec = model.bundle.input
@@ -156,41 +156,53 @@ class Dataplane:
         self, model: HostedModel, request: InferRequest, sequence: Sequence, x: Tensor, wanted: tuple[str, ...],
         by: float,
     ) -> tuple[InferResponse, float]:  # fmt: skip
-        """Return the answer of the request's stream, made if it is new, and the seconds that the worker took."""
-        asked = Asked(request.id or uuid.uuid4().hex, request.key, request.digest)
+        """Return the answer of the request's stream, created if needed, and the worker's time in seconds."""
+        identity = RequestIdentity(request.id or uuid.uuid4().hex, request.key, request.digest)
         answered = None
         with TRACER.start_as_current_span("stream turn") as span:
-            while answered is None:  # a stream that ended while the request waited is begun anew
-                answered = await self._turn(model, sequence, asked, x, wanted, by)
+            while answered is None:  # the stream ended while the request waited: start a new one
+                answered = await self._turn(model, sequence, identity, x, wanted, by)
             span.set_attributes({f"acclimate.{name}": answered[0].parameters[f"tta_{name}"] for name in TRACED})
         return answered
 
     async def _turn(
-        self, model: HostedModel, sequence: Sequence, asked: Asked, x: Tensor, wanted: tuple[str, ...], by: float
+        self,
+        model: HostedModel,
+        sequence: Sequence,
+        identity: RequestIdentity,
+        x: Tensor,
+        wanted: tuple[str, ...],
+        by: float,
     ) -> tuple[InferResponse, float] | None:
-        """Answer in the stream's turn, or as the stream did before it ended; None if it has ended meanwhile."""
+        """Answer in the stream's turn, or with the kept answer of an ended stream; None if it ends while waiting."""
         chosen = sequence.stream_id or default_id(model)
         check_id(chosen)
         self._residence.check_served(chosen)
         stream = await self._residence.find(chosen)
-        if stream is None and asked.digest and not _begins_anew(sequence, asked):
-            before = await self._keeper.answer_of_ended(chosen, asked, sharded=self._settings.sharded)
+        if stream is None and identity.digest and not _starts_new_stream(sequence, identity):
+            before = await self._keeper.answer_of_ended(chosen, identity, sharded=self._settings.sharded)
             if before is not None and before.model == model.name:
                 return before, 0.0
-            stream = self._table.find(chosen)  # made meanwhile, perhaps
+            stream = self._table.find(chosen)  # another request may have created it during the await
         stream = stream or self._created(model, chosen, named=bool(sequence.stream_id))
         if stream.model is not model:
             raise ConflictError(f"stream {chosen!r} belongs to model {stream.model.name!r}, not {model.name!r}")
-        return await self._submit(stream, sequence, asked, x, wanted, by)
+        return await self._submit(stream, sequence, identity, x, wanted, by)
 
     async def _submit(
-        self, stream: Stream, sequence: Sequence, asked: Asked, x: Tensor, wanted: tuple[str, ...], by: float
+        self,
+        stream: Stream,
+        sequence: Sequence,
+        identity: RequestIdentity,
+        x: Tensor,
+        wanted: tuple[str, ...],
+        by: float,
     ) -> tuple[InferResponse, float] | None:
-        """Answer in the stream's turn; None if the stream has ended meanwhile."""
+        """Answer in the stream's turn; None if the stream ends while the request waits."""
         self._check_pace(stream)
         shared = Shared(stream, x, self._workshop)
         answered = await self._scheduler.submit_steps(
-            stream, lambda: self._answer(shared, sequence, asked, wanted), shared, by
+            stream, lambda: self._answer(shared, sequence, identity, wanted), shared, by
         )
         self._prober.note(stream)
         self._keeper.note(stream)
@@ -206,7 +218,7 @@ class Dataplane:
             raise BusyError(f"stream {stream.id!r} gets more than {allowed}, as many as are allowed", seconds)
 
     def _created(self, model: HostedModel, stream_id: str, *, named: bool) -> Stream:
-        """Make a stream by the model's defaults for the first request that names it, or for those that name none."""
+        """Create a stream with the model's defaults; `named` is False for the shared stream of unnamed requests."""
         self._scheduler.check_open()
         if named and not self._settings.create_streams:
             raise UnknownError(f"there is no stream {stream_id!r}, and this server creates none by inference")
@@ -219,13 +231,13 @@ class Dataplane:
         return stream
 
     def _answer(
-        self, shared: Shared, sequence: Sequence, asked: Asked, wanted: tuple[str, ...]
+        self, shared: Shared, sequence: Sequence, identity: RequestIdentity, wanted: tuple[str, ...]
     ) -> Steps[tuple[InferResponse, float] | None]:
-        """Serve one request; runs on the worker, in the stream's turn. None if the stream has ended."""
+        """Serve one request, on the worker in the stream's turn; None if the stream has ended."""
         stream, x = shared.stream, shared.x
         if self._table.find(stream.id) is not stream:
             return None
-        answered = stream.retries.find(asked, held=stream.idempotent) if asked.digest else None
+        answered = stream.retries.find(identity, held=stream.idempotent) if identity.digest else None
         if answered is not None:
             return answered, 0.0
         began = perf_counter()
@@ -240,19 +252,19 @@ class Dataplane:
                 step=shared.step,
             )
             seconds = perf_counter() - began + shared.seconds
-            response = response_of(stream, served, asked.id, wanted, named=bool(sequence.stream_id))
-            # Nobody can send again a request that has neither id nor key.
-            kept = [Answered(asked, response)] if asked.digest else []
+            response = response_of(stream, served, identity.id, wanted, named=bool(sequence.stream_id))
+            # Without an id or a key, a request cannot be recognised as a retry.
+            kept = [Answered(identity, response)] if identity.digest else []
             if sequence.end:
                 yield from self._end(stream, *kept)
             else:
                 yield from self._keeper.append(stream, *kept)
-        self._recorder.record(stream, asked.id, x, served, seconds)
+        self._recorder.record(stream, identity.id, x, served, seconds)
         if served.waited is not None:
             self._count_window(stream, served.waited)
         stream.touch()
-        if asked.digest:
-            stream.retries.add(asked, response)
+        if identity.digest:
+            stream.retries.add(identity, response)
         return response, seconds
 
     def _adapt_full_window(self, stream: Stream) -> Steps[None]:
@@ -264,31 +276,31 @@ class Dataplane:
                 self._count_window(stream, decision)
 
     def _count_window(self, stream: Stream, decision: Decision) -> None:
-        """Count a step on images that had waited; one that was not kept shows nowhere else."""
+        """Count a step on the window. A step that is thrown away is logged, since no answer reports it."""
         self._telemetry.window_steps.labels(stream.model.name, stream.fitted.spec, decision.action.value).inc()
         if decision.action is Action.SKIPPED:
             log.warning("window_step_skipped", stream=stream.id, generation=stream.generation, reason=decision.reason)
 
 
-def _begins_anew(sequence: Sequence, asked: Asked) -> bool:
-    """Tell whether a request begins a new stream though it may look like one to a stream that has ended.
+def _starts_new_stream(sequence: Sequence, identity: RequestIdentity) -> bool:
+    """Return whether a request starts a new stream although an ended stream may have answered its like.
 
-    Clients number the requests of each sequence from 1. A sequence of one request leaves nothing behind.
+    Clients number the requests of each sequence from 1, so ids repeat. A sequence of one request is not continued.
     """
-    return sequence.start and not sequence.end and not asked.key
+    return sequence.start and not sequence.end and not identity.key
 
 
 def response_of(
     stream: Stream, served: Served, request_id: str, wanted: tuple[str, ...], *, named: bool
 ) -> InferResponse:
-    """Return the answer to a request: the outputs that it wants, and the facts about them.
+    """Return the answer to a request: the requested outputs, and facts about them as parameters.
 
     Args:
         stream: The stream, after the request.
-        served: What the engine made of it.
-        request_id: Its id.
-        wanted: The names of the outputs.
-        named: Whether the request named the stream.
+        served: The engine's result.
+        request_id: The request's id.
+        wanted: Names of the requested outputs.
+        named: True if the request named its stream.
     """
     return InferResponse(
         model=stream.model.name,
@@ -334,7 +346,7 @@ def _facts(stream: Stream, served: Served, *, named: bool) -> dict[str, Paramete
 
 
 def _warning(stream: Stream, served: Served, *, named: bool) -> str:
-    """Return everything that a client is warned of; "" for nothing."""
+    """Return all warnings about an answer, joined; "" if there are none."""
     shared = f"no sequence_id was given: answered by the shared stream {stream.id!r}; name a stream to adapt one"
     decided = f"{served.decision.reason}: {DONE[served.action]}" if served.decision.reason else ""
     said = ("" if named else shared, decided, stream.fitted.degraded, _not_finite(served))
@@ -342,7 +354,7 @@ def _warning(stream: Stream, served: Served, *, named: bool) -> str:
 
 
 def _not_finite(served: Served) -> str:
-    """Name the rows of the answer that are not finite; "" if all are."""
+    """Return a warning that names the rows that are not finite; "" if all are finite."""
     if is_finite(served.output.probabilities):
         return ""
     rows = np.flatnonzero(labels(served.output.probabilities) == NONE).tolist()

@@ -1,4 +1,4 @@
-"""Encoded images on their way into the queue: decoded in its bounds and in time, on threads of their own."""
+"""Decodes a request's encoded images before it queues: bounded in number, pixels and time, on separate threads."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ MOST_THREADS = 4
 
 
 class Pixels:
-    """Pixels of images that are being decoded, and of decoded ones whose requests are not answered yet."""
+    """Counts the pixels of images that are being decoded, or are decoded and wait for an answer."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -26,10 +26,10 @@ class Pixels:
         self._lock = threading.Lock()
 
     def take(self, count: int) -> None:
-        """Count pixels in; those of a request by itself always fit.
+        """Add pixels. While none are counted, any number is accepted.
 
         Raises:
-            SaturatedError: If there are too many with those of other requests.
+            SaturatedError: If together with other requests' pixels there are too many.
         """
         with self._lock:
             if self._held and self._held + count > self._most:
@@ -38,13 +38,13 @@ class Pixels:
             self._held += count
 
     def give_back(self, count: int) -> None:
-        """Count pixels out."""
+        """Subtract pixels."""
         with self._lock:
             self._held -= count
 
 
 class Decoder:
-    """Decodes the images of requests, each in its place in the queue's bounds."""
+    """Decodes the images of requests. Each request counts towards the queue's limits meanwhile."""
 
     def __init__(
         self, scheduler: Scheduler, limits: Limits, *, max_pixels: int, threads: int, deadline_seconds: float
@@ -57,14 +57,14 @@ class Decoder:
 
     @asynccontextmanager
     async def decoded(self, request: InferRequest, spec: InputSpec, stream: Stream | None) -> AsyncIterator[Tensor]:
-        """Give the images of a request as the model's input; they count as under way until the block ends.
+        """Yield a request's images as the model's input; their pixels count until the block ends.
 
         Raises:
             SaturatedError: If too many requests wait, or too many pixels are under way.
             BusyError: If too many requests of this stream wait.
             DeadlineError: If the images are not decoded in time.
-            UnfitError: If they are not what the model takes.
-            TooLargeError: If they are beyond the limits of one request.
+            UnfitError: If they do not fit the model's input.
+            TooLargeError: If they exceed the limits of one request.
         """
         outputs = sum(len(tensor.data) for tensor in request.inputs) * spec.shape[1] * spec.shape[2]
         with self._held(outputs):
@@ -78,11 +78,11 @@ class Decoder:
             yield x
 
     def close(self) -> None:
-        """Drop the images that wait."""
+        """Drop the images that wait to be decoded."""
         self._pool.close()
 
     def _decode(self, request: InferRequest, spec: InputSpec) -> Tensor:
-        """Decode; runs on the decoder's own threads."""
+        """Decode the images, on one of the decoder's threads."""
         with self._held(pixels_of(request, spec, self._limits)):
             return decode_input(request, spec, self._limits)
 

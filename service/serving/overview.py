@@ -1,4 +1,4 @@
-"""What is shown of streams: how each of them is in a word, and what has changed since somebody looked."""
+"""The overview of streams: a badge for each, and the changes since the last look."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -15,11 +15,11 @@ from service.support.clock import CLOCK
 
 Badge: TypeAlias = Literal["new", "steady", "drifting", "guarded", "suspected", "held", "frozen", "shadow", "resting"]
 CHANGES_SECONDS, MOVES_SECONDS = 1.0, 0.5
-"""How often listeners hear of all streams, and of one."""
+"""Seconds between updates about all streams, and about one."""
 
 
 class Watching:
-    """Reads streams for those who watch; changes nothing."""
+    """Reads streams for dashboards; changes nothing."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class Watching:
         self._closing = asyncio.Event()
 
     def close(self) -> None:
-        """Let all listeners go."""
+        """End all subscriptions."""
         self._closing.set()
 
     def badge(self, stream: Stream | Record) -> tuple[Badge, str]:
-        """Return how a stream is in a word, and why."""
+        """Return a stream's badge, and the reason for it."""
         held = self._suspects.held(stream)
         if held:
             return "held", held
@@ -48,11 +48,11 @@ class Watching:
         return _badge(stream)
 
     def all(self) -> list[Stream | Record]:
-        """Return all streams by id, those that rest in the store as it knows them."""
+        """Return all streams by id; those at rest as their records."""
         return sorted((*self.table, *self.table.resting.values()), key=lambda stream: stream.id)
 
     async def changes(self) -> AsyncIterator[tuple[list[Stream | Record], list[str]]]:
-        """Yield streams that were used or changed, and the ids of those that ended, as they do."""
+        """Yield the streams that were used or changed, and the ids of those that ended, whenever there are some."""
         known = {stream.id: self._row_mark(stream) for stream in self.all()}
         while not await self._closes_within(CHANGES_SECONDS):
             there = self.all()
@@ -64,7 +64,7 @@ class Watching:
                 yield changed, gone
 
     async def moves(self, stream: Stream) -> AsyncIterator[None]:
-        """Yield at once, and then whenever a stream has moved on, until it ends."""
+        """Yield at once, and then after each change of a stream, until it ends."""
         mark = None
         while self.table.find(stream.id) is stream:
             if mark != _mark(stream):
@@ -74,7 +74,7 @@ class Watching:
                 return
 
     def _row_mark(self, stream: Stream | Record) -> tuple[object, ...]:
-        """A badge changes by itself when its time is over."""
+        """Return a value that changes with a stream's row. The badge is part of it, since it may expire."""
         if isinstance(stream, Record):
             return (stream,)
         return *_mark(stream), self.badge(stream)[0]
@@ -95,17 +95,17 @@ def _mark(stream: Stream) -> tuple[object, ...]:
 
 def _badge(stream: Stream) -> tuple[Badge, str]:
     since = CLOCK.now() - TROUBLE_SECONDS
-    told = stream.trouble
+    trouble = stream.trouble
     if stream.suspicion.cause:
         return "suspected", stream.suspicion.reason
-    if told is not None and told.time >= since and told.kind == "guard":
-        return "guarded", f"{told.action.replace('_', ' ')}: {told.reason}"
+    if trouble is not None and trouble.time >= since and trouble.kind == "guard":
+        return "guarded", f"{trouble.action.replace('_', ' ')}: {trouble.reason}"
     if stream.mode == "frozen":
         return "frozen", "answers without learning"
     if stream.mode == "shadow":
         return "shadow", "answers as the source model, and learns beside it"
-    if told is not None and told.time >= since and told.kind in TROUBLE:
-        return "drifting", told.reason.replace("_", " ")
+    if trouble is not None and trouble.time >= since and trouble.kind in TROUBLE:
+        return "drifting", trouble.reason.replace("_", " ")
     if not stream.has_evidence:
         return "new", "too few requests to say how it does"
     return "steady", "no drift and no guard action of late"

@@ -1,4 +1,4 @@
-"""Forgetting, measured beside the traffic, in chunks of one batch: a request waits for one of them at most."""
+"""Measures forgetting alongside the traffic, one batch at a time, so that a request waits for one batch at most."""
 
 import asyncio
 import json
@@ -26,12 +26,12 @@ from service.telemetry.metrics import Telemetry
 from service.types import Happening
 
 IDLE_SECONDS = 30.0
-"""How long a chunk waits for the server to be idle; then it runs between requests."""
+"""Seconds that a batch waits for the server to be idle; after that it runs between requests."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What a probe is of: a state, which is a value, and where the stream was then."""
+class Subject:
+    """The state that a probe measures, and the stream's position when the probe began."""
 
     fitted: Fitted
     state: AdapterState
@@ -40,7 +40,7 @@ class Taken:
 
 
 class Prober:
-    """Measures streams that have learned for some steps since they were measured last."""
+    """Probes streams that have taken enough learning steps since their last probe."""
 
     def __init__(
         self, worker: Worker, scheduler: Scheduler, telemetry: Telemetry, recorder: Recorder, every: int
@@ -55,7 +55,7 @@ class Prober:
         self._initial: dict[str, float] = {}
 
     def note(self, stream: Stream) -> None:
-        """Plan a probe if one is due: a probe set, and as many steps since the last as are wanted."""
+        """Schedule a probe if the stream is due for one: its model has a probe set, and `every` steps have passed."""
         if self._is_due(stream):
             self._due[stream.id] = stream
             self._wake.set()
@@ -67,14 +67,14 @@ class Prober:
         return since >= self._every or since < 0
 
     async def run(self) -> None:
-        """Probe one stream after the other, until cancelled."""
+        """Probe one stream after another until cancelled."""
         while True:
-            if not self._due:  # streams may be left from a run that was ended
+            if not self._due:  # a cancelled run may have left streams behind
                 await self._wake.wait()
             self._wake.clear()
             while self._due:
                 stream = self._due.pop(next(iter(self._due)))
-                if not self._is_due(stream):  # requests that came during a probe have noted the stream again
+                if not self._is_due(stream):  # requests during its last probe have scheduled it again
                     continue
                 try:
                     await self._probe(stream)
@@ -88,27 +88,27 @@ class Prober:
         if probe is None or calibration is None:
             return
         began = time.perf_counter()
-        taken = Taken(stream.fitted, stream.state.adapter, stream.generation, stream.beginnings)
-        accuracy = await self._accuracy(taken.fitted, taken.state, probe)
-        key = json.dumps([stream.model.name, taken.fitted.spec, taken.fitted.options], sort_keys=True, default=str)
+        subject = Subject(stream.fitted, stream.state.adapter, stream.generation, stream.beginnings)
+        accuracy = await self._accuracy(subject.fitted, subject.state, probe)
+        key = json.dumps([stream.model.name, subject.fitted.spec, subject.fitted.options], sort_keys=True, default=str)
         if key not in self._initial:
-            self._initial[key] = await self._accuracy(taken.fitted, taken.fitted.initial(), probe)
+            self._initial[key] = await self._accuracy(subject.fitted, subject.fitted.initial(), probe)
         found = await self._compared(stream)
         result = ProbeResult(
             accuracy=accuracy,
             forgetting=self._initial[key] - accuracy,
             source_gap=float(calibration.accuracy) - accuracy,
-            generation=taken.generation,
-            steps=int(taken.state.steps),
+            generation=subject.generation,
+            steps=int(subject.state.steps),
             time=CLOCK.now(),
             compared=found,
         )
-        took = time.perf_counter() - began
-        self._telemetry.observe_probe(stream.model.name, result.source_gap, result.forgetting, took)
-        await self._scheduler.submit(stream, lambda: self._conclude(stream, taken, result))
+        seconds = time.perf_counter() - began
+        self._telemetry.observe_probe(stream.model.name, result.source_gap, result.forgetting, seconds)
+        await self._scheduler.submit(stream, lambda: self._conclude(stream, subject, result))
 
     async def _accuracy(self, fitted: Fitted, state: AdapterState, probe: Probe) -> float:
-        """Answer the probe set, one batch at a time; requests go between."""
+        """Return a state's accuracy on the probe set, measured one batch at a time with requests in between."""
         right = 0
         for number in range(probe.chunks):
             await self._scheduler.idle(IDLE_SECONDS)
@@ -124,15 +124,15 @@ class Prober:
         async with self._worker.slot:
             return await self._worker.run(lambda: compared(features, reference, seed=0))
 
-    def _conclude(self, stream: Stream, taken: Taken, result: ProbeResult) -> None:
-        """Keep the result and, in the stream's turn, do what its policy says; not if it has begun again meanwhile."""
-        if stream.beginnings != taken.beginnings or stream.fitted is not taken.fitted:
+    def _conclude(self, stream: Stream, subject: Subject, result: ProbeResult) -> None:
+        """Keep the result and apply the guard to it, in the stream's turn. Do nothing if the stream began again."""
+        if stream.beginnings != subject.beginnings or stream.fitted is not subject.fitted:
             return
         before, stream.probe = stream.probe, result
-        self._tell_features(stream, before, result)
+        self._report_features(stream, before, result)
         if result.source_gap <= stream.policy.budget:
             with_images = stream.fitted.adapter.holds_inputs
-            good = GoodState(taken.state, result.steps, taken.generation, result.accuracy, with_images)
+            good = GoodState(subject.state, result.steps, subject.generation, result.accuracy, with_images)
             stream.good = stream.good.with_newest(good)
         verdicts = Verdicts(source_gap=result.source_gap)
         decision = decide(verdicts, stream.policy)
@@ -143,11 +143,11 @@ class Prober:
             happening = Happening("guard", decision.reason, decision.action.value, figures)
             self._recorder.tell(stream, happening)
 
-    def _tell_features(self, stream: Stream, before: ProbeResult | None, result: ProbeResult) -> None:
-        """Tell that the features have become unlike the source's, once until they are alike again."""
+    def _report_features(self, stream: Stream, before: ProbeResult | None, result: ProbeResult) -> None:
+        """Report features that have become unlike the source's, once until they are alike again."""
         found = result.compared
-        known = before is not None and before.compared is not None and before.compared.differ
-        if found is None or not found.differ or known:
+        reported = before is not None and before.compared is not None and before.compared.differ
+        if found is None or not found.differ or reported:
             return
         reason = (
             f"features of the newest images are unlike the source's: MMD {found.mmd:.3f} (p {found.p_value:.3f}), "

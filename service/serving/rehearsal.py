@@ -1,4 +1,4 @@
-"""Whole requests to a model without a server, from body to body: what `acclimate bundle check` runs."""
+"""Sends whole requests to a model without a server, from body to body, for `acclimate bundle check`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from service.wire import codec
 
 AUTO = "auto"
 IMAGES = (1, 2, 16)
-"""Images per request: one, a few, and as many as learn well."""
+"""Images per request: one, a few, and enough to learn well."""
 REQUESTS = 2
-"""Of each size on one stream: the second is answered by what the first has taught it."""
+"""Requests of each size on one stream. The second one is answered by a state that has learned from the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Failure:
 
 
 def unfit_for_auto(model: HostedModel) -> str:
-    """Return why `auto` cannot serve a model; "" if it can."""
+    """Return the reason why `auto` cannot serve a model; "" if it can."""
     try:
         model.fit(AUTO, {})
     except UnfitError as error:
@@ -47,7 +47,7 @@ def unfit_for_auto(model: HostedModel) -> str:
 
 
 def rehearse(model: HostedModel) -> list[Failure]:
-    """Answer requests of several sizes as the frozen model, by the default spec and by `auto`, if the model is fit."""
+    """Answer requests of several sizes as the frozen model, by the default spec, and by `auto` if it fits."""
     specs = [FROZEN, model.default.spec, *([] if unfit_for_auto(model) else [AUTO])]
     return [failure for spec in dict.fromkeys(specs) for failure in _of_spec(model, model.fit(spec, {}))]
 
@@ -56,24 +56,24 @@ def _of_spec(model: HostedModel, fitted: Fitted) -> Iterator[Failure]:
     for images in IMAGES:
         try:
             reason = _served(model, fitted, model.sample(images))
-        except Exception as error:  # noqa: BLE001 - a network may raise anything, and all of it is to be told
+        except Exception as error:  # noqa: BLE001 - a network may raise anything, and all of it is reported
             reason = str(error) if isinstance(error, ServiceError) else f"{type(error).__name__}: {error}"
         if reason:
             yield Failure(fitted.spec, images, reason)
 
 
 def _served(model: HostedModel, fitted: Fitted, x: Tensor) -> str:
-    """Answer x by a new stream several times; return what is wrong, or "".
+    """Answer x several times on a new stream; return the reason why an answer is wrong, or "".
 
     Raises:
-        Exception: Whatever a request raises.
+        Exception: Any error that a request raises.
     """
     stream = Stream("rehearsal", model, fitted, initial_state(model, fitted), RetryLog(0, 0))
     for number in range(REQUESTS):
         request = codec.parse_request(*_body(model, x, number), Limits())
         wanted = codec.wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
-        given = codec.decode_input(request, model.bundle.input, Limits())
-        served = engine.serve(stream, given, wants_source=True, source_check_every=1)
+        decoded = codec.decode_input(request, model.bundle.input, Limits())
+        served = engine.serve(stream, decoded, wants_source=True, source_check_every=1)
         model.watch.layers(stream.state.monitors.seen)
         codec.encode_response(response_of(stream, served, request.id, wanted, named=True), request)
         if served.decision.rule == "non_finite":
@@ -84,7 +84,7 @@ def _served(model: HostedModel, fitted: Fitted, x: Tensor) -> str:
 
 
 def _alternatives(prepared: Any, x: Tensor) -> str:
-    """Take a step of every pipeline that a selector may choose; return which answers by what is not finite, or ""."""
+    """Take a step of each pipeline that a selector may choose; name one whose answer is not finite, or return ""."""
     for name, pipeline in prepared.pipelines.items() if isinstance(prepared, ChoosingFit) else ():
         fit = prepared.fits[name]
         output, _ = pipeline.step(fit, fit.initial, x)
@@ -94,7 +94,7 @@ def _alternatives(prepared: Any, x: Tensor) -> str:
 
 
 def _body(model: HostedModel, x: Tensor, number: int) -> tuple[bytes, int]:
-    """Return a request's body with raw numbers, and the length of its JSON header; every other answer is raw too."""
+    """Return a request's body with raw numbers, and the length of its JSON header. Odd numbers ask for a raw answer."""
     raw = x.numpy().tobytes()
     tensor = {
         "name": model.bundle.input.name, "shape": list(x.shape), "datatype": "FP32",

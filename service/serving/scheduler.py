@@ -1,4 +1,4 @@
-"""Per-stream order, queue bounds and groups of streams: the only place that refuses for load."""
+"""The order of each stream's jobs, the limits of the queue, and steps shared by several streams."""
 
 import asyncio
 import math
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 
 class Scheduler:
-    """Lets each stream's jobs run one after the other, in the order in which they came.
+    """Runs each stream's jobs one after another, in order of arrival. Only this class refuses requests for load.
 
-    A job that gets the worker takes along those of other streams that wait for it and may share its step: nobody waits
-    for a group to fill, and a job passed over by one waits for one step more.
+    A job that gets the worker takes along waiting jobs of other streams that can share its step. Nobody waits for a
+    group to fill. A job that a full group leaves out waits for one more step.
     """
 
     def __init__(
@@ -57,27 +57,27 @@ class Scheduler:
     async def submit(
         self, stream: Stream, job: Callable[[], T], shared: Shared | None = None, by: float = math.inf
     ) -> T:
-        """Run a job of a stream on the worker, after the stream's earlier ones.
+        """Run a job on the worker, after the stream's earlier jobs.
 
         Args:
-            stream: Whose job it is.
-            job: What runs.
-            shared: The step that the job will take, where other streams' may be taken with it.
-            by: The event loop's time at which the job is refused unless it has begun; the server's deadline holds too.
+            stream: The job's stream.
+            job: The function to run.
+            shared: The job's step, if it may be taken together with other streams' steps.
+            by: Event loop time after which a job that has not begun is refused. The server's deadline applies too.
 
         Raises:
             SaturatedError: If too many requests wait or the server is stopping.
             BusyError: If too many requests of this stream wait.
-            DeadlineError: If its turn does not come in time; nothing has happened then.
+            DeadlineError: If the job's turn does not come in time. Nothing has changed then.
         """
         return await self._submit(Ticket(stream, lambda: at_once(job), shared, by))
 
     async def submit_steps(
         self, stream: Stream, job: Callable[[], Steps[T]], shared: Shared | None = None, by: float = math.inf
     ) -> T:
-        """Run a job in steps: what it yields runs as a call of the store, while the worker serves other streams.
+        """Run a job in steps. Each call that it yields runs on the store, while the worker serves other streams.
 
-        The stream's next job waits until all of it is done. Raises as `submit` does.
+        The stream's next job waits until the last step is done. Raises as `submit` does.
         """
         return await self._submit(Ticket(stream, job, shared, by))
 
@@ -94,7 +94,7 @@ class Scheduler:
 
     @contextmanager
     def place(self, stream: Stream | None) -> Iterator[None]:
-        """Take a place in the queue's bounds for work that comes before a job; without a stream, in those of all alone.
+        """Count work that comes before a job towards the queue's limits; without a stream, towards the total alone.
 
         Raises:
             SaturatedError: If too many requests wait or the server is stopping.
@@ -107,23 +107,23 @@ class Scheduler:
             self._move_depth(stream, -1)
 
     async def beside(self, job: Callable[[], T], of: str = "") -> T:
-        """Run a job on the worker that is in no stream's turn; in time, as the others.
+        """Run a job on the worker outside any stream's turn. The server's deadline applies.
 
         Raises:
-            DeadlineError: If it does not begin in time.
+            DeadlineError: If the job does not begin in time.
         """
         return await self._worker.run(job, of, self._deadline_seconds)
 
     async def idle(self, seconds: float) -> None:
-        """Wait until no request waits or runs, but no longer than `seconds`."""
+        """Wait until no request waits or runs, at most `seconds`."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
 
     def check_open(self) -> None:
-        """Refuse new streams and jobs while the server is full or stopping.
+        """Check that the server takes new streams and jobs.
 
         Raises:
-            SaturatedError: If it is.
+            SaturatedError: If the server is full or stopping.
         """
         if self.draining:
             raise SaturatedError("the server is stopping and takes no new requests")
@@ -131,11 +131,11 @@ class Scheduler:
             raise SaturatedError(f"{self._depth} requests wait, as many as allowed")
 
     def refuse(self) -> None:
-        """Take no new jobs from now on."""
+        """Refuse new jobs from now on."""
         self.draining = True
 
     async def drain(self, seconds: float) -> bool:
-        """Refuse new jobs and wait for those under way; False if some are left after `seconds`."""
+        """Refuse new jobs and wait for running ones; return False if some still run after `seconds`."""
         self.refuse()
         try:
             await asyncio.wait_for(self._idle.wait(), seconds)
@@ -150,7 +150,7 @@ class Scheduler:
         self._move_depth(stream, 1)
 
     async def _in_turn(self, ticket: Ticket[T]) -> T:
-        """Wait and run; shielded, so that a job whose client has gone keeps its place until it is done."""
+        """Wait for the turn and run. The caller shields this, so a job whose client is gone keeps its place."""
         stream = ticket.stream
         try:
             with self._telemetry.queued():
@@ -174,17 +174,17 @@ class Scheduler:
             self._move_depth(stream, -1)
 
     async def _all_of(self, ticket: Ticket[T]) -> T:
-        """Return what a job returns in the end; the calls that it waits for run beside the worker."""
+        """Return a job's final result. The store calls that it yields run outside the worker."""
         found = await ticket.result()
         while isinstance(found, Pause):
             found = await self._after(ticket, found.call)
         return found
 
     async def _after(self, ticket: Ticket[T], call: Call) -> T | Pause:
-        of = _said([ticket])
+        of = _stream_names([ticket])
         try:
             returned = await self._store.run(call)
-        except Exception as error:  # noqa: BLE001 - the job is told, and decides
+        except Exception as error:  # noqa: BLE001 - the error goes to the job, which decides
             failed = error
             return await self._worker.run(lambda: ticket.fail_on(failed), of)
         return await self._worker.run(lambda: self._gone_on(ticket, returned), of)
@@ -194,11 +194,11 @@ class Scheduler:
             return ticket.go_on(returned)
 
     async def _run(self, ticket: Ticket[T]) -> None:
-        """Run a job, with those that share its step, on the worker that it has got."""
+        """Run a job, and the jobs that share its step, on the worker; the caller has acquired its slot."""
         tickets = [ticket]
         try:
             tickets += self._others(ticket)
-            await self._worker.run(lambda: self._run_all(tickets), _said(tickets))
+            await self._worker.run(lambda: self._run_all(tickets), _stream_names(tickets))
         except Exception as error:
             for each in tickets:
                 each.fail(error)
@@ -207,7 +207,7 @@ class Scheduler:
             self._worker.slot.release()
 
     def _run_all(self, tickets: list[Ticket[Any]]) -> None:
-        """Take the steps as one, then finish each stream's job by itself; on the worker."""
+        """Take the steps as one, then finish each stream's job by itself. Runs on the worker."""
         with self._suspects.running(tickets):
             if len(tickets) > 1:
                 self._groups.take([each.shared for each in tickets if each.shared is not None])
@@ -215,7 +215,7 @@ class Scheduler:
                 each.run()
 
     def _others(self, ticket: Ticket[Any]) -> list[Ticket[Any]]:
-        """Take along, in the order in which they came, those that wait for the worker and may share a job's step."""
+        """Take along the jobs that wait for the worker and can share this job's step, in order of arrival."""
         if ticket.shared is None or not self._sharing:
             return []
         kind = self._kind(ticket)
@@ -227,7 +227,7 @@ class Scheduler:
         return others
 
     def _kind(self, ticket: Ticket[Any]) -> Kind | None:
-        """Return what a job can share its step with; None for nothing, as where the step may end the process."""
+        """Return the kind of steps that a job can share, or None. A step that may end the process runs alone."""
         if ticket.shared is None or self._suspects.is_suspect(ticket.stream.id):
             return None
         return self._groups.kind(ticket.shared)
@@ -235,10 +235,10 @@ class Scheduler:
     async def _take_turn(self, ticket: Ticket[Any]) -> bool:
         """Wait for the stream's turn and for the worker, no longer than the deadline in all.
 
-        Returns whether the job has got the worker; if not, a job that has it took this one along.
+        Returns True if the job got the worker, False if another job took it along.
         """
         now = asyncio.get_running_loop().time()
-        if now >= ticket.by:  # a lock that is free is taken without a look at the clock
+        if now >= ticket.by:  # checked here, since acquiring a free lock would not check the time
             raise TimeoutError
         async with asyncio.timeout_at(min(now + self._deadline_seconds, ticket.by)):
             await ticket.stream.turn.acquire()
@@ -259,9 +259,9 @@ class Scheduler:
         try:
             return await waiting
         except asyncio.CancelledError:
-            if ticket.taken:  # even if the deadline has come at the same moment
+            if ticket.taken:  # also if the deadline passed at the same moment
                 return False
-            if not waiting.cancelled():  # it came too late, but it came
+            if not waiting.cancelled():  # the slot was acquired although nobody waits for it any more
                 slot.release()
             raise
         finally:
@@ -280,7 +280,7 @@ class Scheduler:
             self._idle.set()
 
 
-def _said(tickets: Sequence[Ticket[Any]]) -> str:
-    """Name the streams of a job, for people."""
+def _stream_names(tickets: Sequence[Ticket[Any]]) -> str:
+    """Name the streams of a job, for logs and errors."""
     others = f" and {len(tickets) - 1} others" if len(tickets) > 1 else ""
     return f"stream {tickets[0].stream.id!r}{others}"

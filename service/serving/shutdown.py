@@ -1,4 +1,4 @@
-"""How the server stops: in order, keeping its streams, and within a time limit whatever hangs."""
+"""Stops the server in order: it keeps all streams, and it ends within a time limit even if something hangs."""
 
 import math
 import os
@@ -14,11 +14,11 @@ from service.support.supervision import Supervisor
 from service.telemetry.logs import log
 
 KEEP_SECONDS = 3.0
-"""Time limit of each write at the stop."""
+"""Time limit for each write during the stop."""
 PART_SECONDS = 0.5
-"""How long each part may take to close."""
+"""Time limit for closing each part."""
 GRACE_SECONDS = 7.0
-"""After the time to drain, or after the last batch of streams was kept, the process is ended."""
+"""Seconds after the drain time, or after the last kept batch of streams, until the process is ended by force."""
 LOOK_SECONDS = 0.1
 HUNG = 1
 """Exit status of a stop in which something hung."""
@@ -26,13 +26,13 @@ HUNG = 1
 
 @dataclass
 class Lifecycle:
-    """Whether requests are taken, and how to stop taking them.
+    """The server's start and stop.
 
     Attributes:
-        ready: Whether the server has started and does not stop.
+        ready: True from the end of the start until the stop.
         drain: Refuses new requests.
-        began: When the stop began, on the monotonic clock.
-        progressed: When a batch of streams was kept last at the stop.
+        began: When the stop began, in seconds of the monotonic clock.
+        progressed: When the stop last kept a batch of streams.
         hung: The parts that did not stop in time.
     """
 
@@ -43,25 +43,25 @@ class Lifecycle:
     hung: list[str] = field(default_factory=list)
 
     def begin_stop(self) -> None:
-        """Refuse new requests from now on; the time to drain begins."""
+        """Refuse new requests from now on, and start the drain time."""
         self.began = min(self.began, time.monotonic())
         self.drain()
 
     def drain_left(self, drain_seconds: float) -> float:
-        """Return the rest of the time to drain."""
+        """Return the rest of the drain time in seconds."""
         return max(0.0, self.began + drain_seconds - time.monotonic())
 
     def progress(self) -> None:
-        """Note that the stop goes on."""
+        """Record that the stop makes progress."""
         self.progressed = time.monotonic()
 
     def is_late(self, drain_seconds: float) -> bool:
-        """Whether the stop takes longer than it may."""
+        """Return whether the stop takes longer than allowed."""
         return time.monotonic() > GRACE_SECONDS + max(self.began + drain_seconds, self.progressed)
 
 
 def end_when_late(lifecycle: Lifecycle, drain_seconds: float) -> None:
-    """End the process by force once its stop is late; watched by a thread that nothing waits for."""
+    """End the process by force if its stop is late. A daemon thread watches for it."""
 
     def watch() -> None:
         while not lifecycle.is_late(drain_seconds):
@@ -80,7 +80,7 @@ async def stop(
     calls: StoreCalls,
     drain_seconds: float,
 ) -> None:
-    """Drain, then keep all streams: those that wait for a worker that hangs, too."""
+    """Drain, then keep all streams, even if the worker hangs."""
     lifecycle.ready = False
     lifecycle.begin_stop()
     drained = await scheduler.drain(lifecycle.drain_left(drain_seconds))
@@ -92,7 +92,7 @@ async def stop(
 
 
 def close_part(lifecycle: Lifecycle, name: str, close: Callable[[], object]) -> None:
-    """Close a part of the server; one that hangs is noted and left behind."""
+    """Close a part of the server. If it hangs, record it and go on."""
     thread = threading.Thread(target=close, name=f"close {name}", daemon=True)
     thread.start()
     thread.join(PART_SECONDS)

@@ -1,4 +1,4 @@
-"""How every signal is distributed over a server's streams, and how many streams are suspected: read at each scrape."""
+"""Gauges over all streams, set at each scrape: the distribution of each signal, and the number of suspected streams."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -11,23 +11,23 @@ from service.telemetry.metrics import Telemetry
 
 QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 NAMES = {"source_agreement": "agreement"}
-"""Signals that the page calls by another name than the wire."""
+"""Signals that have another name on the page than on the wire."""
 LEFT_OUT = frozenset({"source_age"})
 
 
 def observe(telemetry: Telemetry, streams: Iterable[Stream]) -> None:
-    """Set the gauges of all streams in memory; a stream that does not know a signal is no part of its distribution."""
-    known: dict[tuple[str, str], list[float]] = defaultdict(list)
+    """Set the gauges of all streams in memory. A stream without a value for a signal is left out of that signal."""
+    values_of: dict[tuple[str, str], list[float]] = defaultdict(list)
     suspected: dict[tuple[str, str], int] = defaultdict(int)
     for stream in streams:
         model = stream.model.name
         for signal, value in signals_of(stream).items():
-            known[model, signal].append(value)
+            values_of[model, signal].append(value)
         for cause in CAUSES:
             suspected[model, cause] += stream.suspicion.cause == cause
     for gauge in telemetry.stream_signals.values():
         gauge.clear()
-    for (model, signal), values in known.items():
+    for (model, signal), values in values_of.items():
         found = np.quantile(values, list(QUANTILES.values()))
         for name, value in zip(QUANTILES, found.tolist(), strict=True):
             telemetry.stream_signals[name].labels(model, signal).set(value)
@@ -37,7 +37,7 @@ def observe(telemetry: Telemetry, streams: Iterable[Stream]) -> None:
 
 
 def signals_of(stream: Stream) -> Mapping[str, float]:
-    """Return the newest value of each signal that is known of a stream, by the name it has on the page."""
+    """Return the newest value of each signal of a stream, by its name on the page."""
     found = {NAMES.get(name, name): value for name, value in (*stream.monitored.items(), *stream.signals.items())}
     for name in LEFT_OUT:
         found.pop(name, None)

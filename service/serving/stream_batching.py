@@ -1,4 +1,4 @@
-"""Requests of different streams whose steps are taken as one, where that pays."""
+"""Takes the steps of several streams' requests as one batched step where that is faster."""
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
@@ -19,18 +19,18 @@ from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry
 
 Kind: TypeAlias = tuple[int, torch.Size]
-"""The pipeline's fit, by identity, and the shape of the images: steps of one kind can be taken as one."""
+"""The fitted pipeline, by identity, and the images' shape. Steps of one kind can be taken as one."""
 Measure: TypeAlias = Callable[[Fitted, Sequence[Tensor]], Gain]
 MOST_IMAGES = 64
-"""Of one group, which bounds what a request waits longer: a forward over more images gains nothing either."""
+"""Most images in a group. It bounds the added wait, and a forward over more images is no faster per image."""
 MOST_OF_A_REQUEST = 8
-"""Images; a request of more fills a forward by itself."""
+"""Most images of a request that joins a group. A larger request fills a forward by itself."""
 
 
 class Shared:
-    """A request's step: the stream's own, unless it was taken together with other streams' before.
+    """A request's step: the stream's own, unless it was taken together with other streams' steps.
 
-    `seconds` are this request's part of the time that took. Where there is a workshop, it knows the fastest step.
+    `seconds` is this request's share of the time for such a step. With a workshop, its fastest step is used.
     """
 
     def __init__(self, stream: Stream, x: Tensor, workshop: Workshop | None = None) -> None:
@@ -38,17 +38,17 @@ class Shared:
         self.x = x
         self._workshop = workshop
         self.seconds = 0.0
-        self._taken: tuple[AdapterState, Stepped] | None = None
+        self._stepped: tuple[AdapterState, Stepped] | None = None
 
     def put(self, state: AdapterState, stepped: Stepped, seconds: float) -> None:
-        """Keep what a step taken with others has come to, from a state."""
-        self._taken = (state, stepped)
+        """Store the result of a batched step from `state`."""
+        self._stepped = (state, stepped)
         self.seconds = seconds
 
     def step(self, state: AdapterState, x: Tensor) -> Stepped:
-        """Answer x and learn from it, by the step that was taken if it was this one."""
-        if self._taken is not None and self._taken[0] is state and x is self.x:
-            return self._taken[1]
+        """Answer x and learn from it. Return the stored result if it is for this state and input."""
+        if self._stepped is not None and self._stepped[0] is state and x is self.x:
+            return self._stepped[1]
         if self._workshop is not None:
             stream = self.stream
             return self._workshop.step(stream.model, stream.fitted, state, x, exact=stream.durability == "sync")
@@ -56,12 +56,12 @@ class Shared:
 
 
 class Groups:
-    """Says which requests may go together, and takes their steps.
+    """Decides which requests can share a step, and takes their steps.
 
     Args:
-        most: Streams in a group; 1 for none.
-        telemetry: Where groups are counted.
-        measure: What tells whether a pipeline's steps pay as one, asked once for each number of images.
+        most: Most streams in a group; 1 for no groups.
+        telemetry: Counts the groups.
+        measure: Measures whether batched steps of a pipeline are faster; called once for each number of images.
     """
 
     def __init__(self, most: int, telemetry: Telemetry, measure: Measure = measured) -> None:
@@ -70,9 +70,9 @@ class Groups:
         self._measure = measure
 
     def kind(self, shared: Shared) -> Kind | None:
-        """Return what a request can share its step with; None for nothing. In its stream's turn.
+        """Return the kind of steps that a request can share, or None. Call it in the stream's turn.
 
-        Only the plain case shares: the request is a learning step from the state as it is, and need not be repeated
+        Only the plain case shares: the request is a learning step from the present state, and need not be repeatable
         bit for bit.
         """
         stream, images = shared.stream, len(shared.x)
@@ -85,18 +85,18 @@ class Groups:
         )
         if self._most < 2 or images > MOST_OF_A_REQUEST or not plain or stream.fitted.not_grouped:
             return None
-        self._sizes.labels(stream.model.name, stream.fitted.spec)  # counted from its first request on, at 0
-        known = stream.fitted.gains.get(images)
-        return None if known is not None and not known.least else (id(stream.fitted), shared.x.shape)
+        self._sizes.labels(stream.model.name, stream.fitted.spec)  # creates the metric, at 0
+        gain = stream.fitted.gains.get(images)
+        return None if gain is not None and not gain.least else (id(stream.fitted), shared.x.shape)
 
     def room(self, shared: Shared) -> int:
-        """Return how many others a request's group takes."""
+        """Return how many other requests fit in a request's group."""
         return min(self._most, MOST_IMAGES // max(len(shared.x), 1)) - 1
 
     def take(self, requests: Sequence[Shared]) -> None:
-        """Take the steps of requests of one kind as one if that pays; on the worker, in the streams' turns.
+        """Take the steps of requests of one kind as one if that is faster, on the worker in the streams' turns.
 
-        One that this fails for, or whose answer is not finite, is left to its stream's own step.
+        If the batched step fails, or an answer is not finite, the streams' own steps are used.
         """
         fitted, model = requests[0].stream.fitted, requests[0].stream.model
         images = len(requests[0].x)
@@ -111,13 +111,13 @@ class Groups:
         states = [request.stream.state.adapter for request in requests]
         began = perf_counter()
         try:
-            taken = contained(lambda: fitted.step_together(states, [request.x for request in requests]))
-        except Exception as error:  # noqa: BLE001 - a model's own code; each stream's step tells whose fault it is
+            stepped_all = contained(lambda: fitted.step_together(states, [request.x for request in requests]))
+        except Exception as error:  # noqa: BLE001 - a model's own code; each stream's own step reports its error
             log.warning("group_failed", model=model.name, adapter=fitted.spec, reason=type(error).__name__)
             return
         self._sizes.labels(model.name, fitted.spec).observe(len(requests))
         seconds = (perf_counter() - began) / len(requests)
-        for request, state, stepped in zip(requests, states, taken, strict=True):
+        for request, state, stepped in zip(requests, states, stepped_all, strict=True):
             if _finite(stepped[0]):
                 request.put(state, stepped, seconds)
 

@@ -1,4 +1,4 @@
-"""Which streams are in memory: brought back when they are asked for, put to rest when there are too many bytes."""
+"""Keeps used streams in memory: loads them on demand, and puts the least recently used ones to rest in the store."""
 
 import asyncio
 import json
@@ -26,24 +26,24 @@ from service.telemetry.logs import log
 from service.types import Happening
 
 LOOK_SECONDS = 1.0
-"""How often it is looked for streams that are to rest or to end, where nothing asks for it sooner."""
+"""Seconds between scans for idle or expired streams, unless woken earlier."""
 BREAK_SECONDS = 0.05
-"""Between two looks at least, however many streams come."""
+"""Minimum seconds between two scans, however many streams arrive."""
 SLACK = 0.1
-"""Share of the allowed bytes that is free once streams are put to rest."""
+"""Share of the allowed bytes that is free after streams were put to rest."""
 OWN_BYTES = 32_768
-"""What a stream takes in memory besides its state's tensors and its history: monitors, answers; a rough mean."""
+"""Rough mean size of a stream in memory apart from its state's tensors and its history: monitors and answers."""
 SOME = 64
-"""Streams put to rest at a time."""
+"""Most streams put to rest at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestLimits:
-    """When streams leave the memory, and when they end.
+    """The limits after which streams leave the memory, or end.
 
     Attributes:
         resident_bytes: Most bytes of streams in memory.
-        rest_seconds: Seconds without a request after which a stream rests; 0 for never.
+        rest_seconds: Seconds without a request after which a stream is put to rest; 0 for never.
         end_seconds: Seconds without a request after which a resting stream ends; 0 for never.
     """
 
@@ -53,19 +53,19 @@ class RestLimits:
 
 
 class Residence:
-    """Brings streams back from the store, and puts them to rest there.
+    """Loads streams from the store, and puts them to rest there.
 
     Args:
         table: The streams.
-        keeper: Writes them.
+        keeper: Writes them to the store.
         models: The served models, by name.
-        scheduler: Lets streams be built on the worker.
-        calls: Runs the calls of the store.
-        recorder: Where it is told.
+        scheduler: Runs the building of streams on the worker.
+        calls: Runs the store's calls.
+        recorder: Records events.
         limits: When streams rest, and when they end.
-        sharded: Whether other processes may have made streams that are not known here.
-        histories: Where histories are kept, or None to lose them.
-        suspects: Which streams are held back as their steps have ended the process.
+        sharded: True if other processes may have created streams in the store.
+        histories: Stores histories; None to drop them.
+        suspects: The streams that are held back because their steps ended the process.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Residence:
         self._recorder = recorder
         self.limits = limits
         self._sharded = sharded
-        self._untold: set[str] = set()
+        self._unlogged: set[str] = set()
         self._forgotten: set[str] = set()
         self._used: dict[str, float] = {}
         self._coming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -100,22 +100,22 @@ class Residence:
         self._wake = asyncio.Event()
 
     def begin(self, records: list[Record]) -> None:
-        """Know the streams that the store holds; none is read before it is asked for."""
+        """Put the store's streams in the table as resting. None is loaded before it is used."""
         for record in records:
             self.table.rest(record)
-        self._untold = {record.id for record in records}
+        self._unlogged = {record.id for record in records}
         self._forgotten = {record.id for record in records if record.durability == "ephemeral"}
 
     def may_know(self, stream_id: str) -> bool:
-        """Whether there may be a stream of this id, as far as can be told without asking the store."""
+        """Return whether a stream of this id may exist, as far as is known without a call to the store."""
         return valid_id(stream_id) and (self._sharded or self.table.knows(stream_id))
 
     async def get(self, stream_id: str, *, anew: bool = False) -> Stream:
-        """Return a stream, brought back if it rests; `anew` in its initial state, where it is unfit else.
+        """Return a stream, loaded if it rests; with `anew` in its initial state if it is unfit or damaged.
 
         Raises:
             UnknownError: If there is none.
-            UnfitError: If its model is not served, or is another now, or its state is damaged.
+            UnfitError: If its model is not served or has changed, or its state is damaged.
             StoreDownError: If the store does not answer.
         """
         stream = await self.find(stream_id, anew=anew)
@@ -124,7 +124,7 @@ class Residence:
         return stream
 
     async def get_even_unfit(self, stream_id: str) -> Stream:
-        """Return a stream as `get` does; in its initial state where it is unfit for the served model, or damaged."""
+        """Return a stream as `get` does, in its initial state if it does not fit the served model or is damaged."""
         try:
             return await self.get(stream_id)
         except UnfitError:
@@ -139,18 +139,18 @@ class Residence:
             return self.table.find(stream_id) or await self._brought(stream_id, anew=anew)
 
     async def end_resting(self, stream_id: str, expected: int | None, *, dry_run: bool = False) -> Record | None:
-        """End a resting stream by its record alone: its model need not be served, nor its state be readable.
+        """End a resting stream by its record alone. Its model need not be served, nor its state be readable.
 
         Args:
             stream_id: The stream.
-            expected: The generation that it must be of, if any.
-            dry_run: Whether it is only checked, and stays.
+            expected: The generation that it must be at; None for any.
+            dry_run: Check only; the stream stays.
 
         Returns:
             Its record; None if no stream of this id rests.
 
         Raises:
-            MovedOnError: If it is not of the expected generation.
+            MovedOnError: If it is at another generation than expected.
             StoreDownError: If the store does not answer.
         """
         async with self._alone(stream_id):
@@ -162,54 +162,54 @@ class Residence:
             return record
 
     def _removed(self, stream_id: str, expected: int | None, *, dry_run: bool) -> Record | None:
-        """Remove a stream's row; return it, or None if there is none."""
+        """Remove a stream's row and return it; None if there is none. With `dry_run`, only check and return it."""
         catalogue = self._keeper.checkpoints.catalogue
-        known = catalogue.find(stream_id)
-        if known is None:
+        record = catalogue.find(stream_id)
+        if record is None:
             return None
-        _check_generation(known, expected)
+        _check_generation(record, expected)
         if dry_run:
-            return known
+            return record
         claimed = catalogue.claim(stream_id)
         if claimed is None:
             return None
         before, after, _ = claimed
-        _check_generation(before, expected)  # another process may have moved it on meanwhile
+        _check_generation(before, expected)  # another process may have changed it before the claim
         return before if catalogue.remove(stream_id, after.epoch, after.reserved) else None
 
     def _forget(self, stream_id: str) -> None:
-        """Forget all that is known of a resting stream, so that a new one of its id inherits nothing."""
+        """Drop all data about a resting stream, so that a new stream of its id starts clean."""
         self.table.resting.pop(stream_id, None)
-        self._untold.discard(stream_id)
+        self._unlogged.discard(stream_id)
         self._forgotten.discard(stream_id)
         self._used.pop(stream_id, None)
 
     def _alone(self, stream_id: str) -> asyncio.Lock:
-        """Return the lock under which a resting stream is brought back or ended: by one at a time."""
+        """Return a resting stream's lock, which serialises loading and ending it."""
         return self._coming.setdefault(stream_id, asyncio.Lock())
 
     def note(self, stream: Stream) -> None:
-        """Count a stream that has come into memory; where it is too much, room is made at once. On the event loop."""
-        self._free -= _bytes(stream)  # all are counted anew at each look: 10,000 streams take 30 ms
+        """Count a stream that was added to memory; wake the scan if memory is full. Runs on the event loop."""
+        self._free -= _bytes(stream)  # an estimate: each scan counts all streams, which takes 30 ms for 10,000
         if self._free < 0:
             self._wake.set()
 
     def check_served(self, stream_id: str) -> None:
-        """Refuse requests of a stream that ends the process even when it is frozen.
+        """Check that a stream is not refused for ending the process even when it is frozen.
 
         Raises:
-            ConflictError: If it is one.
+            ConflictError: If it is refused.
         """
         self._suspects.check(stream_id)
 
     def hold(self, stream: Stream, *, again: bool = True) -> None:
-        """Freeze a stream that has come into memory if its step ended the process twice, and tell it."""
+        """Freeze a stream that was added to memory if its step ended the process twice, and record that."""
         held = self._suspects.hold(stream, again=again)
         if held is not None:
             self._recorder.tell(stream, held)
 
     async def run(self) -> None:
-        """Put streams to rest, and end those that nobody uses, until cancelled."""
+        """Put streams to rest, and end unused ones, until cancelled."""
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS)
@@ -223,7 +223,7 @@ class Residence:
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def make_room(self) -> None:
-        """Put to rest streams unused for long, and those used longest ago while there are too many bytes in memory."""
+        """Put to rest idle streams, and the least recently used ones while memory holds too many bytes."""
         oldest = min(self.table, key=lambda stream: stream.used, default=None)
         held = self._bytes()
         if oldest is not None and (self._unused(oldest) or held > self.limits.resident_bytes):
@@ -237,16 +237,16 @@ class Residence:
             enough = self._bytes() - (1 - SLACK) * self.limits.resident_bytes
             some = [stream for stream in idle[:SOME] if self._unused(stream)] or _first(idle[:SOME], enough)
             if any(self._keeper.is_writing(stream.id) for stream in some):
-                return  # the next look comes to them first; going on would put streams to rest that were used later
+                return  # wait for that write: going on would put more recently used streams to rest first
             idle = idle[len(some) :]
             kept = await self._keeper.keep(some, final=True)
             if self._histories is not None:
-                await asyncio.to_thread(self._histories.save, [taken.stream for taken in kept])
-            for taken in kept:
-                self._rest(taken.stream.id, taken.stream)
+                await asyncio.to_thread(self._histories.save, [written.stream for written in kept])
+            for written in kept:
+                self._rest(written.stream.id, written.stream)
 
     async def end_unused(self) -> None:
-        """End resting streams that nobody has used for as long as is allowed."""
+        """End resting streams that were unused for longer than allowed."""
         if not self.limits.end_seconds:
             return
         self._used = {name: used for name, used in self._used.items() if name in self.table.resting}
@@ -267,7 +267,7 @@ class Residence:
     def _end(self, record: Record) -> Record | None:
         """Remove a resting stream; return its record instead if another process has used it since.
 
-        That is asked before the claim, which would take the stream away from that process.
+        The use is checked before the claim, since a claim takes the stream away from that process.
         """
         catalogue = self._keeper.checkpoints.catalogue
         there = catalogue.find(record.id)
@@ -281,10 +281,10 @@ class Residence:
         return None if unused and catalogue.remove(record.id, after.epoch, after.reserved) else after
 
     def _is_over(self, record: Record) -> bool:
-        """Whether a resting stream was unused for too long.
+        """Return whether a resting stream was unused for too long.
 
-        The age of one that this process has used is measured by the monotonic clock. That of any other is believed
-        once the wall clock can be: it may have been wrong when the process started, or when the stream was used.
+        If this process has used it, the monotonic clock decides. Otherwise the wall clock decides, once it can be
+        trusted: it may have been wrong when the process started, or when the stream was used.
         """
         used = self._used.get(record.id)
         if used is not None:
@@ -295,7 +295,7 @@ class Residence:
         return 0 < self.limits.rest_seconds < time.monotonic() - stream.used
 
     def _rest(self, stream_id: str, kept: Stream) -> None:
-        """Let a stream go that was kept, unless it was used meanwhile."""
+        """Put a kept stream to rest, unless it was used since it was kept."""
         stream = self.table.find(stream_id)
         if stream is None or stream.claim is None:
             return
@@ -311,11 +311,11 @@ class Residence:
 
     async def _brought(self, stream_id: str, *, anew: bool) -> Stream | None:
         anew = anew or stream_id in self._forgotten
-        known = self.table.resting.get(stream_id)
-        if known is not None:
-            model = model_of(self._models, known, anew=anew)  # an unfit stream is not claimed
-            options = json.loads(known.settings)["options"]
-            await model.try_ahead(known.adapter, options, self._scheduler.place(None))
+        record = self.table.resting.get(stream_id)
+        if record is not None:
+            model = model_of(self._models, record, anew=anew)  # an unfit stream is not claimed
+            options = json.loads(record.settings)["options"]
+            await model.try_ahead(record.adapter, options, self._scheduler.place(None))
         loaded = await self._calls.run(partial(load, self._keeper.checkpoints, stream_id))
         if loaded is None:
             self.table.resting.pop(stream_id, None)
@@ -327,9 +327,9 @@ class Residence:
         stream.touch()
         self.table.put(stream)
         self.note(stream)
-        self.hold(stream, again=stream_id in self._untold)
-        if lacks or stream_id in self._untold:
-            self._untold.discard(stream_id)
+        self.hold(stream, again=stream_id in self._unlogged)
+        if lacks or stream_id in self._unlogged:
+            self._unlogged.discard(stream_id)
             self._recorder.tell(stream, _resumed(stream, loaded, lacks))
         return stream
 
@@ -339,7 +339,7 @@ class Residence:
 
 
 def _check_generation(record: Record, expected: int | None) -> None:
-    """Accept the generation that the store holds, too: a claim that came to nothing has raised the newest."""
+    """Check a record's generation. The stored one is accepted too, since an unused claim raises the newest."""
     if expected != record.generation:
         check_generation(record.id, record.newest, expected)
 
@@ -349,7 +349,7 @@ def _bytes(stream: Stream) -> int:
 
 
 def _first(streams: list[Stream], enough: float) -> list[Stream]:
-    """Return the first streams that together have as many bytes."""
+    """Return the fewest first streams that together hold `enough` bytes, or all of them."""
     chosen: list[Stream] = []
     while len(chosen) < len(streams) and sum(map(_bytes, chosen)) < enough:
         chosen.append(streams[len(chosen)])
@@ -357,12 +357,12 @@ def _first(streams: list[Stream], enough: float) -> list[Stream]:
 
 
 def _resumed(stream: Stream, loaded: Loaded, lacks: str) -> Happening:
-    """Say where a stream goes on after a restart, and what may be lost; `lacks` says which monitors begin anew."""
-    happening = _went_on(stream, loaded)
+    """Describe a stream's start after a restart, and its possible loss; `lacks` names monitors that begin again."""
+    happening = _continued(stream, loaded)
     return replace(happening, reason=f"{happening.reason}; {lacks}") if lacks else happening
 
 
-def _went_on(stream: Stream, loaded: Loaded) -> Happening:
+def _continued(stream: Stream, loaded: Loaded) -> Happening:
     durable = loaded.record.generation
     figures = {"generation": float(durable), "goes_on": float(stream.generation)}
     if stream.generation == durable:

@@ -1,4 +1,4 @@
-"""Streams whose steps have ended the process: they step alone, then are held back, then refused."""
+"""Streams whose steps have ended the process: they first step alone, then are frozen, then are refused."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,32 +12,32 @@ from service.streams.stream import Stream
 from service.types import Happening
 
 HELD, REFUSED = 2, 3
-"""Ends of the process after which a stream is frozen when it comes into memory, and after which it is refused."""
+"""Ends of the process after which a loaded stream is frozen, and after which its requests are refused."""
 WAY_ON = "PATCH mode adapt to let it learn again, or reset it to begin anew"
 
 
 class Suspects:
-    """Says which streams are suspected to end the process, and what follows from it.
+    """Knows the streams that are suspected of ending the process, and applies the consequences.
 
-    A stream under way when a process ends counts one, whoever ended the process. Its next good step clears that. From
-    `HELD` on only a change of its mode, a reset or a restore does: it counts one again then.
+    A stream that runs when a process ends counts one, whatever ended the process. Its next good step clears the count.
+    From `HELD` on, only a change of its mode, a reset or a restore does: the count is one again then.
 
     Args:
-        journal: Where steps under way are marked; without one, nothing outlives the process.
+        journal: Marks running steps on disk; without one, nothing outlives the process.
     """
 
     def __init__(self, journal: StepJournal | None = None) -> None:
         self._journal = journal or StepJournal()
 
     def is_suspect(self, stream_id: str) -> bool:
-        """Whether a step of the stream may have ended a process, so that it must not share a step with others."""
+        """Return whether a step of the stream may have ended a process. Such a stream must not share steps."""
         return self._journal.count(stream_id) > 0
 
     def check(self, stream_id: str) -> None:
-        """Refuse requests of a stream that ends the process even when it is frozen.
+        """Check that a stream is not refused for ending the process even when it is frozen.
 
         Raises:
-            ConflictError: If it is one.
+            ConflictError: If it is refused.
         """
         count = self._journal.count(stream_id)
         if count >= REFUSED:
@@ -45,38 +45,38 @@ class Suspects:
             raise ConflictError(f"stream {stream_id!r} is not served: {said}; {WAY_ON}")
 
     def held(self, stream: Stream | Record) -> str:
-        """Return why a stream is held back, or will be once it comes back from the store; "" if it is not."""
+        """Return the reason why a stream is held back, or will be once it is loaded; "" if it is not."""
         count = self._journal.count(stream.id)
         is_let_go = not isinstance(stream, Record) and stream.mode != "frozen"
-        return "" if count < HELD or is_let_go else _said(count)
+        return "" if count < HELD or is_let_go else _reason(count)
 
     def hold(self, stream: Stream, *, again: bool) -> Happening | None:
-        """Freeze a stream that comes into memory if its step ended the process twice; return what is to be told.
+        """Freeze a stream that was added to memory if its step ended the process twice; return the event to record.
 
         Args:
             stream: The stream.
-            again: Whether it is told of a stream that is frozen already.
+            again: Return the event even if the stream is frozen already.
         """
         count = self._journal.count(stream.id)
         if count < HELD or (stream.mode == "frozen" and not again):
             return None
         stream.mode = "frozen"
-        return Happening("held", _said(count), figures={"times": float(count)})
+        return Happening("held", _reason(count), figures={"times": float(count)})
 
     def settle(self, stream: Stream) -> None:
-        """Let a stream go that was held back and is no longer frozen."""
+        """Release a stream that was held back and is no longer frozen."""
         if self._journal.count(stream.id) >= HELD and stream.mode != "frozen":
             self._journal.set_count(stream.id, 1)
 
     @contextmanager
     def marked(self, *stream_ids: str) -> Iterator[None]:
-        """Mark streams while work for them runs that is no step of theirs; on the worker."""
+        """Mark streams while the worker does work for them that is no step of theirs."""
         with self._journal.under_way(stream_ids):
             yield
 
     @contextmanager
     def running(self, tickets: Sequence[Ticket[Any]]) -> Iterator[None]:
-        """Mark the streams of jobs while they run, and clear those whose step has succeeded; on the worker."""
+        """Mark the streams of jobs while they run on the worker, and clear those whose step succeeds."""
         suspects = [each for each in tickets if self.is_suspect(each.stream.id)]
         for each in suspects:
             self.settle(each.stream)
@@ -90,7 +90,7 @@ class Suspects:
         stream = ticket.stream
         began_anew = stream.beginnings != beginnings
         if self._journal.count(stream.id) >= HELD:
-            if began_anew and ticket.shared is None:  # an operator's reset; a client may begin a sequence anew at will
+            if began_anew and ticket.shared is None:  # an operator's reset; a client can start a sequence at any time
                 self._journal.set_count(stream.id, 1)
             return
         learned = stream.generation != generation and not began_anew
@@ -99,6 +99,6 @@ class Suspects:
             self._journal.set_count(stream.id, 0)
 
 
-def _said(count: int) -> str:
+def _reason(count: int) -> str:
     state = "its requests are refused" if count >= REFUSED else "it is frozen and does not learn"
     return f"its step ended the process {count} times: {state}; {WAY_ON}"

@@ -1,4 +1,4 @@
-"""A ticket: one request that waits inside the scheduler, and what becomes of it."""
+"""A ticket: one request that waits inside the scheduler, and its result."""
 
 import asyncio
 import math
@@ -21,15 +21,15 @@ class Ticket(Generic[T]):
     """A job of a stream.
 
     Attributes:
-        stream: Whose it is.
-        job: What runs on the worker, with pauses.
-        shared: Its step, where that may be taken with other streams'.
-        by: The event loop's time until which it may wait.
-        context: Of its caller, who is known on the worker too.
-        done: What comes of it, or its first pause, set on the worker.
+        stream: The job's stream.
+        job: Runs on the worker, with pauses for store calls.
+        shared: Its step, if that may be taken together with other streams' steps.
+        by: Event loop time until the job may wait.
+        context: The caller's context variables, set on the worker too.
+        done: Its result or its first pause, set on the worker.
         waiting: Its wait for the worker, while another stream's job may take it along.
-        taken: Whether one has.
-        steps: The job as it runs.
+        taken: True once another job has taken it along.
+        steps: The running job.
     """
 
     stream: Stream
@@ -47,39 +47,39 @@ class Ticket(Generic[T]):
 
     @property
     def has_succeeded(self) -> bool:
-        """Whether the job has run, up to its first pause at least, and has raised nothing."""
+        """True if the job has run at least up to its first pause, and has raised nothing."""
         return self.done.done() and self.done.exception() is None
 
     def run(self) -> None:
-        """Run the job up to its first pause; what it raises is kept for who waits for it."""
+        """Run the job up to its first pause. An error is kept for the caller that waits for the result."""
         if not self.done.set_running_or_notify_cancel():
             return
         try:
             self.done.set_result(self._go(lambda: next(self.steps)))
-        except Exception as error:  # noqa: BLE001 - the scheduler tells its caller
+        except Exception as error:  # noqa: BLE001 - the scheduler raises it in its caller
             self.done.set_exception(error)
 
     def go_on(self, found: Any) -> "T | Pause":
-        """Run the job from its pause on, where its call has returned."""
+        """Resume the job with the result of its store call."""
         return self._go(lambda: self.steps.send(found))
 
     def fail_on(self, error: Exception) -> "T | Pause":
-        """Run the job from its pause on, where its call has failed."""
+        """Resume the job with the error of its store call."""
         return self._go(lambda: self.steps.throw(error))
 
     def take_along(self) -> None:
-        """End the wait for the worker: another stream's job that has it runs this one too."""
+        """Cancel the wait for the worker: the job that has the worker runs this one too."""
         self.taken = True
         if self.waiting is not None:
             self.waiting.cancel()
 
     def fail(self, error: BaseException) -> None:
-        """Tell who waits that the worker did not run the job."""
+        """Report to the waiting caller that the worker did not run the job."""
         if not self.done.done():
             self.done.set_exception(error)
 
     async def result(self) -> "T | Pause":
-        """Return what the job has returned or waits for, or raise what it has raised."""
+        """Return the job's result or its first pause, or raise its error."""
         return self.done.result() if self.done.done() else await asyncio.wrap_future(self.done)
 
     def _go(self, move: Callable[[], Call]) -> "T | Pause":

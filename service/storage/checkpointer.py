@@ -15,7 +15,7 @@ from service.storage.checkpoints import Checkpoints, Taken, Written, record_of, 
 from service.storage.ended_answers import LAST, EndedAnswers
 from service.storage.recorder import Recorder
 from service.storage.store_calls import StoreCalls
-from service.streams.idempotency import Answered, Asked
+from service.streams.idempotency import Answered, RequestIdentity
 from service.streams.stream import Claim, Stream
 from service.streams.table import StreamTable
 from service.support.steps import Steps
@@ -136,18 +136,20 @@ class Keeper:
         yield from self._remove(stream, last if stream.durability == "sync" else [])
         self.ended.keep(stream.id, last)
 
-    async def answer_of_ended(self, stream_id: str, asked: Asked, *, sharded: bool) -> InferResponse | None:
+    async def answer_of_ended(
+        self, stream_id: str, identity: RequestIdentity, *, sharded: bool
+    ) -> InferResponse | None:
         """Return what a stream that has ended answered to a request; None if that is not known.
 
         Raises:
             ConflictError: If the request's idempotency key was used for another body.
         """
-        answered = self.ended.find(stream_id, asked)
+        answered = self.ended.find(stream_id, identity)
         if answered is None and sharded:  # another process may have ended it
             there = await self._calls.run(partial(self.checkpoints.ended, self.ended.seconds, stream_id))
             for name, answers in there.items():
                 self.ended.keep(name, answers)
-            answered = self.ended.find(stream_id, asked)
+            answered = self.ended.find(stream_id, identity)
         return answered
 
     def remember_ended(self) -> None:

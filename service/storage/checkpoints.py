@@ -17,7 +17,7 @@ from service.storage.backends.catalogue import HEADROOM, Catalogue, Move
 from service.storage.snapshots.format import unpack
 from service.storage.snapshots.stream_files import begun_anew, file_of, left_out, state_for
 from service.streams import engine
-from service.streams.idempotency import Answered, Asked
+from service.streams.idempotency import Answered, RequestIdentity
 from service.streams.records import Record
 from service.streams.stream import Claim, Stream
 from service.streams.table import StreamTable
@@ -303,7 +303,7 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
         lacks = _restore(stream, loaded.file) if loaded.file is not None else ""
         for kept in loaded.answers:
             answered = _answered(kept)
-            stream.retries.add(answered.asked, answered.response)
+            stream.retries.add(answered.identity, answered.response)
     stream.generation = loaded.before.newest
     stream.durable_generation = record.generation
     stream.claim = Claim(record.epoch, record.generation, record.blob, record.reserved)
@@ -373,8 +373,8 @@ def _restore(stream: Stream, file: bytes) -> str:
 
 
 def _kept(answered: Answered) -> Kept:
-    return Kept(*answered.asked, answers.packed(answered.response))
+    return Kept(*answered.identity, answers.packed(answered.response))
 
 
 def _answered(kept: Kept) -> Answered:
-    return Answered(Asked(*kept.asked), answers.unpacked(kept.content))
+    return Answered(RequestIdentity(*kept.identity), answers.unpacked(kept.content))

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from service.streams.idempotency import Answered, Asked, RetryLog
+from service.streams.idempotency import Answered, RequestIdentity, RetryLog
 from service.types import InferResponse
 
 LAST = 4
@@ -43,7 +43,7 @@ class EndedAnswers:
         """Keep the last answers of a stream that ends; they replace those of an earlier stream of its id."""
         log = RetryLog(LAST, self.limit_bytes)
         for each in answers[-LAST:]:
-            log.add(each.asked, each.response)
+            log.add(each.identity, each.response)
         size = sum(each.size_bytes + OWN_BYTES for each in log.entries())
         with self._lock:
             self._drop(stream_id)
@@ -51,7 +51,7 @@ class EndedAnswers:
             self._bytes += size
             self._make_room()
 
-    def find(self, stream_id: str, asked: Asked) -> InferResponse | None:
+    def find(self, stream_id: str, identity: RequestIdentity) -> InferResponse | None:
         """Return the answer that a stream gave to a request before it ended; None if it is not known.
 
         Raises:
@@ -60,7 +60,7 @@ class EndedAnswers:
         with self._lock:
             self._make_room()
             ended = self._ended.get(stream_id)
-        return None if ended is None else ended.answers.find(asked)
+        return None if ended is None else ended.answers.find(identity)
 
     def _make_room(self) -> None:
         """Drop what is too old or too much, the oldest first."""

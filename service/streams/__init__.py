@@ -1,1 +1,1 @@
-"""One stream: its state, its step, its answers, and the table of all streams."""
+"""Streams: their state, their steps, their answers, and the table of all streams."""

@@ -1,4 +1,4 @@
-"""The whole of adaptation: one request in one stream, read from top to bottom."""
+"""One request in one stream: answer it, adapt the stream, let the guard decide. Read from top to bottom."""
 
 import copy
 import math
@@ -27,10 +27,11 @@ from service.streams.stream import SourceCheck, Stream, StreamState
 
 Step: TypeAlias = Callable[[AdapterState, Tensor], Stepped]
 OWN_ANSWERS = 4
+"""Factor that thins out source checks on streams that run the source model itself."""
 LOOKED_AT = 24
-"""Images of a request that the source model looks at unasked; a larger one is like these."""
+"""Most images of a request that a routine source check runs on; they stand for the others."""
 LEAST_IMAGES = 16
-"""Minimum images in a request for a guard's margin to mean anything; on fewer, any difference decides."""
+"""Minimum images in a request for the guard's margin to apply; with fewer, any difference decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,15 @@ class Served:
     """An answer and the facts about it.
 
     Attributes:
-        output: What the client gets.
-        waited: What became of the step on the images that waited before it; None if none was due.
+        output: The client's answer.
+        waited: Decision about the step on the window's images; None if none was due.
         answered_generation: The generation that the answer was computed from.
         signals: Entropy, drift, selected share and source agreement, as plain numbers.
-        source: The source model's probabilities, where they were computed: (N, C), or of the first images alone.
-        adapted: The stream's own (N, C): in shadow mode not those that the client gets.
-        features: (N, d) of the source model, where it looked.
-        findings: What the monitors found.
-        decision: What became of the request's learning, and why.
+        source: The source model's probabilities if computed: (N, C), or fewer rows for the first images alone.
+        adapted: (N, C) probabilities of the stream itself; in shadow mode the client gets others.
+        features: (n, d) features of the source model on the images it looked at; None without a source check.
+        findings: The monitors' findings.
+        decision: The action taken on the request's learning, and its reason.
     """
 
     output: StepOutput
@@ -61,16 +62,16 @@ class Served:
 
     @property
     def action(self) -> Action:
-        """What became of the request's learning."""
+        """The action taken on the request's learning."""
         return self.decision.action
 
 
 def serve(
     stream: Stream, x: Tensor, *, wants_source: bool, source_check_every: int, step: Step | None = None
 ) -> Served:
-    """Answer x (N, C, H, W) and adapt the stream; within `stream.unchanged_on_failure` it happens or does not.
+    """Answer x (N, C, H, W) and adapt the stream. Call it within `stream.unchanged_on_failure`.
 
-    `step` stands for the stream's own step where it may have been taken with other streams' already.
+    `step` replaces the stream's own step; a batched step shared with other streams is passed this way.
     """
     step = step or stream.fitted.step
     waited = None
@@ -85,7 +86,7 @@ def serve(
     policy = stream.policy
     findings = stream_monitors.update(
         stream.state.monitors, seeing, stream.model.reference,
-        takeover=policy.takeover, margin=policy.margin, every=source_check_every * _leisure(stream),
+        takeover=policy.takeover, margin=policy.margin, every=source_check_every * _check_factor(stream),
         learns=stream.mode != "frozen" and stream.fitted.spec != "source",
     )  # fmt: skip
     if open_to_learn:
@@ -100,7 +101,7 @@ def serve(
     stream.images += len(x)
     stream.source_check = _source_check(stream, output, source)
     stream.signals = _signals(answer, stream.source_check)
-    stream.monitored = {**findings.signals, **_moved(stream)}
+    stream.monitored = {**findings.signals, **_parameter_distances(stream)}
     return Served(
         output=answer,
         waited=waited,
@@ -115,7 +116,7 @@ def serve(
 
 
 def adapt_window(stream: Stream) -> Decision | None:
-    """Learn from the images that wait, in one step that is kept or skipped; None if there are none."""
+    """Learn from the waiting images in one step that is kept or skipped; return None if no image waits."""
     if not len(stream.state.window):
         return None
     spec = stream.model.bundle.input
@@ -127,7 +128,7 @@ def adapt_window(stream: Stream) -> Decision | None:
 
 
 def guarded(stream: Stream, decision: Decision) -> None:
-    """Do what a guard has decided about the state as it is; to skip is to leave it so."""
+    """Apply a guard's decision about the current state. Skipping changes nothing."""
     if decision.action is Action.SKIPPED:
         return
     monitors = stream_monitors.begun_again(stream.state.monitors, stream.initial().monitors)
@@ -145,7 +146,7 @@ def guarded(stream: Stream, decision: Decision) -> None:
 
 
 def _decided_of_window(stream: Stream, output: StepOutput, after: AdapterState) -> Decision:
-    """Keep a step on images that had waited, or skip it; to go back is left to the request that comes next."""
+    """Keep a step on images that had waited, or skip it. Going back is left to the next request."""
     verdicts = Verdicts(_finite(output), is_finite(after), distance=_distance(stream, after))
     decision = decide(verdicts, stream.policy)
     skipped = decision.rule == "non_finite" or decision.action is Action.SKIPPED
@@ -153,7 +154,7 @@ def _decided_of_window(stream: Stream, output: StepOutput, after: AdapterState) 
 
 
 def _decided(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, findings: Findings) -> Decision:
-    """Decide about a step, or about a request that is to wait for one: then what was learned before is judged."""
+    """Decide about a step. If the request only joins the window, earlier learning is judged."""
     decision = decide(_verdicts(stream, x, output, after, findings), stream.policy)
     return Decision(Action.QUEUED) if after is None and decision.action is Action.KEPT else decision
 
@@ -162,7 +163,7 @@ def _done(
     stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, findings: Findings, decision: Decision,
     generation: int,
 ) -> tuple[StepOutput, int]:  # fmt: skip
-    """Do what was decided about a step; return the answer, computed anew where the step is thrown away."""
+    """Apply the decision about a step. Return the answer, recomputed if the step is thrown away, and its generation."""
     noted = replace(stream.state, monitors=findings.state)
     if decision.action is Action.QUEUED:
         stream.note(replace(noted, window=pending_images.append(noted.window, x, stream.model.bundle.input)))
@@ -191,22 +192,25 @@ def _verdicts(
 
 
 def _distance(stream: Stream, state: AdapterState) -> float | None:
-    """Return how far a state's learned parameters are from where they began; None where none are, or no rule asks."""
+    """Return the relative distance of a state's learned parameters from the initial ones.
+
+    None if nothing is learned or no rule needs the distance.
+    """
     now = learned(state) if stream.policy.distance != "off" else {}
     return float(relative(now, learned(stream.fitted.initial()))) if now else None
 
 
 def _going_back_helps(stream: Stream, x: Tensor, output: StepOutput) -> bool:
-    """Whether the state before any batch agrees more often with the source model on these images."""
+    """Return whether the initial state agrees with the source model on these images clearly more than `output` does."""
     source = stream.model.answer_as_source(x).probabilities
-    begun, _ = stream.fitted.step(stream.fitted.initial(), x)
-    agreements = [answers.agreement(each.probabilities, source) or 0.0 for each in (begun, output)]
+    initial, _ = stream.fitted.step(stream.fitted.initial(), x)
+    agreements = [answers.agreement(each.probabilities, source) or 0.0 for each in (initial, output)]
     least = stream.policy.margin / 2 if len(x) >= LEAST_IMAGES else 0.0
     return agreements[0] - agreements[1] > least
 
 
-def _leisure(stream: Stream) -> int:
-    """How much more seldom the source model looks at its own answers: for the inputs' sake alone."""
+def _check_factor(stream: Stream) -> int:
+    """Return the factor that thins out source checks; a source stream needs them for its inputs alone."""
     return OWN_ANSWERS if stream.fitted.spec == "source" else 1
 
 
@@ -216,13 +220,13 @@ def _pausing(stream: Stream) -> str:
 
 
 def _predict(stream: Stream, x: Tensor) -> StepOutput:
-    """Answer without learning; rows that are not finite are answered by the source model."""
+    """Answer without learning. The source model answers the rows that are not finite."""
     output = stream.fitted.predict(stream.state.adapter, x)
     return output if _finite(output) else _completed(output, stream.model.answer_as_source(x))
 
 
 def _completed(output: StepOutput, source: StepOutput) -> StepOutput:
-    """Take the rows that are no answer from the source model; NaN marks those that it cannot answer either."""
+    """Replace unsound rows by the source model's. Rows that the source model cannot answer either become NaN."""
     lost = torch.from_numpy(~answers.are_sound(output.logits, output.probabilities))
     if bool(lost.all()):
         return _marked(source)
@@ -234,7 +238,7 @@ def _completed(output: StepOutput, source: StepOutput) -> StepOutput:
 
 
 def _marked(output: StepOutput) -> StepOutput:
-    """Return an answer of which the rows that are none have no finite probability."""
+    """Return an answer whose unsound rows have NaN probabilities."""
     lost = torch.from_numpy(~answers.are_sound(output.logits, output.probabilities))
     if not bool(lost.any()):
         return output
@@ -242,34 +246,37 @@ def _marked(output: StepOutput) -> StepOutput:
 
 
 def _seeing(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, *, wants_source: bool) -> Seeing:
-    """Let the source model look where it is asked for, alerted or shadowed; where it is only due, at some images."""
+    """Collect the monitors' inputs, with the source model's look at the images if one is requested or due.
+
+    The source model sees all images on request, in shadow mode and after an alarm, and the first ones otherwise.
+    """
     drift = output.signals.get("drift")
-    look = known = None
+    look = seen = None
     monitors = stream.state.monitors
     whole = wants_source or stream.mode == "shadow" or bool(monitors.alert)
     if whole or stream_monitors.check_due(monitors):
-        look, known = stream.model.watch.look(monitors.seen, x if whole else x[:LOOKED_AT])
+        look, seen = stream.model.watch.look(monitors.seen, x if whole else x[:LOOKED_AT])
     step = None if after is None else _step_length(stream.state.adapter, after)
-    return Seeing(output.probabilities, None if drift is None else float(drift), step, look, known)
+    return Seeing(output.probabilities, None if drift is None else float(drift), step, look, seen)
 
 
 def _step_length(before: AdapterState, after: AdapterState) -> float | None:
-    """Return how far a step has moved the learned parameters, relatively; None where it did not."""
+    """Return the relative length of a step in the learned parameters; None if they did not move."""
     starts = learned(before)
     return float(relative(learned(after), starts)) or None if starts else None
 
 
 def _source(stream: Stream, output: StepOutput, seeing: Seeing) -> StepOutput | None:
-    """Return the source model's answer where it looked; a plain source stream is its own source."""
+    """Return the source model's answer if it was computed. A source stream's own answer is the source model's."""
     if stream.fitted.spec == "source":
         return output
     return None if seeing.look is None else _marked(StepOutput(seeing.look.logits, seeing.look.logits.softmax(1), {}))
 
 
 def _shadowed(adapted: StepOutput, source: StepOutput) -> StepOutput:
-    """Answer as the source model; what was learned beside it shows in the signals."""
-    beside = {name: signal for name, signal in adapted.signals.items() if name != "entropy"}
-    return StepOutput(source.logits, source.probabilities, {**source.signals, **beside})
+    """Answer as the source model does, and keep the adapted stream's signals, except entropy."""
+    adapted_signals = {name: signal for name, signal in adapted.signals.items() if name != "entropy"}
+    return StepOutput(source.logits, source.probabilities, {**source.signals, **adapted_signals})
 
 
 def _source_check(stream: Stream, output: StepOutput, source: StepOutput | None) -> SourceCheck | None:
@@ -291,8 +298,8 @@ def _signals(answer: StepOutput, check: SourceCheck | None) -> dict[str, float]:
     return {name: value for name, value in signals.items() if math.isfinite(value)}
 
 
-def _moved(stream: Stream) -> dict[str, float]:
-    """Return how far the learned parameters are from where they began; nothing where none are learned."""
+def _parameter_distances(stream: Stream) -> dict[str, float]:
+    """Return how far the learned parameters are from the initial ones; empty if nothing is learned."""
     now, before = learned(stream.state.adapter), learned(stream.fitted.initial())
     if not now:
         return {}
@@ -306,20 +313,20 @@ def _finite(output: StepOutput) -> bool:
 
 
 def reset(stream: Stream) -> None:
-    """Return to the state before any batch; a new generation."""
+    """Return to the state before any batch, as a new generation."""
     stream.begin_again(stream.initial())
 
 
 def restore(stream: Stream, state: StreamState) -> None:
-    """Continue from a stored state; a new generation."""
+    """Continue from a stored state, as a new generation."""
     stream.begin_again(state)
 
 
 def check_serves(stream: Stream, state: StreamState) -> None:
-    """Try a request on a state from outside, whose values may be such that requests fail; the stream stays as it is.
+    """Try a request on a state from outside, whose values may make requests fail. The stream does not change.
 
     Raises:
-        UnfitError: If it fails.
+        UnfitError: If the request fails.
     """
     spec = stream.model.bundle.input
     low, high = spec.value_range

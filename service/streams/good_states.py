@@ -10,16 +10,16 @@ from adapters.state import flatten
 from service.streams.disk_spill import Spill, Spilled
 
 AGES = (1, 16, 256)
-"""Steps behind the newest that the kept ones are about, the first being the newest itself."""
+"""Target ages of the kept states, in steps behind the newest. The first is the newest state itself."""
 SLACK = 2
-"""Times its age after which a state leaves, and the next younger one begins to take its place."""
+"""A state that is older than SLACK times its target age is replaced by the next younger one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GoodState:
-    """An adapter's state that passed the probe, the step that it is after, and its accuracy there.
+    """An adapter state that passed the probe, its step count and generation, and its accuracy on the probe set.
 
-    `holds_inputs` says whether the state holds images.
+    `holds_inputs` is set if the state contains images.
     """
 
     adapter: AdapterState | Spilled
@@ -29,15 +29,16 @@ class GoodState:
     holds_inputs: bool = False
 
     def state(self, like: AdapterState) -> AdapterState | None:
-        """Return the adapter's state, read from its file if it was put aside; None if that is lost."""
+        """Return the adapter state, read from its file if it was spilled; None if the file is lost."""
         return self.adapter.read(like) if isinstance(self.adapter, Spilled) else self.adapter
 
 
 @dataclass(frozen=True, slots=True)
 class GoodStates:
-    """A ring of at most three, the newest first, of which at most `limit_bytes` are in memory.
+    """A ring of at most three good states, newest first, with at most `limit_bytes` in memory.
 
-    Tensors that several share count once. The oldest beyond the limit go to `spill`, or where there is none, they go.
+    Tensors shared by several states count once. Beyond the limit the oldest states move to `spill`; without one they
+    are dropped.
     """
 
     limit_bytes: int
@@ -45,9 +46,10 @@ class GoodStates:
     kept: tuple[GoodState, ...] = ()
 
     def with_newest(self, good: GoodState) -> "GoodStates":
-        """Return the ring with a newer state: besides it, for each greater age, the oldest that is not too old for it.
+        """Return the ring with a newer state.
 
-        Where all are too old, as states come seldom, it is the youngest of them.
+        For each greater target age the ring keeps the oldest state that is not too old for it. If all are too old, as
+        when good states are rare, it keeps the youngest.
         """
         others = [other for other in self.kept if other.steps < good.steps]
         chosen: list[GoodState] = []
@@ -60,11 +62,11 @@ class GoodStates:
         return replace(self, kept=self._within([good, *newest_first]))
 
     def without_newest(self) -> "GoodStates":
-        """Return the ring without the state that was gone back to, so that the next way back leads further."""
+        """Return the ring without its newest state, so that the next rollback goes further back."""
         return replace(self, kept=self.kept[1:])
 
     def emptied(self) -> "GoodStates":
-        """Return the ring before any state."""
+        """Return an empty ring with the same limits."""
         return replace(self, kept=())
 
     @property
@@ -73,15 +75,15 @@ class GoodStates:
         return _size_bytes(self.kept)
 
     def _within(self, states: list[GoodState]) -> tuple[GoodState, ...]:
-        """Put aside from the oldest on until the others are within the limit."""
+        """Spill the oldest states until the rest are within the limit."""
         for index in reversed(range(len(states))):
             if _size_bytes(states) <= self.limit_bytes:
                 break
-            aside = self._aside(states[index])
-            states[index : index + 1] = [] if aside is None else [aside]
+            spilled = self._spilled(states[index])
+            states[index : index + 1] = [] if spilled is None else [spilled]
         return tuple(states)
 
-    def _aside(self, good: GoodState) -> GoodState | None:
+    def _spilled(self, good: GoodState) -> GoodState | None:
         if isinstance(good.adapter, Spilled):
             return good
         may_be_written = self.spill is not None and not (good.holds_inputs and self.spill.drop_inputs)
@@ -94,7 +96,7 @@ def _size_bytes(states: "tuple[GoodState, ...] | list[GoodState]") -> int:
 
 
 def _apart(states: "tuple[GoodState, ...] | list[GoodState]") -> Iterator[Tensor]:
-    """Yield each tensor in memory once, whoever shares it."""
+    """Yield each tensor in memory once, even if several states share it."""
     seen: set[int] = set()
     for state in states:
         tensors = {} if isinstance(state.adapter, Spilled) else flatten(state.adapter)

@@ -1,4 +1,4 @@
-"""A stream's log of answered requests, so that a retry does not adapt twice."""
+"""A stream's log of answered requests, so that a retry does not adapt the stream twice."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from service.errors import ConflictError
 from service.types import InferResponse
 
 
-class Asked(NamedTuple):
-    """What identifies a request on its stream: its id, its idempotency key ("" for none), its body's digest."""
+class RequestIdentity(NamedTuple):
+    """Identity of a request on its stream: its id, its idempotency key ("" for none), its body's digest."""
 
     id: str
     key: str
@@ -18,9 +18,9 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One answered request: what identifies it, and its answer."""
+    """The identity of an answered request, and its answer."""
 
-    asked: Asked
+    identity: RequestIdentity
     response: InferResponse
 
     @property
@@ -30,52 +30,52 @@ class Answered:
 
 
 class RetryLog:
-    """The last answers of one stream, bounded in number and bytes.
+    """The latest answers of one stream, bounded in number and bytes.
 
-    The same id may stand for several bodies: clients count from 1 or send a constant. A key stands for one.
+    One id may be used for several bodies: clients count from 1 or send a constant. A key is good for one body.
     """
 
     def __init__(self, entries: int, size_bytes: int) -> None:
         self._entries = entries
         self._limit_bytes = size_bytes
         self._bytes = 0
-        self._answered: OrderedDict[Asked, Answered] = OrderedDict()
-        self._of_key: dict[str, Asked] = {}
-        self._of_body: dict[tuple[str, str], Asked] = {}  # by id and digest: the newest answer
-        self._of_id: dict[str, Asked] = {}  # the newest answer of any body
+        self._answered: OrderedDict[RequestIdentity, Answered] = OrderedDict()
+        self._of_key: dict[str, RequestIdentity] = {}
+        self._of_body: dict[tuple[str, str], RequestIdentity] = {}  # by id and digest: the newest answer
+        self._of_id: dict[str, RequestIdentity] = {}  # the newest answer of any body
 
     def __len__(self) -> int:
         return len(self._answered)
 
-    def find(self, asked: Asked, *, held: bool = False) -> InferResponse | None:
-        """Return the first answer to this request, or None if it is new or forgotten.
+    def find(self, identity: RequestIdentity, *, held: bool = False) -> InferResponse | None:
+        """Return the first answer to this request, or None if the request is new or its answer was dropped.
 
         Args:
-            asked: The request. If it has a key, the key alone decides whether it is a retry.
-            held: Whether an id is refused with another body, as a key always is.
+            identity: The request. If it has a key, the key alone decides whether it is a retry.
+            held: Refuse an id, like a key, that was used with another body.
 
         Raises:
-            ConflictError: If the key, or an id that is held, was used for another body.
+            ConflictError: If the key was used for another body, or with `held` the id.
         """
-        if asked.key in self._of_key:
-            return self._same_body(self._of_key[asked.key], asked, f"the Idempotency-Key {asked.key!r}", "key")
-        before = self._of_body.get((asked.id, asked.digest))
-        if held and (before or asked.id in self._of_id):
-            return self._same_body(before or self._of_id[asked.id], asked, f"request id {asked.id!r}", "id")
-        return None if before is None or asked.key else self._answered[before].response
+        if identity.key in self._of_key:
+            return self._same_body(self._of_key[identity.key], identity, f"the Idempotency-Key {identity.key!r}", "key")
+        before = self._of_body.get((identity.id, identity.digest))
+        if held and (before or identity.id in self._of_id):
+            return self._same_body(before or self._of_id[identity.id], identity, f"request id {identity.id!r}", "id")
+        return None if before is None or identity.key else self._answered[before].response
 
-    def add(self, asked: Asked, response: InferResponse) -> None:
-        """Keep an answer, unless it is larger than all may be; the oldest leave once they are too many or too large."""
-        entry = Answered(asked, response)
+    def add(self, identity: RequestIdentity, response: InferResponse) -> None:
+        """Keep an answer unless it exceeds the byte limit by itself. The oldest answers are dropped for it."""
+        entry = Answered(identity, response)
         if entry.size_bytes > self._limit_bytes:
             return
-        if asked in self._answered:
-            self._drop(asked)
-        self._answered[asked] = entry
+        if identity in self._answered:
+            self._drop(identity)
+        self._answered[identity] = entry
         self._bytes += entry.size_bytes
-        self._of_body[asked.id, asked.digest] = self._of_id[asked.id] = asked
-        if asked.key:
-            self._of_key[asked.key] = asked
+        self._of_body[identity.id, identity.digest] = self._of_id[identity.id] = identity
+        if identity.key:
+            self._of_key[identity.key] = identity
         while len(self._answered) > self._entries or self._bytes > self._limit_bytes:
             self._drop(next(iter(self._answered)))
 
@@ -84,18 +84,18 @@ class RetryLog:
         return tuple(self._answered.values())
 
     def emptied(self) -> "RetryLog":
-        """Return a log of the same bounds without answers."""
+        """Return an empty log with the same limits."""
         return RetryLog(self._entries, self._limit_bytes)
 
-    def _same_body(self, before: Asked, asked: Asked, said: str, name: str) -> InferResponse:
-        if before.digest != asked.digest:
+    def _same_body(self, before: RequestIdentity, identity: RequestIdentity, said: str, name: str) -> InferResponse:
+        if before.digest != identity.digest:
             raise ConflictError(f"{said} was used for another body; expected a new {name} or the same body")
         return self._answered[before].response
 
-    def _drop(self, asked: Asked) -> None:
-        self._bytes -= self._answered.pop(asked).size_bytes
-        self._of_key.pop(asked.key, None)
-        if self._of_body[asked.id, asked.digest] == asked:
-            del self._of_body[asked.id, asked.digest]
-        if self._of_id[asked.id] == asked:
-            del self._of_id[asked.id]
+    def _drop(self, identity: RequestIdentity) -> None:
+        self._bytes -= self._answered.pop(identity).size_bytes
+        self._of_key.pop(identity.key, None)
+        if self._of_body[identity.id, identity.digest] == identity:
+            del self._of_body[identity.id, identity.digest]
+        if self._of_id[identity.id] == identity:
+            del self._of_id[identity.id]

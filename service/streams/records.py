@@ -1,11 +1,11 @@
-"""What a stream leaves in the store: its row in the catalogue, and its events."""
+"""A stream's records in the store: its row in the catalogue, and its events."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry of the log; ids rise by one."""
+    """One entry of the event log; ids rise by one."""
 
     id: int
     time: float
@@ -22,14 +22,14 @@ class Record:
     """A stream in the catalogue.
 
     Attributes:
-        id, model, fingerprint, adapter, durability: What it is.
+        id, model, fingerprint, adapter, durability: The stream's identity and kind.
         settings: JSON of options, mode, guard and adaptation batch.
-        figures: JSON of counts that are shown.
-        generation: The last durable one.
-        ceiling: No process has made a generation beyond this one; equal to `generation` unless a process claims it.
+        figures: JSON of counts for display.
+        generation: The last durable generation.
+        ceiling: Highest generation that any process may have reached; equal to `generation` without a claim.
         epoch: Rises with each claim.
-        blob: Where the state is; "" for the one before any batch.
-        reserved: How the names of the next blobs begin, with the token of the process that claimed the stream first.
+        blob: Name of the state's blob; "" for the state before any batch.
+        reserved: Name prefix of the next blobs, with the token of the process that claimed the stream first.
         created, last_used: Unix seconds.
     """
 
@@ -50,5 +50,5 @@ class Record:
 
     @property
     def newest(self) -> int:
-        """The generation that the stream goes on from once it is brought back."""
+        """The generation that the stream continues from once it is loaded again."""
         return max(self.ceiling, self.generation)

@@ -32,24 +32,24 @@ Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
 Durability: TypeAlias = Literal["ephemeral", "periodic", "sync"]
 Unsettled: TypeAlias = Literal["", "write", "removal"]
 GOOD_BYTES = 64 * 2**20
-"""Most bytes in memory of the good states that one stream keeps to go back to, where no setting says otherwise."""
+"""Default limit in bytes on one stream's good states in memory."""
 FEEDBACK_IMAGES, FEEDBACK_SECONDS = 10_000, 7 * 86_400.0
-"""Answers of a stream that late labels are taken for, where no setting says otherwise."""
+"""Default limits on the answers of a stream that late labels are accepted for: their images and their age."""
 KEPT_ON_FAILURE = frozenset({
     "id", "model", "created",  # never change
-    "claim", "unsettled", "kept", "durable_generation",  # what is known of the store
-    "waiting", "turn", "last_used", "sized",  # the queue's, and a cache
-    "before",  # what is put back
-    "feedback", "history", "trouble", "merging", "seconds",  # written down once a request is answered
+    "claim", "unsettled", "kept", "durable_generation",  # the store's side
+    "waiting", "turn", "last_used", "sized",  # the queue's side, and a cache
+    "before",  # the values to put back
+    "feedback", "history", "trouble", "merging", "seconds",  # recorded after a request is answered
 })  # fmt: skip
-"""The fields of a stream that a request which fails leaves alone; all others are put back as they were."""
+"""Fields of a stream that a failed request leaves alone. All other fields are put back to their earlier values."""
 LEAST_LOOKS, LEAST_REQUESTS = 2, 20
-"""Looks by the source model, or requests, before a stream counts as known."""
+"""Source checks, or requests, before a stream has enough evidence to be judged."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """All that a stream has learned and remembers: one immutable value, and what a snapshot holds."""
+    """All that a stream has learned and remembers: one immutable value, saved whole in a snapshot."""
 
     adapter: AdapterState
     window: Tensor
@@ -58,7 +58,7 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True)
 class SourceCheck:
-    """When the stream was last compared with the source model, in requests ago, and the share of equal labels."""
+    """The latest comparison with the source model: the share of equal labels, and its age in requests."""
 
     agreement: float
     age: int
@@ -66,16 +66,16 @@ class SourceCheck:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """How a state answers the probe set.
+    """A state's results on the probe set.
 
     Attributes:
         accuracy: Share of right answers.
-        forgetting: Accuracy of the state before any batch, less that.
-        source_gap: Accuracy of the source model, less that.
-        generation: Of the state.
-        steps: Learning steps of the state.
-        time: When, Unix seconds.
-        compared: The features of the stream's newest images beside the source's; None where there were too few.
+        forgetting: Accuracy of the state before any batch, minus this state's.
+        source_gap: Accuracy of the source model, minus this state's.
+        generation: The state's generation.
+        steps: The state's learning steps.
+        time: When it was measured, in Unix seconds.
+        compared: The features of the stream's newest images against the source's; None if there were too few images.
     """
 
     accuracy: float
@@ -88,18 +88,18 @@ class ProbeResult:
 
 
 Mark: TypeAlias = tuple[object, ...]
-"""What a checkpoint is of: two equal ones are of the same state and settings."""
+"""Identity of a checkpoint: equal marks mean equal state and settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """That a stream is this process's own in the catalogue.
+    """This process's ownership of a stream in the catalogue.
 
     Attributes:
-        epoch: Of the claim; a later one ends it.
-        generation, blob: What the catalogue holds.
-        reserved: How the names of the next blobs begin.
-        mark: Of what was kept last; () for nothing yet.
+        epoch: The claim's epoch; a later claim ends this one.
+        generation, blob: The catalogue's values.
+        reserved: Name prefix of the next blobs.
+        mark: The last checkpoint's mark; () before the first one.
     """
 
     epoch: int
@@ -111,7 +111,7 @@ class Claim:
 
 @dataclass(slots=True)
 class Stream:
-    """One stream. What it has learned changes by `commit` alone, on the worker, in the stream's order."""
+    """One stream. Its adapter state changes only through `commit`, on the worker, in the order of its requests."""
 
     id: str
     model: HostedModel
@@ -122,25 +122,25 @@ class Stream:
     adapt_batch_size: int = 1
     durability: Durability = "ephemeral"
     idempotent: bool = False
-    """Whether a request id is refused with another body."""
+    """Refuse a request id that was used with another body."""
     claim: Claim | None = None
     unsettled: Unsettled = ""
-    """What was last tried on the stream's row, while it is not known whether it took effect; "" if it is known."""
+    """Last operation on the stream's row whose outcome is unknown; "" if it is known."""
     kept: float = field(default_factory=time.monotonic)
-    """When the last checkpoint was written, on the monotonic clock."""
+    """When the last checkpoint was written, in seconds of the monotonic clock."""
     generation: int = 0
     durable_generation: int = 0
     policy: Policy = field(default_factory=Policy)
     good: GoodStates = field(default_factory=lambda: GoodStates(GOOD_BYTES))
     parent: str = ""
     beginnings: int = 0
-    """How often the state was replaced by one that does not follow from it."""
+    """How often the state was replaced by one that does not follow from it, as by a reset."""
     probe: ProbeResult | None = None
     feedback: Feedback = field(default_factory=lambda: Feedback(FEEDBACK_IMAGES, FEEDBACK_SECONDS))
     history: History = field(default_factory=History)
     trouble: Event | None = None
     suspicion: Suspicion = NONE
-    """Why the stream may be worse than its source model, as of the last look."""
+    """Why the stream may be worse than its source model, as of the last source check."""
     merging: Merging = field(default_factory=Merging)
     features: Tensor | None = None
     shadow: ShadowReport = field(default_factory=ShadowReport)
@@ -148,49 +148,49 @@ class Stream:
     created: float = field(default_factory=CLOCK.now)
     last_used: float = field(default_factory=CLOCK.now)
     used: float = field(default_factory=time.monotonic)
-    """When it was used last, on the monotonic clock."""
+    """When the stream was last used, in seconds of the monotonic clock."""
     signals: Mapping[str, float] = field(default_factory=dict)
     monitored: Mapping[str, float] = field(default_factory=dict)
     source_check: SourceCheck | None = None
     seconds: float = 0.0
-    """What the last request took on the worker."""
+    """Seconds that the last request took on the worker."""
     requests: int = 0
     images: int = 0
     waiting: int = 0
     before: Mapping[str, Any] = field(default_factory=dict)
-    """What the job that is under way may change, as it was before."""
+    """Earlier values of the fields that the running job may change; empty without a job."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def steps(self) -> int:
-        """Learning steps taken; goes back on restore, unlike the generation."""
+        """Learning steps taken. Unlike the generation, it falls when an older state is restored."""
         return int(self.state.adapter.steps)
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of the state's tensors, those shared with the source model included."""
-        if self.sized[0] is not self.state.adapter:  # ten thousand streams are measured at each scrape
+        """Bytes of the state's tensors, including those shared with the source model."""
+        if self.sized[0] is not self.state.adapter:  # cached: each scrape of /metrics measures every stream
             self.sized = (self.state.adapter, size_bytes(self.state.adapter))
         return self.sized[1] + self.state.window.nbytes
 
     @property
     def explanation(self) -> str:
-        """Which pipeline a selector has chosen, and why; "" where nothing is chosen."""
+        """The pipeline that a selector has chosen, and the reason; "" for a pipeline without a selector."""
         return self.fitted.explain(self.state.adapter)
 
     @property
     def has_evidence(self) -> bool:
-        """Whether enough was seen of the stream to say how it is."""
+        """True once the stream was seen enough to be judged."""
         return int(self.state.monitors.suspicion.looks) >= LEAST_LOOKS or self.requests >= LEAST_REQUESTS
 
     @property
     def window_full(self) -> bool:
-        """Whether the images that wait are enough for a step."""
+        """True if enough images wait for a step."""
         return len(self.state.window) >= max(self.adapt_batch_size, 1) > 1
 
     @property
     def mark(self) -> Mark:
-        """What a checkpoint would be of."""
+        """The mark of a checkpoint taken now."""
         learned = (self.generation, len(self.state.window), self.fitted.spec, dict(self.fitted.options))
         return (*learned, self.mode, self.policy, self.adapt_batch_size, self.durability, self.idempotent)
 
@@ -204,7 +204,7 @@ class Stream:
         return initial_state(self.model, self.fitted)
 
     def last_good(self) -> AdapterState:
-        """Return the newest good state, or the one before any batch; the next way back leads further."""
+        """Return the newest good state, or the initial one. It leaves the ring, so the next rollback goes further."""
         initial = self.fitted.initial()
         newest = next(iter(self.good.kept), None)
         self.good = self.good.without_newest()
@@ -212,14 +212,14 @@ class Stream:
         return initial if state is None else state
 
     def commit(self, state: StreamState) -> None:
-        """Put a new state in place: one assignment, one generation."""
+        """Replace the state: one assignment, one generation."""
         self.state = state
         self.generation += 1
         self.sized = (None, 0)
 
     @contextmanager
     def unchanged_on_failure(self) -> Iterator[None]:
-        """Put everything back if the block raises: a request either happens or does not."""
+        """Put all fields back if the block raises, so that a failed request has no effect."""
         self.before = before = {name: getattr(self, name) for name in PUT_BACK}
         try:
             yield
@@ -231,11 +231,11 @@ class Stream:
             self.before = {}
 
     def touch(self) -> None:
-        """Note that the stream is used now."""
+        """Record that the stream is being used now."""
         self.last_used, self.used = CLOCK.now(), time.monotonic()
 
     def before_job(self) -> "Stream":
-        """Return the stream as it was before the job that is under way; itself where there is none."""
+        """Return a copy of the stream as it was before the running job; the stream itself if no job runs."""
         before = self.before
         if not before:
             return self
@@ -246,11 +246,11 @@ class Stream:
         return copied
 
     def note(self, state: StreamState) -> None:
-        """Put a new state in place that differs in window or monitors alone: no learning, so the generation stays."""
+        """Replace the state by one that differs only in window or monitors; the generation stays."""
         self.state = state
 
     def begin_again(self, state: StreamState) -> None:
-        """Commit a state that does not follow from the last one (reset, restore, new spec); retries are forgotten."""
+        """Commit a state that does not follow from the last one (reset, restore, new spec), and forget retries."""
         self.commit(state)
         self.retries = self.retries.emptied()
         self.good = self.good.emptied()
@@ -262,7 +262,7 @@ class Stream:
 
 
 PUT_BACK = tuple(each.name for each in fields(Stream) if each.name not in KEPT_ON_FAILURE)
-"""Every other field, so that a new one cannot be forgotten."""
+"""All other fields. The list is derived, so a new field is put back unless it is excluded."""
 
 
 def initial_state(model: HostedModel, fitted: Fitted) -> StreamState:

@@ -1,4 +1,4 @@
-"""The table of streams: those in memory and those that rest, by id and bounded in number."""
+"""The table of streams by id, bounded in number: those in memory and those at rest in the store."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def valid_id(text: str) -> bool:
-    """Tell whether a text may name a stream or a snapshot.
+    """Return whether a text may name a stream or a snapshot.
 
     Example:
         >>> valid_id("camera-7"), valid_id("../etc/passwd")
@@ -26,32 +26,32 @@ def valid_id(text: str) -> bool:
 
 
 def check_id(text: str) -> None:
-    """Refuse a text that may not name a stream.
+    """Check that a text may name a stream.
 
     Raises:
-        UnfitError: If it is not of the allowed form.
+        UnfitError: If it does not match the pattern for ids.
     """
     if not valid_id(text):
         raise UnfitError(f"the stream id {text[:200]!r} is not of the form {ID.pattern}")
 
 
 def check_generation(stream_id: str, generation: int, expected: int | None) -> None:
-    """Refuse a change that is meant for a stream of another generation.
+    """Check that a change was meant for the stream's current generation.
 
     Raises:
-        MovedOnError: If a generation is expected and the stream's is another.
+        MovedOnError: If a generation is expected and the stream is at another one.
     """
     if expected is not None and expected != generation:
         raise MovedOnError(f"stream {stream_id!r} is at generation {generation}, not {expected}")
 
 
 def default_id(model: HostedModel) -> str:
-    """Return the id of the stream for requests that name none."""
+    """Return the id of the stream that serves requests without a stream id."""
     return f"default.{model.name}"[:128]
 
 
 class StreamTable:
-    """All streams of the server by id, bounded in number: those in memory, and those that rest in the store."""
+    """All streams of the server by id, bounded in number: those in memory, and those at rest in the store."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class StreamTable:
         return len(self._streams)
 
     def knows(self, stream_id: str) -> bool:
-        """Whether there is a stream of this id, in memory or resting."""
+        """Return whether a stream of this id exists, in memory or at rest."""
         return stream_id in self._streams or stream_id in self.resting
 
     def __iter__(self) -> Iterator[Stream]:
@@ -85,7 +85,7 @@ class StreamTable:
         """Return a stream.
 
         Raises:
-            UnknownError: If there is none of this id.
+            UnknownError: If there is no stream of this id in memory.
         """
         stream = self._streams.get(stream_id)
         if stream is None:
@@ -96,8 +96,8 @@ class StreamTable:
         """Add a stream in its initial state.
 
         Raises:
-            UnfitError: If the id is not of the allowed form.
-            SaturatedError: If there are as many streams as allowed.
+            UnfitError: If the id does not match the pattern for ids.
+            SaturatedError: If the table is full.
         """
         check_id(stream_id)
         known = len(self._streams.keys() | self.resting.keys())
@@ -108,7 +108,7 @@ class StreamTable:
         return stream
 
     def made(self, stream_id: str, model: HostedModel, fitted: Fitted, **settings: Any) -> Stream:
-        """Return a stream in its initial state that is not in the table yet."""
+        """Return a stream in its initial state, without adding it to the table."""
         stream = Stream(stream_id, model, fitted, initial_state(model, fitted), self._retry_log(), **settings)
         stream.feedback, stream.good = self._feedback(), self._good
         return stream
@@ -119,11 +119,11 @@ class StreamTable:
         self.resting.pop(stream.id, None)
 
     def rest(self, record: Record) -> None:
-        """Hold of a stream only where it is in the store."""
+        """Replace a stream in memory by its record in the store."""
         self.resting[record.id] = record
         self._streams.pop(record.id, None)
 
     def delete(self, stream_id: str) -> None:
-        """Forget a stream and what it has learned."""
+        """Remove a stream from the table, with all it has learned."""
         self._streams.pop(stream_id, None)
         self.resting.pop(stream_id, None)

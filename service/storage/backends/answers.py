@@ -19,7 +19,7 @@ class Kept:
     content: bytes
 
     @property
-    def asked(self) -> tuple[str, str, str]:
+    def identity(self) -> tuple[str, str, str]:
         """What identifies the request: id, idempotency key, digest of the body."""
         return self.request, self.key, self.digest
 

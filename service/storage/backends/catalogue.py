@@ -229,10 +229,10 @@ def _keep_answers(connection: Connection, move: Move) -> None:
     of_stream = ANSWERS.c.stream == move.record.id
     places = select(ANSWERS.c.request, ANSWERS.c.key, ANSWERS.c.digest, ANSWERS.c.place).where(of_stream)
     there = {(row.request, row.key, row.digest): row.place for row in connection.execute(places)}
-    left = there.keys() - {kept.asked for kept in move.answers}
+    left = there.keys() - {kept.identity for kept in move.answers}
     if left:
-        connection.execute(delete(ANSWERS).where(of_stream & ANSWERS.c.place.in_([there[asked] for asked in left])))
-    new = [kept for kept in move.answers if kept.asked not in there]
+        connection.execute(delete(ANSWERS).where(of_stream & ANSWERS.c.place.in_([there[each] for each in left])))
+    new = [kept for kept in move.answers if kept.identity not in there]
     first = max(there.values(), default=0) + 1
     rows = [{"stream": move.record.id, "place": place, **asdict(kept)} for place, kept in enumerate(new, first)]
     if rows:

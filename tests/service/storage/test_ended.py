@@ -9,7 +9,7 @@ from service.storage.backends.answers import Kept
 from service.storage.backends.catalogue import Catalogue
 from service.storage.backends.database import open_database
 from service.storage.ended_answers import LAST, OWN_BYTES, EndedAnswers
-from service.streams.idempotency import Answered, Asked
+from service.streams.idempotency import Answered, RequestIdentity
 from service.types import InferResponse
 from tests.applications import INFER, application
 from tests.bundles import torch_bundle
@@ -109,25 +109,25 @@ def test_a_final_request_is_answered_alike_though_the_store_fails_at_any_step_on
 
 def answered(request, size=1000):
     outputs = {"logits": np.zeros(size, np.uint8)}
-    return Answered(Asked(request, "", "digest"), InferResponse("m", "1", request, {}, outputs))
+    return Answered(RequestIdentity(request, "", "digest"), InferResponse("m", "1", request, {}, outputs))
 
 
 def test_answers_of_ended_streams_are_bounded_in_number_bytes_and_time():
     now = [0.0]
     ended = EndedAnswers(seconds=10, size_bytes=3 * (1000 + OWN_BYTES), clock=lambda: now[0])
     ended.keep("many", [answered(f"r{number}", size=0) for number in range(LAST + 2)])
-    assert ended.find("many", Asked("r1", "", "digest")) is None
-    assert ended.find("many", Asked("r2", "", "digest")) is not None
+    assert ended.find("many", RequestIdentity("r1", "", "digest")) is None
+    assert ended.find("many", RequestIdentity("r2", "", "digest")) is not None
 
     for name in "abcd":
         ended.keep(name, [answered("r")])
         now[0] += 1
-    found = [name for name in "abcd" if ended.find(name, Asked("r", "", "digest"))]
+    found = [name for name in "abcd" if ended.find(name, RequestIdentity("r", "", "digest"))]
     assert found == ["b", "c", "d"]
 
     now[0] = 11.5
-    assert [name for name in "abcd" if ended.find(name, Asked("r", "", "digest"))] == ["c", "d"]
-    assert ended.find("c", Asked("r", "", "another")) is None
+    assert [name for name in "abcd" if ended.find(name, RequestIdentity("r", "", "digest"))] == ["c", "d"]
+    assert ended.find("c", RequestIdentity("r", "", "another")) is None
 
 
 def test_stored_answers_of_ended_streams_leave_when_old_or_too_many(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import ConflictError
-from service.streams.idempotency import Asked, RetryLog
+from service.streams.idempotency import RequestIdentity, RetryLog
 from service.types import InferResponse
 
 
@@ -19,29 +19,29 @@ def response(request_id, size_bytes=8):
 
 
 def add(log, answer, key="", digest="digest"):
-    log.add(Asked(answer.id, key, digest), answer)
+    log.add(RequestIdentity(answer.id, key, digest), answer)
     return answer
 
 
 def kept(log, ids):
-    return [request_id for request_id in ids if log.find(Asked(request_id, "", "digest")) is not None]
+    return [request_id for request_id in ids if log.find(RequestIdentity(request_id, "", "digest")) is not None]
 
 
 def test_the_same_id_and_body_give_the_first_answer_itself():
     log, first = RetryLog(4, 1000), response("a")
     add(log, first)
 
-    assert log.find(Asked("a", "", "digest")) is first
-    assert log.find(Asked("a", "", "digest")) is first
+    assert log.find(RequestIdentity("a", "", "digest")) is first
+    assert log.find(RequestIdentity("a", "", "digest")) is first
 
 
 def test_the_same_id_with_another_body_is_new_and_both_are_kept():
     log = RetryLog(4, 1000)
     first, second = add(log, response("a")), add(log, response("a"), digest="another")
 
-    assert log.find(Asked("a", "", "a third")) is None
-    assert log.find(Asked("a", "", "digest")) is first
-    assert log.find(Asked("a", "", "another")) is second
+    assert log.find(RequestIdentity("a", "", "a third")) is None
+    assert log.find(RequestIdentity("a", "", "digest")) is first
+    assert log.find(RequestIdentity("a", "", "another")) is second
 
 
 def test_an_id_that_is_held_with_another_body_is_a_conflict_that_names_the_id_and_forgets_nothing():
@@ -49,32 +49,32 @@ def test_an_id_that_is_held_with_another_body_is_a_conflict_that_names_the_id_an
     first, second = add(log, response("a")), add(log, response("a"), digest="another")
 
     with pytest.raises(ConflictError, match="request id 'a' was used for another body; expected a new id"):
-        log.find(Asked("a", "", "a third"), held=True)
+        log.find(RequestIdentity("a", "", "a third"), held=True)
 
-    assert log.find(Asked("a", "", "digest"), held=True) is first
-    assert log.find(Asked("a", "", "another"), held=True) is second
-    assert log.find(Asked("b", "", "a third"), held=True) is None
+    assert log.find(RequestIdentity("a", "", "digest"), held=True) is first
+    assert log.find(RequestIdentity("a", "", "another"), held=True) is second
+    assert log.find(RequestIdentity("b", "", "a third"), held=True) is None
 
 
 def test_a_key_alone_decides_whether_a_request_is_a_retry():
     log = RetryLog(8, 1000)
     one, other, plain = add(log, response("a"), "k1"), add(log, response("a"), "k2"), add(log, response("b"))
 
-    assert log.find(Asked("a", "k1", "digest")) is one
-    assert log.find(Asked("c", "k2", "digest")) is other
-    assert log.find(Asked("b", "k3", "digest")) is None
-    assert log.find(Asked("b", "", "digest")) is plain
+    assert log.find(RequestIdentity("a", "k1", "digest")) is one
+    assert log.find(RequestIdentity("c", "k2", "digest")) is other
+    assert log.find(RequestIdentity("b", "k3", "digest")) is None
+    assert log.find(RequestIdentity("b", "", "digest")) is plain
     with pytest.raises(ConflictError, match="the Idempotency-Key 'k1' was used for another body; expected a new key"):
-        log.find(Asked("a", "k1", "another"))
+        log.find(RequestIdentity("a", "k1", "another"))
 
 
 def test_a_held_id_is_held_under_another_key_too():
     log = RetryLog(8, 1000)
     first = add(log, response("a"), "k1")
 
-    assert log.find(Asked("a", "k2", "digest"), held=True) is first
+    assert log.find(RequestIdentity("a", "k2", "digest"), held=True) is first
     with pytest.raises(ConflictError, match="request id 'a'"):
-        log.find(Asked("a", "k2", "another"), held=True)
+        log.find(RequestIdentity("a", "k2", "another"), held=True)
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -85,16 +85,16 @@ def test_what_has_left_the_log_is_neither_a_retry_nor_a_conflict(held):
     for digest in ("b1", "b2"):
         add(log, response("b"), digest=digest)
 
-    assert log.find(Asked("a", "k1", "a third"), held=held) is None
-    assert log.find(Asked("a", "", "digest"), held=held) is None
+    assert log.find(RequestIdentity("a", "k1", "a third"), held=held) is None
+    assert log.find(RequestIdentity("a", "", "digest"), held=held) is None
 
 
 def test_an_id_not_seen_is_new_whatever_its_body():
     log = RetryLog(4, 1000)
     add(log, response("a"))
 
-    assert log.find(Asked("b", "", "digest")) is None
-    assert log.find(Asked("", "", "digest")) is None
+    assert log.find(RequestIdentity("b", "", "digest")) is None
+    assert log.find(RequestIdentity("", "", "digest")) is None
 
 
 def test_the_oldest_answers_leave_first_when_there_are_too_many():
@@ -151,7 +151,7 @@ def test_a_forgotten_id_may_be_used_for_another_body():
     add(log, response("a"))
     add(log, response("b"))
 
-    assert log.find(Asked("a", "", "another")) is None
+    assert log.find(RequestIdentity("a", "", "another")) is None
 
 
 def test_a_request_added_again_holds_the_latest_answer_once():
@@ -160,7 +160,7 @@ def test_a_request_added_again_holds_the_latest_answer_once():
 
     latest = add(log, response("a", 60))
 
-    assert log.find(Asked("a", "", "digest")) is latest
+    assert log.find(RequestIdentity("a", "", "digest")) is latest
     assert len(log) == 1
 
 
