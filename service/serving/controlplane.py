@@ -17,7 +17,7 @@ from service.storage.checkpointer import Keeper
 from service.storage.recorder import Recorder
 from service.storage.snapshots.format import Manifest, pack, unpack
 from service.storage.snapshots.store import SnapshotStore
-from service.storage.snapshots.stream_files import begun_anew, file_of, state_for, warning_for
+from service.storage.snapshots.stream_files import file_of, restarted_monitors, state_for, warning_for
 from service.storage.store_calls import StoreCalls
 from service.streams import engine
 from service.streams.idempotency import Answered
@@ -220,7 +220,7 @@ class Controlplane:
             engine.check_serves(stream, state)
             engine.restore(stream, state)
             stream.parent = manifest.id
-            return "; ".join(filter(None, (warning_for(stream, manifest), begun_anew(stream, tensors))))
+            return "; ".join(filter(None, (warning_for(stream, manifest), restarted_monitors(stream, tensors))))
 
         warning = await self._in_steps(stream, self._counted("restore", job))
         self._recorder.tell(stream, Happening("restored", f"from snapshot {snapshot_id}"))

@@ -110,15 +110,15 @@ class Residence:
         """Return whether a stream of this id may exist, as far as is known without a call to the store."""
         return valid_id(stream_id) and (self._sharded or self.table.knows(stream_id))
 
-    async def get(self, stream_id: str, *, anew: bool = False) -> Stream:
-        """Return a stream, loaded if it rests; with `anew` in its initial state if it is unfit or damaged.
+    async def get(self, stream_id: str, *, reset: bool = False) -> Stream:
+        """Return a stream, loaded if it rests; with `reset`, it is loaded in its initial state.
 
         Raises:
             UnknownError: If there is none.
             UnfitError: If its model is not served or has changed, or its state is damaged.
             StoreDownError: If the store does not answer.
         """
-        stream = await self.find(stream_id, anew=anew)
+        stream = await self.find(stream_id, reset=reset)
         if stream is None:
             raise UnknownError(f"there is no stream {stream_id[:200]!r}")
         return stream
@@ -128,15 +128,15 @@ class Residence:
         try:
             return await self.get(stream_id)
         except UnfitError:
-            return await self.get(stream_id, anew=True)
+            return await self.get(stream_id, reset=True)
 
-    async def find(self, stream_id: str, *, anew: bool = False) -> Stream | None:
+    async def find(self, stream_id: str, *, reset: bool = False) -> Stream | None:
         """Return a stream as `get` does, or None if there is none."""
         stream = self.table.find(stream_id)
         if stream is not None or not self.may_know(stream_id):
             return stream
         async with self._alone(stream_id):
-            return self.table.find(stream_id) or await self._brought(stream_id, anew=anew)
+            return self.table.find(stream_id) or await self._brought(stream_id, reset=reset)
 
     async def end_resting(self, stream_id: str, expected: int | None, *, dry_run: bool = False) -> Record | None:
         """End a resting stream by its record alone. Its model need not be served, nor its state be readable.
@@ -309,18 +309,18 @@ class Residence:
     def _bytes(self) -> int:
         return sum(_bytes(stream) for stream in self.table)
 
-    async def _brought(self, stream_id: str, *, anew: bool) -> Stream | None:
-        anew = anew or stream_id in self._forgotten
+    async def _brought(self, stream_id: str, *, reset: bool) -> Stream | None:
+        reset = reset or stream_id in self._forgotten
         record = self.table.resting.get(stream_id)
         if record is not None:
-            model = model_of(self._models, record, anew=anew)  # an unfit stream is not claimed
+            model = model_of(self._models, record, reset=reset)  # an unfit stream is not claimed
             options = json.loads(record.settings)["options"]
             await model.try_ahead(record.adapter, options, self._scheduler.place(None))
         loaded = await self._calls.run(partial(load, self._keeper.checkpoints, stream_id))
         if loaded is None:
             self.table.resting.pop(stream_id, None)
             return None
-        stream, lacks = await self._scheduler.beside(lambda: self._built(loaded, anew=anew), f"stream {stream_id!r}")
+        stream, lacks = await self._scheduler.beside(lambda: self._built(loaded, reset=reset), f"stream {stream_id!r}")
         if self._histories is not None:
             await asyncio.to_thread(self._histories.load, stream)
         self._forgotten.discard(stream_id)
@@ -333,9 +333,9 @@ class Residence:
             self._recorder.tell(stream, _resumed(stream, loaded, lacks))
         return stream
 
-    def _built(self, loaded: Loaded, *, anew: bool) -> tuple[Stream, str]:
+    def _built(self, loaded: Loaded, *, reset: bool) -> tuple[Stream, str]:
         with self._suspects.marked(loaded.record.id):
-            return built(self.table, self._models, loaded, anew=anew)
+            return built(self.table, self._models, loaded, reset=reset)
 
 
 def _check_generation(record: Record, expected: int | None) -> None:

@@ -13,7 +13,7 @@ from service.types import Happening
 
 HELD, REFUSED = 2, 3
 """Ends of the process after which a loaded stream is frozen, and after which its requests are refused."""
-WAY_ON = "PATCH mode adapt to let it learn again, or reset it to begin anew"
+WAY_ON = "PATCH mode adapt to let it learn again, or reset it to start over"
 
 
 class Suspects:

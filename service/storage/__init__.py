@@ -1,1 +1,1 @@
-"""What outlives the process: checkpoints, snapshots, events, histories."""
+"""Everything that outlives the process: checkpoints, snapshots, events, histories."""

@@ -1,4 +1,4 @@
-"""Keeps streams: `sync` ones before they answer, `periodic` ones behind the traffic, all when the server stops."""
+"""Writes checkpoints: of `sync` streams before each answer, of `periodic` ones now and then, of all at the stop."""
 
 import asyncio
 import threading
@@ -24,26 +24,26 @@ from service.telemetry.metrics import Telemetry
 from service.types import Happening, InferResponse
 
 LOOK_SECONDS = 0.5
-"""How often it is looked for streams whose time has come."""
+"""Seconds between scans for streams that are due."""
 AGAIN_SECONDS = 1.0
-"""How long a stream waits that could not be kept, before it is tried again."""
+"""Seconds before a failed write of a stream is tried again."""
 AT_A_TIME = 64
-"""Streams kept in one transaction."""
+"""Most streams written in one transaction."""
 FENCED = "was taken over by another process: it is fenced here, and nothing was changed; send it there, or try again"
 
 
 class Keeper:
-    """Writes what streams have learned to the store.
+    """Writes streams to the store.
 
     Args:
         checkpoints: The store.
         table: The streams.
-        worker: Where streams change, and are taken.
-        recorder: Where it is told.
-        telemetry: Where it is counted.
-        calls: Runs the calls of the store.
-        steps, seconds: After how many generations and seconds a `periodic` stream is kept.
-        ended: Where the last answers of streams that have ended are.
+        worker: Copies the streams between jobs.
+        recorder: Records events.
+        telemetry: Counts checkpoints.
+        calls: Runs the store's calls.
+        steps, seconds: Generations and seconds after which a `periodic` stream is written.
+        ended: The last answers of ended streams.
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class Keeper:
         self._worker_hangs = False
         self._changed = Changes()
         self._writing: dict[str, threading.Event] = {}
-        self._under_way: set[asyncio.Future[list[Taken]]] = set()
+        self._running: set[asyncio.Future[list[Taken]]] = set()
         self._wake = asyncio.Event()
 
     def append(self, stream: Stream, *new: Answered, always: bool = False) -> Steps[None]:
-        """Make what a `sync` stream is now durable; on the worker, in its turn. `always`: of any that is not ephemeral.
+        """Make a `sync` stream's present state durable, on the worker in its turn; with `always`, a `periodic` one too.
 
-        The write itself is a call beside the worker.
+        The write itself is a store call outside the worker.
 
         Raises:
-            FencedError: If another process has taken the stream over; this one has let it go.
+            FencedError: If another process has claimed the stream. This process drops it.
             StoreFullError: If there is no room.
             StoreDownError: If the store does not answer.
         """
-        wanted = stream.durability == "sync" or (always and stream.durability == "periodic")
-        if not wanted or _is_kept(stream):
+        applies = stream.durability == "sync" or (always and stream.durability == "periodic")
+        if not applies or _is_kept(stream):
             return
         with (yield from self._alone(stream)):
             written = yield partial(self.checkpoints.write, [take(stream, *new)])
@@ -97,40 +97,40 @@ class Keeper:
         _settle(stream, written.claims[stream.id])
 
     def note(self, stream: Stream, *, soon: bool = False) -> None:
-        """Plan to keep a stream; on the event loop, after a request or, `soon`, after an operator's call."""
+        """Schedule a write after a request, or `soon` after an operator's call. Runs on the event loop."""
         if self._table.find(stream.id) is not stream:
             return
-        if self._is_wanted(stream):
+        if self._needs_write(stream):
             self._changed[stream.id] = stream
             if soon or stream.generation - stream.durable_generation >= self._steps:
                 self._changed.hasten(stream.id)
                 self._wake.set()
 
     def is_writing(self, stream_id: str) -> bool:
-        """Whether a write of a stream is under way."""
+        """Return whether a write of a stream is running."""
         return stream_id in self._writing
 
     def stays(self, stream: Stream) -> None:
-        """Keep a stream anew that was kept for its rest and goes on: it may go beyond the generation kept."""
+        """Write a stream again that was written for its rest but stays in use: it may pass the stored generation."""
         if stream.claim is not None:
             stream.claim = replace(stream.claim, mark=())
             self.note(stream, soon=True)
 
     def forget(self, stream: Stream) -> Steps[None]:
-        """Remove a stream from the store, with its answers; on the worker, in its turn.
+        """Remove a stream and its answers from the store, on the worker in its turn.
 
         Raises:
-            FencedError: If another process has taken it over; its state there stays.
+            FencedError: If another process has claimed it. Its state in the store stays.
         """
         yield from self._remove(stream, [])
 
     def end(self, stream: Stream, *new: Answered) -> Steps[None]:
-        """Remove a stream that a client has ended, and keep its last answers; on the worker, in its turn.
+        """Remove a stream that a client has ended, and keep its last answers; on the worker in its turn.
 
-        `new` are answers under way. Those of a `sync` stream are durable once this returns.
+        `new` are answers not sent yet. Those of a `sync` stream are durable when this returns.
 
         Raises:
-            FencedError: If another process has taken it over; its state there stays.
+            FencedError: If another process has claimed it. Its state in the store stays.
         """
         last = (*stream.retries.entries(), *new)[-LAST:]
         yield from self._remove(stream, last if stream.durability == "sync" else [])
@@ -139,7 +139,7 @@ class Keeper:
     async def answer_of_ended(
         self, stream_id: str, identity: RequestIdentity, *, sharded: bool
     ) -> InferResponse | None:
-        """Return what a stream that has ended answered to a request; None if that is not known.
+        """Return an ended stream's answer to a request; None if it is not kept.
 
         Raises:
             ConflictError: If the request's idempotency key was used for another body.
@@ -153,17 +153,17 @@ class Keeper:
         return answered
 
     def remember_ended(self) -> None:
-        """Read the answers of streams that have ended before this process began."""
+        """Load the answers of streams that ended before this process started."""
         self.forget_ended()
         for stream_id, answers in self.checkpoints.ended(self.ended.seconds).items():
             self.ended.keep(stream_id, answers)
 
     def forget_ended(self) -> None:
-        """Remove answers of ended streams from the store that are too old or too many."""
+        """Remove answers of ended streams from the store that are too old, or the oldest if they are too many."""
         self.checkpoints.catalogue.forget_ended(self.ended.seconds, self.ended.limit_bytes)
 
     def _remove(self, stream: Stream, last: Sequence[Answered]) -> Steps[None]:
-        with (yield from self._alone(stream)):  # a write under way may be the one that enrols the stream
+        with (yield from self._alone(stream)):  # a running write may be the one that enrols the stream
             in_store = stream.claim is not None or stream.unsettled
             removed = (yield partial(self.checkpoints.remove, stream, last)) if in_store else True
         if not removed:
@@ -172,7 +172,7 @@ class Keeper:
         self._changed.drop(stream.id)
 
     async def run(self) -> None:
-        """Keep streams whose time has come, until cancelled; what cannot be written waits for the next time."""
+        """Write streams when they are due, until cancelled. Failed writes are tried again at a later scan."""
         while True:
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
@@ -184,25 +184,25 @@ class Keeper:
             for start in range(0, len(due), AT_A_TIME):
                 try:
                     await self.keep(due[start : start + AT_A_TIME])
-                except Exception as error:  # noqa: BLE001 - a store's failure must not end the keeping
+                except Exception as error:  # noqa: BLE001 - a failing store must not end this loop
                     self._checkpoints.labels("failed").inc(len(due[start : start + AT_A_TIME]))
                     log.error("streams_not_kept", streams=len(due), reason=str(error))
                     await asyncio.sleep(LOOK_SECONDS)
 
     async def keep(self, streams: Iterable[Stream], *, final: bool = False) -> list[Taken]:
-        """Keep streams as they are; return what was kept.
+        """Write streams as they are; return those that were written.
 
         Raises:
-            ServiceError: If the store cannot take them.
+            ServiceError: If the store refuses them.
         """
         writing = asyncio.ensure_future(self._write({stream.id: stream for stream in streams}, final=final))
-        self._under_way.add(writing)
-        writing.add_done_callback(self._under_way.discard)
-        return await asyncio.shield(writing)  # a write that has begun is finished, whoever still waits for it
+        self._running.add(writing)
+        writing.add_done_callback(self._running.discard)
+        return await asyncio.shield(writing)  # a write that has begun finishes even if its caller is cancelled
 
     async def _write(self, there: Mapping[str, Stream], *, final: bool) -> list[Taken]:
         for stream_id in there:
-            self._changed.calm(stream_id)  # what is noted from here on may come too late for this write
+            self._changed.calm(stream_id)  # a change noted from here on may miss this write
         taking = partial(self._take, there.values(), final=final)
         taken = taking() if self._worker_hangs else await self._worker.run(taking)
         written = Written({}, set(), {})
@@ -216,12 +216,12 @@ class Keeper:
         return [each for each in taken if each.stream.id in written.claims]
 
     def _alone(self, stream: Stream) -> Steps[AbstractContextManager[None]]:
-        """Wait until nobody writes a stream, and keep others from it until the block ends. On the worker.
+        """Wait until no write of a stream runs, and prevent others until the block ends. Runs on the worker.
 
-        The worker alone marks streams as being written, so that no two do so at once.
+        Only the worker marks streams as being written, so two marks cannot collide.
         """
-        while (under_way := self._writing.get(stream.id)) is not None:
-            yield under_way.wait
+        while (writing := self._writing.get(stream.id)) is not None:
+            yield writing.wait
         self._writing[stream.id] = threading.Event()
         return self._until_written(stream.id)
 
@@ -233,9 +233,9 @@ class Keeper:
             self._writing.pop(stream_id).set()
 
     def _take(self, streams: Iterable[Stream], *, final: bool) -> list[Taken]:
-        """Take streams that are there and that nobody else is writing; on the worker, unless that hangs at the stop.
+        """Copy the streams that are in the table and not being written, on the worker unless that hangs at the stop.
 
-        A stream whose job hangs is taken as it was before that job.
+        A stream whose job hangs is copied as it was before that job.
         """
         free = [
             stream for stream in streams if self._table.find(stream.id) is stream and stream.id not in self._writing
@@ -258,7 +258,7 @@ class Keeper:
             self._changed.drop(stream.id)
 
     def _not_kept(self, stream: Stream, error: Exception | None) -> None:
-        """Plan to try again; one that failed for a reason of its own waits, and makes way for those not tried yet."""
+        """Schedule another try. A stream that failed by its own fault waits, so that it does not hold up others."""
         if self._table.find(stream.id) is stream:
             self._changed[stream.id] = stream
         if error is not None:
@@ -267,19 +267,19 @@ class Keeper:
             self._changed.delay(stream.id, AGAIN_SECONDS)
 
     async def close(self, progress: Callable[[], None] = lambda: None) -> tuple[int, list[str]]:
-        """Keep all streams that are to be kept, for the next start; a worker that hangs is not waited for.
+        """Write all streams for the next start, without waiting for a worker that hangs.
 
         Args:
             progress: Called after each batch.
 
         Returns:
-            How many were kept, and what hangs, the worker or the store.
+            The number of streams written, and the parts that hang: the worker or the store.
         """
         busy = self._worker.busy
         self._worker_hangs = busy is not None
         hangs = [] if busy is None else [f"the worker, with {busy.of}"]
-        if self._under_way:
-            _, late = await asyncio.wait(self._under_way, timeout=self._calls.seconds)
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=self._calls.seconds)
             hangs += ["the store"] if late and busy is None else []
         streams = [stream for stream in self._table if stream.durability != "ephemeral"]
         kept = 0
@@ -300,21 +300,21 @@ class Keeper:
             return
         try:
             await self._calls.run(self.checkpoints.catalogue.undo_unsure_claims)
-        except ServiceError as error:  # the next process then takes it that generations were lost
+        except ServiceError as error:  # the next process will report lost generations that are not lost
             log.error("claims_not_undone", reason=str(error))
 
-    def _is_wanted(self, stream: Stream) -> bool:
-        """Tell whether a stream is to be kept: of one that is ephemeral, the row alone."""
+    def _needs_write(self, stream: Stream) -> bool:
+        """Return whether a stream needs a write. An ephemeral stream needs only its row."""
         enrolled = stream.claim is not None and not stream.unsettled
         return not enrolled if stream.durability == "ephemeral" else not _is_kept(stream)
 
     def _due(self) -> list[Stream]:
-        """Return the streams whose time has come; one that cannot be looked at does not hold up the others."""
+        """Return the streams to write now. An error about one stream does not hold up the others."""
         due = []
         for stream in self._changed.values():
             try:
                 due += [stream] if self._is_due(stream) else []
-            except Exception as error:  # noqa: BLE001 - the fault of one stream is not the others'
+            except Exception as error:  # noqa: BLE001 - one stream's fault must not affect the others
                 log.error("stream_not_looked_at", stream=stream.id, reason=str(error))
         return due
 
@@ -326,7 +326,7 @@ class Keeper:
         return self._changed.is_urgent(stream.id) or time.monotonic() - stream.kept >= self._seconds
 
     def _lose(self, stream: Stream) -> None:
-        """Let a stream go that is another process's now."""
+        """Drop a stream that now belongs to another process."""
         self._changed.drop(stream.id)
         self._checkpoints.labels("fenced").inc()
         if self._table.find(stream.id) is stream:
@@ -338,7 +338,7 @@ class Keeper:
 
 
 def _is_kept(stream: Stream) -> bool:
-    """Tell whether the store is known to hold a stream as it is."""
+    """Return whether the store is known to hold a stream as it is."""
     return stream.claim is not None and stream.claim.mark == stream.mark and not stream.unsettled
 
 
@@ -349,7 +349,7 @@ def _settle(stream: Stream, claim: Claim, generation: int | None = None) -> None
 
 
 def _taken(stream: Stream, *, final: bool) -> Taken:
-    """Take a stream; one whose job is under way, as it was before."""
+    """Copy a stream; if its job is running, as it was before that job."""
     before = stream.before_job()
     taken = take(stream, final=final)
     return taken if before is stream else replace(taken, stream=before, answered=tuple(before.retries.entries()))

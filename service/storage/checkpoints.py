@@ -1,4 +1,4 @@
-"""Checkpoints: what of a stream is kept so that it goes on after a restart or a rest, and how it is built again."""
+"""Checkpoints: a stream's stored state, how it is written, and how the stream is rebuilt after a restart or a rest."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ from service.storage.backends.answers import Kept
 from service.storage.backends.blobs import Blobs
 from service.storage.backends.catalogue import HEADROOM, Catalogue, Move
 from service.storage.snapshots.format import unpack
-from service.storage.snapshots.stream_files import begun_anew, file_of, left_out, state_for
+from service.storage.snapshots.stream_files import file_of, left_out, restarted_monitors, state_for
 from service.streams import engine
 from service.streams.idempotency import Answered, RequestIdentity
 from service.streams.records import Record
@@ -26,12 +26,12 @@ from service.telemetry.logs import log
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A stream as it was at a moment between two jobs of the worker: what it holds are values.
+    """A copy of a stream between two jobs of the worker. Its parts are immutable values.
 
     Attributes:
         stream: A shallow copy.
-        answered: Its answers to be kept for retries.
-        final: Whether the process is done with it: it goes on at the next generation, wherever that is.
+        answered: Its answers to keep for retries.
+        final: True if this process is done with the stream, so that its next owner continues at the next generation.
     """
 
     stream: Stream
@@ -40,9 +40,9 @@ class Taken:
 
 
 def take(stream: Stream, *new: Answered, final: bool = False) -> Taken:
-    """Take a stream as it is, to be written; on the worker, where nothing else runs. `new` are answers under way.
+    """Copy a stream to write it. Runs on the worker, so that nothing changes meanwhile. `new` are answers not sent yet.
 
-    The stream is unsettled from here on, until the write is known to have taken effect.
+    From here on the stream is unsettled, until the write is known to have taken effect.
     """
     taken = Taken(copy.copy(stream), (*stream.retries.entries(), *new), final)
     stream.unsettled = stream.unsettled or "write"
@@ -51,12 +51,12 @@ def take(stream: Stream, *new: Answered, final: bool = False) -> Taken:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of streams that were to be written, by id; one that is in none of these was not tried.
+    """The outcome of a write by stream id. A stream in none of the three was not tried.
 
     Attributes:
-        claims: The claims from now on of those that are kept.
-        lost: Those that another process has claimed.
-        failed: Why others could not be kept.
+        claims: The new claims of the streams that were written.
+        lost: Streams that another process has claimed.
+        failed: The errors of the others.
     """
 
     claims: dict[str, Claim]
@@ -66,7 +66,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A stream whose state is in its blob: the move that is left to do, and the claim once it is done."""
+    """A stream with its state's blob written: the pending move of its row, and the claim after that move."""
 
     move: Move
     claim: Claim
@@ -74,22 +74,22 @@ class _Prepared:
 
 
 GIVE_UP = 3
-"""Failures among streams written together, after which the rest waits for the next time."""
+"""Failures in one batch of streams after which the rest waits for the next scan."""
 FAILURES = (ServiceError, OSError, ValueError)
-"""What a store raises; ValueError where a text cannot be encoded."""
+"""Errors that a store raises; ValueError if a text cannot be encoded."""
 
 
 class Checkpoints:
-    """Writes streams to the store and reads them back; knows no order and no threads.
+    """Writes streams to the store and reads them back. It knows nothing of turns and threads.
 
-    A write may fail between any two of its steps, or take effect while its reply is lost. The next write of the stream
-    then claims the row anew, which ends whatever may still be under way, and goes on from what the row holds.
+    A write may fail between any two of its steps, or take effect although its reply is lost. The stream's next write
+    then claims the row again, which ends any pending write, and continues from the row.
 
     Args:
-        catalogue: Where rows lie.
-        blobs: Where states lie.
-        half: Whether states are kept in half precision, but those of `sync` streams.
-        drop_inputs: Whether images in windows and memories are left out, of `sync` streams too.
+        catalogue: Holds the rows.
+        blobs: Holds the states.
+        half: Store states in half precision, except those of `sync` streams.
+        drop_inputs: Leave out the images in windows and memories, also those of `sync` streams.
     """
 
     def __init__(self, catalogue: Catalogue, blobs: Blobs, *, half: bool = False, drop_inputs: bool = False) -> None:
@@ -99,23 +99,23 @@ class Checkpoints:
         self._drop_inputs = drop_inputs
 
     def enrol(self, stream: Stream) -> Claim:
-        """Add a stream to the catalogue, as yet without what it has learned.
+        """Add a stream to the catalogue, without its state.
 
         Raises:
-            ConflictError: If another process has one of this id.
-            StoreDownError: If the store does not answer; so do all calls here.
+            ConflictError: If another process has a stream of this id.
+            StoreDownError: If the store does not answer; every method here may raise this.
         """
         claim = Claim(epoch=1, generation=0, blob="", reserved=self.catalogue.reservation())
         epoch = self.catalogue.enrol(replace(record_of(stream, claim), generation=0, ceiling=_ceiling(stream, 0)))
         return replace(claim, epoch=epoch)
 
     def write(self, taken: Sequence[Taken]) -> Written:
-        """Keep streams, all in one transaction; one that fails does not hold up the others.
+        """Write streams in one transaction. One stream that fails does not hold up the others.
 
         Raises:
-            StoreDownError: If the database does not answer; nothing was tried then.
+            StoreDownError: If the database does not answer. Nothing was written then.
         """
-        self.catalogue.check()  # else every try would leave blobs that nothing refers to
+        self.catalogue.check()  # otherwise each try would write blobs and fail at the row
         written = Written({}, set(), {})
         prepared = self._prepared(taken, written)
         try:
@@ -143,7 +143,7 @@ class Checkpoints:
         return True
 
     def ended(self, seconds: float, stream_id: str | None = None) -> dict[str, list[Answered]]:
-        """Return the last answers of all streams, or of one, that ended within so many seconds."""
+        """Return the last answers of all streams, or of one, that ended in the last `seconds`."""
         found = self.catalogue.ended(seconds, stream_id)
         return {name: [_answered(each) for each in kept] for name, kept in found.items()}
 
@@ -157,7 +157,7 @@ class Checkpoints:
             except ConflictError:
                 written.lost.add(each.stream.id)
             except FAILURES as error:
-                failures += not isinstance(error, UnfitError)  # which is no failure of the store
+                failures += not isinstance(error, UnfitError)  # a stream's own fault, not the store's
                 written.failed[each.stream.id] = error
         return prepared
 
@@ -175,7 +175,7 @@ class Checkpoints:
         return _Prepared(move, after, name if claim.blob != name else "")
 
     def _claim(self, stream: Stream) -> Claim:
-        """Return a stream's claim, made anew where it is not known what its row holds."""
+        """Return a stream's claim, renewed if the content of its row is unknown."""
         if stream.claim is None:
             return self.enrol(stream)
         if not stream.unsettled:
@@ -183,7 +183,7 @@ class Checkpoints:
         record = self.catalogue.reclaim(stream.id)
         if record is not None:
             return Claim(record.epoch, record.generation, record.blob, record.reserved)
-        if stream.unsettled == "removal":  # it took effect, though whoever asked for it was told that it failed
+        if stream.unsettled == "removal":  # the removal took effect although its caller got an error
             return self.enrol(stream)
         raise ConflictError(f"stream {stream.id!r} was ended by another process")
 
@@ -194,13 +194,13 @@ class Checkpoints:
             name = each.move.record.id
             if name not in behind:
                 written.claims[name] = each.claim
-            elif self.catalogue.has_reclaimed(each.move.record):  # an earlier write of ours took effect late
+            elif self.catalogue.has_reclaimed(each.move.record):  # an earlier write of this process took effect late
                 written.failed[name] = StoreDownError(f"stream {name!r} could not be kept just now; try again")
             else:
                 written.lost.add(name)
 
     def _one_by_one(self, prepared: Sequence[_Prepared], written: Written, error: Exception) -> None:
-        """Write streams each by itself that failed together, so that only the one at fault fails again."""
+        """Write streams one by one that failed together, so that only the stream at fault fails again."""
         names = [each.move.record.id for each in prepared]
         if len(names) == 1:
             written.failed[names[0]] = error
@@ -208,25 +208,25 @@ class Checkpoints:
         self.catalogue.check()
         for name, each in zip(names, prepared, strict=True):
             try:
-                self._advance([self._anew(each)], written)
+                self._advance([self._reclaimed(each)], written)
             except ConflictError:
                 written.lost.add(name)
             except FAILURES as own:
                 written.failed[name] = own
 
-    def _anew(self, prepared: _Prepared) -> _Prepared:
-        """Return a move whose outcome is unknown as one from what the row holds now."""
+    def _reclaimed(self, prepared: _Prepared) -> _Prepared:
+        """Reclaim a row whose move has an unknown outcome, and return the same move from the row's present content."""
         move, blob = prepared.move, prepared.claim.blob
         record = self.catalogue.reclaim(move.record.id)
         if record is None:
             raise ConflictError(f"stream {move.record.id!r} was ended by another process")
         replaced = record.blob if record.blob != blob else ""
-        wanted = replace(move.record, epoch=record.epoch, reserved=record.reserved)
+        moved = replace(move.record, epoch=record.epoch, reserved=record.reserved)
         claim = replace(prepared.claim, epoch=record.epoch, reserved=record.reserved)
-        return _Prepared(Move(wanted, record.generation, replaced, move.answers), claim, "")
+        return _Prepared(Move(moved, record.generation, replaced, move.answers), claim, "")
 
     def _remove(self, names: Iterable[str]) -> None:
-        """Remove blobs that nothing refers to; what cannot be removed now is collected later."""
+        """Remove unreferenced blobs. If one cannot be removed now, the garbage collection does it later."""
         for name in filter(None, names):
             try:
                 self.blobs.delete(name)
@@ -234,12 +234,12 @@ class Checkpoints:
                 log.warning("blob_not_removed", blob=name, reason=str(error))
 
     def _blob(self, stream: Stream, claim: Claim) -> str:
-        """Write a stream's state, unless it is there already or is the one before any batch; return its name."""
-        begun = stream.generation or len(stream.state.window)
-        if claim.mark == stream.mark or not begun:
+        """Write a stream's state and return the blob's name. An unchanged or initial state needs no new blob."""
+        started = stream.generation or len(stream.state.window)
+        if claim.mark == stream.mark or not started:
             return claim.blob
         name = f"{claim.reserved}-{secrets.token_hex(4)}"
-        half = self._half and stream.durability != "sync"  # which must be taken up bit for bit
+        half = self._half and stream.durability != "sync"  # a sync stream continues bit for bit
         label = f"g{stream.generation}"
         _, file = file_of(stream, label, checkpoint=True, drop_inputs=self._drop_inputs, half=half)
         self.blobs.put(name, file, unpack)
@@ -248,7 +248,7 @@ class Checkpoints:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A stream as the store has it: its record before it was claimed and now, its answers, and its blob, if any."""
+    """A stream read from the store: its record before and after the claim, its answers, and its blob if it has one."""
 
     before: Record
     record: Record
@@ -257,39 +257,40 @@ class Loaded:
 
 
 def load(checkpoints: Checkpoints, stream_id: str) -> Loaded | None:
-    """Read a stream and claim it; None if there is none.
+    """Read a stream and claim it; return None if there is none.
 
-    The blob is read first: where that fails, the row is as it was.
+    The blob is read before the claim. If that fails, the row is unchanged.
     """
-    known = checkpoints.catalogue.find(stream_id)
-    if known is None:
+    found = checkpoints.catalogue.find(stream_id)
+    if found is None:
         return None
-    file = _file(checkpoints.blobs, known.blob)
+    file = _file(checkpoints.blobs, found.blob)
     claimed = checkpoints.catalogue.claim(stream_id)
     if claimed is None:
         return None
     before, record, kept = claimed
-    return Loaded(before, record, kept, file if record.blob == known.blob else _file(checkpoints.blobs, record.blob))
+    return Loaded(before, record, kept, file if record.blob == found.blob else _file(checkpoints.blobs, record.blob))
 
 
 def _file(blobs: Blobs, name: str) -> bytes | None:
     try:
         return blobs.get(name) if name else None
     except KeyError:
-        return b""  # gone: as damaged as can be
+        return b""  # a missing blob is treated as a damaged one
 
 
-def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded, *, anew: bool) -> tuple[Stream, str]:
-    """Build a stream from what was read; `anew` from its initial state, whatever the store holds.
+def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded, *, reset: bool) -> tuple[Stream, str]:
+    """Build a stream from its stored data; with `reset` in its initial state, whatever the store holds.
 
-    Return it, and which of its monitors begin anew, "" for none.
+    Returns:
+        The stream, and a note on the monitors that begin again and the images that are missing, or "".
 
     Raises:
-        UnfitError: If its model is not served, or is another now, or its state is damaged.
+        UnfitError: If its model is not served or has changed, or its state is damaged.
     """
     record = loaded.record
     settings: dict[str, Any] = json.loads(record.settings)
-    model = model_of(models, record, anew=anew)
+    model = model_of(models, record, reset=reset)
     figures = json.loads(record.figures)
     stream = table.made(
         record.id, model, model.fit(record.adapter, settings["options"]), mode=settings["mode"],
@@ -299,7 +300,7 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
         requests=figures["requests"], images=figures["images"], parent=figures["parent"],
     )  # fmt: skip
     lacks = ""
-    if not anew:
+    if not reset:
         lacks = _restore(stream, loaded.file) if loaded.file is not None else ""
         for kept in loaded.answers:
             answered = _answered(kept)
@@ -307,13 +308,13 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
     stream.generation = loaded.before.newest
     stream.durable_generation = record.generation
     stream.claim = Claim(record.epoch, record.generation, record.blob, record.reserved)
-    if stream.generation == record.generation and not anew:
+    if stream.generation == record.generation and not reset:
         stream.claim = replace(stream.claim, mark=stream.mark)
     return stream, lacks
 
 
-def model_of(models: Mapping[str, HostedModel], record: Record, *, anew: bool) -> HostedModel:
-    """Return the served model that a stream is of; where it begins anew, another bundle of the name does as well.
+def model_of(models: Mapping[str, HostedModel], record: Record, *, reset: bool) -> HostedModel:
+    """Return a stream's served model. With `reset`, another bundle of the same name will do.
 
     Raises:
         UnfitError: If there is none.
@@ -321,16 +322,16 @@ def model_of(models: Mapping[str, HostedModel], record: Record, *, anew: bool) -
     model = models.get(record.model)
     if model is None:
         raise UnfitError(f"stream {record.id!r} is unfit: its model {record.model!r} is not served here")
-    if model.bundle.fingerprint != record.fingerprint and not anew:
+    if model.bundle.fingerprint != record.fingerprint and not reset:
         raise UnfitError(
-            f"stream {record.id!r} is unfit: it is of {record.model!r} as {record.fingerprint[:12]}, and served is "
-            f"{model.bundle.fingerprint[:12]}; reset it to begin anew, or serve the bundle it is of"
+            f"stream {record.id!r} is unfit: it belongs to {record.model!r} of fingerprint {record.fingerprint[:12]}, "
+            f"and served is {model.bundle.fingerprint[:12]}; reset it to start over, or serve its bundle"
         )
     return model
 
 
 def record_of(stream: Stream, claim: Claim) -> Record:
-    """Return a stream's row; its blob is the claim's."""
+    """Return a stream's row with the claim's blob."""
     settings = {
         "options": dict(stream.fitted.options), "mode": stream.mode, "guard": stream.policy.model_dump(),
         "adapt_batch_size": stream.adapt_batch_size, "idempotent": stream.idempotent,
@@ -365,10 +366,10 @@ def _restore(stream: Stream, file: bytes) -> str:
     try:
         manifest, tensors = unpack(file)
         engine.restore(stream, state_for(stream, manifest, tensors))
-        return "; ".join(filter(None, (begun_anew(stream, tensors), left_out(stream, manifest))))
+        return "; ".join(filter(None, (restarted_monitors(stream, tensors), left_out(stream, manifest))))
     except UnfitError as error:
         raise UnfitError(
-            f"stream {stream.id!r} is unfit: what was kept of it is damaged ({error}); reset it to begin anew"
+            f"stream {stream.id!r} is unfit: its checkpoint is damaged ({error}); reset it to start over"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The last answers of streams that have ended, for clients that did not get them and ask again."""
+"""The last answers of ended streams, for clients that missed them and retry."""
 
 import threading
 import time
@@ -10,9 +10,9 @@ from service.streams.idempotency import Answered, RequestIdentity, RetryLog
 from service.types import InferResponse
 
 LAST = 4
-"""Most answers kept of one stream."""
+"""Most answers kept for one stream."""
 OWN_BYTES = 2048
-"""Bytes that an answer takes besides its arrays; a rough mean."""
+"""Rough mean size of an answer apart from its arrays, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,12 @@ class _Ended:
 
 
 class EndedAnswers:
-    """Answers of ended streams by stream id, bounded in bytes and in time; safe from any thread.
+    """Answers of ended streams by stream id, bounded in bytes and in time. Safe from any thread.
 
     Args:
         seconds: How long they are kept.
-        size_bytes: Most bytes of all of them together; beyond it those of the stream that ended first leave.
-        clock: Seconds that only rise.
+        size_bytes: Most bytes of all of them. Beyond it, those of the stream that ended first are dropped.
+        clock: A monotonic clock in seconds.
     """
 
     def __init__(self, seconds: float, size_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,7 +40,7 @@ class EndedAnswers:
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
 
     def keep(self, stream_id: str, answers: Sequence[Answered]) -> None:
-        """Keep the last answers of a stream that ends; they replace those of an earlier stream of its id."""
+        """Keep the last answers of an ended stream, in place of those of an earlier stream of its id."""
         log = RetryLog(LAST, self.limit_bytes)
         for each in answers[-LAST:]:
             log.add(each.identity, each.response)
@@ -52,7 +52,7 @@ class EndedAnswers:
             self._make_room()
 
     def find(self, stream_id: str, identity: RequestIdentity) -> InferResponse | None:
-        """Return the answer that a stream gave to a request before it ended; None if it is not known.
+        """Return an ended stream's answer to a request; None if it is not kept.
 
         Raises:
             ConflictError: If the request's idempotency key was used for another body.
@@ -63,7 +63,7 @@ class EndedAnswers:
         return None if ended is None else ended.answers.find(identity)
 
     def _make_room(self) -> None:
-        """Drop what is too old or too much, the oldest first."""
+        """Drop expired answers, and the oldest ones beyond the byte limit."""
         while self._ended:
             oldest = next(iter(self._ended))
             if self._bytes <= self.limit_bytes and self._clock() < self._ended[oldest].until:

@@ -1,4 +1,4 @@
-"""The event log: everything that was done to streams, and why; stored, and told live to whoever listens."""
+"""The event log: every action on a stream and its reason, stored in the database and pushed to live listeners."""
 
 import asyncio
 import json
@@ -28,28 +28,28 @@ from service.telemetry.logs import log
 from service.types import Happening
 
 IN_MEMORY = 10_000
-"""Newest events that are answered without the database."""
+"""Newest events that are served from memory."""
 UNWRITTEN = 40_000
-"""Most events that wait for a database that cannot be written; where more do, the oldest are lost."""
+"""Most events that wait while the database cannot be written; beyond it the oldest are lost."""
 REFUSED = (DataError, IntegrityError, ValueError)
-"""What a database says of rows that it does not take, while it takes others; ValueError of texts without encoding."""
+"""Errors about single rows that the database does not accept; ValueError if a text cannot be encoded."""
 PAGE = 500
-"""Most events handed to a listener at a time."""
+"""Most events sent to a listener at a time."""
 SHARD_BITS = 32
-"""Where processes share a log, the ids of each begin with its number."""
+"""If processes share a log, the ids of each begin with its process number, shifted by so many bits."""
 
 
 class EventLog:
-    """Keeps events in memory and, written behind by a thread of its own, in a database.
+    """Keeps events in memory, and writes them to a database on a separate thread.
 
     Args:
-        database: Where they are kept.
-        supervisor: Runs the thread that writes.
-        calls: Runs the calls that read.
-        sharded: Whether other processes write there too.
+        database: Stores the events.
+        supervisor: Runs the writing thread.
+        calls: Runs the reading calls.
+        sharded: True if other processes write to the same log.
 
     Raises:
-        SettingsError: If it cannot be read.
+        SettingsError: If the log cannot be read.
     """
 
     def __init__(self, database: Database, supervisor: Supervisor, calls: StoreCalls, *, sharded: bool = False) -> None:
@@ -64,29 +64,29 @@ class EventLog:
         self._listeners: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
         self._closing = False
         self._unwritten: SimpleQueue[Event | None] = SimpleQueue()
-        self._left: deque[Event] = deque(maxlen=UNWRITTEN)
+        self._pending: deque[Event] = deque(maxlen=UNWRITTEN)
         self._ended = False
         self._writer = supervisor.start_thread("event-log", self._write)
 
     def add(self, happening: Happening, stream: str = "", model: str = "") -> Event:
-        """Log something that happened; safe from any thread, and never waits for the database."""
+        """Log an event. Safe from any thread; it never waits for the database."""
         with self._lock:
             self.last += 1
             figures = {name: float(value) for name, value in happening.figures.items() if math.isfinite(value)}
             kind, stream, model, action, reason = map(
                 as_storable, (happening.kind, stream, model, happening.action, happening.reason)
             )
-            told = Event(self.last, CLOCK.now(), kind, stream, model, action, reason, figures)
-            self._newest.append(told)
-            self._unwritten.put(told)
+            event = Event(self.last, CLOCK.now(), kind, stream, model, action, reason, figures)
+            self._newest.append(event)
+            self._unwritten.put(event)
             listeners = list(self._listeners.items())
         for woken, loop in listeners:
             loop.call_soon_threadsafe(woken.set)
-        log.info("event", kind=told.kind, stream=stream, action=told.action, reason=told.reason)
-        return told
+        log.info("event", kind=event.kind, stream=stream, action=event.action, reason=event.reason)
+        return event
 
     async def read(self, after: int, limit: int = PAGE, stream: str | None = None) -> list[Event]:
-        """Return events as `since` does; those that are not in memory are read beside the event loop.
+        """Return events as `since` does. Events that are not in memory are read on a store thread.
 
         Raises:
             StoreDownError: If the database does not answer in time.
@@ -97,43 +97,43 @@ class EventLog:
         return find() if in_memory else await self._calls.run(find)
 
     def since(self, after: int, limit: int = PAGE, stream: str | None = None) -> list[Event]:
-        """Return up to `limit` events with greater ids, the oldest first; of one stream, if it is named."""
+        """Return up to `limit` events with greater ids, oldest first; with `stream`, those of that stream."""
         with self._lock:
             newest = list(self._newest)
         older = self._stored(after, limit, stream) if newest and after + 1 < newest[0].id else []
         after = older[-1].id if older else after
-        found = (told for told in newest if told.id > after and stream in (None, told.stream))
+        found = (event for event in newest if event.id > after and stream in (None, event.stream))
         return [*older, *islice(found, limit - len(older))]
 
     def latest(self, stream: str, limit: int) -> list[Event]:
-        """Return the newest events of a stream that are in memory, the oldest first."""
+        """Return the newest events of a stream that are in memory, oldest first."""
         with self._lock:
-            found = [told for told in self._newest if told.stream == stream]
+            found = [event for event in self._newest if event.stream == stream]
         return found[-limit:]
 
     async def follow(self, after: int, stream: str | None = None) -> AsyncIterator[list[Event]]:
-        """Yield pages of events as they come, from after an id on, until the log closes.
+        """Yield pages of new events after an id, until the log closes.
 
-        A listener is a cursor and no queue: one that is slow costs no memory, and catches up from the log.
+        A listener is a cursor, not a queue: a slow one costs no memory and catches up from the log.
         """
         with self._listening() as woken:
             while not self._closing:
                 woken.clear()
-                told = self.last
+                last = self.last
                 while page := await self.read(after, PAGE, stream):
                     after = page[-1].id
                     yield page
-                after = max(after, told)  # what was told to others is not looked through again
+                after = max(after, last)  # skips the other streams' events at the next look
                 await woken.wait()
 
     def wake(self) -> None:
-        """Let listeners go: the server is stopping."""
+        """End all subscriptions, since the server is stopping."""
         self._closing = True
         for woken, loop in list(self._listeners.items()):
             loop.call_soon_threadsafe(woken.set)
 
     def forget(self, older_seconds: float) -> None:
-        """Remove what is older from the database; what is in memory goes by number.
+        """Remove older events from the database. Memory is bounded by number instead.
 
         Raises:
             StoreDownError: If the database does not answer.
@@ -142,7 +142,7 @@ class EventLog:
             connection.execute(delete(EVENTS).where(EVENTS.c.time < CLOCK.now() - older_seconds))
 
     def close(self, seconds: float | None = None) -> bool:
-        """Write what is left; False if that takes longer than `seconds`."""
+        """Write the pending events; return False if that takes longer than `seconds`."""
         self.wake()
         self._unwritten.put(None)
         self._writer.join(seconds)
@@ -173,48 +173,48 @@ class EventLog:
             return []
 
     def _write(self) -> None:
-        """Write events as they come, all that wait in one transaction; what cannot be written waits for the next."""
+        """Write events as they come, all pending ones in one transaction. Failed ones stay pending."""
         while not self._ended:
             waiting = [self._unwritten.get()]
             while not self._unwritten.empty():
                 waiting.append(self._unwritten.get())
             self._ended = None in waiting
-            self._left.extend(told for told in waiting if told is not None)
-            self._write_left()
+            self._pending.extend(event for event in waiting if event is not None)
+            self._write_pending()
 
-    def _write_left(self) -> None:
+    def _write_pending(self) -> None:
         try:
-            if self._left:
-                self._insert(self._left)
-            self._left.clear()
+            if self._pending:
+                self._insert(self._pending)
+            self._pending.clear()
             self._forget_written()
         except REFUSED:
             self._write_one_by_one()
         except SQLAlchemyError as error:
-            log.error("events_not_written", events=len(self._left), reason=str(error))
+            log.error("events_not_written", events=len(self._pending), reason=str(error))
 
     def _write_one_by_one(self) -> None:
-        """Write events that were refused together: those that are there already, or cannot be stored, are left out."""
-        while self._left:
-            told = self._left[0]
+        """Write events one by one that were refused together; skip those already stored and those that cannot be."""
+        while self._pending:
+            event = self._pending[0]
             try:
-                self._insert([told])
+                self._insert([event])
             except IntegrityError:
-                pass  # it was written before, though the reply was lost
+                pass  # an earlier write took effect although its reply was lost
             except REFUSED as error:
-                log.error("event_not_stored", kind=told.kind, stream=told.stream, reason=str(error))
+                log.error("event_not_stored", kind=event.kind, stream=event.stream, reason=str(error))
             except SQLAlchemyError as error:
-                log.error("events_not_written", events=len(self._left), reason=str(error))
+                log.error("events_not_written", events=len(self._pending), reason=str(error))
                 return
-            self._left.popleft()
+            self._pending.popleft()
 
     def _insert(self, events: Iterable[Event]) -> None:
-        rows = [{**asdict(told), "figures": json.dumps(told.figures)} for told in events]
+        rows = [{**asdict(event), "figures": json.dumps(event.figures)} for event in events]
         with self._engine.begin() as connection:
             connection.execute(EVENTS.insert(), rows)
 
     def _forget_written(self) -> None:
-        """Leave to the database what is in it and too much for the memory."""
+        """Drop the oldest events from memory that the database has stored."""
         with self._lock:
             waiting = self._unwritten.qsize()
             while len(self._newest) > IN_MEMORY + waiting:
@@ -222,7 +222,7 @@ class EventLog:
 
 
 def _newest(engine: Engine) -> list[Event]:
-    """Return the newest events, the oldest first."""
+    """Return the newest events, oldest first."""
     try:
         with engine.connect() as connection:
             rows = connection.execute(select(EVENTS).order_by(EVENTS.c.id.desc()).limit(IN_MEMORY)).all()

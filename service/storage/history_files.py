@@ -1,4 +1,4 @@
-"""Streams' histories on disk: a file each, written when a stream rests, every few minutes, and at the stop."""
+"""Streams' histories on disk: one file each, written when a stream rests, every few minutes, and at the stop."""
 
 import hashlib
 import os
@@ -14,22 +14,22 @@ from service.streams.stream import Stream
 from service.telemetry.logs import log
 
 KEPT_SECONDS = 300.0
-"""A history that has moved on is written after so long, so that a crash costs no more of it."""
+"""Seconds between writes of a changed history, which a crash may lose."""
 HEAD = struct.Struct("<d")
 
 
 class Histories:
-    """Writes and reads histories. They are a help to people, and losing one stops nothing: faults are logged alone.
+    """Writes and reads histories. Losing one stops nothing, so faults are only logged.
 
     Args:
-        folder: Where the files lie; made with the first one.
+        folder: Holds the files; created with the first one.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def save(self, streams: Iterable[Stream]) -> None:
-        """Write the histories of streams that have moved on since they were written."""
+        """Write the histories that have changed since they were last written."""
         for stream in streams:
             history = stream.history
             if history.saved == history.cursor:
@@ -41,12 +41,12 @@ class Histories:
                 log.warning("history_not_kept", stream=stream.id, reason=str(error))
 
     def keep_up(self, streams: Iterable[Stream]) -> None:
-        """Write those that were not written for a while."""
+        """Write the changed histories that were not written for a while."""
         before = time.monotonic() - KEPT_SECONDS
         self.save([stream for stream in streams if stream.history.saved_at < before])
 
     def load(self, stream: Stream) -> None:
-        """Give a stream the history that was kept of it; one of an earlier stream of the same id is left alone."""
+        """Load a stream's stored history. A history of an earlier stream of the same id is ignored."""
         try:
             content = self._path(stream.id).read_bytes()
             (created,) = HEAD.unpack_from(content)
@@ -61,7 +61,7 @@ class Histories:
             log.warning("history_not_read", stream=stream.id, reason=str(error))
 
     def forget_old(self) -> None:
-        """Remove files that nothing was added to for longer than a history reaches back."""
+        """Remove files that were not written for longer than a history reaches back."""
         if not self._folder.is_dir():
             return
         oldest = time.time() - TIERS[-1].span
@@ -78,6 +78,6 @@ class Histories:
     def _write(self, stream_id: str, content: bytes) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path(stream_id)
-        beside = path.with_suffix(".new")
-        beside.write_bytes(content)
-        os.replace(beside, path)
+        temporary = path.with_suffix(".new")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""What is written down of an answered request: metrics, events, the stream's history, and what labels may come for."""
+"""Records an answered request: metrics, events, the stream's history, and the answer that late labels may come for."""
 
 import math
 import time
@@ -26,24 +26,24 @@ from service.telemetry.metrics import ESTIMATES, Telemetry
 from service.types import Happening
 
 TROUBLE = frozenset({"drift", "guard", "seen"})
-"""Kinds of events that show in a stream's badge for a while."""
+"""Kinds of events that a stream's badge shows for a while."""
 TROUBLE_SECONDS = 600.0
-"""How long."""
+"""Seconds that the badge shows them."""
 CONTROL = frozenset({
     "created", "changed", "deleted", "reset", "restored", "snapshot", "snapshot_deleted", "uploaded", "labels",
 })  # fmt: skip
-"""Kinds that somebody has called for, and that say who."""
+"""Kinds of events that a caller caused; their reason names the caller."""
 SETTLING = frozenset({"reset", "restored"})
-"""Kinds of events after which a stream is no longer what the trouble was about."""
+"""Kinds of events that end the trouble, since the stream's state was replaced."""
 
 
 class Recorder:
-    """Writes down what happens to streams.
+    """Records everything that happens to streams.
 
     Args:
-        telemetry: Where it is counted.
-        events: Where it is told.
-        misfits: Images that a stream was unsure of that are kept per stream; 0 keeps none.
+        telemetry: Counts it.
+        events: Logs it.
+        misfits: Images kept per stream that it was unsure of; 0 for none.
     """
 
     def __init__(self, telemetry: Telemetry, events: EventLog, misfits: int) -> None:
@@ -52,22 +52,22 @@ class Recorder:
         self._misfits = misfits
 
     def tell_of(self, stream_id: str, model: str, happening: Happening) -> Event:
-        """Log something that happened to a stream that is not in memory."""
+        """Log an event about a stream that is not in memory."""
         self._telemetry.events.labels(happening.kind).inc()
         if happening.kind in CONTROL and CALLER.get():
             happening = replace(happening, reason=f"{happening.reason}, by {CALLER.get()}")
         return self._events.add(happening, stream_id, model)
 
     def tell(self, stream: Stream, happening: Happening) -> None:
-        """Log something that happened to a stream."""
-        told = self.tell_of(stream.id, stream.model.name, happening)
+        """Log an event about a stream, and update its trouble."""
+        event = self.tell_of(stream.id, stream.model.name, happening)
         if happening.kind in SETTLING:
             stream.trouble = None
-        elif happening.kind in TROUBLE and not _hidden(told, stream.trouble):
-            stream.trouble = told
+        elif happening.kind in TROUBLE and not _hidden(event, stream.trouble):
+            stream.trouble = event
 
     def record(self, stream: Stream, request_id: str, x: Tensor, served: Served, seconds: float) -> None:
-        """Write down an answered request; on the worker, in the stream's turn."""
+        """Record an answered request, on the worker in the stream's turn."""
         model, now = stream.model.name, CLOCK.now()
         stream.seconds = seconds
         self._telemetry.step_seconds.labels(model, stream.fitted.spec).observe(seconds)
@@ -97,45 +97,45 @@ class Recorder:
             stream.history.add_misfit(misfit, self._misfits)
 
     def _judge(self, stream: Stream, now: float) -> None:
-        """Note whether the stream is suspected to be worse than its source model; log it when that begins.
+        """Update the suspicion that the stream is worse than its source model; log its beginning.
 
         A suspicion that comes and goes is logged at most once a minute for each cause.
         """
         gap = None if stream.probe is None else stream.probe.source_gap
-        known = stream.model.reference.calibration
+        calibration = stream.model.reference.calibration
         monitors = stream.state.monitors
-        found = suspicion.judged(monitors.suspicion, known, gap, stream.policy.budget, float(monitors.recent))
+        found = suspicion.judged(monitors.suspicion, calibration, gap, stream.policy.budget, float(monitors.recent))
         begins = bool(found.cause) and not stream.suspicion.cause
         if begins and stream.merging.notices(found.cause, now):
             self.tell(stream, Happening("suspected", found.reason, figures=stream.monitored))
         stream.suspicion = found
 
 
-def _hidden(told: Event, before: Event | None) -> bool:
-    """Tell whether trouble is less than what is shown already: a drift after a guard's action."""
-    if before is None or told.kind == "guard":
+def _hidden(event: Event, before: Event | None) -> bool:
+    """Return whether the trouble shown already is more serious: a guard's action is, compared with a drift after it."""
+    if before is None or event.kind == "guard":
         return False
-    return before.kind == "guard" and told.time - before.time < TROUBLE_SECONDS
+    return before.kind == "guard" and event.time - before.time < TROUBLE_SECONDS
 
 
 def _happenings(stream: Stream, served: Served, now: float) -> list[Happening]:
     drift = stream.merging.drift(served.findings.alarms, now)
-    told = [] if drift is None else [drift]
+    happenings = [] if drift is None else [drift]
     decision = served.decision
     if decision.rule:
         figures = {**stream.monitored, **served.signals}
-        told.append(Happening("guard", decision.reason, decision.action.value, figures))
+        happenings.append(Happening("guard", decision.reason, decision.action.value, figures))
     unanswered = _unanswered(served.findings, served.action)
     if unanswered and stream.merging.notices("seen", now):
-        told += [Happening("seen", text, figures=stream.monitored) for text in unanswered]
+        happenings += [Happening("seen", text, figures=stream.monitored) for text in unanswered]
     if served.waited is not None and served.waited.rule:
         reason = f"on images that had waited: {served.waited.reason}"
-        told.append(Happening("guard", reason, served.waited.action.value))
-    return told
+        happenings.append(Happening("guard", reason, served.waited.action.value))
+    return happenings
 
 
 def _unanswered(findings: Findings, action: Action) -> list[str]:
-    """Return what was found and led to nothing, as the policy says or the stream is frozen."""
+    """Return the findings that led to no action, because the policy says so or the stream is frozen."""
     return [] if action in (*GUARDED, Action.FROZEN) else [text for text in (findings.collapse, findings.harm) if text]
 
 
@@ -155,7 +155,7 @@ def _labels(probabilities: Tensor) -> "np.ndarray[tuple[int], np.dtype[np.int32]
 
 
 def _misfit(stream: Stream, x: Tensor, served: Served, now: float) -> Misfit | None:
-    """Return the image that the stream was least sure of, among those with a finite answer."""
+    """Return the image with a finite answer that the stream was least sure of."""
     entropies = entropy_of_probabilities(served.output.probabilities).nan_to_num(-math.inf)
     row = int(entropies.argmax())
     if not math.isfinite(entropies[row]):

@@ -1,4 +1,4 @@
-"""Marks of steps under way that outlive the process, and how often the steps of each stream have ended it."""
+"""Marks of running steps that outlive the process, and counts of how often each stream's steps have ended it."""
 
 import fcntl
 import json
@@ -16,13 +16,13 @@ COUNTS, LOCK = "counts.json", "lock"
 
 
 class StepJournal:
-    """Marks the streams whose steps run, in a file of this process; counts marks that dead processes have left.
+    """Marks the streams whose steps run, in this process's journal, and counts the marks that dead processes left.
 
-    A mark is written without waiting for the disk: it need survive the process, and not the machine. Faults of the
-    folder are logged, and stop no step.
+    A mark is written without waiting for the disk: it must survive the process, but not the machine. Faults of the
+    folder are logged and stop no step.
 
     Args:
-        folder: Where journals and counts lie; None to keep counts in memory alone.
+        folder: Holds journals and counts; None to count in memory only.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -38,17 +38,17 @@ class StepJournal:
                 log.warning("steps_not_journalled", reason=str(error))
 
     def count(self, stream_id: str) -> int:
-        """Return how often steps of a stream have ended a process since it was last cleared."""
+        """Return how often a stream's steps have ended a process since its count was last cleared."""
         return self._counts.get(stream_id, 0)
 
     def set_count(self, stream_id: str, count: int) -> None:
-        """Keep another count; 0 for none."""
+        """Store another count; 0 removes it."""
         with self._changing:
             _put(self._counts, stream_id, count)
             if self._folder is None or self._file is None:
                 return
             try:
-                with _alone(self._folder):  # processes that share the folder have counted other streams meanwhile
+                with _alone(self._folder):  # processes that share the folder may have changed other streams' counts
                     kept = _read(self._folder)
                     _put(kept, stream_id, count)
                     _write(self._folder, kept)
@@ -57,7 +57,7 @@ class StepJournal:
 
     @contextmanager
     def under_way(self, stream_ids: Iterable[str]) -> Iterator[None]:
-        """Mark streams while the block runs; on the worker, one block at a time."""
+        """Mark streams while the block runs, on the worker, one block at a time."""
         self._mark(stream_ids)
         try:
             yield
@@ -65,8 +65,8 @@ class StepJournal:
             self._mark(())
 
     def close(self) -> None:
-        """Remove this process's journal: it ends in order."""
-        with self._marking:  # a step that hangs at the stop may end at any moment
+        """Remove this process's journal, since the process ends in order."""
+        with self._marking:  # a step that hangs at the stop may still end at any moment
             file, self._file = self._file, None
             if file is not None and self._path is not None:
                 self._path.unlink(missing_ok=True)
@@ -76,7 +76,7 @@ class StepJournal:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             self._counts = _read(folder)
-            dead = _left_behind(folder)
+            dead = _dead_journals(folder)
             marked = [stream_id for _, stream_ids in dead for stream_id in stream_ids]
             for stream_id in marked:
                 self._counts[stream_id] = self.count(stream_id) + 1
@@ -87,12 +87,12 @@ class StepJournal:
                 path.unlink(missing_ok=True)
             self._path = folder / f"{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
             self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX)  # which ends with the process
+            fcntl.flock(self._file, fcntl.LOCK_EX)  # the lock ends with the process
 
     def _mark(self, stream_ids: Iterable[str]) -> None:
         try:
             with self._marking:
-                if self._file is not None:  # what is behind the first line is void
+                if self._file is not None:  # readers ignore everything after the first line
                     os.pwrite(self._file, " ".join(stream_ids).encode() + b"\n", 0)
         except OSError as error:
             log.warning("steps_not_journalled", reason=str(error))
@@ -101,7 +101,7 @@ class StepJournal:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from counting while the block runs."""
+    """Keep other processes from changing the counts while the block runs."""
     handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -110,8 +110,8 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _left_behind(folder: Path) -> list[tuple[Path, list[str]]]:
-    """Return the journals of dead processes, with the streams whose steps were under way."""
+def _dead_journals(folder: Path) -> list[tuple[Path, list[str]]]:
+    """Return the journals of dead processes, with the streams whose steps were running."""
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         handle = os.open(path, os.O_RDWR)
@@ -127,7 +127,7 @@ def _left_behind(folder: Path) -> list[tuple[Path, list[str]]]:
 
 
 def _read(folder: Path) -> dict[str, int]:
-    """Return the counts that are kept; none where the file is damaged."""
+    """Return the stored counts; none if the file is damaged."""
     try:
         kept = json.loads((folder / COUNTS).read_bytes())
         return {str(stream_id): int(count) for stream_id, count in kept.items()}
@@ -139,9 +139,9 @@ def _read(folder: Path) -> dict[str, int]:
 
 
 def _write(folder: Path, counts: dict[str, int]) -> None:
-    beside = folder / f"{COUNTS}.new"
-    beside.write_text(json.dumps(counts))
-    os.replace(beside, folder / COUNTS)
+    temporary = folder / f"{COUNTS}.new"
+    temporary.write_text(json.dumps(counts))
+    os.replace(temporary, folder / COUNTS)
 
 
 def _put(counts: dict[str, int], stream_id: str, count: int) -> None:

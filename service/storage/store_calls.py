@@ -1,4 +1,4 @@
-"""Calls of the store, off the event loop and the worker, each within a time limit."""
+"""Store calls, run outside the event loop and the worker, each within a time limit."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,17 +10,17 @@ from service.errors import StoreDownError
 
 T = TypeVar("T")
 SECONDS = 10.0
-"""Time limit of a call where no setting says otherwise."""
+"""Default time limit of a call."""
 THREADS = 8
-"""Calls that run at a time. Calls that never return keep theirs, so that others then wait in vain, but no thread more
-is made for them."""
+"""Calls that run at a time. Calls that never return keep their threads. Others may then wait in vain, but no more
+threads are created."""
 
 
 class StoreCalls:
-    """Runs blocking calls of the store on threads of its own.
+    """Runs blocking calls of the store on separate threads.
 
     Args:
-        seconds: How long a caller waits for its call, the wait for a thread included.
+        seconds: How long a caller waits for its call, including the wait for a thread.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:
@@ -28,17 +28,17 @@ class StoreCalls:
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Return what a call returns.
+        """Return a call's result.
 
         Raises:
-            StoreDownError: If it takes too long. One that has begun goes on; whether it takes effect is not known then.
+            StoreDownError: If it takes too long. A call that has begun goes on, and may still take effect.
         """
-        begun = self._executor.submit(copy_context().run, call)
-        running = asyncio.wrap_future(begun)
+        submitted = self._executor.submit(copy_context().run, call)
+        running = asyncio.wrap_future(submitted)
         done, _ = await asyncio.wait({running}, timeout=self.seconds)
         if done:
             return running.result()
-        begun.cancel()
+        submitted.cancel()
         running.add_done_callback(_ignore)
         raise StoreDownError(
             f"the store does not answer: no reply within {self.seconds:g} s; send the request again, with the same id "
@@ -46,11 +46,11 @@ class StoreCalls:
         )
 
     def close(self) -> None:
-        """Take no more calls; those that hang are left alone."""
+        """Accept no more calls. Calls that hang are left alone."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _ignore(running: "asyncio.Future[T]") -> None:
-    """Take note of the outcome of a call that nobody waits for any more."""
+    """Retrieve the outcome of a call that nobody waits for, so that asyncio does not warn about it."""
     if not running.cancelled():
         running.exception()

@@ -481,7 +481,7 @@ def test_a_stream_whose_checkpoint_is_damaged_can_be_reset_and_deleted(tmp_path)
         left = told(server, "streams", "list")
 
     assert asked.returncode == 2
-    assert "is unfit: what was kept of it is damaged" in asked.stderr
+    assert "is unfit: its checkpoint is damaged" in asked.stderr
     assert "What it has learned is lost. There is no terminal to ask at" in asked.stderr
     assert undone["steps"] == 0
     assert asked_to_delete.returncode == 2

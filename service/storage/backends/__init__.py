@@ -1,1 +1,1 @@
-"""Where it is stored: a catalogue in a database, and blobs in a folder or an object store."""
+"""The storage itself: a catalogue in a database, and blobs in a folder or an object store."""

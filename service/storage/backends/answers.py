@@ -1,4 +1,4 @@
-"""An answer as bytes and back, to be kept for retries."""
+"""Packs an answer into bytes, to keep it for retries, and unpacks it."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from service.types import InferResponse
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An answered request that a retry is answered by."""
+    """An answered request, kept to answer its retries."""
 
     request: str
     key: str
@@ -20,24 +20,24 @@ class Kept:
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What identifies the request: id, idempotency key, digest of the body."""
+        """The request's identity: its id, its idempotency key, the digest of its body."""
         return self.request, self.key, self.digest
 
 
 def packed(response: InferResponse) -> bytes:
-    """Return an answer as safetensors, whose metadata holds what is no array."""
-    told = {
+    """Return an answer as safetensors bytes. The metadata holds everything that is not an array."""
+    metadata = {
         "model": response.model, "version": response.version, "id": response.id,
         "parameters": dict(response.parameters), "outputs": list(response.outputs),
     }  # fmt: skip
     arrays = {name: np.ascontiguousarray(array) for name, array in response.outputs.items()}
-    return save(arrays, metadata={"answer": json.dumps(told)})
+    return save(arrays, metadata={"answer": json.dumps(metadata)})
 
 
 def unpacked(content: bytes) -> InferResponse:
-    """Return the answer that was packed."""
+    """Return the answer that `packed` returned as bytes."""
     length = int.from_bytes(content[:8], "little")
-    told = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["answer"])
+    metadata = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["answer"])
     arrays = load(content)
-    outputs = {name: arrays[name] for name in told.pop("outputs")}
-    return InferResponse(**told, outputs=outputs)
+    outputs = {name: arrays[name] for name in metadata.pop("outputs")}
+    return InferResponse(**metadata, outputs=outputs)

@@ -1,4 +1,4 @@
-"""Blobs: files that are there wholly or not at all, by name."""
+"""Blobs: named files that are written whole or not at all."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -12,23 +12,23 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errn
 
 
 class Blobs(Protocol):
-    """A place for blobs; names are the caller's, of letters, digits and `._-`."""
+    """A store of blobs. Names are chosen by the caller, from letters, digits and `._-`."""
 
     def put(self, name: str, content: bytes, check: Callable[[bytes], object]) -> None:
-        """Write a blob that `check` has read back; when this returns it is durable."""
+        """Write a blob durably, and call `check` with the content read back."""
 
     def get(self, name: str) -> bytes:
         """Return a blob; KeyError if there is none."""
 
     def delete(self, name: str) -> None:
-        """Remove a blob, if it is there."""
+        """Remove a blob if it exists."""
 
     def names(self) -> Iterator[str]:
         """Yield all names."""
 
 
 class FolderBlobs:
-    """Blobs as files of one folder: written aside, fsynced, verified, then renamed into place."""
+    """Blobs as files in one folder: written to a temporary file, fsynced, verified, then renamed."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class FolderBlobs:
             raise KeyError(name) from None
 
     def delete(self, name: str) -> None:
-        """Remove a blob, if it is there."""
+        """Remove a blob if it exists."""
         try:
             (self._folder / name).unlink()
         except FileNotFoundError:

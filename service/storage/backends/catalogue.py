@@ -1,4 +1,4 @@
-"""Streams in the catalogue: claimed by an epoch, and moved on by compare-and-swap on (generation, epoch)."""
+"""The catalogue of streams: claimed by epoch, and advanced by compare-and-swap on (generation, epoch)."""
 
 import secrets
 from collections.abc import Iterable, Sequence
@@ -16,14 +16,14 @@ from service.storage.backends.tables import ANSWERS, STREAMS
 from service.streams.records import Record
 
 CHECKPOINTS = "checkpoints"
-"""The place of the blobs that streams refer to."""
+"""The folder of the blobs that streams refer to."""
 HEADROOM = 1000
-"""Generations that a claimed stream may go on without the catalogue; after a crash it goes on beyond them."""
+"""Generations that a claimed stream may take between writes to the catalogue; after a crash it skips them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A stream moved on: the record as it is to be, the generation and the blob that are there, and its answers."""
+    """A stream's next row, the generation and the blob of its present row, and its answers."""
 
     record: Record
     before: int
@@ -34,11 +34,11 @@ class Move:
 class Catalogue:
     """The streams of all processes that share a database.
 
-    Each process has a random token, and a stream's row begins its reservation with the token of the process that
-    claimed it. So a process recognises a row that it wrote itself where the database's reply was lost.
+    Each process has a random token. The blob names reserved for a stream begin with the token of the process that
+    claimed it. So a process recognises its own rows even if the database's reply to a write was lost.
 
     Attributes:
-        unsure_claims: Ids of streams whose claim has not been answered, as yet or ever.
+        unsure_claims: Ids of streams with a claim that the database has not confirmed.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -47,14 +47,14 @@ class Catalogue:
         self.unsure_claims: set[str] = set()
 
     def reservation(self) -> str:
-        """Return how the names of a stream's next blobs begin; nobody else's do."""
+        """Return a new name prefix for a stream's blobs. It is unique."""
         return f"{self._token}{secrets.token_hex(8)}"
 
     def check(self) -> None:
-        """Ask the database for nothing.
+        """Run an empty query, to see whether the database answers.
 
         Raises:
-            StoreDownError: If it does not answer; so do all calls here.
+            StoreDownError: If it does not; every method here may raise this.
         """
         with available(), self._engine.connect() as connection:
             connection.execute(select(1))
@@ -71,7 +71,7 @@ class Catalogue:
         return None if row is None else Record(**row)
 
     def enrol(self, record: Record) -> int:
-        """Add a stream, or replace the row that an enrolment by this process left; return the row's epoch.
+        """Add a stream, or replace a row that this process enrolled earlier; return the row's epoch.
 
         Raises:
             ConflictError: If another process has a stream of this id.
@@ -95,13 +95,14 @@ class Catalogue:
         return int(done.epoch)
 
     def claim(self, stream_id: str) -> tuple[Record, Record, list[Kept]] | None:
-        """Make a stream this process's own: whoever had it can move it on no more.
+        """Claim a stream for this process, so that its previous owner can no longer advance it.
 
-        Call it only for a stream that this process does not have in memory. If the process claimed the row before and
-        nothing was written since, the reply was lost or the stream could not be built. No generation was made under
-        that claim, so it is undone first: else the stream would seem to have lost generations.
+        Call it only for a stream that this process does not have in memory. If this process claimed the row before and
+        wrote nothing since, the reply was lost or the stream could not be built. No generation was made under that
+        claim, so it is undone first; otherwise generations would seem to be lost.
 
-        Return its record as it was and as it is now, and its answers; None if there is no such stream.
+        Returns:
+            The record before and after the claim, and the answers; None if there is no such stream.
         """
         self.unsure_claims.add(stream_id)
         with available(), self._engine.begin() as connection:
@@ -112,15 +113,16 @@ class Catalogue:
         return None if claimed is None else (*claimed, answers)
 
     def undo_unsure_claims(self) -> None:
-        """Undo the claims whose replies were lost, for the next process; at the stop, once all streams are kept."""
+        """Undo the claims whose replies were lost, at the stop, so that the next process sees no lost generations."""
         with available(), self._engine.begin() as connection:
             for stream_id in sorted(self.unsure_claims):
                 self._undo_claim(connection, stream_id)
 
     def reclaim(self, stream_id: str) -> Record | None:
-        """Claim a stream of this process anew, so that a write of unknown outcome cannot take effect any more.
+        """Claim one of this process's streams again, so that a pending write of unknown outcome can no longer succeed.
 
-        Return its record; None if there is no such stream.
+        Returns:
+            Its record; None if there is no such stream.
 
         Raises:
             ConflictError: If another process has claimed it.
@@ -134,13 +136,13 @@ class Catalogue:
         return None
 
     def has_reclaimed(self, record: Record) -> bool:
-        """Tell whether the last claim of a stream was this process's, and a later one than a record's."""
+        """Return whether this process made the last claim of a stream, later than the claim in `record`."""
         later = self._own(record.id) & (STREAMS.c.reserved != record.reserved)
         with available(), self._engine.connect() as connection:
             return connection.execute(select(STREAMS.c.id).where(later)).first() is not None
 
     def advance(self, moves: Iterable[Move]) -> set[str]:
-        """Move streams on in one transaction; return the ids of those that are another process's now."""
+        """Advance streams in one transaction; return the ids of those that now belong to another process."""
         fenced = set()
         with available(), self._engine.begin() as connection:
             for move in moves:
@@ -153,9 +155,9 @@ class Catalogue:
         return fenced
 
     def remove(self, stream_id: str, epoch: int, reserved: str, answers: Sequence[Kept] = ()) -> bool:
-        """Forget a stream that is claimed under an epoch and a reservation, but for its last answers.
+        """Remove a stream that is claimed under this epoch and reservation, and keep its last answers.
 
-        Return False if there is none.
+        Return False if there is no such row.
         """
         with available(), self._engine.begin() as connection:
             mine = (STREAMS.c.id == stream_id) & (STREAMS.c.epoch == epoch) & (STREAMS.c.reserved == reserved)
@@ -168,20 +170,20 @@ class Catalogue:
         return True
 
     def keep_ended(self, stream_id: str, answers: Sequence[Kept]) -> None:
-        """Keep the last answers of a stream whose row was removed before."""
+        """Keep the last answers of a stream whose row was removed earlier."""
         with available(), self._engine.begin() as connection:
             ended.keep(connection, stream_id, answers)
 
     def ended(self, seconds: float, stream_id: str | None = None) -> dict[str, list[Kept]]:
-        """Return the last answers of all streams, or of one, that ended within so many seconds."""
+        """Return the last answers of all streams, or of one, that ended in the last `seconds`."""
         return ended.read(self._engine, seconds, stream_id)
 
     def forget_ended(self, seconds: float, size_bytes: int) -> None:
-        """Remove these answers that are older than so many seconds, and the oldest beyond so many bytes."""
+        """Remove answers of ended streams that are older than `seconds`, and the oldest beyond `size_bytes`."""
         ended.forget(self._engine, seconds, size_bytes)
 
     def _undo_claim(self, connection: Connection, stream_id: str) -> None:
-        """Lower the ceiling of a row that this process has claimed and not written since; of others do nothing."""
+        """Lower the ceiling of a row that this process claimed and has not written since. Change no other row."""
         unused = self._own(stream_id) & (STREAMS.c.ceiling > STREAMS.c.generation) & (STREAMS.c.durability != "sync")
         connection.execute(update(STREAMS).where(unused).values(ceiling=STREAMS.c.ceiling - HEADROOM))
 
@@ -195,7 +197,7 @@ def _answers(connection: Connection, stream_id: str) -> list[Kept]:
 
 
 def _claimed(connection: Connection, which: ColumnElement[bool], reserved: str) -> tuple[Record, Record] | None:
-    """Claim a row under a new reservation; return its record before and after, None if there is none."""
+    """Claim a row under a new reservation; return its record before and after, or None if there is none."""
     if not connection.execute(update(STREAMS).where(which).values(epoch=STREAMS.c.epoch + 1)).rowcount:
         return None
     before = Record(**connection.execute(select(STREAMS).where(which)).mappings().one())
@@ -207,10 +209,10 @@ def _claimed(connection: Connection, which: ColumnElement[bool], reserved: str) 
 
 
 def _note_reserved(connection: Connection, which: ColumnElement[bool]) -> None:
-    """Note the blobs of a row that is about to be replaced, if there is one."""
-    left = connection.execute(select(STREAMS.c.reserved).where(which)).scalar()
-    if left is not None:
-        _note_blobs(connection, left)
+    """Note the blobs of a row that is about to be replaced as garbage, if there is such a row."""
+    reserved = connection.execute(select(STREAMS.c.reserved).where(which)).scalar()
+    if reserved is not None:
+        _note_blobs(connection, reserved)
 
 
 def _note_blobs(connection: Connection, reserved: str) -> None:
@@ -225,13 +227,13 @@ def _swapped(connection: Connection, move: Move) -> bool:
 
 
 def _keep_answers(connection: Connection, move: Move) -> None:
-    """Make a stream's answers these; an answer to the same id and body never changes."""
+    """Replace a stream's answers by the move's. A stored answer is not rewritten, since it never changes."""
     of_stream = ANSWERS.c.stream == move.record.id
     places = select(ANSWERS.c.request, ANSWERS.c.key, ANSWERS.c.digest, ANSWERS.c.place).where(of_stream)
     there = {(row.request, row.key, row.digest): row.place for row in connection.execute(places)}
-    left = there.keys() - {kept.identity for kept in move.answers}
-    if left:
-        connection.execute(delete(ANSWERS).where(of_stream & ANSWERS.c.place.in_([there[each] for each in left])))
+    dropped = there.keys() - {kept.identity for kept in move.answers}
+    if dropped:
+        connection.execute(delete(ANSWERS).where(of_stream & ANSWERS.c.place.in_([there[each] for each in dropped])))
     new = [kept for kept in move.answers if kept.identity not in there]
     first = max(there.values(), default=0) + 1
     rows = [{"stream": move.record.id, "place": place, **asdict(kept)} for place, kept in enumerate(new, first)]

@@ -1,4 +1,4 @@
-"""The database of the catalogue and the event log: opened, brought up to date, and owned by one process."""
+"""The database of the catalogue and the event log: opened, migrated, and locked for one process or for sharing."""
 
 import fcntl
 import os
@@ -27,14 +27,14 @@ from service.storage.store_calls import SECONDS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 OWNER_LOCK, MIGRATION_LOCK = 0x61636C31, 0x61636C32
-"""Names of PostgreSQL's advisory locks: any numbers that nobody else takes."""
+"""Keys of PostgreSQL's advisory locks: arbitrary numbers, unlikely to be used by anybody else."""
 LOCK_FILE = "acclimate.lock"
 FULL = ("disk is full", "readonly database", "No space left")
-"""What SQLite and PostgreSQL say where there is no room."""
+"""Fragments of SQLite's and PostgreSQL's errors when they cannot write."""
 
 
 class FileLock:
-    """A lock that ends with the process, if it was taken."""
+    """A file lock that ends with the process. `taken` is False if another process holds the lock."""
 
     def __init__(self, file: Path, *, shared: bool) -> None:
         self._handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
@@ -45,17 +45,17 @@ class FileLock:
             self.taken = False
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
         os.close(self._handle)
 
 
 @dataclass(slots=True)
 class Database:
-    """An open database, with what keeps other processes out, if anything does.
+    """An open database, and the lock that keeps other processes out.
 
     Attributes:
-        engine: SQLAlchemy's.
-        process: This process's number on this store, from 1 on; greater than all before.
+        engine: SQLAlchemy's engine.
+        process: This process's number on this store, from 1, greater than all earlier ones.
         file: SQLite's file; None for another database.
     """
 
@@ -65,7 +65,7 @@ class Database:
     _owner: Any = None
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release the lock and close all connections."""
         if self._owner is not None:
             self._owner.close()
         self.engine.dispose()
@@ -74,13 +74,13 @@ class Database:
 def open_database(
     url: str, data: Path, *, sharded: bool, new_catalogue: bool = False, store_seconds: float = SECONDS
 ) -> Database:
-    """Open the catalogue at a SQLAlchemy URL; without one, SQLite in the data folder.
+    """Open the catalogue at a SQLAlchemy URL; without one, open SQLite in the data folder.
 
     A connection to PostgreSQL whose peer is gone ends after about `store_seconds`.
 
     Raises:
-        SettingsError: If it cannot be opened, is damaged or of a newer version, or another process owns it and
-            `sharded` does not let it share.
+        SettingsError: If the database cannot be opened, is damaged or of a newer version, or if another process owns
+            it and the two are not both sharded.
     """
     chosen = url or f"sqlite:///{data / 'acclimate.db'}"
     owner = None
@@ -114,11 +114,11 @@ def _close(owner: Any) -> None:
 
 @contextmanager
 def available() -> Iterator[None]:
-    """Turn a failing database into a refusal that says to try again.
+    """Turn database errors into refusals that ask the client to try again.
 
     Raises:
-        StoreFullError: If the disk is full, or the file may not be written.
-        StoreDownError: If the block's database call fails otherwise.
+        StoreFullError: If the disk is full, or the file is read-only.
+        StoreDownError: If the database call in the block fails otherwise.
     """
     try:
         yield
@@ -143,9 +143,9 @@ def _engine(url: str, store_seconds: float) -> Engine:
 
 
 def _own(engine: Engine, data: Path, *, sharded: bool) -> Any:
-    """Keep processes out that would not share, for as long as this one lives; the lock ends with it, however it ends.
+    """Lock the store: sharded processes share the lock, any other process holds it alone.
 
-    Sharded processes hold it together, any other one alone.
+    The lock ends with this process, however the process ends.
     """
     said = (
         "another process serves this store; one process owns a store, unless all that share it are started with "
@@ -166,10 +166,10 @@ def _own(engine: Engine, data: Path, *, sharded: bool) -> Any:
 
 
 def _check_schema(engine: Engine) -> None:
-    """Refuse tables of a newer version, before anything is written.
+    """Check that the tables are not of a newer version, before anything is written.
 
     Raises:
-        SettingsError: If the schema is none that this version knows.
+        SettingsError: If this version does not know the schema.
     """
     known = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
     with engine.connect() as connection:
@@ -184,7 +184,7 @@ def _check_schema(engine: Engine) -> None:
 
 
 def _migrate(engine: Engine) -> None:
-    """Bring the tables up to date; one process at a time."""
+    """Migrate the tables to this version, one process at a time."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:

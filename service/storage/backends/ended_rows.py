@@ -1,4 +1,4 @@
-"""The last answers of ended streams in the catalogue: written with the stream's removal, and read at the next start."""
+"""The last answers of ended streams in the catalogue: written when a stream is removed, read at the next start."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from service.support.clock import CLOCK
 
 
 def keep(connection: Connection, stream_id: str, answers: Sequence[Kept]) -> None:
-    """Make these the answers kept of an ended stream, in the transaction that removes it."""
+    """Replace the answers kept for an ended stream, in the transaction that removes it."""
     connection.execute(delete(ENDED_ANSWERS).where(ENDED_ANSWERS.c.stream == stream_id))
     rows = [
         {"stream": stream_id, "place": place, "time": CLOCK.now(), **asdict(kept)} for place, kept in enumerate(answers)
@@ -22,7 +22,7 @@ def keep(connection: Connection, stream_id: str, answers: Sequence[Kept]) -> Non
 
 
 def read(engine: Engine, seconds: float, stream_id: str | None = None) -> dict[str, list[Kept]]:
-    """Return the answers of all streams, or of one, that ended within so many seconds; that ended first come first."""
+    """Return the answers of all streams, or of one, that ended in the last `seconds`, in the order of their ends."""
     query = select(ENDED_ANSWERS).where(ENDED_ANSWERS.c.time > CLOCK.now() - seconds)
     if stream_id is not None:
         query = query.where(ENDED_ANSWERS.c.stream == stream_id)
@@ -34,7 +34,7 @@ def read(engine: Engine, seconds: float, stream_id: str | None = None) -> dict[s
 
 
 def forget(engine: Engine, seconds: float, size_bytes: int) -> None:
-    """Remove answers that are older than so many seconds, and the oldest while all have more bytes than allowed."""
+    """Remove answers that are older than `seconds`, and the oldest while all together exceed `size_bytes`."""
     with available(), engine.begin() as connection:
         connection.execute(delete(ENDED_ANSWERS).where(ENDED_ANSWERS.c.time < CLOCK.now() - seconds))
         size = func.length(ENDED_ANSWERS.c.content)

@@ -1,6 +1,6 @@
-"""Blobs that nothing refers to, or nothing yet: noted before they are written, so that none is ever left behind.
+"""Unreferenced blobs. Each blob is noted here before it is written, so that a crash never leaves one behind.
 
-Only what is noted here is ever removed; a blob that somebody else put there is left alone.
+Only noted blobs are ever removed. A blob that somebody else put there is left alone.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,13 +14,13 @@ from service.storage.backends.tables import GARBAGE, STREAMS
 from service.support.clock import CLOCK
 
 ALL = "-*"
-"""Ends the name of all blobs that begin so."""
+"""Suffix of a note that stands for all blobs whose names begin with the rest of it and a hyphen."""
 GRACE_SECONDS = 600.0
-"""How long a blob that nothing refers to is kept; longer than any write takes."""
+"""Seconds that an unreferenced blob is kept; longer than any write takes."""
 
 
 def note(connection: Connection, blobs: Iterable[str]) -> None:
-    """Note blobs, `place/name`, that nothing refers to from this transaction on; one noted before is noted anew."""
+    """Note blobs, as `place/name`, that nothing refers to after this transaction. Noting one again renews its time."""
     rows = [{"blob": blob, "time": CLOCK.now()} for blob in blobs]
     if not rows:
         return
@@ -35,12 +35,12 @@ def note(connection: Connection, blobs: Iterable[str]) -> None:
 
 
 def take_back(connection: Connection, blob: str) -> bool:
-    """Say that something refers to a blob after all; False if it is too late, and it may be gone."""
+    """Remove a blob's note since something refers to it now; return False if the blob may be removed already."""
     return bool(connection.execute(delete(GARBAGE).where(GARBAGE.c.blob == blob)).rowcount)
 
 
 def collect(engine: Engine, places: Mapping[str, Blobs], older_seconds: float = GRACE_SECONDS) -> int:
-    """Remove what was noted some time ago; a name that ends in `-*` is a prefix. Return how many notes were done."""
+    """Remove the blobs that were noted long enough ago; return the number of notes. A name with `-*` is a prefix."""
     with available(), engine.connect() as connection:
         old = select(GARBAGE.c.blob).where(GARBAGE.c.time < CLOCK.now() - older_seconds)
         noted = list(connection.execute(old).scalars())
@@ -57,7 +57,7 @@ def collect(engine: Engine, places: Mapping[str, Blobs], older_seconds: float = 
 
 
 def _collect_prefixes(engine: Engine, blobs: Blobs, prefixes: set[str]) -> None:
-    """Remove all whose names begin with one of these and a hyphen, but for what streams refer to; in one listing."""
+    """Remove all blobs with one of these prefixes, except those that streams refer to, in one listing."""
     if not prefixes:
         return
     with available(), engine.connect() as connection:

@@ -7,10 +7,10 @@ from service.errors import ServiceError, SettingsError, StoreDownError
 
 
 class ObjectBlobs:
-    """Blobs as objects under a URL, as `s3://bucket/prefix`; credentials and endpoint come from AWS_* variables.
+    """Blobs as objects under a URL such as `s3://bucket/prefix`; AWS_* variables set credentials and endpoint.
 
     Raises:
-        SettingsError: If the URL is of no store that is known, or the extra `s3` is not installed.
+        SettingsError: If the URL's scheme is unknown, or the extra `s3` is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -20,14 +20,14 @@ class ObjectBlobs:
             raise SettingsError(f"{url} needs the extra: pip install 'acclimate[s3]'") from None
         try:
             self._store: Any = from_url(url)
-        except Exception as error:  # noqa: BLE001 - the library's errors are of many kinds
+        except Exception as error:  # noqa: BLE001 - the library raises many kinds of errors
             raise SettingsError(f"the blobs' URL {url} is wrong: {error}") from None
 
     def put(self, name: str, content: bytes, check: Callable[[bytes], object]) -> None:
-        """Write a blob and read it back. One of the same content may be there: an earlier put whose reply was lost.
+        """Write a blob and read it back. A blob with the same content is accepted: an earlier reply may be lost.
 
         Raises:
-            StoreDownError: If the store does not answer, or holds another content under this name; that one stays.
+            StoreDownError: If the store does not answer, or if it has other content under this name, which stays.
         """
         import obstore
 
@@ -56,7 +56,7 @@ class ObjectBlobs:
             raise _down(error) from error
 
     def delete(self, name: str) -> None:
-        """Remove a blob, if it is there."""
+        """Remove a blob if it exists."""
         import obstore
 
         try:
@@ -78,7 +78,7 @@ class ObjectBlobs:
 
 
 def _create(store: Any, name: str, content: bytes) -> bool:
-    """Create an object; return False if there is one of this name."""
+    """Create an object; return False if one of this name exists."""
     import obstore
     from obstore.exceptions import AlreadyExistsError
 

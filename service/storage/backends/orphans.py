@@ -1,4 +1,4 @@
-"""Checkpoints beside a catalogue that knows no stream: the catalogue was lost, and streams would begin anew unseen."""
+"""Detects a lost catalogue: one without streams next to checkpoints, where streams would silently start over."""
 
 from sqlalchemy import Engine, select
 
@@ -12,17 +12,17 @@ from service.telemetry.logs import log
 
 
 def check(engine: Engine, checkpoints: Blobs, place: str, *, new_catalogue: bool) -> None:
-    """Refuse a catalogue without streams beside checkpoints that it does not know, unless `new_catalogue` is set.
+    """Check that a catalogue without streams has no unknown checkpoints, unless `new_catalogue` is set.
 
-    The checkpoints stay where they are in either case.
+    The checkpoints stay in either case.
 
     Raises:
-        SettingsError: If there are such checkpoints; `place` names where in the message.
+        SettingsError: If there are such checkpoints; the message names `place`.
     """
     if _knows_streams(engine):
         return
     unknown = _unknown(engine, checkpoints)
-    if not unknown or _knows_streams(engine):  # another process may have made its first stream meanwhile
+    if not unknown or _knows_streams(engine):  # another process may have created its first stream in between
         return
     if not new_catalogue:
         raise SettingsError(
@@ -39,7 +39,7 @@ def _knows_streams(engine: Engine) -> bool:
 
 
 def _unknown(engine: Engine, checkpoints: Blobs) -> int:
-    """Return how many checkpoints are not noted as garbage, which is where those of ended streams are."""
+    """Count the checkpoints that are not noted as garbage; those of ended streams are noted."""
     names = list(checkpoints.names())
     if not names:
         return 0

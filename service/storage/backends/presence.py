@@ -1,4 +1,4 @@
-"""Whether the files that a running server writes to are still the ones that it opened."""
+"""Detects that a file of the running server was removed or replaced."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Files and folders as they were when the server opened them: by device and inode.
+    """Files and folders as they were when the server opened them, by device and inode.
 
-    An unlinked SQLite file can still be written to, but what is written there is gone with the process.
+    An unlinked SQLite file still accepts writes, but they are lost when the process ends.
     """
 
     seen: Mapping[Path, tuple[int, int] | None]
 
     @classmethod
     def of(cls, paths: Iterable[Path]) -> "Presence":
-        """Remember paths as they are now."""
+        """Record the paths as they are now."""
         return cls({path: _identity(path) for path in paths})
 
     def lost(self) -> str:
-        """Return which path is gone or is another one now, in words; "" if none is."""
+        """Say which path is gone or was replaced; "" if none was."""
         for path, before in self.seen.items():
             now = _identity(path)
             if now != before:

@@ -1,4 +1,4 @@
-"""Looks every second whether the store's files are still there; the server is not ready without them."""
+"""Checks every second that the store's files are still there. Without them the server is not ready."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from service.telemetry.logs import log
 
 LOOK_SECONDS = 1.0
 REASON = "the data folder or the catalogue is gone or was replaced; put it back, or restart the server"
-"""Anybody may read why a server is not ready, so that the path is in the log alone."""
+"""The public reason. It names no path, since anybody may read it; the log does."""
 
 
 class StoreWatch:
@@ -18,11 +18,11 @@ class StoreWatch:
         self._lost = ""
 
     def troubles(self) -> list[str]:
-        """Return why the server is not ready; nothing where all files are there."""
+        """Return the reasons why the server is not ready; none while all files are there."""
         return [REASON] if self._lost else []
 
     async def run(self) -> None:
-        """Look, until cancelled; the log has a line when a file is lost and when all are back."""
+        """Watch until cancelled; log when a file is lost, and when all are back."""
         while True:
             lost = await asyncio.to_thread(self._presence.lost)
             if lost and not self._lost:

@@ -1,4 +1,4 @@
-"""SQLite's catalogue file: how it is opened, checked before anything relies on it, and guarded while it is open."""
+"""SQLite's catalogue file: opened, checked at the start, and guarded while it is open."""
 
 import sqlite3
 import time
@@ -12,19 +12,19 @@ from service.errors import SettingsError, StoreDownError
 from service.storage.backends.presence import Presence
 
 BUSY_SECONDS = 5
-"""How long SQLite waits for another writer."""
+"""Seconds that SQLite waits for another writer."""
 CHECK_SECONDS = 20.0
-"""Longest check of a file at the start; one of a gigabyte takes about five seconds."""
+"""Time limit for the check at the start. A file of a gigabyte takes about five seconds."""
 CHECK_EVERY = 100_000
-"""SQLite's instructions between two looks at the clock."""
+"""SQLite instructions between two looks at the clock."""
 WAY_ON = (
     "keep a copy of it and put back a backup; without one, move it and its -wal file away and start with "
-    "--new-catalogue: snapshots are then taken in again, streams begin anew"
+    "--new-catalogue: it adds the snapshots again, and streams start over"
 )
 
 
 def file_of(url: URL) -> Path | None:
-    """Return the file that a SQLite URL names; None for a database in memory."""
+    """Return the file of a SQLite URL; None for a database in memory."""
     return Path(url.database) if url.database and url.database != ":memory:" else None
 
 
@@ -36,12 +36,12 @@ def open_engine(url: URL) -> Engine:
 
 
 def check_file(file: Path, *, new_catalogue: bool) -> None:
-    """Refuse a file that is empty or damaged; one that is not there yet is fine.
+    """Check that a file is neither empty nor damaged, if it exists.
 
     An empty file is refused because SQLite takes it for a new database: the server would start without its streams.
 
     Raises:
-        SettingsError: If the file is empty and `new_catalogue` is not set, or it is damaged.
+        SettingsError: If the file is empty and `new_catalogue` is not set, or if it is damaged.
     """
     if not file.exists():
         return
@@ -55,7 +55,7 @@ def check_file(file: Path, *, new_catalogue: bool) -> None:
 
 
 def _fault(file: Path) -> str:
-    """Return what SQLite finds wrong with a file; "" if nothing, or if the time for the check is over."""
+    """Return the fault that SQLite finds in a file; "" if there is none, or if the check runs out of time."""
     deadline = time.monotonic() + CHECK_SECONDS
     connection = sqlite3.connect(file, timeout=BUSY_SECONDS)
     try:
@@ -73,13 +73,13 @@ def _fault(file: Path) -> str:
 
 
 def guard(engine: Engine, presence: Presence) -> None:
-    """Refuse every transaction once the file is gone or is another one.
+    """Refuse every transaction once the file is gone or was replaced.
 
-    An open connection would write to the unlinked file, and a new connection would make an empty one in its place.
+    Otherwise an open connection would write to the unlinked file, and a new one would create an empty file.
     """
 
     def refuse(*_: Any) -> None:
-        if presence.lost():  # the path is for the log alone: clients read this
+        if presence.lost():  # clients read the message, so the path is in the log only
             raise StoreDownError("the database does not answer (its file is gone or was replaced); nothing was changed")
 
     event.listen(engine, "do_connect", refuse)

@@ -1,11 +1,11 @@
-"""The tables of the catalogue; `migrations` makes and changes them."""
+"""The tables of the catalogue. `migrations` creates and changes them."""
 
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, MetaData, String, Table, Text
 
 LONG = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite numbers rows by INTEGER alone, which is as long there."""
+"""SQLite numbers rows only in columns of type INTEGER, which hold 64 bits there."""
 NAMES = MetaData()
 EVENTS = Table(
     "events",
@@ -22,7 +22,7 @@ EVENTS = Table(
 
 
 def _answer_columns() -> list[Column[Any]]:
-    """Return new columns for an answer and its place among the stream's latest; a column belongs to one table."""
+    """Return new columns for an answer and its place among the stream's answers. Each table needs its own columns."""
     return [
         Column("stream", String(128), primary_key=True),
         Column("request", String(256), primary_key=True),

@@ -1,1 +1,1 @@
-"""Snapshots: what a stream has learned, as one self-verifying safetensors file."""
+"""Snapshots: a stream's learned state as one self-verifying safetensors file."""

@@ -1,4 +1,4 @@
-"""The snapshot file: safetensors whose metadata holds a canonical JSON manifest; self-verifying by sha256."""
+"""The snapshot file: safetensors with a canonical JSON manifest in its metadata, verified by sha256."""
 
 import hashlib
 import json
@@ -18,15 +18,15 @@ from service.types import LARGEST_BATCH, MAX_NOTE
 
 MAX_HEADER_BYTES = 16 * 2**20
 GREATEST_COUNT = 2**53
-"""Beyond which JSON's numbers are not exact."""
+"""The largest count in a manifest: beyond it, JSON's numbers are not exact."""
 END_OF_YEARS = 253_402_300_799.0
-"""Unix seconds of the end of the year 9999, the last that calendars know."""
+"""Unix seconds of the end of the year 9999, the last that calendars support."""
 ALIGNED = 8
-"""Bytes: where the tensors begin."""
+"""Alignment of the tensors' bytes in the file, in bytes."""
 
 
 class Replay(BaseModel):
-    """The settings under which bit-equal replay is promised."""
+    """The settings that must be equal for a bit-equal replay."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +37,7 @@ class Replay(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a snapshot is of, and the settings its replay depends on."""
+    """A snapshot's description: its stream and model, and the settings that its replay depends on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,12 +66,12 @@ class Manifest(BaseModel):
 
 
 def pack(manifest: Manifest, tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the file of a manifest and named tensors; the manifest's sha256 is filled in."""
+    """Return the file of a manifest and named tensors, with the manifest's sha256 filled in."""
     head, body = _parts(safetensors.torch.save(dict(tensors)))
     header, stored = json.loads(head), manifest.model_dump()
     sealed = {**stored, "sha256": _digest(stored, _payload(header, body))}
-    told = {"__metadata__": {"manifest": _canonical(sealed)}, **header}  # as safetensors would, saving all once more
-    whole = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
+    sealed_header = {"__metadata__": {"manifest": _canonical(sealed)}, **header}  # saves a second safetensors.save
+    whole = json.dumps(sealed_header, ensure_ascii=False, separators=(",", ":")).encode()
     whole += b" " * (-len(whole) % ALIGNED)
     return struct.pack("<Q", len(whole)) + whole + body
 
@@ -80,12 +80,12 @@ def unpack(file: bytes) -> tuple[Manifest, dict[str, Tensor]]:
     """Read and verify a snapshot file.
 
     Raises:
-        UnfitError: If it is no snapshot, is truncated, or its sha256 does not match.
+        UnfitError: If it is not a snapshot, is truncated, or its sha256 does not match.
     """
     manifest = read_manifest(file)
     head, body = _parts(file)
     header = json.loads(head)
-    stored = json.loads(header["__metadata__"]["manifest"])  # by an older version too
+    stored = json.loads(header["__metadata__"]["manifest"])  # unparsed: an older version wrote fewer fields
     if _digest(stored, _payload(header, body)) != manifest.sha256:
         raise UnfitError("the snapshot's sha256 does not match its content: it was damaged or changed")
     try:
@@ -110,7 +110,7 @@ def parse_manifest(text: str) -> Manifest:
     """Read a manifest.
 
     Raises:
-        UnfitError: If it is damaged, or of another version's form.
+        UnfitError: If it is damaged, or in another version's format.
     """
     try:
         return Manifest.model_validate_json(text)
@@ -122,7 +122,7 @@ def header_length(head: bytes) -> int:
     """Return the length of the JSON header that follows a file's first eight bytes.
 
     Raises:
-        UnfitError: If the file is shorter, or names a header beyond 16 MiB.
+        UnfitError: If there are fewer than eight bytes, or the header exceeds 16 MiB.
     """
     if len(head) < 8:
         raise UnfitError("the file is no snapshot: it has fewer than 8 bytes")
@@ -139,9 +139,9 @@ def _parts(file: bytes) -> tuple[bytes, bytes]:
 
 
 def _payload(header: Mapping[str, Any], body: bytes) -> bytes:
-    """Return the tensors' part: their names, shapes and dtypes in canonical form, then their bytes."""
-    named = {name: told for name, told in header.items() if name != "__metadata__"}
-    return json.dumps(named, sort_keys=True, separators=(",", ":")).encode() + body
+    """Return the bytes to hash for the tensors: names, shapes and dtypes in canonical form, then their content."""
+    described = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    return json.dumps(described, sort_keys=True, separators=(",", ":")).encode() + body
 
 
 def _manifest_text(file: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Numbers in half precision, for streams that rest: half the room, at an error that is bounded number by number."""
+"""Half precision for stored streams: half the size, with a bounded error for each number."""
 
 from collections.abc import Mapping
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 RELATIVE_ERROR = 2.0**-11
-"""Of each number at most: float16 keeps eleven bits of it."""
+"""Largest relative error of a number: float16 keeps eleven bits of it."""
 NEGLIGIBLE = 1e-3
-"""Of the largest number of a tensor: smaller ones may be off by as much as one of that size."""
+"""Share of a tensor's largest number; smaller numbers may have the absolute error of one of that size."""
 
 
 def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors with those of float32 as float16, but the ones whose numbers are too small or great for it.
+    """Return tensors with float32 ones as float16, except those with numbers too small or too great for it.
 
     Example:
         >>> {name: tensor.dtype for name, tensor in halved({"w": torch.ones(2), "v": torch.full((2,), 1e-9)}).items()}
@@ -22,7 +22,7 @@ def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def widened(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors with those of float16 as float32 where the tensor of the same name is."""
+    """Return tensors with float16 ones as float32 if the tensor of the same name in `like` is float32."""
     return {name: _widened(tensor, like.get(name)) for name, tensor in tensors.items()}
 
 

@@ -1,4 +1,4 @@
-"""Monitors of a stream out of a snapshot: restored by name, so that versions with other monitors share the rest."""
+"""Restores a stream's monitors from a snapshot by name, so that versions with other monitors share the rest."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,30 +11,30 @@ from service.monitoring.monitor_state import MonitorState
 
 
 def restored(fresh: MonitorState, tensors: Mapping[str, Tensor]) -> tuple[MonitorState, list[str]]:
-    """Return the monitors that named tensors hold, and the names of those that begin anew.
+    """Return the monitors that named tensors hold, and the names of those that begin again.
 
-    What one monitor remembers belongs together, and is taken as a whole or not at all: a detector whose mean is there
-    and whose count is not would raise a false alarm.
+    A monitor's tensors belong together, and are restored all or none: a detector with its mean but without its count
+    would raise a false alarm.
 
     Raises:
-        StateError: If a value is not finite, or out of its range.
+        StateError: If a value is not finite, or is out of its range.
     """
     expected = flatten(fresh)
-    given, wanted = _by_monitor(tensors, expected), _by_monitor(expected, expected)
-    taken = dict(expected)
-    anew = sorted(given.keys() - wanted.keys())
-    for monitor, names in wanted.items():
-        if given.get(monitor) == names and all(_alike(tensors[name], expected[name]) for name in names):
-            taken |= {name: _finite(name, tensors[name]) for name in names}
+    stored, current = _by_monitor(tensors, expected), _by_monitor(expected, expected)
+    chosen = dict(expected)
+    restarted = sorted(stored.keys() - current.keys())
+    for monitor, names in current.items():
+        if stored.get(monitor) == names and all(_alike(tensors[name], expected[name]) for name in names):
+            chosen |= {name: _finite(name, tensors[name]) for name in names}
         else:
-            anew.append(monitor)
-    state = rebuild(fresh, taken)
+            restarted.append(monitor)
+    state = rebuild(fresh, chosen)
     check(state, "monitors")
-    return state, anew
+    return state, restarted
 
 
 def _by_monitor(names: Iterable[str], expected: Iterable[str]) -> dict[str, set[str]]:
-    """Group names of tensors by monitor: by folder, but for those in folders that hold other monitors too."""
+    """Group tensor names by monitor: by folder, except in folders that hold several monitors."""
     folders = {_folder(name) for name in expected}
     above = {"", *(_folder(folder) for folder in folders)}
     grouped: dict[str, set[str]] = {}

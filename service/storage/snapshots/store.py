@@ -1,4 +1,4 @@
-"""Snapshots in the store: a row of the catalogue for each, and a blob that verifies itself."""
+"""Snapshots in the store: a row in the catalogue and a self-verifying blob for each."""
 
 import json
 import re
@@ -21,18 +21,18 @@ ID = re.compile(r"[0-9a-f]{24}")
 
 
 class SnapshotStore:
-    """Keeps snapshots by id; one is there wholly or not at all."""
+    """Keeps snapshots by id, each of them whole or not at all."""
 
     def __init__(self, engine: Engine, blobs: Blobs) -> None:
         self._engine = engine
         self._blobs = blobs
 
     def put(self, snapshot_id: str, file: bytes) -> None:
-        """Keep a snapshot; when this returns it survives a power cut. One that is there already stays.
+        """Write a snapshot durably. If one of its id exists, that one stays.
 
         Raises:
             StoreFullError: If the disk is full or the folder cannot be written.
-            StoreDownError: If database or object store do not answer.
+            StoreDownError: If the database or the object store does not answer.
         """
         with available(), self._engine.begin() as connection:
             if connection.execute(select(SNAPSHOTS.c.id).where(SNAPSHOTS.c.id == snapshot_id)).first():
@@ -46,10 +46,11 @@ class SnapshotStore:
             connection.execute(insert(SNAPSHOTS).values(**_row(manifest, len(file))))
 
     def get(self, snapshot_id: str) -> bytes:
-        """Read a snapshot's file.
+        """Return a snapshot's file.
 
         Raises:
             UnknownError: If there is none of this id.
+            UnfitError: If its file is gone.
         """
         self.manifest(snapshot_id)
         try:
@@ -58,7 +59,7 @@ class SnapshotStore:
             raise UnfitError(f"snapshot {snapshot_id!r} is in the catalogue, but its file is gone") from None
 
     def manifest(self, snapshot_id: str) -> tuple[Manifest, int]:
-        """Read a snapshot's manifest, and its file's size in bytes.
+        """Return a snapshot's manifest, and its file's size in bytes.
 
         Raises:
             UnknownError: If there is none of this id.
@@ -72,7 +73,7 @@ class SnapshotStore:
         return parse_manifest(row.manifest), int(row.size)
 
     def manifests(self, stream: str | None = None) -> Iterator[tuple[Manifest, int]]:
-        """Read all manifests, or those of one stream, newest first; those of another version's form are left out."""
+        """Return all manifests, or those of one stream, newest first; those in another version's format are skipped."""
         if stream is not None and not storable(stream):
             return iter(())
         query = select(SNAPSHOTS.c.id, SNAPSHOTS.c.manifest, SNAPSHOTS.c.size).order_by(
@@ -101,9 +102,9 @@ class SnapshotStore:
             garbage.take_back(connection, _blob(snapshot_id))  # it may be uploaded again
 
     def adopt(self) -> int:
-        """Take in snapshots that lie among the blobs and are in no catalogue, as those of an older version do.
+        """Add snapshots to the catalogue that lie among the blobs only, as an older version left them; return how many.
 
-        What is damaged, or being written by another process, is left where it is.
+        Snapshots that are damaged, or that another process is writing, are left alone.
         """
         with available(), self._engine.connect() as connection:
             known = set(connection.execute(select(SNAPSHOTS.c.id)).scalars())
@@ -138,7 +139,7 @@ def _readable(rows: Sequence[tuple[str, str, int]]) -> Iterator[tuple[Manifest, 
 
 
 def _check_known(snapshot_id: str) -> None:
-    """Refuse an id that no snapshot can have, which a database might not even be asked for."""
+    """Check that an id has the form of a snapshot id, before it goes to the database."""
     if not ID.fullmatch(snapshot_id):
         raise UnknownError(f"there is no snapshot {snapshot_id[:200]!r}")
 

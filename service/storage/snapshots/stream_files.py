@@ -1,4 +1,4 @@
-"""Between a stream and its snapshot: what is written, and what may be restored onto which stream."""
+"""Converts between a stream and its snapshot file, and checks which snapshot fits which stream."""
 
 import secrets
 import time
@@ -26,9 +26,9 @@ def file_of(
     stream: Stream, name: str, note: str = "", *, checkpoint: bool = False, drop_inputs: bool = False,
     half: bool = False,
 ) -> tuple[Manifest, bytes]:  # fmt: skip
-    """Return the snapshot file of a stream as it is; `drop_inputs` leaves out images, in window and memory.
+    """Return a snapshot file of a stream; `drop_inputs` leaves out the images in window and memory.
 
-    `half` keeps what was learned in half precision, as far as that takes it (`halving`).
+    With `half`, learned tensors are stored in half precision if that bounds their error (`half_precision`).
 
     Raises:
         UnfitError: If the state is not finite.
@@ -64,16 +64,16 @@ def file_of(
         halved=half,
         replay=replay_settings(stream),
     )
-    # safetensors refuses tensors that share memory, and fresh states share the source model's.
+    # safetensors refuses tensors that share memory, and fresh states share tensors with the source model.
     separate = {key: tensor.clone() for key, tensor in tensors.items()}
     return manifest, pack(manifest, {**separate, WINDOW: waiting.clone()})
 
 
 def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor]) -> StreamState:
-    """Return the state that a snapshot holds, checked against a stream; `begun_anew` names what it lacks.
+    """Return a snapshot's state, checked against a stream; `restarted_monitors` names its missing monitors.
 
     Raises:
-        UnfitError: If it is of another model, spec, shape or dtype, or not finite.
+        UnfitError: If it is of another model, spec, shape or dtype, or is not finite.
     """
     _check_origin(stream, manifest)
     waiting = tensors.get(WINDOW)
@@ -94,14 +94,14 @@ def state_for(stream: Stream, manifest: Manifest, tensors: Mapping[str, Tensor])
         raise UnfitError(f"the snapshot does not fit stream {stream.id!r}: {error}") from None
 
 
-def begun_anew(stream: Stream, tensors: Mapping[str, Tensor]) -> str:
-    """Return which monitors begin anew or are left out, since the snapshot is of another version; "" if none."""
+def restarted_monitors(stream: Stream, tensors: Mapping[str, Tensor]) -> str:
+    """Name the monitors that begin again or are dropped because another version took the snapshot; "" if none."""
     _, names = monitors.restored(stream.initial().monitors, _under(MONITORS, tensors))
-    return f"taken by another version, whose monitors differ: {', '.join(names)} begin anew" if names else ""
+    return f"taken by another version, whose monitors differ: {', '.join(names)} begin again" if names else ""
 
 
 def left_out(stream: Stream, manifest: Manifest) -> str:
-    """Return that images of the stream were not kept, so that it does not go on exactly; "" if all were."""
+    """Say that images of the stream were not kept, so that it does not continue exactly; "" if all were kept."""
     of_memory = stream.fitted.adapter.holds_inputs and not manifest.contains_inputs
     if not of_memory and (manifest.exact or manifest.halved):
         return ""
@@ -109,7 +109,7 @@ def left_out(stream: Stream, manifest: Manifest) -> str:
 
 
 def warning_for(stream: Stream, manifest: Manifest) -> str:
-    """Return why the restored stream may not replay bit for bit; "" if it does."""
+    """Return the reasons why the restored stream may not replay bit for bit; "" if it does."""
     now = replay_settings(stream).model_dump()
     differs = [
         f"{key} {value} (now {now[key]})" for key, value in manifest.replay.model_dump().items() if value != now[key]
@@ -124,7 +124,7 @@ def warning_for(stream: Stream, manifest: Manifest) -> str:
 
 
 def replay_settings(stream: Stream) -> Replay:
-    """Return the settings that bit-equal replay depends on."""
+    """Return the settings that a bit-equal replay depends on."""
     return Replay(
         backend=stream.fitted.backend,
         threads=torch.get_num_threads(),
@@ -135,7 +135,7 @@ def replay_settings(stream: Stream) -> Replay:
 
 @cache
 def _version(package: str) -> str:
-    return metadata.version(package)  # which reads files
+    return metadata.version(package)  # cached, since this reads files
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

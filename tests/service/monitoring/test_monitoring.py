@@ -16,7 +16,7 @@ from service.monitoring import stream_monitors
 from service.monitoring.monitor_state import Seeing
 from service.settings import EMBEDDED
 from service.storage.snapshots.format import pack, unpack
-from service.storage.snapshots.stream_files import MONITORS, begun_anew, file_of, state_for
+from service.storage.snapshots.stream_files import MONITORS, file_of, restarted_monitors, state_for
 from service.streams import engine
 from service.streams.idempotency import RetryLog
 from service.streams.stream import Stream, initial_state
@@ -412,5 +412,5 @@ def test_a_snapshot_with_other_monitors_keeps_those_that_are_known_and_says_whic
     for name, tensor in now.items():
         expected = fresh if any(name == each or name.startswith(f"{each}/") for each in anew) else before
         assert torch.equal(tensor, expected[name]), name
-    assert begun_anew(restored, other).endswith(f"{', '.join(anew)} begin anew")
-    assert begun_anew(restored, tensors) == ""
+    assert restarted_monitors(restored, other).endswith(f"{', '.join(anew)} begin again")
+    assert restarted_monitors(restored, tensors) == ""

@@ -103,7 +103,7 @@ def test_a_stream_is_pinned_to_the_bundle_it_learned_on_and_may_be_reset_onto_an
         toml.replace("shape = [3, 16, 16]", "shape = [3, 16, 16]\nmean = [0.1, 0.1, 0.1]\nstd = [1, 1, 1]")
     )
     with application(tmp_path, other) as api:
-        assert_error(api("POST", INFER, json=infer_body(images(2), "s")), 422, "reset it to begin anew, or serve")
+        assert_error(api("POST", INFER, json=infer_body(images(2), "s")), 422, "reset it to start over, or serve")
         assert api("POST", "/v1/streams/s/reset").status_code == 200
         assert api.infer(images(2), "s")["parameters"]["tta_steps"] == 1
 

@@ -157,8 +157,8 @@ def test_a_stream_whose_state_is_damaged_says_so_and_can_be_reset(bundle, tmp_pa
     else:
         file.write_bytes(bytes(content) if harm == "flipped" else bytes(content[:-9]))
     with application(tmp_path, bundle) as api:
-        assert_error(api("GET", "/v1/streams/s"), 422, "is unfit: what was kept of it is damaged")
-        assert_error(api("POST", INFER, json=infer_body(images(2), "s")), 422, "reset it to begin anew")
+        assert_error(api("GET", "/v1/streams/s"), 422, "is unfit: its checkpoint is damaged")
+        assert_error(api("POST", INFER, json=infer_body(images(2), "s")), 422, "reset it to start over")
         assert api.stream("other")["generation"] == 1
 
         assert api("POST", "/v1/streams/s/reset").json()["steps"] == 0

@@ -1,4 +1,4 @@
-"""Runs migrations on the connection that the server hands in; alembic runs this file."""
+"""Run by Alembic: migrates on the connection that the server passes in."""
 
 from alembic import context
 

@@ -1,1 +1,1 @@
-"""Changes of the catalogue's tables, one file each, in order."""
+"""Migrations of the catalogue's tables, one file each, in order."""

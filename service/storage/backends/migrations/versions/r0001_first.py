@@ -1,4 +1,4 @@
-"""The first catalogue: streams, their answers, snapshots, garbage, processes; events, unless they are there already."""
+"""The first catalogue: streams, answers, snapshots, garbage and processes; and events if that table does not exist."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,7 +9,7 @@ LONG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     if not sa.inspect(op.get_bind()).has_table("events"):
         _make_events()
     op.create_table(

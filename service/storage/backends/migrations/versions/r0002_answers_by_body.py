@@ -1,4 +1,4 @@
-"""Answers are kept by request id, idempotency key and body: one id may stand for several bodies."""
+"""Answers are kept by request id, idempotency key and body, since one id may be used for several bodies."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Make the table anew, since SQLite cannot change a primary key, and keep its rows."""
+    """Recreate the table, since SQLite cannot change a primary key, and copy its rows."""
     op.rename_table("answers", "answers_by_id")
     op.create_table(
         "answers",

@@ -1,4 +1,4 @@
-"""The last answers of streams that have ended are kept for a while."""
+"""The last answers of ended streams are kept for a while."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table."""
     op.create_table(
         "ended_answers",
         sa.Column("stream", sa.String(128), primary_key=True),
