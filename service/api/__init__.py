@@ -1,1 +1,1 @@
-"""HTTP only: routes, wire schemas, error bodies; no torch."""
+"""The HTTP layer: routes, wire schemas, error bodies. It does no tensor computation."""

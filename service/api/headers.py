@@ -1,4 +1,4 @@
-"""Request headers of the control plane, and the parameter by which a call is only checked."""
+"""The request headers of the control plane, and its `dry_run` parameter."""
 
 from typing import Annotated
 
@@ -7,14 +7,14 @@ from fastapi import Header, Query
 from service.errors import UnfitError
 
 IfMatch = Annotated[str | None, Header(alias="If-Match", description="The generation that the change is meant for.")]
-DryRun = Annotated[bool, Query(description="Only check the call: nothing is changed, and refusals are the same.")]
+DryRun = Annotated[bool, Query(description="Only check the call: nothing changes, and refusals are the same.")]
 
 
 def generation_of(if_match: str | None) -> int | None:
-    """Return the generation that If-Match names (with or without quotes), or None if there is no such header.
+    """Return the generation in If-Match (with or without quotes), or None for "*" or without the header.
 
     Raises:
-        UnfitError: If it names no generation.
+        UnfitError: If it is not a generation.
 
     Example:
         >>> generation_of('"12"'), generation_of("12"), generation_of(None)

@@ -1,4 +1,4 @@
-"""Bytes of request bodies that are in memory, over all requests."""
+"""Limits the bytes of request bodies in memory, over all requests."""
 
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -9,17 +9,17 @@ NAME = "acclimate.held"
 
 
 class HeldBytes:
-    """Bytes of one request's body, counted among those of all."""
+    """Counts the bytes of one request's body, as part of the bytes of all."""
 
     def __init__(self, bound: "HeldBound") -> None:
         self._bound = bound
         self.count = 0
 
     def add(self, count: int) -> None:
-        """Count bytes in; the body of a request by itself always fits.
+        """Add bytes. While no other request holds any, every number is accepted.
 
         Raises:
-            SaturatedError: If there are too many with those of other requests.
+            SaturatedError: If together with other requests' bytes there are too many.
         """
         self._bound.check(self.count, count)
         self.count += count
@@ -27,7 +27,7 @@ class HeldBytes:
 
 
 class HeldBound:
-    """Middleware that bounds the bytes of all bodies together, from their reading to their answers."""
+    """Middleware that limits the bytes of all bodies together, from reading until the answer."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
@@ -35,7 +35,7 @@ class HeldBound:
         self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on, and count out its body in the end."""
+        """Pass a request on, and subtract its body's bytes at the end."""
         held = scope[NAME] = HeldBytes(self)
         try:
             await self._app(scope, receive, send)
@@ -43,10 +43,10 @@ class HeldBound:
             self.held -= held.count
 
     def check(self, own: int, more: int) -> None:
-        """Refuse more bytes to a request that holds some of its own already.
+        """Check that a request with `own` bytes may hold `more`.
 
         Raises:
-            SaturatedError: If other requests hold bytes, and these with them are too many.
+            SaturatedError: If other requests hold bytes, and together there would be too many.
         """
         if self.held > own and self.held + more > self._most:
             said = f"bodies of {self.held} bytes are in memory; with {more} more they exceed {self._most}"
@@ -54,10 +54,10 @@ class HeldBound:
 
 
 def hold(request: Request, count: int) -> None:
-    """Count bytes of a request's body in.
+    """Add bytes to the count of a request's body.
 
     Raises:
-        SaturatedError: If there are too many with those of other requests.
+        SaturatedError: If together with other requests' bytes there are too many.
     """
     held: HeldBytes | None = request.scope.get(NAME)
     if held is not None:

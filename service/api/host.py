@@ -1,4 +1,4 @@
-"""The Host of a request: one, and of the form that a host has."""
+"""Checks that a request has exactly one well-formed Host."""
 
 import re
 
@@ -10,10 +10,10 @@ HOST = re.compile(r"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-
 
 
 def check_host(request: Request) -> None:
-    """Refuse a request of which a proxy and this server could understand different hosts.
+    """Refuse a request whose host a proxy and this server might understand differently.
 
     Raises:
-        MalformedError: It has several Hosts, none although it is HTTP/1.1, or one of another form.
+        MalformedError: If it has several Hosts, none although it is HTTP/1.1, or a malformed one.
     """
     hosts = request.headers.getlist("host")
     if len(hosts) > 1:

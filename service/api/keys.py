@@ -1,4 +1,4 @@
-"""API keys: what a keys file holds, how one is made, and where a server may listen without any."""
+"""API keys: the keys file, new keys, and the rule that a server without keys listens on loopback only."""
 
 import hashlib
 import hmac
@@ -19,33 +19,33 @@ SHA256_HEX = 64
 
 @dataclass(frozen=True)
 class Keys:
-    """Scopes and names by the sha256 of a key; `admin` includes the others, `infer` and `read` stand alone."""
+    """Scopes and names by the sha256 of a key. `admin` includes the other scopes; `infer` and `read` do not."""
 
     scopes: Mapping[str, frozenset[Scope]]
     names: Mapping[str, str]
 
     def granted(self, key: str) -> frozenset[Scope]:
-        """Return a key's scopes, without keys all of them; compares with every known key in constant time.
+        """Return a key's scopes; all scopes if there are no keys. Compares with every key in constant time.
 
         Raises:
-            UnauthenticatedError: If the key is not known.
+            UnauthenticatedError: If the key is unknown.
         """
         return self.granted_to(hashlib.sha256(key.encode()).hexdigest())
 
-    def granted_to(self, given: str) -> frozenset[Scope]:
+    def granted_to(self, key_digest: str) -> frozenset[Scope]:
         """Return the scopes of the key with this sha256, as `granted` does."""
         if not self.scopes:
             return frozenset(get_args(Scope))
         found: frozenset[Scope] | None = None
         for digest, scopes in self.scopes.items():
-            if hmac.compare_digest(digest, given):
+            if hmac.compare_digest(digest, key_digest):
                 found = scopes
         if found is None:
             raise UnauthenticatedError("the key is not known; send one as `Authorization: Bearer` or `X-API-Key`")
         return found
 
     def name(self, digest: str) -> str:
-        """Return what the keys file calls the known key with this sha256, or how that begins."""
+        """Return a name for the key with this sha256: from the keys file, or its first eight digits."""
         return f"key {self.names.get(digest) or digest[:8]}"
 
 
@@ -53,10 +53,10 @@ NO_KEYS = Keys(MappingProxyType({}), MappingProxyType({}))
 
 
 def read_keys(file: Path | None) -> Keys:
-    """Read a keys file: lines of sha256, scopes joined by commas, and a name; `#` begins a comment.
+    """Read a keys file: lines of sha256, scopes joined by commas, and a name; `#` starts a comment.
 
     Raises:
-        SettingsError: If the file is missing, holds no key or a line is wrong.
+        SettingsError: If the file is missing, has no key, or has a malformed line.
     """
     if file is None:
         return NO_KEYS
@@ -83,10 +83,10 @@ def _read_key(file: Path, fields: list[str]) -> tuple[str, frozenset[Scope]]:
 
 
 def check_listening(host: str, keys: Keys, *, insecure: bool) -> None:
-    """Refuse to listen beyond loopback without keys.
+    """Check that a server beyond loopback has keys.
 
     Raises:
-        SettingsError: Unless the operator insists with `--insecure`.
+        SettingsError: If it has none and `--insecure` is not set.
     """
     if host not in LOOPBACK and not keys.scopes and not insecure:
         raise SettingsError(
@@ -102,7 +102,7 @@ def make_key() -> tuple[str, str]:
 
 
 def make_first_key(file: Path) -> str | None:
-    """Write a keys file with one admin key, unless it is there; return the key, to be shown once.
+    """Write a keys file with one admin key unless the file exists; return the key, or None if it exists.
 
     Raises:
         SettingsError: If the file cannot be written.

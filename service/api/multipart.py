@@ -1,4 +1,4 @@
-"""Files out of a multipart form, parsed in one go and within bounds."""
+"""Extracts the files of a multipart form, within limits."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
@@ -16,16 +16,16 @@ MAX_FILES, MAX_FIELDS = 1024, 16
 
 @dataclass(slots=True)
 class _Part:
-    """A part under way."""
+    """The part being parsed."""
 
     name: bytearray = field(default_factory=bytearray)
     value: bytearray = field(default_factory=bytearray)
     disposition: bytes = b""
-    data: list[bytes] | None = None  # None where it is a field and no file
+    data: list[bytes] | None = None  # None for a field that is not a file
 
 
 class _Files:
-    """Collects the files of a form; the parser itself bounds the headers of its parts."""
+    """Collects a form's files. The parser itself limits the headers of the parts."""
 
     def __init__(self) -> None:
         self.found: list[bytes] = []
@@ -70,8 +70,8 @@ def form_files(body: bytes, content_type: str) -> list[bytes]:
     """Return the files of a form, in order.
 
     Raises:
-        MalformedError: It is no multipart form, or holds no file.
-        TooLargeError: It has too many files or fields.
+        MalformedError: If it is not a multipart form, or has no file.
+        TooLargeError: If it has too many files or fields.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:

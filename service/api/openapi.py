@@ -1,4 +1,4 @@
-"""The OpenAPI schema as clients are generated from it."""
+"""The OpenAPI schema, adapted for generated clients."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
@@ -11,15 +11,15 @@ Schema: TypeAlias = dict[str, Any]
 
 
 def operation_id(route: APIRoute) -> str:
-    """Return a route's name: generated clients name their functions by it."""
+    """Return a route's name, which becomes a function's name in generated clients."""
     return route.name
 
 
 def install(app: FastAPI, *bodies: type[BaseModel]) -> None:
     """Extend an app's schema.
 
-    Its parameters are left out or given, but never null: HTTP has no null there. `bodies` are described although
-    their routes read them by themselves.
+    Its parameters are optional but never null, since HTTP has no null. The schemas of `bodies` are added, although
+    their routes read the bodies themselves.
     """
     app.openapi = _extended(app.openapi, bodies)  # type: ignore[method-assign]  # as FastAPI's documentation has it
 
@@ -43,7 +43,7 @@ def _extended(
 
 
 def _not_null(schema: Schema) -> Schema:
-    """Return the schema of a parameter without the choice of null.
+    """Return a parameter's schema without the choice of null.
 
     Example:
         >>> _not_null({"anyOf": [{"type": "string", "maxLength": 9}, {"type": "null"}], "title": "Stream"})

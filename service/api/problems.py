@@ -1,4 +1,4 @@
-"""The one place that knows which refusal is which HTTP status; every error body is {"error": "..."}."""
+"""Maps errors to HTTP statuses, the only place that does. Every error body is {"error": "..."}."""
 
 import math
 from collections.abc import Mapping
@@ -43,23 +43,23 @@ RETRY_AFTER_SECONDS = 1
 RETRIED = (429, 503)
 JSON = "application/json"
 MAX_SAID = 300
-"""Characters of what a client sent that an error repeats."""
+"""Most characters of a client's text that an error repeats."""
 
 
 class Problem(BaseModel):
     """The body of every error."""
 
     error: str
-    """What was given, and what was expected."""
+    """The value given, and the value expected."""
 
 
 def responses(*codes: int) -> dict[int | str, dict[str, object]]:
-    """Return the OpenAPI entries of error answers."""
+    """Return the OpenAPI entries of error responses."""
     return {code: {"model": Problem} for code in codes}
 
 
 def answer(error: errors.ServiceError) -> JSONResponse:
-    """Return a refusal's HTTP answer."""
+    """Return the HTTP response to an error."""
     response = _answer(STATUS[type(error)], str(error))
     if isinstance(error, errors.BusyError):
         response.headers["Retry-After"] = str(max(1, math.ceil(error.seconds)))
@@ -67,7 +67,7 @@ def answer(error: errors.ServiceError) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of an app by the contract."""
+    """Answer every error of an app with the standard error body."""
 
     @app.exception_handler(errors.ServiceError)
     async def refused(_request: Request, error: errors.ServiceError) -> JSONResponse:
@@ -93,20 +93,20 @@ def install(app: FastAPI) -> None:
         return response
 
     @app.exception_handler(ClientDisconnect)
-    async def left(request: Request, _error: ClientDisconnect) -> Response:
-        note_left(request.scope)
-        return Response(status_code=400)  # nobody reads it
+    async def client_gone(request: Request, _error: ClientDisconnect) -> Response:
+        log_client_gone(request.scope)
+        return Response(status_code=400)  # nobody receives it
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("unexpected_error", path=request.url.path, exc_info=error)
         response = _answer(500, "the server failed; its log says why")
-        response.headers.update(headers_of(request.url.path))  # this handler is outside of every middleware
+        response.headers.update(headers_of(request.url.path))  # this handler runs outside of all middleware
         return response
 
 
-def note_left(scope: Scope) -> None:
-    """Log that a client left before its request's body had come."""
+def log_client_gone(scope: Scope) -> None:
+    """Log that a client closed the connection before its request's body was complete."""
     client = scope["client"][0] if scope.get("client") else ""
     log.info("client_left", client=client, method=scope["method"], path=scope["path"][:MAX_SAID])
 

@@ -1,4 +1,4 @@
-"""What the control plane takes and answers."""
+"""Request and response bodies of the control plane."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ MAX_ENTRIES = 64
 
 
 def check_few(value: Any) -> Any:
-    """Refuse an object of very many entries as a whole: each of them would be an error of its own."""
+    """Refuse an object with very many entries as a whole, since each entry could cause an error of its own."""
     if isinstance(value, dict) and len(value) > MAX_ENTRIES:
         raise ValueError(f"{len(value)} entries were given, at most {MAX_ENTRIES} are expected")
     return value
@@ -29,7 +29,7 @@ Guard = Annotated[Policy, Few]
 
 
 class Wire(BaseModel):
-    """A body of the control plane; unknown fields are errors."""
+    """A body of the control plane. Unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -44,32 +44,32 @@ class Given(Wire):
 
 
 class StreamCreate(Given):
-    """A stream to create; what is left out is the model's default."""
+    """A stream to create. Omitted fields take the model's defaults."""
 
     id: Name | None = None
-    """Its name; the server makes one if there is none."""
+    """The stream's name; without one the server makes one up."""
     model: str | None = Field(default=None, max_length=128)
-    """Which model; required where several are served."""
+    """The model's name; required if the server has several models."""
     adapter: str | None = Field(default=None, min_length=1, max_length=MAX_SPEC)
-    """The spec, as `unmix_tns+eta+lame`."""
+    """The spec, such as `unmix_tns+eta+lame`."""
     options: Options = {}
-    """Options by part name, `seed`, and `precision` (float32, or bfloat16 where the processor computes in it):
+    """Options by part name, `seed`, and `precision` (float32, or bfloat16 if the processor supports it):
     {"tent": {"lr": 1e-4}, "seed": 7}."""
     guard: Guard = Policy()
-    """What its guard does about what its monitors find."""
+    """The guard's policy: its action on each finding of the monitors."""
     mode: Mode = "adapt"
-    """adapt: learn from every batch. frozen: answer by the state as it is. shadow: answer as the source, learn
-    beside."""
+    """adapt: learn from every batch. frozen: answer from the present state. shadow: answer as the source model, and
+    learn without effect on the answers."""
     durability: Durability | None = None
-    """ephemeral: in memory alone. periodic: kept every few steps or seconds. sync: kept before each answer."""
+    """ephemeral: in memory only. periodic: saved every few steps or seconds. sync: saved before each answer."""
     adapt_batch_size: int = Field(default=1, ge=1, le=LARGEST_BATCH)
-    """Images of one adaptation step; requests with fewer are answered at once and wait in the window."""
+    """Images in one adaptation step. Smaller requests are answered at once, and their images wait in the window."""
     idempotent: bool = False
-    """Whether a request id that comes with another body is refused (409). Else it is a new request."""
+    """Refuse a request id that comes with another body (409). Otherwise it is a new request."""
 
 
 class StreamPatch(Given):
-    """What to change of a stream; a new adapter starts from its initial state, all else keeps what was learned."""
+    """Changes to a stream. A new adapter starts from its initial state; all other changes keep the learned state."""
 
     mode: Mode | None = None
     adapter: str | None = Field(default=None, min_length=1, max_length=MAX_SPEC)
@@ -81,22 +81,22 @@ class StreamPatch(Given):
 
 
 class ShadowView(Wire):
-    """What adapting would have changed while a stream answered as the source model."""
+    """The changes that adapting would have made while a stream answered as the source model."""
 
     images: int
     changed: float
-    """Share of the images that the adapted model answers otherwise."""
+    """Share of the images with another label from the adapted model."""
     entropy: float
     source_entropy: float
     accuracy: float | None
-    """Of the adapted answers, by late labels."""
+    """Accuracy of the adapted answers, by late labels."""
     source_accuracy: float | None
     moves: list[dict[str, str | int]]
-    """The commonest changes: `source` and `adapted` class, and `images`."""
+    """The most common changes: `source` and `adapted` class, and the number of `images`."""
 
 
 class StreamView(Wire):
-    """A stream as it is."""
+    """A stream's settings and state."""
 
     id: str
     model: str
@@ -107,9 +107,9 @@ class StreamView(Wire):
     adapt_batch_size: int
     durability: Durability
     idempotent: bool = False
-    """Whether a request id that comes with another body is refused."""
+    """True if a request id that comes with another body is refused."""
     resident: bool
-    """Whether it is in memory; else it rests in the store, and comes back when it is asked for."""
+    """True if the stream is in memory. Otherwise it rests in the store until it is used."""
     generation: int
     durable_generation: int
     steps: int
@@ -120,7 +120,7 @@ class StreamView(Wire):
     signals: dict[str, float]
     choice: str
     shadow: ShadowView | None
-    """What adapting would have changed; of streams that were in shadow mode."""
+    """The changes that adapting would have made; only for streams that were in shadow mode."""
 
 
 class StreamList(Wire):
@@ -136,7 +136,7 @@ class SnapshotCreate(Given):
     name: Name | None = None
     note: str = Field(default="", max_length=MAX_NOTE)
     inputs: Literal["keep", "drop"] = "keep"
-    """Whether images that wait in the window are kept; without them the snapshot does not replay exactly."""
+    """Keep or drop the images that wait in the window. Without them the snapshot does not replay exactly."""
 
 
 class SnapshotView(Wire):
@@ -166,19 +166,19 @@ class SnapshotList(Wire):
 
 
 class Restore(Given):
-    """Which snapshot to continue from."""
+    """The snapshot to continue from."""
 
     snapshot: str = Field(max_length=128)
 
 
 class Restored(StreamView):
-    """A stream after a restore, and why it may not replay bit for bit."""
+    """A stream after a restore, and the reasons why it may not replay bit for bit."""
 
     tta_warning: str = ""
 
 
 class AdapterPart(Wire):
-    """A part that a spec may name."""
+    """A part that a spec can name."""
 
     name: str
     kind: Literal["normalizer", "learner", "output", "selector"]
@@ -197,10 +197,10 @@ class AdapterList(Wire):
 
 
 class GroupView(Wire):
-    """What it brings to take several streams' steps as one, for requests of so many images.
+    """The gain from batching several streams' steps, for requests with this many images.
 
-    `least_streams` is the fewest that go together, 0 where it does not pay; `gain` how many times faster than one by
-    one the largest group tried is.
+    `least_streams` is the fewest streams that make batching faster, or 0 if it never is. `gain` is the speedup of
+    the largest group tried.
     """
 
     images: int
@@ -210,9 +210,9 @@ class GroupView(Wire):
 
 
 class NativeView(Wire):
-    """A step with a gradient that is compiled to machine code, or was to be, for requests of so many images.
+    """A gradient step's compilation to machine code, for requests with this many images.
 
-    `serves` tells whether it is taken, `reason` why not; `gain` how many times faster it is, 0 if not known.
+    `serves` is true if the compiled step is used; otherwise `reason` says why not. `gain` is its speedup, 0 if unknown.
     """
 
     images: int
@@ -222,11 +222,11 @@ class NativeView(Wire):
 
 
 class PipelineView(Wire):
-    """A pipeline fitted to a model: what runs it, and why it has no graph where it is not compiled.
+    """A pipeline fitted to a model, and its backend; `reason` says why it has no graph.
 
-    `least_images` is the fewest of a request that the graph takes; `state_bytes` what a stream of it keeps; `groups`
-    what was measured of taking steps of several streams as one, unless `not_grouped` says why they never are; `native`
-    its steps in machine code, where `compiled_gradients` asks for them.
+    `least_images` is the fewest images in a request that the graph accepts. `state_bytes` is the size of a stream's
+    state. `groups` lists measurements of batched steps; `not_grouped` says why steps are never batched. `native` lists
+    its steps in machine code, if `compiled_gradients` is set.
     """
 
     adapter: str
@@ -241,7 +241,7 @@ class PipelineView(Wire):
 
 
 class ModelView(Wire):
-    """A served model, and the pipelines that are fitted to it."""
+    """A served model and its fitted pipelines."""
 
     name: str
     version: str
@@ -264,7 +264,7 @@ class ModelList(Wire):
 
 
 class EventView(Wire):
-    """Something that happened to a stream, and why."""
+    """An event about a stream, and its reason."""
 
     id: int
     time: float
@@ -277,7 +277,7 @@ class EventView(Wire):
 
 
 class EventList(Wire):
-    """A page of events, the oldest first; `next` is the `since` of the next page."""
+    """A page of events, oldest first; `next` is the `since` of the next page."""
 
     items: list[EventView]
     next: int | None
@@ -287,9 +287,9 @@ class FeedbackItem(Given):
     """The true labels of one earlier request."""
 
     request: str = Field(min_length=1, max_length=256)
-    """The request's id, as its answer said."""
+    """The request's id, as in its answer."""
     labels: Annotated[list[str | StrictInt], Field(min_length=1, max_length=4096, fail_fast=True)]
-    """One for each image: a class's name or number."""
+    """One label for each image: a class's name or number."""
 
 
 class FeedbackGiven(Given):
@@ -299,26 +299,26 @@ class FeedbackGiven(Given):
 
 
 class FeedbackView(Wire):
-    """What late labels say so far."""
+    """The results of all late labels so far."""
 
     accepted: int
-    """Images that these labels were taken for."""
+    """Images that got a label from this call."""
     unknown: list[str]
-    """Requests that are not known, too old, or labelled already."""
+    """Requests that are unknown, too old, or labelled already."""
     images: int
     accuracy: float | None
     recent_accuracy: float | None
-    """Of late: an image fades over 500 others."""
+    """Accuracy with a decaying weight: an image fades over 500 later ones."""
     source_accuracy: float | None
-    """Of the source model, on the requests that it looked at."""
+    """Accuracy of the source model on the requests that it was run on."""
     estimates: dict[str, float]
-    """What was estimated for the same images."""
+    """Accuracy that was estimated for the same images, by estimator."""
     errors: dict[str, float]
-    """Each estimate less the true accuracy."""
+    """Each estimate minus the true accuracy."""
 
 
 class StreamRow(Wire):
-    """A stream in brief."""
+    """A stream's row in the overview."""
 
     id: str
     model: str
@@ -341,7 +341,7 @@ class StreamRow(Wire):
 
 
 class ModelRow(Wire):
-    """A served model in brief."""
+    """A served model's row in the overview."""
 
     name: str
     classes: list[str]
@@ -349,7 +349,7 @@ class ModelRow(Wire):
 
 
 class Overview(Wire):
-    """All streams and models in brief; `event` is the newest event's id."""
+    """All streams and models; `event` is the newest event's id."""
 
     streams: list[StreamRow]
     models: list[ModelRow]
@@ -357,7 +357,7 @@ class Overview(Wire):
 
 
 class ComparedView(Wire):
-    """The features of the newest images beside the source's, by two-sample tests."""
+    """The features of the newest images against the source's, by two-sample tests."""
 
     mmd: float
     p_value: float
@@ -366,7 +366,7 @@ class ComparedView(Wire):
 
 
 class ProbeView(Wire):
-    """How a state answered the probe set."""
+    """A state's results on the probe set."""
 
     accuracy: float
     forgetting: float
@@ -378,14 +378,14 @@ class ProbeView(Wire):
 
 
 class HistoryView(Wire):
-    """A stream's series: one row of `columns` for each point; null where a value is not known."""
+    """A stream's series: one row of `columns` for each point, with null for unknown values."""
 
     columns: list[str]
     points: list[list[float | None]]
     resolution: int | None
-    """Seconds that a point stands for, where a span was asked for; else the finer, the newer."""
+    """Seconds that a point stands for, if a span was requested; otherwise newer points are finer."""
     oldest: float | None
-    """When the oldest point that is still known is of, Unix seconds."""
+    """The time of the oldest point, in Unix seconds."""
     next: int
     layers: dict[str, Any]
     classes: dict[str, Any]

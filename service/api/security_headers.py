@@ -1,4 +1,4 @@
-"""Headers that tell browsers what they may do with an answer."""
+"""Security headers for browsers."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -17,33 +17,33 @@ POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
 class SecurityHeaders:
-    """Middleware that adds to every answer the security headers that it does not set itself."""
+    """Middleware that adds the security headers that an answer does not set itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as the application does, with the headers added."""
+        """Pass a request on, and add the headers to its answer."""
 
         async def hardened(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = list(message.get("headers", ()))
-                names = {name for name, _ in given}
+                present = list(message.get("headers", ()))
+                names = {name for name, _ in present}
                 path = scope["path"]
                 added = (header for header in _raw(_is_data(path)) if header[0] not in names)
-                message = {**message, "headers": [*given, *added]}
+                message = {**message, "headers": [*present, *added]}
             await send(message)
 
         await self._app(scope, receive, hardened if scope["type"] == "http" else send)
 
 
 def headers_of(path: str) -> dict[str, str]:
-    """Return the headers of the answers at a path."""
+    """Return the headers for answers at a path."""
     return _headers(_is_data(path))
 
 
 def _is_data(path: str) -> bool:
-    """Tell whether a path's answers are data, which no browser is to keep."""
+    """Return whether a path's answers are data, which browsers must not store."""
     return path.startswith(("/v1", "/v2"))
 
 
@@ -54,5 +54,5 @@ def _headers(data: bool) -> dict[str, str]:
 
 @cache
 def _raw(data: bool) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers as ASGI has them."""
+    """Return the headers in ASGI's form."""
     return tuple((name.lower().encode(), value.encode()) for name, value in _headers(data).items())

@@ -1,4 +1,4 @@
-"""Sessions of the dashboard: what is kept of a key behind a cookie."""
+"""Sessions of the dashboard, and the digest of the key behind each cookie."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ MAX_SESSIONS = 1000
 
 
 class Sessions:
-    """The keys behind session cookies, for some hours; the oldest leave where there are too many.
+    """The keys behind session cookies, for twelve hours. Beyond a thousand sessions the oldest end.
 
-    Neither a key nor a token is held: only their sha256. With a file, sessions survive a restart of the server.
+    Keys and tokens are stored only as their sha256. With a file, sessions survive a restart of the server.
 
     Args:
-        file: Where they are kept, readable by its owner alone; None for memory alone.
+        file: Stores the sessions, readable by its owner alone; None for memory only.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -32,7 +32,7 @@ class Sessions:
         self._digests: OrderedDict[str, tuple[str, float]] = OrderedDict(_read(file))
 
     def begin(self, key: str) -> str:
-        """Return a new session's token."""
+        """Start a session with a key, and return its token."""
         token = secrets.token_urlsafe(32)
         self._digests[_sha256(token)] = (_sha256(key), time.time() + SESSION_SECONDS)
         while len(self._digests) > MAX_SESSIONS:
@@ -41,29 +41,29 @@ class Sessions:
         return token
 
     def end(self, token: str) -> None:
-        """Forget a session."""
+        """End a session."""
         if self._digests.pop(_sha256(token), None) is not None:
             self._write()
 
     def digest(self, request: Request) -> str:
-        """Return the sha256 of the key behind a cookie; "" without one, from another site's page, or after its time."""
+        """Return the sha256 of the key behind a cookie; "" without one, from another site, or after its end."""
         token = request.cookies.get(COOKIE, "")
         digest, ends = self._digests.get(_sha256(token), ("", 0.0)) if token else ("", 0.0)
-        left = ends - time.time()
-        # A session that would last longer than any is one that a clock set back has made older than it is.
-        return digest if 0 < left <= SESSION_SECONDS and not is_foreign(request) else ""
+        remaining = ends - time.time()
+        # A longer rest than a whole session means that the clock was set back; the session is older than it looks.
+        return digest if 0 < remaining <= SESSION_SECONDS and not is_foreign(request) else ""
 
     def _write(self) -> None:
         if self._file is None:
             return
-        beside = self._file.with_suffix(".new")
+        temporary = self._file.with_suffix(".new")
         try:
-            handle = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+            handle = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "w", encoding="utf-8") as opened:
                 json.dump(list(self._digests.items()), opened)
-            os.replace(beside, self._file)
+            os.replace(temporary, self._file)
         except OSError as error:
-            log.warning("sessions_not_kept", reason=str(error))  # they go on in memory
+            log.warning("sessions_not_kept", reason=str(error))  # they stay valid in memory
 
 
 def _read(file: Path | None) -> list[tuple[str, tuple[str, float]]]:
@@ -82,7 +82,7 @@ def _sha256(text: str) -> str:
 
 
 def is_foreign(request: Request) -> bool:
-    """Whether a page of another site sends the request."""
+    """Return whether another site's page sends the request."""
     origin = request.headers.get("origin")
     try:
         return origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")

@@ -1,4 +1,4 @@
-"""What the V2 data plane answers, beside inference."""
+"""Answers of the V2 data plane other than inference, and the schemas of inference bodies."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ class V2(BaseModel):
 
 
 class ServerMetadata(V2):
-    """The server's name and version, and the protocol's extensions that it serves."""
+    """The server's name, version and protocol extensions."""
 
     name: str
     version: str
@@ -22,21 +22,21 @@ class ServerMetadata(V2):
 
 
 class Live(V2):
-    """Whether the process answers."""
+    """Liveness: true if the process answers."""
 
     live: bool
 
 
 class Ready(V2):
-    """Whether requests are taken."""
+    """Readiness: true if the server takes requests."""
 
     ready: bool
     reason: str = ""
-    """Why not, where the server is in trouble."""
+    """The trouble that makes the server not ready."""
 
 
 class TensorMetadata(V2):
-    """A tensor: its name, datatype and shape, of which -1 is any size."""
+    """A tensor's name, datatype and shape; -1 stands for any size."""
 
     name: str
     datatype: str
@@ -54,7 +54,7 @@ class ModelMetadata(V2):
 
 
 class ModelReady(V2):
-    """Whether a model answers."""
+    """Readiness of a model."""
 
     name: str
     ready: bool
@@ -67,7 +67,7 @@ class Reshape(V2):
 
 
 class TensorConfig(V2):
-    """A tensor in a model's configuration; `dims` leave out the batch."""
+    """A tensor in a model's configuration; `dims` do not include the batch."""
 
     name: str
     data_type: str
@@ -82,21 +82,21 @@ class Control(V2):
 
 
 class ControlInput(V2):
-    """Which control signals of a sequence a request carries, as its parameters."""
+    """The control signals that a request can carry as its parameters."""
 
     name: str
     control: list[Control]
 
 
 class SequenceBatching(V2):
-    """That requests are parts of sequences; 0 microseconds: an idle sequence stays."""
+    """Sequence support; 0 microseconds means that idle sequences stay."""
 
     max_sequence_idle_microseconds: int
     control_input: list[ControlInput]
 
 
 class ModelConfig(V2):
-    """Triton's model configuration, as far as clients read it."""
+    """Triton's model configuration, with the fields that clients read."""
 
     name: str
     platform: str
@@ -109,14 +109,14 @@ class ModelConfig(V2):
 
 
 class Duration(V2):
-    """How often something was done, and the nanoseconds of all together."""
+    """The count of an operation, and its total time in nanoseconds."""
 
     count: int
     ns: int
 
 
 class InferStatistics(V2):
-    """Where a model's requests spent their time."""
+    """A model's requests and the time spent in each phase."""
 
     success: Duration
     fail: Duration
@@ -129,7 +129,7 @@ class InferStatistics(V2):
 
 
 class ModelStatistics(V2):
-    """What a model has done since the start."""
+    """A model's activity since the start of the server."""
 
     name: str
     version: str
@@ -156,14 +156,14 @@ class IndexEntry(V2):
 
 
 class InferOutput(V2):
-    """An output tensor: its values in row-major order, or with `binary_data_size` as bytes behind the JSON."""
+    """An output tensor: values in row-major order, or with `binary_data_size` bytes after the JSON."""
 
     name: str
     shape: list[int]
     datatype: str
     parameters: Parameters | None = None
     data: list[Any] | None = None
-    """null for a value that is not finite."""
+    """null stands for a value that is not finite."""
 
 
 class InferResponse(V2):
@@ -177,7 +177,7 @@ class InferResponse(V2):
 
 
 class InferInput(V2):
-    """An input tensor: its values in row-major order, or with `binary_data_size` as bytes behind the JSON."""
+    """An input tensor: values in row-major order, or with `binary_data_size` bytes after the JSON."""
 
     name: str
     shape: list[int]
@@ -188,7 +188,7 @@ class InferInput(V2):
 
 
 class InferRequestedOutput(V2):
-    """An output to answer with."""
+    """An output to return."""
 
     name: str
     parameters: Parameters | None = None

@@ -1,1 +1,1 @@
-"""What every request passes through before its route."""
+"""The middleware that every request passes before its route."""

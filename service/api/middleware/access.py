@@ -1,4 +1,4 @@
-"""Who may call: keys with scopes; without keys, on loopback, only this machine's own pages and programs."""
+"""Access control: keys with scopes; without keys, on loopback, only this machine's own pages and programs."""
 
 import hashlib
 from urllib.parse import urlsplit
@@ -16,11 +16,11 @@ from service.telemetry.caller import CALLER
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 FORM_TYPES = frozenset({"text/plain", "application/x-www-form-urlencoded"})
-"""Content types that any web page may post to any host without asking first."""
+"""Content types that any web page may post to any host without a preflight request."""
 
 
 def scope_of(method: str, path: str) -> Scope | None:
-    """Return the scope that a call needs; None if it is open to all.
+    """Return the scope that a call needs; None if it needs none.
 
     Example:
         >>> scope_of("POST", "/v2/models/m/infer"), scope_of("GET", "/metrics"), scope_of("POST", "/v1/streams")
@@ -34,12 +34,12 @@ def scope_of(method: str, path: str) -> Scope | None:
 
 
 def _is_page(method: str, path: str) -> bool:
-    """Whether a call only loads the dashboard, or logs in there."""
+    """Return whether a call only loads the dashboard, or logs in there."""
     return path == "/v1/session" or (method in SAFE and (path == "/" or path.startswith("/dashboard/")))
 
 
 class Gate:
-    """Middleware that lets a request in or answers why not."""
+    """Middleware that passes a permitted request on, and answers any other with an error."""
 
     def __init__(self, app: ASGIApp, keys: Keys, sessions: Sessions, *, trusts_loopback: bool) -> None:
         self._app = app
@@ -48,7 +48,7 @@ class Gate:
         self._trusts_loopback = trusts_loopback
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        """Check the request; answer a refusal by the error contract."""
+        """Check the request, and answer a refusal with the standard error body."""
         if scope["type"] == "http":
             try:
                 request = Request(scope)
@@ -69,7 +69,7 @@ class Gate:
         needed = scope_of(request.method, request.scope["path"])
         if needed is None:
             return
-        digest = given_digest(request, self._sessions)
+        digest = key_digest(request, self._sessions)
         if not digest:
             raise UnauthenticatedError("a key is needed; send it as `Authorization: Bearer` or `X-API-Key`")
         granted = self._keys.granted_to(digest)
@@ -78,19 +78,19 @@ class Gate:
         CALLER.set(self._keys.name(digest))
 
 
-def given_digest(request: Request, sessions: Sessions) -> str:
-    """Return the sha256 of the key that a request brings, in a header or by the dashboard's cookie; "" without one."""
+def key_digest(request: Request, sessions: Sessions) -> str:
+    """Return the sha256 of the request's key, from a header or the dashboard's cookie; "" if it has none."""
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     key = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
     return hashlib.sha256(key.encode()).hexdigest() if key else sessions.digest(request)
 
 
 REFUSED_ANYWAY = ("/v2/systemsharedmemory/", "/v2/cudasharedmemory/")
-"""Where libcurl's clients post without a body, and are to read why that is not served."""
+"""Paths that answer 404. libcurl's clients post there without a body, and should get that answer."""
 
 
 def _check_same_machine(request: Request) -> None:
-    """Refuse what a foreign web page could send to this machine through its user's browser."""
+    """Refuse a request that a foreign web page could have sent through a browser on this machine."""
     host = request.headers.get("host", "")
     if _name(f"//{host}") not in LOOPBACK:
         raise ForbiddenError(

@@ -1,4 +1,4 @@
-"""Who calls, for the event log; and what was refused to whom."""
+"""Names each request's caller for the event log, and logs refusals."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -9,12 +9,12 @@ from service.types import Happening
 
 REFUSED = frozenset({401, 403})
 A_SECOND, BURST_SECONDS = 1.0, 10.0
-"""Refusals told per client address: a flood of them fills no log."""
+"""Refusals logged per second for each client address, and the burst in seconds; a flood cannot fill the log."""
 MAX_PATH = 200
 
 
 class Audit:
-    """Middleware that names the caller of each request, and tells refusals to the event log."""
+    """Middleware that names each request's caller, and adds refusals to the event log."""
 
     def __init__(self, app: ASGIApp, events: EventLog) -> None:
         self._app = app
@@ -22,7 +22,7 @@ class Audit:
         self._buckets = Buckets(A_SECOND, BURST_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on; until a key says more, its caller is the client's address."""
+        """Pass a request on with its client's address as the caller, until a key names it better."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -33,11 +33,11 @@ class Audit:
                 self._tell(scope, address, message["status"])
             await send(message)
 
-        named = CALLER.set(address)
+        token = CALLER.set(address)
         try:
             await self._app(scope, receive, watched)
         finally:
-            CALLER.reset(named)
+            CALLER.reset(token)
 
     def _tell(self, scope: Scope, address: str, status: int) -> None:
         if not self._buckets.take(address):

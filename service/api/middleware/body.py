@@ -1,4 +1,4 @@
-"""Request bodies, read no further than their bound, inflated where they are compressed."""
+"""Reads request bodies up to a limit, and decompresses them."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,35 +17,35 @@ from service.wire.inflate import inflater_of
 from service.wire.json_bounds import check_json
 
 ALIGNMENT = 64
-"""Bytes: an address that is a multiple is right for any number, and for any processor's wide ones."""
+"""Alignment in bytes that suits every number type and every processor's vector instructions."""
 SESSION, SESSION_BYTES = "/v1/session", 4096
-"""Callers without a key may send a body to this path only."""
+"""The only path that accepts a body without a key, and its limit."""
 CONTROL = JsonLimits(bytes=2**20, containers=10_000, keys=4_000, values=100_000)
-"""Of the bodies that FastAPI parses. Each wrong value of them becomes an error of a kilobyte."""
+"""Limits of bodies that FastAPI parses. Each wrong value in them becomes an error of a kilobyte."""
 PARSING = Pool("parse")
-"""Inflates and parses what is large, one body at a time, so that little memory is taken at once."""
+"""Decompresses and parses large bodies one at a time, which limits the memory in use."""
 SNAPSHOTS = "/v1/snapshots"
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Read a body.
+    """Read a body, decompressed.
 
     Raises:
-        TooLargeError: As soon as it is known to hold more than `max_bytes`.
-        UnsupportedError: If it is compressed otherwise than by gzip or deflate.
-        MalformedError: If it is compressed and cannot be inflated.
+        TooLargeError: As soon as it is known to exceed `max_bytes`.
+        UnsupportedError: If it is compressed by anything but gzip or deflate.
+        MalformedError: If it cannot be decompressed.
     """
     return b"".join([chunk async for chunk in _chunks(request, max_bytes)])
 
 
 async def read_aligned(request: Request, max_bytes: int, lead: int) -> memoryview:
-    """Read a body, as it comes, into memory of its own in which the tensors behind its first `lead` bytes can stay.
+    """Read a body into new memory that aligns the tensors after the body's first `lead` bytes.
 
     Raises:
-        TooLargeError: As soon as it is known to hold more than `max_bytes`.
-        UnsupportedError: If it is compressed otherwise than by gzip or deflate.
-        MalformedError: If it has more or fewer bytes than it declares, or cannot be inflated.
+        TooLargeError: As soon as it is known to exceed `max_bytes`.
+        UnsupportedError: If it is compressed by anything but gzip or deflate.
+        MalformedError: If its length differs from Content-Length, or it cannot be decompressed.
     """
     size = None if request.headers.get("content-encoding") else _declared(request)
     if size is None:
@@ -62,7 +62,7 @@ async def read_aligned(request: Request, max_bytes: int, lead: int) -> memoryvie
 
 
 def _joined(chunks: list[bytes], lead: int) -> memoryview:
-    """Move chunks, of which none is left, into memory of their own."""
+    """Move chunks into new aligned memory. The list is empty afterwards, so that memory is freed on the way."""
     own, end = _aligned(sum(map(len, chunks)), lead), 0
     chunks.reverse()
     while chunks:
@@ -73,7 +73,7 @@ def _joined(chunks: list[bytes], lead: int) -> memoryview:
 
 
 def _declared(request: Request) -> int | None:
-    """Return the bytes that a body is said to have."""
+    """Return the body's length by Content-Length; None without a valid one."""
     declared = request.headers.get("content-length", "")
     return int(declared) if declared.isdecimal() else None
 
@@ -84,7 +84,7 @@ def _check_size(declared: int | None, max_bytes: int) -> None:
 
 
 async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    """Yield a body's chunks as they come, inflated beside the event loop where they are compressed."""
+    """Yield a body's chunks as they come, decompressed on another thread."""
     make = inflater_of(", ".join(request.headers.getlist("content-encoding")))
     _check_size(_declared(request), max_bytes)
     inflater, size = make and make(max_bytes), 0
@@ -101,21 +101,21 @@ async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
 
 
 def _aligned(size: int, lead: int) -> memoryview:
-    """Return new memory of which the address behind the first `lead` bytes is a multiple of ALIGNMENT."""
+    """Return new memory whose address after the first `lead` bytes is a multiple of ALIGNMENT."""
     room = np.empty(size + ALIGNMENT, np.uint8)
     start = -(room.ctypes.data + lead) % ALIGNMENT
     return room[start : start + size].data
 
 
 class BodyBound:
-    """Middleware that reads the bodies which FastAPI parses, within bounds on their bytes and on what they hold."""
+    """Middleware that reads the bodies that FastAPI parses, within limits on their bytes and their JSON."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self._app = app
         self._limits = replace(CONTROL, bytes=min(CONTROL.bytes, max_body_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on once its body is there; answer by the contract where it may not be parsed."""
+        """Pass a request on when its body is complete; answer with an error if the body exceeds a limit."""
         if scope["type"] != "http" or scope["method"] in WITHOUT_BODY or _is_read_by_route(scope["path"]):
             await self._app(scope, receive, send)
             return
@@ -127,18 +127,18 @@ class BodyBound:
             await problems.answer(error)(scope, receive, send)
             return
         except ClientDisconnect:
-            problems.note_left(scope)
+            problems.log_client_gone(scope)
             return
         await self._app(scope, _replay(body, receive), send)
 
 
 def _is_read_by_route(path: str) -> bool:
-    """Whether the route at a path reads its body itself: tensors, images and snapshots."""
+    """Return whether the route at a path reads its body itself: tensors, images and snapshots."""
     return path == SNAPSHOTS or (path.startswith("/v2/models/") and path.endswith("/infer"))
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives a body which was read before, and then whatever comes."""
+    """Return a `receive` that returns a body that was read earlier, and then passes messages on."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

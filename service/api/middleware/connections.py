@@ -1,4 +1,4 @@
-"""Bounds on a server's connections: how many there are, and how long each may take."""
+"""Limits a server's connections: their number, and the time that each may take."""
 
 import os
 import resource
@@ -10,24 +10,24 @@ from typing import Literal, Protocol, TypeAlias
 
 OPEN_DESCRIPTORS = Path("/proc/self/fd")
 MOST = 10_000
-"""Connections, where the limit on file descriptors would allow more."""
+"""Default limit on connections, if the limit on file descriptors allows that many."""
 RESERVE = 256
-"""File descriptors kept for files, databases and child processes, where the limit is high enough."""
+"""File descriptors kept free for files, databases and child processes, if the limit is high enough."""
 FEWEST = 4
 OVERFLOW = 32
-"""Connections beyond the bound that are answered 503; health is still served to them."""
+"""Connections beyond the limit that are answered 503. Health checks on them are served."""
 
 Admission: TypeAlias = Literal["served", "overflow", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a server waits for its clients.
+    """Time limits for clients.
 
     Attributes:
-        head_seconds: For the whole head of a request, from its first byte, or from the connection's beginning.
+        head_seconds: For the whole head of a request, from its first byte or the start of the connection.
         grace_seconds: For a body, before its rate counts.
-        body_rate: The fewest bytes per second at which a body must come, on average.
+        body_rate: Minimum average rate of a body, in bytes per second.
         stall_seconds: For a client that reads nothing of its answer.
     """
 
@@ -38,17 +38,17 @@ class Patience:
 
 
 class Connection(Protocol):
-    """What the table of connections needs of a connection."""
+    """The interface that the table needs of a connection."""
 
     def evict(self) -> None:
-        """Close: another connection needs the place, and no request is under way on this one."""
+        """Close the connection to make room. No request is running on it."""
 
     def check(self, now: float) -> None:
-        """Close if the client has taken too long."""
+        """Close the connection if its client has taken too long."""
 
 
 class Connections:
-    """All connections of a server, and those of them on which no request is under way, the longest first."""
+    """All connections of a server. Those without a running request are kept in order of their idle time."""
 
     def __init__(self, most: int, overflow: int = OVERFLOW) -> None:
         self._most = most
@@ -60,10 +60,10 @@ class Connections:
         return len(self._all)
 
     def admit(self, connection: Connection) -> Admission:
-        """Take in a new connection.
+        """Accept a new connection, or refuse it.
 
-        At the bound, the connection that has waited longest without a request under way makes room. If all have one,
-        a few more connections are taken in to be answered 503, and those beyond these are refused at once.
+        At the limit, the connection that was idle longest is closed. If none is idle, a few more connections are
+        accepted to be answered 503, and all others are refused at once.
         """
         admission: Admission = "served"
         if len(self._all) >= self._most and not self._evict_one():
@@ -74,22 +74,22 @@ class Connections:
         return admission
 
     def waits(self, connection: Connection) -> None:
-        """Note that no request is under way on a connection from now on."""
+        """Record that a connection has no running request."""
         if connection in self._all:
             self._waiting[connection] = None
             self._waiting.move_to_end(connection)
 
     def works(self, connection: Connection) -> None:
-        """Note that a request is under way on a connection."""
+        """Record that a connection has a running request."""
         self._waiting.pop(connection, None)
 
     def forget(self, connection: Connection) -> None:
-        """Note that a connection has ended."""
+        """Remove a connection that has ended."""
         self._all.discard(connection)
         self._waiting.pop(connection, None)
 
     def sweep(self, now: float) -> None:
-        """Let every connection check the time that its client has taken."""
+        """Have every connection check its client's time limits."""
         for connection in list(self._all):
             connection.check(now)
 
@@ -102,19 +102,19 @@ class Connections:
         return True
 
 
-def most_connections(asked: int, open_now: Callable[[], int] | None = None) -> int:
-    """Return the bound on connections: as asked, but no more than the limit on file descriptors leaves.
+def most_connections(configured: int, open_now: Callable[[], int] | None = None) -> int:
+    """Return the limit on connections: the configured one, if there are enough file descriptors for it.
 
     Args:
-        asked: The bound that the operator wants; 0 for as many as there may be.
-        open_now: Counts the file descriptors that are open; by default those of this process.
+        configured: The operator's limit; 0 for as many as possible, up to 10,000.
+        open_now: Counts open file descriptors; by default those of this process.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
-        return asked or MOST
+        return configured or MOST
     free = limit - (open_now or _open_descriptors)() - OVERFLOW
     possible = max(FEWEST, free - min(RESERVE, free // 2))
-    return min(asked or MOST, possible)
+    return min(configured or MOST, possible)
 
 
 def _open_descriptors() -> int:

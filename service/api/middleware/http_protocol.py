@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, with bounds on heads, on the framing of bodies, on pipelines and on time."""
+"""Uvicorn's HTTP/1.1 protocol, with limits on heads, body framing, pipelining and time."""
 
 import json
 from dataclasses import dataclass
@@ -14,37 +14,37 @@ from service.api.security_headers import headers_of
 from service.telemetry.logs import log
 
 READ_AHEAD = 2**18
-"""Bytes of a body. Uvicorn's own 65,536 stop and start a batch of images a dozen times, which takes longer than the
-rest of its way through the server."""
+"""Bytes of a body to read ahead. With uvicorn's 65,536, reading a batch of images stops and restarts a dozen times,
+which takes longer than the rest of the server's work on it."""
 MAX_HEAD = 2**16
-"""Bytes of a request's head: its first line and all its headers, with the trailers of a body in chunks."""
+"""Most bytes of a request's head: its first line, all its headers, and the trailers of a chunked body."""
 MAX_HEADERS = 100
 MAX_PIPELINED = 16
-"""Requests that wait on one connection for the answers before theirs."""
+"""Most requests on one connection that wait for earlier answers."""
 FRAMING_SHARE = 8
-"""A body in chunks may take one byte of framing for so many of its own, beyond MAX_HEAD: chunks of single bytes would
+"""A chunked body may take one byte of framing for so many of its own, beyond MAX_HEAD. Chunks of single bytes would
 keep the event loop busy."""
 FEW_CHUNKS, LEAST_CHUNK = 2000, 64
-"""Pieces of a body beyond this number must hold so many bytes each on average."""
+"""Beyond FEW_CHUNKS pieces, a body's pieces must have LEAST_CHUNK bytes on average."""
 DISCARDED = 2**26
-"""Bytes of a body that are read on and thrown away after its answer: most clients read the answer only then."""
+"""Most bytes of a body that are read and dropped after its answer. Most clients read the answer only then."""
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 2**24
-"""How long, and for how many bytes, a refused connection is read on: a connection closed with unread data is reset, and
-its client loses the answer. Most clients read an answer only once they have sent what they have."""
+"""Limits on reading from a refused connection. Closing with unread data resets a connection, and its
+client would lose the answer. Most clients read an answer only after they have sent everything."""
 HEALTH = "/v2/health/"
 RETRIED = frozenset({429, 503})
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer of the protocol itself, after which the connection ends."""
+    """An answer by the protocol itself. The connection ends after it."""
 
     status: HTTPStatus
     said: str
 
     def encode(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
-        """Return the whole answer."""
+        """Return the whole answer as bytes."""
         body = json.dumps({"error": self.said}).encode()
         headers = {
             "Content-Type": "application/json",
@@ -61,11 +61,11 @@ class Refusal:
 
 
 class RefusedError(Exception):
-    """Ends the parsing of a request from within the parser's callbacks."""
+    """Stops the parser from within one of its callbacks."""
 
 
 async def answer_full(_scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-    """Answer that the server has as many connections as it may."""
+    """Answer 503: the server has too many connections."""
     headers = {"Content-Type": "application/json", "Connection": "close", "Retry-After": "1", **headers_of("/v2")}
     body = json.dumps({"error": "the server has as many connections as it may; try again later"}).encode()
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
@@ -75,9 +75,9 @@ async def answer_full(_scope: Scope, _receive: ASGIReceiveCallable, send: ASGISe
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection that reads further ahead than uvicorn's own, and whose client cannot make it work without end.
+    """A connection that reads further ahead than uvicorn's, and that limits the work a client can cause.
 
-    The parser keeps a header until it is complete, so bytes are counted as they come, and not by complete headers only.
+    The parser keeps a header until it is complete, so bytes are counted as they arrive, not only with whole headers.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._table = Connections(2**31) if connections is None else connections
         self._patience = patience or Patience()
         self._in_head = self._in_body = False
-        self._begun = 0  # messages that began in the piece of data being parsed
-        self._piece_body = 0  # bytes of bodies in that piece
+        self._begun = 0  # messages that began in the data being parsed
+        self._piece_body = 0  # bytes of bodies in that data
         self._head_bytes = self._headers = self._framing = self._body_bytes = self._chunks = 0
-        self._unanswered = 0  # requests, of which the first is being answered
-        self._since = self.loop.time()  # the head's or the body's beginning
-        self._unread, self._unread_since = 0, self._since  # bytes of answers that the client has not taken
+        self._unanswered = 0  # requests without a complete answer; the first one is being answered
+        self._since = self.loop.time()  # when the head or the body began
+        self._unread, self._unread_since = 0, self._since  # bytes of answers that the client has not read
         self._refusal: Refusal | None = None
         self._refused = False
         self._discarded = 0
@@ -104,7 +104,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # The connection
 
     def connection_made(self, transport: Any) -> None:
-        """Serve a connection, or refuse it where there are too many."""
+        """Serve a new connection, or refuse it if there are too many."""
         super().connection_made(transport)
         self._since = self.loop.time()
         admission = self._table.admit(self)
@@ -115,17 +115,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self.app = self._health_or_full
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the connection from the table."""
         self._table.forget(self)
         super().connection_lost(exc)
 
     def evict(self) -> None:
-        """Close: another connection needs the place, and no request is under way on this one."""
+        """Close the connection to make room. No request is running on it."""
         self._refused = True
         self.transport.close()
 
     def check(self, now: float) -> None:
-        """Close if the client has taken too long for a head or a body, or takes nothing of an answer."""
+        """Close if the client takes too long to send a head or a body, or reads nothing of an answer."""
         if self._refused or self.transport.is_closing():
             return
         if self._in_body:
@@ -145,7 +145,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _check_body(self, now: float) -> None:
         if self.flow.read_paused:
-            self._since = min(now, self._since + 1.0)  # the server's own pauses are not the client's
+            self._since = min(now, self._since + 1.0)  # pauses of the server do not count against the client
             return
         beyond = now - self._since - self._patience.grace_seconds
         if self._body_bytes < beyond * self._patience.body_rate:
@@ -161,10 +161,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refused = True
             self.transport.abort()
 
-    # What the client sends
+    # Data from the client
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, unless the request before was refused."""
+        """Parse the data, unless an earlier request was refused."""
         self._unset_keepalive_if_required()
         if self._is_refused():
             self._discard(len(data))
@@ -174,7 +174,7 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # it was answered as any request: no other protocol is spoken here
+            pass  # it was answered like any request, since no other protocol is supported
         except httptools.HttpParserError as error:
             if not self._is_refused():
                 self._refuse(HTTPStatus.BAD_REQUEST, f"the request is not HTTP/1.1: {_reason(error)}")
@@ -182,7 +182,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count_framing(len(data) - self._piece_body, was_idle=was_idle)
 
     def _count_framing(self, spent: int, *, was_idle: bool) -> None:
-        """Count bytes that belong to no body; of pieces in which several messages meet, complete headers only."""
+        """Count the bytes outside of bodies. If data holds parts of several messages, only complete headers count."""
         if self._begun == 0:
             self._framing += spent
         else:
@@ -225,12 +225,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._since = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
-        """Take in a piece of the request's path and query."""
+        """Accept a piece of the request's path and query."""
         self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take in a header; one that comes after the body is counted and dropped."""
+        """Accept a header. A trailer after the body is counted and dropped."""
         self._headers += 1
         self._count_head(len(name) + len(value) + len(b": \r\n"))
         if self._in_head:
@@ -243,7 +243,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise RefusedError
 
     def on_headers_complete(self) -> None:
-        """Begin to answer the request."""
+        """Start to answer the request."""
         super().on_headers_complete()
         self._in_head, self._in_body = False, True
         self._unanswered += 1
@@ -251,7 +251,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._table.works(self)
 
     def on_body(self, body: bytes) -> None:
-        """Take in a piece of a body; go on reading unless too much waits, or a request that came too early."""
+        """Accept a piece of a body; keep reading unless too much data or a pipelined request waits."""
         self._piece_body += len(body)
         self._body_bytes += len(body)
         self._chunks += 1
@@ -268,7 +268,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
-        """End a request."""
+        """Finish reading a request."""
         super().on_message_complete()
         self._in_body = False
         self._note_waiting()
@@ -276,7 +276,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Answers
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, or with the refusal that waited for the answers before it."""
+        """Start the next request, or send the refusal that waited for earlier answers."""
         self._unanswered -= 1
         super().on_response_complete()
         if self._refusal is not None and not self._unanswered:
@@ -284,11 +284,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._note_waiting()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer by the error contract."""
+        """Answer with the standard error body."""
         self._refuse(HTTPStatus.BAD_REQUEST, msg)
 
     async def _health_or_full(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Answer health as ever, and everything else by 503."""
+        """Serve health checks, and answer everything else with 503."""
         is_health = scope["type"] == "http" and scope["path"].startswith(HEALTH)
         app: ASGI3Application = self.config.loaded_app if is_health else answer_full
         await app(scope, receive, send)
@@ -302,7 +302,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._table.waits(self)
 
     def _refuse(self, status: HTTPStatus, said: str) -> None:
-        """Answer a request that is not read to its end, after the answers before it, and end the connection."""
+        """Answer a request that is not read to its end, after all earlier answers, and end the connection."""
         refusal = Refusal(status, said)
         if self._in_body and self.cycle.response_complete:
             self.evict()
@@ -315,17 +315,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write(refusal)
 
     def _abandon(self) -> None:
-        """Take the answer to the request whose body is being read away from the application."""
+        """Detach the application from the request whose body is being read."""
         if self.pipeline and self.pipeline[0][0] is self.cycle:
             self.pipeline.popleft()
         elif self.cycle.response_started:
-            self.transport.abort()  # half an answer is there, which nothing can be added to
+            self.transport.abort()  # half an answer was sent, and nothing can follow it
         self._unanswered -= 1
         self.cycle.disconnected = self.cycle.response_complete = True
         self.cycle.message_event.set()
 
     def _write(self, refusal: Refusal) -> None:
-        """Write a refusal; read on for a moment, since a connection that is closed with unread data loses it."""
+        """Write a refusal, and keep reading for a moment: closing with unread data would lose it."""
         self._refused, self._refusal = True, None
         client = self.client[0] if self.client else ""
         log.info("request_refused", client=client, status=refusal.status.value, reason=refusal.said)
@@ -340,5 +340,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def _reason(error: BaseException) -> str:
-    """Return why the parser refused a request, in a line."""
+    """Return the parser's reason for refusing a request, in one line."""
     return f"{error}"[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Requests that a stop of the server interrupts: they are answered 503, so that their clients send them again."""
+"""Answers requests that a stop of the server interrupts with 503, so that their clients send them again."""
 
 import asyncio
 
@@ -11,26 +11,26 @@ SAID = "the server stops, and the time to drain is over; send the request again,
 
 
 class InterruptedByStop:
-    """Middleware that answers requests which are cancelled: Uvicorn does so once the time to drain is over."""
+    """Middleware that answers cancelled requests. Uvicorn cancels them when the drain time is over."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as the application does, or 503 if it is cancelled before its answer has begun."""
+        """Pass a request on, and answer 503 if it is cancelled before its answer has begun."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
+        started = False
 
         async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
+            nonlocal started
+            started = True
             await send(message)
 
         try:
             await self._app(scope, receive, watched)
         except asyncio.CancelledError:
-            if begun:
+            if started:
                 raise
             await problems.answer(SaturatedError(SAID))(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Listeners: requests whose answers never end by themselves, bounded in number."""
+"""Limits the number of listeners: requests for live updates, whose answers do not end by themselves."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -9,27 +9,27 @@ ENDLESS = ("/v1/events/live", "/v1/overview/live")
 
 
 class ListenerBound:
-    """Middleware that answers 503 to listeners beyond a number: each of them holds a connection."""
+    """Middleware that answers 503 to too many listeners, since each of them holds a connection."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
         self._most = most
-        self._there = 0
+        self._count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on; count it while it is answered, if it listens."""
+        """Pass a request on; if it is a listener, count it while it is answered."""
         if scope["type"] != "http" or not _listens(scope["path"]):
             await self._app(scope, receive, send)
             return
-        if self._there >= self._most:
-            error = SaturatedError(f"{self._there} clients listen to what happens, as many as allowed")
+        if self._count >= self._most:
+            error = SaturatedError(f"{self._count} clients listen to what happens, as many as allowed")
             await problems.answer(error)(scope, receive, send)
             return
-        self._there += 1
+        self._count += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._there -= 1
+            self._count -= 1
 
 
 def _listens(path: str) -> bool:

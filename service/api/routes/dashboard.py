@@ -1,4 +1,4 @@
-"""The dashboard's files: a page at /, the API's documentation at /docs, and what both load under /dashboard/."""
+"""The dashboard's files: the page at /, the API's documentation at /docs, and their assets under /dashboard/."""
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,7 +19,7 @@ MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
         ".svg": "image/svg+xml",
     }
 )
-"""What is served; files of other kinds in the folder (licences, read-mes) are not."""
+"""Media types of the files that are served. Files of other kinds in the folder, such as licences, are not."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -36,7 +36,7 @@ HEADERS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """A file as it is served."""
+    """A file and its response headers."""
 
     content: bytes
     media_type: str
@@ -44,11 +44,11 @@ class StaticFile:
 
 
 def router(folder: Path) -> APIRouter:
-    """Return the routes of the dashboard in a folder; it is read once, so that a path can name nothing else."""
+    """Return the routes of the dashboard in a folder. The folder is read once, so no path can leave it."""
     files = read_files(folder)
     routes = APIRouter(include_in_schema=False)
 
-    # HEAD too, for monitors that only ask whether the page is there.
+    # HEAD too, for monitors that only check that the page exists.
     routes.add_api_route("/", _served(files[PAGE]), methods=["GET", "HEAD"])
     if DOCS in files:
         routes.add_api_route("/docs", _served(files[DOCS]), methods=["GET", "HEAD"])
@@ -72,10 +72,10 @@ def _served(file: StaticFile) -> Callable[[Request], Awaitable[Response]]:
 
 
 def read_files(folder: Path) -> dict[str, StaticFile]:
-    """Read the files to serve, by their paths with slashes.
+    """Read the files to serve, by their relative paths with slashes.
 
     Raises:
-        SettingsError: If the folder holds no page.
+        SettingsError: If the folder has no page.
     """
     files = {
         path.relative_to(folder).as_posix(): _read(path)
@@ -93,7 +93,7 @@ def _read(path: Path) -> StaticFile:
 
 
 def _answer(file: StaticFile, request: Request) -> Response:
-    """Return a file, or 304 to a browser that has it."""
+    """Return a file, or 304 to a browser that has the same version."""
     headers = {**HEADERS, "ETag": file.etag}
     if _matches(request.headers.get("if-none-match", ""), file.etag):
         return Response(status_code=304, headers=headers)
@@ -101,11 +101,11 @@ def _answer(file: StaticFile, request: Request) -> Response:
 
 
 def _matches(if_none_match: str, etag: str) -> bool:
-    """Tell whether a list of tags names one; a proxy that compresses makes them weak.
+    """Return whether If-None-Match lists a tag. A proxy that compresses makes tags weak, so weak ones match too.
 
     Example:
         >>> _matches('"a", W/"b"', '"b"'), _matches("", '"b"')
         (True, False)
     """
-    given = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    return etag in given or "*" in given
+    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return etag in tags or "*" in tags

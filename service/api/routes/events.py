@@ -1,4 +1,4 @@
-"""/v1/events: the log of what was done to streams and why, page by page and live."""
+"""/v1/events: the log of actions on streams and their reasons, page by page and live."""
 
 import re
 from collections.abc import AsyncIterator
@@ -12,10 +12,10 @@ from service.api.schemas import EventList, EventView
 from service.storage.event_log import EventLog
 from service.streams.records import Event
 
-Since = Annotated[int, Query(ge=0, le=2**62, description="The id after which events are wanted.")]
-OfStream = Annotated[str | None, Query(max_length=128, description="One stream's alone.")]
+Since = Annotated[int, Query(ge=0, le=2**62, description="Return events with greater ids.")]
+OfStream = Annotated[str | None, Query(max_length=128, description="Return events of this stream only.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
-LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="Resumes after this event.")]
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="Resume after this event.")]
 
 EVENT_ID = re.compile(r"[0-9]{1,19}")
 
@@ -26,7 +26,7 @@ def router(events: EventLog) -> APIRouter:
 
     @routes.get("")
     async def list_events(since: Since = 0, limit: Limit = 100, stream: OfStream = None) -> EventList:
-        """Events with greater ids than `since`, the oldest first."""
+        """Events with greater ids than `since`, oldest first."""
         found = await events.read(since, limit, stream)
         return EventList(
             items=[event_view(event) for event in found], next=found[-1].id if len(found) == limit else None
@@ -36,7 +36,7 @@ def router(events: EventLog) -> APIRouter:
     async def live_events(
         since: Since | None = None, stream: OfStream = None, last_event_id: LastEventId = None
     ) -> AsyncIterator[ServerSentEvent]:
-        """Events as they come, from `since` or Last-Event-ID on; without either, from now on."""
+        """New events, starting after `since` or Last-Event-ID; without either, from now on."""
         after = events.last if since is None else since
         if last_event_id is not None and EVENT_ID.fullmatch(last_event_id):
             after = min(int(last_event_id), events.last)
@@ -48,5 +48,5 @@ def router(events: EventLog) -> APIRouter:
 
 
 def event_view(event: Event) -> EventView:
-    """Return an event as the API tells it."""
+    """Return an event in its form for the API."""
     return EventView(**asdict(event))

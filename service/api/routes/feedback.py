@@ -1,4 +1,4 @@
-"""/v1/streams/{id}/feedback: labels that come late, for requests answered earlier."""
+"""/v1/streams/{id}/feedback: late labels for earlier requests."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ def router(control: Controlplane) -> APIRouter:
 
     @routes.post("/{stream_id}/feedback", responses=responses(400, 404, 422, 429, 503, 504))
     async def give_feedback(stream_id: StreamId, body: FeedbackGiven) -> FeedbackView:
-        """Give the true labels of earlier requests, by class name or number; unknown requests are listed."""
+        """Give the true labels of earlier requests, by class name or number. The answer lists unknown requests."""
         labels = {item.request: list(item.labels) for item in body.items}
         if len(labels) < len(body.items):
             raise UnfitError("a request is given twice; expected the labels of each once")
@@ -30,7 +30,7 @@ def router(control: Controlplane) -> APIRouter:
 
 
 def feedback_view(feedback: Feedback, accepted: int, unknown: list[str]) -> FeedbackView:
-    """Return what labels say: true accuracy, and what was estimated for the same images."""
+    """Return the accuracy by labels, and the accuracy that was estimated for the same images."""
     estimates = {name: tally.accuracy for name, tally in feedback.estimated.items() if tally.accuracy is not None}
     true = feedback.true.accuracy
     return FeedbackView(

@@ -10,13 +10,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.api.v2_schemas import Live, Ready, ServerMetadata
 
 TEXT: dict[str, dict[str, object]] = {"text/plain": {"schema": {"type": "string"}}}
-NOT_READY = "Starting, draining, or in a trouble that `reason` names."
+NOT_READY = "Starting, draining, or in trouble; `reason` names the trouble."
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "sequence", "sequence(string_id)", "statistics"]
-"""Of the protocol's extensions, those that are served whole."""
+"""The protocol's extensions that are served completely."""
 
 
 def router(ready: Callable[[], bool], troubles: Callable[[], list[str]], metrics: Callable[[], bytes]) -> APIRouter:
-    """Return the routes that tell how the server is."""
+    """Return the routes for health checks, server metadata and metrics."""
     routes = APIRouter()
 
     @routes.get("/v2", tags=["V2 data plane"])
@@ -26,7 +26,7 @@ def router(ready: Callable[[], bool], troubles: Callable[[], list[str]], metrics
 
     @routes.get("/v2/health/live", tags=["V2 data plane"])
     async def live() -> Live:
-        """Whether the process answers."""
+        """200 if the process answers."""
         return Live(live=True)
 
     @routes.get(
@@ -34,7 +34,7 @@ def router(ready: Callable[[], bool], troubles: Callable[[], list[str]], metrics
         responses={503: {"model": Ready, "description": NOT_READY}},
     )  # fmt: skip
     async def server_ready() -> JSONResponse:
-        """Whether requests are taken: not while starting, restoring or draining, and not in trouble."""
+        """200 if the server takes requests; 503 while it starts, restores, drains, or is in trouble."""
         found = troubles()
         if found:
             return JSONResponse({"ready": False, "reason": "; ".join(found)}, 503)
@@ -46,7 +46,7 @@ def router(ready: Callable[[], bool], troubles: Callable[[], list[str]], metrics
         """Metrics in Prometheus' text format."""
         return Response(metrics(), media_type=CONTENT_TYPE_LATEST)
 
-    # Monitors ask by HEAD whether a path is there, and some clients write a slash after the version.
+    # Monitors check paths by HEAD, and some clients add a slash after the version.
     for path, answer in (("/v2/health/live", live), ("/v2/health/ready", server_ready), ("/metrics", expose_metrics)):
         routes.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
     routes.add_api_route("/v2/", server_metadata, include_in_schema=False)

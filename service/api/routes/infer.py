@@ -16,7 +16,7 @@ from service.wire.codec import digest_of_files, encode_response, parse_request
 
 MAX_DIGITS = 18
 SMALL_JSON, SMALL_BODY = 2**16, 2**20
-"""Bytes that are parsed, and hashed, in less time than it takes to hand them to another thread and back."""
+"""Most bytes to parse and hash on the event loop: up to there, a hand-over to another thread takes longer."""
 STREAM = "X-Stream-Id"
 IDEMPOTENCY_KEY = "Idempotency-Key"
 MAX_KEY = 255
@@ -48,7 +48,7 @@ BODY = {
 ANSWERS: dict[int | str, dict[str, object]] = {
     200: {
         "description": "The answer, and flat facts about it (`tta_*`).",
-        # JSON first: generated clients read the first form that they know.
+        # JSON first: client generators use the first form that they support.
         "content": {
             "application/json": {"schema": {"$ref": "#/components/schemas/InferResponse"}},
             "application/octet-stream": {"schema": BINARY},
@@ -59,13 +59,13 @@ ANSWERS: dict[int | str, dict[str, object]] = {
 
 
 def router(dataplane: Dataplane, max_body_bytes: int) -> APIRouter:
-    """Return the inference routes, which read their own parameters: FastAPI takes longer for that than for the rest."""
+    """Return the inference routes. They read their own parameters, since FastAPI takes longer than all the rest."""
     routes = APIRouter(tags=["V2 data plane"])
 
     async def infer(request: Request) -> Response:
         """Answer a batch and, unless the stream is frozen, learn from it.
 
-        The stream is named by `parameters.sequence_id` or the header `X-Stream-Id`.
+        `parameters.sequence_id` or the header `X-Stream-Id` names the stream.
         """
         hosted = dataplane.model(request.path_params["model"], request.path_params.get("version"))
         try:
@@ -77,7 +77,7 @@ def router(dataplane: Dataplane, max_body_bytes: int) -> APIRouter:
         return response
 
     async def answer(request: Request, hosted: HostedModel) -> Response:
-        dataplane.check_open()  # before the body is read: a full server has better to do
+        dataplane.check_open()  # a full server refuses before it reads the body
         parsed = await _parse(request, dataplane, hosted.bundle.input.name, max_body_bytes)
         answered = await dataplane.infer(hosted, parsed, request.headers.get(STREAM, ""))
         body, length = encode_response(answered, parsed)
@@ -88,16 +88,18 @@ def router(dataplane: Dataplane, max_body_bytes: int) -> APIRouter:
     for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
         operation = f"infer{'_version' if 'versions' in path else ''}"
         routes.add_api_route(
-            path, infer, methods=["POST"], response_class=Response, responses=ANSWERS, openapi_extra=_told(path),
+            path, infer, methods=["POST"], response_class=Response, responses=ANSWERS, openapi_extra=_schema(path),
             operation_id=operation,
         )  # fmt: skip
     return routes
 
 
-def _told(path: str) -> dict[str, object]:
-    """Return what the schema says of the operation at a path."""
+def _schema(path: str) -> dict[str, object]:
+    """Return the OpenAPI parameters and body of the operation at a path."""
     parameters = [
-        {"name": name, **told} for name, told in PARAMETERS.items() if told["in"] == "header" or f"{{{name}}}" in path
+        {"name": name, **entry}
+        for name, entry in PARAMETERS.items()
+        if entry["in"] == "header" or f"{{{name}}}" in path
     ]
     return {"parameters": parameters, **BODY}
 
@@ -111,7 +113,7 @@ async def _parse(request: Request, dataplane: Dataplane, input_name: str, max_bo
         json_bytes = limits.json.bytes if header_length is None else header_length
         max_bytes = min(max_body_bytes, limits.json.bytes) if header_length is None else max_body_bytes
         body = await read_aligned(request, max_bytes, header_length or 0)
-        dataplane.check_open()  # others may have filled it meanwhile, and to parse in vain would keep them waiting
+        dataplane.check_open()  # the queue may have filled meanwhile, and parsing in vain would delay others
         if min(json_bytes, len(body)) > SMALL_JSON or len(body) > SMALL_BODY:
             return await PARSING.run(parse_request, body, header_length, limits, key)
         return parse_request(body, header_length, limits, key)
@@ -128,26 +130,26 @@ async def _parse(request: Request, dataplane: Dataplane, input_name: str, max_bo
 
 
 def _idempotency_key(request: Request) -> str:
-    """Return the key that the request is held to; "" if it has none."""
-    given = request.headers.getlist(IDEMPOTENCY_KEY)
-    if not given:
+    """Return the request's idempotency key; "" if it has none."""
+    keys = request.headers.getlist(IDEMPOTENCY_KEY)
+    if not keys:
         return ""
-    if len(given) > 1:
-        raise UnfitError(f"{IDEMPOTENCY_KEY} is given {len(given)} times, expected once")
-    if not KEY.fullmatch(given[0]):
+    if len(keys) > 1:
+        raise UnfitError(f"{IDEMPOTENCY_KEY} is given {len(keys)} times, expected once")
+    if not KEY.fullmatch(keys[0]):
         expected = f"1 to {MAX_KEY} visible ASCII characters"
-        raise UnfitError(f"{IDEMPOTENCY_KEY} is {given[0][:100]!r} ({len(given[0])} characters), expected {expected}")
-    return given[0]
+        raise UnfitError(f"{IDEMPOTENCY_KEY} is {keys[0][:100]!r} ({len(keys[0])} characters), expected {expected}")
+    return keys[0]
 
 
 def _header_length(request: Request) -> int | None:
-    """Return the bytes of the JSON header before raw tensors; None where all is JSON."""
-    given = request.headers.get(HEADER_LENGTH)
-    if given is None:
+    """Return the length in bytes of the JSON header before raw tensors; None if the body is all JSON."""
+    length = request.headers.get(HEADER_LENGTH)
+    if length is None:
         return None
-    if not given.isdecimal() or len(given) > MAX_DIGITS:
-        raise UnfitError(f"{HEADER_LENGTH} is {given[:100]!r}, expected a number of bytes such as 196")
-    return int(given)
+    if not length.isdecimal() or len(length) > MAX_DIGITS:
+        raise UnfitError(f"{HEADER_LENGTH} is {length[:100]!r}, expected a number of bytes such as 196")
+    return int(length)
 
 
 def _of_images(files: list[bytes], input_name: str, key: str) -> InferRequest:

@@ -1,4 +1,4 @@
-"""What is served, by the control plane: models and adapter parts."""
+"""The control plane's routes about served models and adapter parts."""
 
 from fastapi import APIRouter
 
@@ -27,7 +27,7 @@ def router(dataplane: Dataplane, models: dict[str, HostedModel]) -> APIRouter:
 
     @routes.get("/v1/adapters", tags=["control plane"])
     async def list_adapters() -> AdapterList:
-        """Every part that a spec may name, with the JSON Schema of its options."""
+        """Every part that a spec can name, with the JSON Schema of its options."""
         return AdapterList(
             items=[_part(part) for kind in FOLDERS for part in parts(kind).values() if part.name != "none"]
         )

@@ -1,4 +1,4 @@
-"""/v1/overview and a stream's history: what the dashboard shows, once and live."""
+"""/v1/overview and a stream's history: the dashboard's data, once and live."""
 
 import base64
 import io
@@ -23,21 +23,21 @@ from service.streams.records import Record
 from service.streams.stream import Stream
 
 StreamId = Annotated[str, Path()]
-Since = Annotated[int, Query(ge=0, description="The `next` of an earlier answer; 0 for all there is.")]
+Since = Annotated[int, Query(ge=0, description="The `next` of an earlier answer; 0 for everything.")]
 Seconds = Annotated[
     int | None,
     Query(
         ge=1,
         le=TIERS[-1].span,
-        description="The newest so many seconds, at the finest resolution that reaches back as far: 1 s for "
-        "15 minutes, 10 s for 6 hours, 5 minutes for 14 days.",
+        description="Return the newest so many seconds, at the finest resolution that reaches back that far: 1 s "
+        "for 15 minutes, 10 s for 6 hours, 5 minutes for 14 days.",
     ),
 ]
 SHOWN_EVENTS = 200
 
 
 def router(watching: Watching, residence: Residence) -> APIRouter:
-    """Return the routes behind the dashboard."""
+    """Return the routes for the dashboard's data."""
     routes = APIRouter(prefix="/v1", tags=["dashboard"])
 
     @routes.get("/overview")
@@ -59,20 +59,20 @@ def router(watching: Watching, residence: Residence) -> APIRouter:
 
     @routes.get("/streams/{stream_id}/history", responses=responses(404, 422, 503))
     async def history(stream_id: StreamId, since: Since = 0, seconds: Seconds = None) -> HistoryView:
-        """A stream's series; the further back, the more requests a point stands for."""
+        """A stream's series. Older points stand for more requests."""
         return view(watching, await residence.get(stream_id), since, seconds)
 
-    async def known(stream_id: StreamId) -> None:
+    async def existing(stream_id: StreamId) -> None:
         await residence.get(stream_id)
 
     @routes.get(
         "/streams/{stream_id}/history/live",
         response_class=EventSourceResponse,
-        dependencies=[Depends(known)],
+        dependencies=[Depends(existing)],
         responses=responses(404, 422, 503),
     )
     async def history_live(stream_id: StreamId, since: Since = 0) -> AsyncIterator[ServerSentEvent]:
-        """New points of a stream as they come, a few times a second at most."""
+        """New points of a stream as they come, at most a few times a second."""
         stream = await residence.get(stream_id)
         async for _ in watching.moves(stream):
             points = view(watching, stream, since)
@@ -83,7 +83,7 @@ def router(watching: Watching, residence: Residence) -> APIRouter:
 
 
 def row(watching: Watching, stream: Stream | Record) -> StreamRow:
-    """Return a stream in brief."""
+    """Return a stream's row."""
     return _resting_row(watching, stream) if isinstance(stream, Record) else _resident_row(watching, stream)
 
 
@@ -138,15 +138,15 @@ def _resident_row(watching: Watching, stream: Stream) -> StreamRow:
 
 
 def view(watching: Watching, stream: Stream, since: int, seconds: int | None = None) -> HistoryView:
-    """Return what is new of a stream's series since a cursor; all where the cursor is of an earlier server.
+    """Return a stream's series since a cursor; all of it if the cursor is from an earlier server process.
 
-    Where a span is asked for, the points are of that, and all else as since the cursor.
+    With `seconds`, the points cover that span, and everything else is since the cursor.
     """
     history, monitors = stream.history, stream.state.monitors
     since = 0 if since > history.cursor else since
-    told = history.time_of(since)
+    since_time = history.time_of(since)
     span = Span(history.since(since), None) if seconds is None else history.spanning(seconds)
-    layers = [row for row in history.layers if row.time > told]
+    layers = [row for row in history.layers if row.time > since_time]
     return HistoryView(
         columns=list(COLUMNS),
         points=span.rows,
@@ -166,8 +166,10 @@ def view(watching: Watching, stream: Stream, since: int, seconds: int | None = N
         },
         entropies=[round(float(share), 4) for share in entropy_bins.shares(monitors.entropies)],
         probe=None if stream.probe is None else ProbeView(**asdict(stream.probe)),
-        events=[event_view(event) for event in watching.events.latest(stream.id, SHOWN_EVENTS) if event.time >= told],
-        misfits=[_misfit(stream, misfit) for misfit in history.misfits if misfit.time > told],
+        events=[
+            event_view(event) for event in watching.events.latest(stream.id, SHOWN_EVENTS) if event.time >= since_time
+        ],
+        misfits=[_misfit(stream, misfit) for misfit in history.misfits if misfit.time > since_time],
     )
 
 

@@ -1,4 +1,4 @@
-"""V2's calls about models: metadata, readiness, configuration, statistics, and the index of all."""
+"""V2's routes about models: metadata, readiness, configuration, statistics, and the index."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -15,14 +15,14 @@ from service.telemetry.statistics import Statistics
 
 PLATFORMS: Mapping[str, str] = MappingProxyType({"torch": "pytorch_module", "onnx": "onnx_onnxv1"})
 PATHS = (("/v2/models/{model}", ""), ("/v2/models/{model}/versions/{version}", "_version"))
-"""Where a model is, with and without its version, and how operation ids end there."""
+"""A model's path with and without its version, and the matching suffix of operation ids."""
 
 
 def router(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Statistics) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(tags=["V2 data plane"])
 
-    # Before the routes that would take `stats` for a model's name.
+    # Before the routes that would take `stats` as a model's name.
     @routes.get("/v2/models/stats", operation_id="all_statistics")
     async def all_statistics() -> v2_schemas.Statistics:
         """Counts and times of all models, in Triton's shape."""
@@ -33,7 +33,7 @@ def router(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Sta
         return _metadata(model)
 
     def ready(model: HostedModel) -> v2_schemas.ModelReady:
-        """Whether a model answers."""
+        """200 if a model can answer."""
         return v2_schemas.ModelReady(name=model.name, ready=True)
 
     def config(model: HostedModel) -> v2_schemas.ModelConfig:
@@ -54,7 +54,7 @@ def router(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Sta
 
     @routes.post("/v2/repository/index", operation_id="repository_index")
     async def repository_index() -> list[v2_schemas.IndexEntry]:
-        """All models of the repository; every one is loaded."""
+        """All models of the repository. Every one is loaded."""
         return [
             v2_schemas.IndexEntry(name=model.name, version=model.bundle.toml.version, state="READY", reason="")
             for model in models.values()
@@ -67,7 +67,7 @@ def _add(
     routes: APIRouter, dataplane: Dataplane, end: str, name: str, answer: Callable[[HostedModel], BaseModel],
     answered: type[BaseModel],
 ) -> None:  # fmt: skip
-    """Serve an answer about a model with and without its version in the path."""
+    """Serve an answer about a model, with and without its version in the path."""
 
     async def of_model(model: str) -> BaseModel:
         return answer(dataplane.model(model))
@@ -99,9 +99,9 @@ def _metadata(model: HostedModel) -> v2_schemas.ModelMetadata:
 
 
 def _config(model: HostedModel, max_batch: int) -> v2_schemas.ModelConfig:
-    """Return what a client reads of a model's configuration before it sends requests.
+    """Return the part of a model's configuration that clients read before they send requests.
 
-    A stream is a sequence, so that clients that follow the configuration send sequence ids.
+    A stream is a sequence, so clients that follow the configuration send sequence ids.
     """
     spec = model.bundle.input
     return v2_schemas.ModelConfig(
@@ -124,7 +124,7 @@ def _config(model: HostedModel, max_batch: int) -> v2_schemas.ModelConfig:
 
 def _output(name: str, model: HostedModel) -> v2_schemas.TensorConfig:
     dims = _dimensions(name, model)
-    if not dims:  # Triton's configuration has no scalars: one element that is reshaped to none
+    if not dims:  # Triton's configuration has no scalars: one element, reshaped to a scalar
         return v2_schemas.TensorConfig(
             name=name, data_type=f"TYPE_{_datatype(name)}", dims=[1], reshape=v2_schemas.Reshape(shape=[])
         )
@@ -136,5 +136,5 @@ def _datatype(output: str) -> str:
 
 
 def _dimensions(output: str, model: HostedModel) -> list[int]:
-    """Return the dimensions of an output after the batch."""
+    """Return an output's dimensions after the batch dimension."""
     return [] if output == "labels" else [len(model.bundle.classes)]

@@ -14,9 +14,9 @@ MAX_KEY = 512
 
 
 Check: TypeAlias = Callable[[str], frozenset[str]]
-"""Returns a key's scopes; raises UnauthenticatedError for a key that is not known."""
+"""Returns a key's scopes; raises UnauthenticatedError if the key is unknown."""
 READERS = frozenset({"read", "admin"})
-"""Scopes, one of which the dashboard needs."""
+"""Scopes that allow the dashboard; one of them suffices."""
 
 
 class SessionCreate(BaseModel):
@@ -28,13 +28,13 @@ class SessionCreate(BaseModel):
 
 
 class SessionView(BaseModel):
-    """What the key of a session may do; nothing where there is no session."""
+    """The scopes of a session's key; empty without a session."""
 
     scopes: list[str]
 
 
 def router(sessions: Sessions, check: Check, scopes_of: Check) -> APIRouter:
-    """Return the session routes; `check` takes a key, `scopes_of` the sha256 of one."""
+    """Return the session routes. `check` takes a key, `scopes_of` its sha256."""
     routes = APIRouter(prefix="/v1/session", tags=["dashboard"])
 
     @routes.post("", status_code=204, responses=responses(400, 401, 403, 422))
@@ -59,7 +59,7 @@ def router(sessions: Sessions, check: Check, scopes_of: Check) -> APIRouter:
 
     @routes.get("")
     async def session(request: Request) -> SessionView:
-        """Return what the caller's session may do; all where the server has no keys."""
+        """The scopes of the caller's session; all scopes if the server has no keys."""
         try:
             return SessionView(scopes=sorted(scopes_of(sessions.digest(request))))
         except UnauthenticatedError:
@@ -67,7 +67,7 @@ def router(sessions: Sessions, check: Check, scopes_of: Check) -> APIRouter:
 
     @routes.delete("", status_code=204)
     async def end_session(request: Request, response: Response) -> None:
-        """End the session of the cookie."""
+        """End the cookie's session."""
         sessions.end(request.cookies.get(COOKIE, ""))
         response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
 

@@ -1,4 +1,4 @@
-"""/v1/signals: every signal that is followed for a stream, with its unit and its meaning."""
+"""/v1/signals: every signal that is tracked for streams, with its unit and meaning."""
 
 from fastapi import APIRouter
 
@@ -8,16 +8,16 @@ from service.monitoring.signals import every_signal
 
 
 class SignalView(Wire):
-    """A signal: as streams, histories and `/metrics` name it."""
+    """A signal, under the name that streams, histories and `/metrics` use."""
 
     name: str
     label: str
     unit: Unit
     better: Better
-    """Which way is good."""
+    """The direction that is good."""
     meaning: str
     charted: bool
-    """Whether a stream's history has a column of this name."""
+    """True if a stream's history has a column of this name."""
 
 
 class SignalList(Wire):
@@ -33,7 +33,7 @@ def router() -> APIRouter:
 
     @routes.get("/v1/signals", tags=["control plane"])
     async def list_signals() -> SignalList:
-        """Every signal that is followed for a stream, with its unit and its meaning."""
+        """Every signal that is tracked for streams, with its unit and meaning."""
         return SignalList(
             items=[
                 SignalView(

@@ -22,32 +22,32 @@ def router(control: Controlplane) -> APIRouter:
     """Return the routes of a stream's snapshots."""
     routes = APIRouter(prefix="/v1", tags=["control plane"])
 
-    async def known(stream_id: StreamId) -> None:
+    async def existing(stream_id: StreamId) -> None:
         control.check_known(stream_id)
 
-    named = [Depends(known)]
+    must_exist = [Depends(existing)]
 
     @routes.get("/streams/{stream_id}/snapshots")
     async def list_snapshots(stream_id: StreamId, after: After = "", limit: Limit = 100) -> SnapshotList:
-        """A stream's snapshots, newest first; those of an ended stream too."""
+        """A stream's snapshots, newest first, also those of an ended stream."""
         return await control.calls.run(partial(_page, control, stream_id, after, limit))
 
     @routes.post(
         "/streams/{stream_id}/snapshots",
-        dependencies=named,
+        dependencies=must_exist,
         status_code=201,
         responses=responses(400, 404, 409, 422, 429, 503, 504, 507),
     )
     async def take_snapshot(stream_id: StreamId, body: Annotated[SnapshotCreate | None, Body()] = None) -> SnapshotView:
-        """Keep what a stream has learned so far."""
-        wanted = body or SnapshotCreate()
+        """Save a stream's state as a snapshot."""
+        options = body or SnapshotCreate()
         return snapshot_view(
-            *await control.take(stream_id, wanted.name, wanted.note, drop_inputs=wanted.inputs == "drop")
+            *await control.take(stream_id, options.name, options.note, drop_inputs=options.inputs == "drop")
         )
 
     @routes.post(
         "/streams/{stream_id}/restore",
-        dependencies=named,
+        dependencies=must_exist,
         responses=responses(400, 404, 409, 412, 422, 429, 503, 504, 507),
     )
     async def restore_stream(
@@ -62,7 +62,7 @@ def router(control: Controlplane) -> APIRouter:
 
 
 def store_router(control: Controlplane, max_body_bytes: int) -> APIRouter:
-    """Return the routes of snapshots by themselves, whichever stream they are of."""
+    """Return the routes of snapshots by their own ids."""
     routes = APIRouter(prefix="/v1", tags=["control plane"])
 
     @routes.post(
@@ -72,7 +72,7 @@ def store_router(control: Controlplane, max_body_bytes: int) -> APIRouter:
         openapi_extra={"requestBody": {"required": True, "content": FILE}},
     )
     async def upload_snapshot(request: Request) -> SnapshotView:
-        """Keep a snapshot file that was downloaded here or elsewhere."""
+        """Store a snapshot file that was downloaded from this or another server."""
         return snapshot_view(*await control.upload(await read_body(request, max_body_bytes)))
 
     @routes.get("/snapshots/{snapshot_id}", responses=responses(404, 503))
@@ -82,7 +82,7 @@ def store_router(control: Controlplane, max_body_bytes: int) -> APIRouter:
 
     @routes.delete("/snapshots/{snapshot_id}", status_code=204, responses=responses(404, 503))
     async def delete_snapshot(snapshot_id: SnapshotId) -> None:
-        """Remove a snapshot for good."""
+        """Delete a snapshot for good."""
         await control.calls.run(partial(control.delete_snapshot, snapshot_id))
 
     @routes.get(
@@ -101,7 +101,7 @@ def store_router(control: Controlplane, max_body_bytes: int) -> APIRouter:
 
 
 def _page(control: Controlplane, stream_id: str, after: str, limit: int) -> SnapshotList:
-    """Return a page; `after` is the mark of the last snapshot of the page before, which may be gone by now."""
+    """Return a page. `after` is the mark of the previous page's last snapshot, which may have been deleted since."""
     entries = control.snapshots(stream_id)
     if after:
         entries = (entry for entry in entries if _mark(entry[0]) < after)
@@ -116,6 +116,6 @@ def _mark(manifest: Manifest) -> str:
 
 
 def snapshot_view(manifest: Manifest, size_bytes: int) -> SnapshotView:
-    """Return what the API tells of a snapshot."""
+    """Return a snapshot in its form for the API."""
     fields = set(SnapshotView.model_fields) - {"bytes"}
     return SnapshotView(bytes=size_bytes, **manifest.model_dump(include=fields))

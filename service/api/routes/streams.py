@@ -14,9 +14,9 @@ from service.streams.records import Record
 from service.streams.stream import Durability, Stream
 
 MOVES = 5
-"""Changes that a shadow report names."""
+"""Most class changes that a shadow report lists."""
 StreamId = Annotated[str, Path()]
-After = Annotated[str, Query(max_length=128, description="The `next` of the page before.")]
+After = Annotated[str, Query(max_length=128, description="The `next` of the previous page.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
@@ -27,8 +27,8 @@ def router(control: Controlplane, default_durability: Durability) -> APIRouter:
     @routes.get("")
     async def list_streams(after: After = "", limit: Limit = 100) -> StreamList:
         """All streams, by id."""
-        known = sorted((*control.table, *control.table.resting.values()), key=lambda stream: stream.id)
-        page = list(islice((stream for stream in known if stream.id > after), limit + 1))
+        streams = sorted((*control.table, *control.table.resting.values()), key=lambda stream: stream.id)
+        page = list(islice((stream for stream in streams if stream.id > after), limit + 1))
         more = page[limit - 1].id if len(page) > limit else None
         items = [resting_view(stream) if isinstance(stream, Record) else view(stream) for stream in page[:limit]]
         return StreamList(items=items, next=more)
@@ -52,7 +52,7 @@ def router(control: Controlplane, default_durability: Durability) -> APIRouter:
 
     @routes.get("/{stream_id}", responses=responses(404, 422, 503))
     async def get_stream(stream_id: StreamId, response: Response) -> StreamView:
-        """One stream; its generation is the ETag, for If-Match."""
+        """One stream. The ETag is its generation, for If-Match."""
         stream = await control.residence.get(stream_id)
         response.headers["ETag"] = f'"{stream.generation}"'
         return view(stream)
@@ -65,17 +65,19 @@ def _changes(control: Controlplane) -> APIRouter:
     """Return the routes that change a stream."""
     routes = APIRouter()
 
-    async def known(stream_id: StreamId) -> None:
+    async def existing(stream_id: StreamId) -> None:
         control.check_known(stream_id)
 
-    # What the path names wins over the body: an unknown stream is 404 whatever the body says.
+    # The path is checked before the body: an unknown stream is 404 whatever the body holds.
     @routes.patch(
-        "/{stream_id}", dependencies=[Depends(known)], responses=responses(400, 404, 409, 412, 422, 429, 503, 504, 507)
+        "/{stream_id}",
+        dependencies=[Depends(existing)],
+        responses=responses(400, 404, 409, 412, 422, 429, 503, 504, 507),
     )
     async def change_stream(
         stream_id: StreamId, body: StreamPatch, if_match: IfMatch = None, dry_run: DryRun = False
     ) -> StreamView:
-        """Change mode, adapter, options or adaptation batch; a new adapter starts from its initial state."""
+        """Change mode, adapter, options or adaptation batch. A new adapter starts from its initial state."""
         if dry_run:
             return view(await control.check_change(stream_id, generation_of(if_match), body.adapter, body.options))
         changes = {name: getattr(body, name) for name in StreamPatch.model_fields}
@@ -83,7 +85,7 @@ def _changes(control: Controlplane) -> APIRouter:
 
     @routes.delete("/{stream_id}", status_code=204, responses=responses(404, 409, 412, 422, 429, 503, 504, 507))
     async def end_stream(stream_id: StreamId, if_match: IfMatch = None, dry_run: DryRun = False) -> None:
-        """End a stream and forget what it has learned; its snapshots stay. An unfit or damaged stream ends too."""
+        """End a stream and delete its state; its snapshots stay. Unfit and damaged streams can be ended too."""
         if dry_run:
             await control.check_delete(stream_id, generation_of(if_match))
             return
@@ -100,7 +102,7 @@ def _changes(control: Controlplane) -> APIRouter:
 
 
 def view(stream: Stream) -> StreamView:
-    """Return what the API tells of a stream."""
+    """Return a stream in its form for the API."""
     return StreamView(
         id=stream.id,
         model=stream.model.name,
@@ -126,7 +128,7 @@ def view(stream: Stream) -> StreamView:
 
 
 def resting_view(record: Record) -> StreamView:
-    """Return what the API tells of a stream that rests in the store; it need not be read for that."""
+    """Return a resting stream in its form for the API, from its record alone."""
     settings, figures = json.loads(record.settings), json.loads(record.figures)
     return StreamView(
         **settings,
@@ -149,7 +151,7 @@ def resting_view(record: Record) -> StreamView:
 
 
 def shadow_view(stream: Stream) -> ShadowView:
-    """Return what adapting would have changed."""
+    """Return the changes that adapting would have made."""
     report, classes = stream.shadow, stream.model.bundle.classes
     return ShadowView(
         images=report.images,

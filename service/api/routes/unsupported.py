@@ -1,4 +1,4 @@
-"""Triton's extensions that are not served: refused by name, so that a client's error says what to do instead."""
+"""Triton extensions that are not served. Each is refused by name, and the error says what to do instead."""
 
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
@@ -27,7 +27,7 @@ UNSERVED = (
         "generate is not served: send tensors or images to infer",
     ),
 )
-"""Paths, and the error there: what is not served, and what to do instead."""
+"""Paths and their error texts, which name an alternative."""
 
 
 def router() -> APIRouter:
