@@ -1,4 +1,4 @@
-"""Command-line options that several commands take."""
+"""Command-line options that several commands share."""
 
 from typing import Annotated
 
@@ -6,5 +6,5 @@ import typer
 
 AllowFactory = Annotated[
     list[str] | None,
-    typer.Option("--allow-factory", help="A model factory `package.module:callable` that bundles may name."),
+    typer.Option("--allow-factory", help="A model factory `package.module:callable` that bundles can name."),
 ]

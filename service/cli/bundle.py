@@ -1,4 +1,4 @@
-"""`acclimate bundle check`: reads a bundle and serves requests by it, without a server."""
+"""`acclimate bundle check`: reads a bundle and answers requests with it, without a server."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,10 +25,10 @@ def check(
     folder: Annotated[Path, typer.Argument(help="The bundle folder.")],
     allow_factory: AllowFactory = None,
 ) -> None:
-    """Read a bundle, print what it is, and answer requests of 1, 2 and 16 images by it.
+    """Read a bundle, print a summary, and answer requests of 1, 2 and 16 images with it.
 
-    They are answered as a server would, by `source`, the bundle's own spec and `auto`; each that fails is listed, and
-    the exit status is 2 then.
+    The requests go through `source`, the bundle's own spec and `auto`, as on a server. Failures are listed, and the
+    exit status is then 2.
     """
     settings = Settings()
     bundle = read_bundle(folder)

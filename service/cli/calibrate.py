@@ -1,4 +1,4 @@
-"""`acclimate calibrate`: makes what methods need of source data."""
+"""`acclimate calibrate`: computes the source artefacts that methods need."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,9 +23,9 @@ def calibrate(
     data: Annotated[
         Path,
         typer.Option(
-            help="Source images, as the model was trained on: a folder `<class name>/*.png` (or .jpg), a folder of "
-            "images without labels, an .npz with `images` and maybe `labels`, or a folder with images.npy and maybe "
-            "labels.npy (or source_images.npy, source_labels.npy). Arrays are uint8 of the model's size."
+            help="Source images, such as the training images: a folder `<class name>/*.png` (or .jpg), a folder of "
+            "images without labels, an .npz with `images` and optionally `labels`, or a folder with images.npy and "
+            "optionally labels.npy (or source_images.npy, source_labels.npy). Arrays are uint8 of the model's size."
         ),
     ],
     learner: Annotated[
@@ -34,30 +34,30 @@ def calibrate(
     normalizer: Annotated[
         list[str] | None,
         typer.Option(
-            help="A normalizer to calibrate under; may be repeated. Default: the learner's own, and that of "
+            help="A normalizer to calibrate under; may be repeated. Default: the learner's own and that of "
             "the bundle's default adapter."
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Images per batch, as streams will send.")] = 64,
-    images: Annotated[int, typer.Option(min=1, help="Most images to use; drawn evenly from the classes.")] = IMAGES,
+    images: Annotated[int, typer.Option(min=1, help="Most images to use, drawn evenly from the classes.")] = IMAGES,
     probe: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help=f"Images of the labelled probe set, used for nothing else; {PROBE_IMAGES} where the bundle has none. "
-            "One that is there is kept unless this is given.",
+            help=f"Images of the labelled probe set, used for nothing else. Without this option an existing probe set "
+            f"is kept, and a new one gets {PROBE_IMAGES}.",
         ),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Make anew what is there already.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Replace existing artefacts.")] = False,
     allow_factory: AllowFactory = None,
 ) -> None:
-    """Compute what methods need from source data, once, so that the server does not need the data.
+    """Compute source artefacts once, so that the server does not need the source data.
 
-    Learners get their own artefacts (`fisher` for EATA, a threshold for CoTTA, ...), each under the normalizer and
-    batch size that it holds for. Monitors get feature statistics, the source model's usual entropy, and a labelled
-    probe set. Each is one file in the bundle's `artefacts/`, tied to the model by its fingerprint.
+    Learners get their own artefacts (`fisher` for EATA, a threshold for CoTTA, ...), each for one normalizer and batch
+    size. Monitors get feature statistics, the source model's usual entropy, and a labelled probe set. Each artefact is
+    one file in the bundle's `artefacts/`, tied to the model by its fingerprint.
 
-    A run that was stopped goes on where it was: what is there, made from the same data and settings, is kept.
+    An interrupted run can be continued: artefacts from the same data and settings are kept.
 
     Example: `acclimate calibrate ./my-model --data ./training-images --normalizer batch --normalizer unmix_tns`
     """

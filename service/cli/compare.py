@@ -1,4 +1,4 @@
-"""`acclimate compare` and `acclimate tune`: which specs and options help, measured on labelled data."""
+"""`acclimate compare` and `acclimate tune`: measure on labelled data which specs and options help."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -54,7 +54,7 @@ app = typer.Typer(rich_markup_mode="markdown")
 
 SPECS = ("source", "batch", "ema", "batch+eta", "ema+eta,eta.lr=1e-4", "unmix_tns")
 EMBEDDED_IMAGES = 500
-"""Embedded images per domain unless told otherwise: enough to tell specs apart, in minutes."""
+"""Default number of embedded images per domain: enough to distinguish specs, within minutes."""
 
 
 @app.command()
@@ -83,8 +83,9 @@ def compare(
 ) -> None:
     """Run specs over labelled data, offline, and show which of them err least.
 
-    No server is involved: the labels only judge the answers, which are those that a stream would have got. Every spec
-    meets the same images in the same order. The frozen model is always measured too: a `!` marks what is worse than it.
+    No server is involved. The answers are those that a stream would have given; labels are used only to count errors.
+    Every spec gets the same images in the same order. The frozen model is always included: `!` marks specs that are
+    worse.
 
     For example:
 
@@ -134,7 +135,7 @@ def compare(
 @app.command()
 def tune(
     spec: Annotated[
-        str, typer.Argument(metavar="SPEC[,PART.OPTION=VALUE]...", help="The pipeline to tune, as `batch+eta`.")
+        str, typer.Argument(metavar="SPEC[,PART.OPTION=VALUE]...", help="The pipeline to tune, such as `batch+eta`.")
     ],
     vary: Annotated[
         list[str],
@@ -146,14 +147,12 @@ def tune(
     choose: Annotated[
         str | None,
         typer.Option(
-            "--choose", rich_help_panel=DATA, help="Domains to choose on: `fog,snow`. Default: the first third."
+            "--choose", rich_help_panel=DATA, help="Domains to choose on, such as `fog,snow`. Default: the first third."
         ),
     ] = None,
     report_on: Annotated[
         str | None,
-        typer.Option(
-            "--report", rich_help_panel=DATA, help="Domains to report on, none of the others. Default: the rest."
-        ),
+        typer.Option("--report", rich_help_panel=DATA, help="Other domains to report on. Default: the rest."),
     ] = None,
     images: ImagesOption = None,
     severity: SeverityOption = None,
@@ -170,11 +169,11 @@ def tune(
     jobs: JobsOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Choose a spec's options on some domains, and report what they are worth on others.
+    """Choose a spec's options on some domains, and report their error on others.
 
-    Every combination of the values runs over the choosing domains, and so does the spec as it is; the least error wins.
-    Winner, spec as it is and frozen model then run over the reporting domains, which the choice has not seen: only that
-    error tells what to expect.
+    Every combination of the values, and the unchanged spec, run over the choosing domains. The least error wins. The
+    winner, the unchanged spec and the frozen model then run over the reporting domains. Only that error is unbiased,
+    since the choice has not seen these domains.
 
     For example:
 
@@ -250,7 +249,7 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 
 def _check_plotting() -> None:
-    """Refuse to begin a comparison whose pictures could not be drawn in the end."""
+    """Check that plots can be drawn, before a long comparison begins."""
     if importlib.util.find_spec("matplotlib") is None:
         raise SettingsError("--plots needs matplotlib, which is not installed: pip install 'acclimate[plots]'")
 

@@ -26,16 +26,16 @@ app = typer.Typer(rich_markup_mode="markdown")
 @app.command()
 def export(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder.")],
-    output: Annotated[Path, typer.Option(help="The folder to write to; made if it is not there.")],
+    output: Annotated[Path, typer.Option(help="The folder to write to; created if needed.")],
     spec: Annotated[
-        str | None, typer.Option(help="The pipeline, as `unmix_tns+lame`; the bundle's default adapter unless given.")
+        str | None, typer.Option(help="The pipeline, such as `unmix_tns+lame`. Default: the bundle's default adapter.")
     ] = None,
     allow_factory: AllowFactory = None,
 ) -> None:
     """Write a model and its adapter as one ONNX graph, for devices with ONNX Runtime alone.
 
-    The graph takes a batch and the state, and returns answers and the next state. Beside it lie the state before any
-    batch and a README with the few lines that run both. Pipelines that learn by gradients have no graph.
+    The graph takes a batch and the state, and returns answers and the next state. The initial state and a README with
+    example code are written next to it. Pipelines that learn by gradients cannot be exported.
 
     Example: `acclimate export ./my-model --spec unmix_tns+lame --output ./edge`
     """

@@ -13,7 +13,7 @@ app = typer.Typer(rich_markup_mode="markdown")
 @app.command()
 def key(
     scopes: Annotated[str, typer.Option(help="Scopes joined by commas: infer, read, admin.")] = "admin",
-    name: Annotated[str, typer.Option(help="Whose key it is; events name it.")] = "unnamed",
+    name: Annotated[str, typer.Option(help="The key's owner, as events name it.")] = "unnamed",
 ) -> None:
     """Make an API key and the line for the keys file.
 

@@ -1,4 +1,4 @@
-"""The command line, `acclimate`: lists all commands at once, and loads torch only for those that need it."""
+"""The command line, `acclimate`. It lists all commands at once, and loads torch only for those that need it."""
 
 import os
 import re
@@ -27,21 +27,21 @@ LATER = MappingProxyType({
     "serve": "Serve models; every stream adapts by itself.",
     "demo": "Send a drifting stream to a frozen and an adapting stream, and compare their errors.",
     "compare": "Run specs over labelled data, offline, and show which of them err least.",
-    "tune": "Choose a spec's options on some domains, and report what they are worth on others.",
-    "calibrate": "Compute what methods need from source data, once, so that the server does not need the data.",
+    "tune": "Choose a spec's options on some domains, and report their error on others.",
+    "calibrate": "Compute source artefacts once, so that the server does not need the source data.",
     "export": "Write a model and its adapter as one ONNX graph, for devices with ONNX Runtime alone.",
     "bundle": "Check model bundles.",
     "key": "Make an API key and the line for the keys file.",
 })  # fmt: skip
-"""Commands whose modules are loaded when they are called, each with the first line of its help."""
+"""Commands whose modules are loaded on use, with the first line of each command's help."""
 MODULES = MappingProxyType({"tune": "compare"})
-"""Modules of service/cli that are not named as their command."""
+"""Modules in service/cli whose name differs from the command's."""
 
 
 class Commands(TyperGroup):
-    """All commands, listed without loading those of `LATER`.
+    """All commands. Those in `LATER` are listed without being loaded.
 
-    Torch takes two seconds to import: too long for `acclimate --help` and for `acclimate streams list`, and for a shell
+    Importing torch takes two seconds: too long for `acclimate --help`, for `acclimate streams list`, and for a shell
     that completes an id.
     """
 
@@ -50,26 +50,26 @@ class Commands(TyperGroup):
         return [*LATER, *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command, or None; one of `LATER` with its name and the first line of its help only."""
+        """Return a command, or None. A command in `LATER` comes as a stub with its name and first line of help."""
         if cmd_name in LATER:
             return TyperCommand(cmd_name, help=LATER[cmd_name])
         return super().get_command(ctx, cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the command that is called, loaded, and its arguments."""
+        """Return the called command, fully loaded, and its arguments."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, loaded(name) if name in LATER else command, rest
 
 
 @cache
 def loaded(name: str) -> Any:
-    """Return a command of `LATER` whole."""
+    """Return a command in `LATER`, fully loaded."""
     module = import_module(f"service.cli.{MODULES.get(name, name)}")
     return typer.main.get_group(module.app).commands[name]
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"acclimate {version('acclimate')}")
         raise typer.Exit
 
@@ -89,7 +89,7 @@ def options(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Take the options that go before any command."""
+    """Accept the options before any command."""
 
 
 app.command()(models.models)
@@ -101,7 +101,7 @@ app.command()(feedback.feedback)
 
 
 def main() -> None:
-    """Run the command; a refusal is one line on standard error and exit status 2, as for a wrong option."""
+    """Run the command. A refusal prints one line on standard error and exits with status 2, like a wrong option."""
     try:
         sys.exit(app(prog_name="acclimate", standalone_mode=False))
     except typer.Abort:
@@ -118,27 +118,27 @@ def main() -> None:
 
 
 def _of_usage(error: TyperException) -> str:
-    """Return what is wrong with options and arguments, in our words where typer's are pydantic's."""
+    """Describe an error in options and arguments, with the wording of other validation errors if pydantic found it."""
     cause, context = error.__cause__, getattr(error, "ctx", None)
     if isinstance(cause, ValidationError):
         first = cause.errors()[0]
         error.message = sentences([{**first, "loc": ()}]).removeprefix("it is ")
     said = error.format_message().rstrip(".")
-    if not said:  # the help was shown, as no command was named
+    if not said:  # no command was named, so the help was shown
         sys.exit(2)
     return f"{said}; see `{context.command_path} --help`" if context is not None else said
 
 
 def _of_setting(problem: Any) -> dict[str, Any]:
-    """Return a finding whose place is the environment variable, where the value came from there."""
+    """Return a validation error located at the environment variable, if the value came from there."""
     name = str(problem["loc"][0]) if problem["loc"] else ""
     variable = f"ACCLIMATE_{name.upper()}"
-    from_there = os.environ.get(variable) == str(problem["input"])
-    return {**problem, "loc": (variable if from_there else name, *problem["loc"][1:])}
+    from_variable = os.environ.get(variable) == str(problem["input"])
+    return {**problem, "loc": (variable if from_variable else name, *problem["loc"][1:])}
 
 
 def _not_json(error: UnreadableError) -> str:
-    """Return in words that a variable, which pydantic names only within its message, is not JSON."""
+    """Describe a variable that is not JSON. Pydantic names the setting only in its message."""
     found = re.search(r'field "(\w+)"', str(error))
     variable = f"ACCLIMATE_{found[1].upper()}" if found else "a setting"
     return f'{variable} is {os.environ.get(variable, "")[:100]!r}, expected a JSON list such as ["a", "b"]'

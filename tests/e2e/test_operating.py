@@ -452,7 +452,7 @@ def test_a_first_key_without_a_keys_file_is_refused():
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ACCLIMATE_PORT": "0"},
     )  # fmt: skip
 
-    said = "acclimate: --first-key has no keys file to make; expected --keys-file FILE with it\n"
+    said = "acclimate: --first-key needs a keys file to create; expected --keys-file FILE with it\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", said)
 
 

@@ -1,1 +1,1 @@
-"""Tables, lists and figures for a terminal."""
+"""Tables, lists and numbers for a terminal."""

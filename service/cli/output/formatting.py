@@ -1,4 +1,4 @@
-"""Figures in people's words: sizes, ages, shares."""
+"""Formats sizes, ages, shares and other numbers for people."""
 
 import math
 import time
@@ -9,7 +9,7 @@ UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def size(count: int) -> str:
-    """Return a number of bytes in three digits.
+    """Return a number of bytes with three digits and a unit.
 
     Example:
         >>> size(17), size(14_913), size(70_600_000), size(2_000_000_000)
@@ -23,7 +23,7 @@ def size(count: int) -> str:
 
 
 def age(then: float, now: float | None = None) -> str:
-    """Return how long ago a moment is; `now` is the clock's unless given.
+    """Return how long ago a moment was; `now` defaults to the clock.
 
     Example:
         >>> age(100.0, 100.4), age(100.0, 280.0), age(0.0, 200_000.0)
@@ -37,7 +37,7 @@ def age(then: float, now: float | None = None) -> str:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """Return a figure, or a dash where there is none.
+    """Return a formatted number, or a dash for none.
 
     Example:
         >>> figure(0.26047), figure(None), figure(0.0194, 2), figure(0.0000018)
@@ -49,7 +49,7 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 def share(value: float | None) -> str:
-    """Return a share in percent, or a dash where there is none.
+    """Return a share in percent, or a dash for none.
 
     Example:
         >>> share(0.78125), share(1.0), share(None)
@@ -59,7 +59,7 @@ def share(value: float | None) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a count and its noun.
+    """Return a count with its noun.
 
     Example:
         >>> counted(1, "step"), counted(12_000, "step")
@@ -69,14 +69,14 @@ def counted(count: int, noun: str) -> str:
 
 
 def moment(then: float) -> str:
-    """Return a moment in the local time: the hour alone if it is today."""
+    """Return a moment in local time, without the date if it is today."""
     local = datetime.fromtimestamp(then).astimezone()
     today = local.date() == datetime.now().astimezone().date()
     return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
 
 
 def pairs(values: dict[str, object]) -> str:
-    """Return names and values in one line.
+    """Return names and values on one line.
 
     Example:
         >>> pairs({"tent": {"lr": 0.001}, "seed": 7})

@@ -22,12 +22,12 @@ COLOURS: Mapping[str, str] = {
     "collapse": "red",
 }
 FOLDED_ID = 20
-"""Ids and names longer than this may take two lines."""
+"""Longest id or name that never wraps."""
 FOLDED_REASON = 32
 
 
 def streams(listed: Sequence[StreamView], rows: Mapping[str, StreamRow], width: int) -> Table:
-    """Return streams in a table; `rows` are their rows of the overview, by id."""
+    """Return a table of streams; `rows` are their rows of the overview, by id."""
     columns = [
         Column("stream", [stream.id for stream in listed], folds_at=FOLDED_ID),
         *_models(listed),
@@ -46,41 +46,41 @@ def streams(listed: Sequence[StreamView], rows: Mapping[str, StreamRow], width: 
 
 
 def _models(listed: Sequence[StreamView]) -> list[Column]:
-    """Return the column of models, where there are several."""
+    """Return the column of models if there are several."""
     models = [stream.model for stream in listed]
     return [Column("model", models, 8)] if len(set(models)) > 1 else []
 
 
 def _durability(listed: Sequence[StreamView]) -> list[Column]:
-    """Return the column on how states are kept, where the server says so."""
+    """Return the column about durability if the server reports it."""
     if all(stream.durability is None and stream.resident is None for stream in listed):
         return []
     return [Column("kept", [kept(stream) for stream in listed], 9)]
 
 
 def kept(stream: StreamView) -> str:
-    """Return how a stream's state is kept, as far as the server says so."""
+    """Return a stream's durability and place, as far as the server reports them."""
     place = {True: "in memory", False: "on disk", None: ""}[stream.resident]
     return ", ".join(said for said in (stream.durability or "", place) if said) or DASH
 
 
 def badge(stream: StreamView, rows: Mapping[str, StreamRow]) -> str:
-    """Return how a stream fares in a word; its mode where the overview does not tell."""
+    """Return a stream's badge, or its mode if the overview does not list it."""
     return rows[stream.id].badge if stream.id in rows else stream.mode
 
 
 def gap(stream: StreamView, rows: Mapping[str, StreamRow]) -> float | None:
-    """Return a stream's gap to the source, where it was measured."""
+    """Return a stream's gap to the source model; None if it was not measured."""
     return rows[stream.id].source_gap if stream.id in rows else None
 
 
 def coloured(word: str) -> Text:
-    """Return a word in the colour that it has everywhere."""
+    """Return a word in its colour."""
     return Text(word, style=COLOURS.get(word, ""))
 
 
 def snapshots(listed: Sequence[SnapshotView], width: int) -> Table:
-    """Return snapshots in a table."""
+    """Return a table of snapshots."""
     columns = [
         Column("snapshot", [snapshot.id for snapshot in listed]),
         Column("name", [snapshot.name for snapshot in listed], folds_at=FOLDED_ID),
@@ -96,7 +96,7 @@ def snapshots(listed: Sequence[SnapshotView], width: int) -> Table:
 
 
 def events(listed: Sequence[EventView], width: int) -> Table:
-    """Return events in a table; reasons wrap."""
+    """Return a table of events; reasons wrap."""
     columns = [
         Column("id", [str(event.id) for event in listed], 1, "right"),
         Column("time", [moment(event.time) for event in listed]),
@@ -108,7 +108,7 @@ def events(listed: Sequence[EventView], width: int) -> Table:
 
 
 def event_line(event: EventView) -> Text:
-    """Return an event in one line."""
+    """Return an event on one line."""
     said = Text(f"{moment(event.time)}  ", style="dim")
     said.append(event.stream or DASH, style="bold not dim")
     said.append("  ").append(Text(event.kind, style=f"{COLOURS.get(event.kind, 'default')} not dim"))
@@ -116,6 +116,6 @@ def event_line(event: EventView) -> Text:
 
 
 def why(event: EventView) -> str:
-    """Return an event's reason, and what was done about it."""
+    """Return an event's reason, and the action taken."""
     done = event.action.replace("_", " ")
     return f"{event.reason} ({done})" if done and done != event.kind else event.reason

@@ -1,4 +1,4 @@
-"""Printing what the server told: as its JSON, or in people's words."""
+"""Prints the server's answers: as its JSON, or formatted for people."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -14,7 +14,7 @@ View = TypeVar("View", bound=Told)
 
 
 def print_one(view: View, shown: Callable[[View], RenderableType], *, as_json: bool) -> None:
-    """Print one thing."""
+    """Print one item."""
     said = view.json_text() if as_json else shown(view)
     if isinstance(said, str):
         say(said)
@@ -25,7 +25,7 @@ def print_one(view: View, shown: Callable[[View], RenderableType], *, as_json: b
 def print_list(
     views: Iterable[View], shown: Callable[[Sequence[View], int], RenderableType], none: str, *, as_json: bool
 ) -> None:
-    """Print a list: one JSON array, an item a line, or a table; `none` is said of an empty list."""
+    """Print a list as a JSON array with one item per line, or as a table; `none` is printed for an empty list."""
     if as_json:
         print_array(views)
         return
@@ -34,7 +34,7 @@ def print_list(
 
 
 def print_array(views: Iterable[Told]) -> None:
-    """Print one JSON array, an item a line; nothing at all where the first page is refused."""
+    """Print a JSON array with one item per line. If the first page is refused, nothing is printed."""
     opening = "["
     for view in views:
         typer.echo(f"{opening}\n{view.json_text()}", nl=False)

@@ -1,4 +1,4 @@
-"""Tables that fit a terminal: where it is narrow, the columns that matter least are left out."""
+"""Tables that fit a terminal: the least important columns are left out if it is narrow."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 PIPED_WIDTH = 160
-"""Where nobody sees a terminal's edge, as in a pipe, lines may be this long."""
+"""Line length if output is not a terminal, as in a pipe."""
 GAP = 2
 
 
@@ -22,10 +22,10 @@ class Column:
 
     Attributes:
         name: Its heading.
-        cells: From the first row to the last.
-        weight: 0 is always shown; the greatest is left out first.
-        justify: The side that cells keep to.
-        folds_at: Cells longer than this may go on in the next line where space is short; None: no cell may.
+        cells: Its cells, from the first row to the last.
+        weight: 0 for a column that is always shown; the greatest weight is left out first.
+        justify: Alignment of the cells.
+        folds_at: Longer cells may wrap if space is short; None if no cell may.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Column:
 
     @property
     def width(self) -> int:
-        """The width that it cannot do without."""
+        """The smallest width of the column."""
         widest = max(cell_len(str(cell)) for cell in (self.name, *self.cells))
         return widest if self.folds_at is None else min(widest, self.folds_at)
 
 
 def console() -> Console:
-    """Return standard output: in colours on a terminal alone."""
+    """Return standard output, with colours only on a terminal."""
     made = Console(highlight=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = PIPED_WIDTH
@@ -50,7 +50,7 @@ def console() -> Console:
 
 
 def table(columns: Sequence[Column], width: int) -> Table:
-    """Return a table of the columns that fit; what is left out is named below it."""
+    """Return a table of the columns that fit, with a caption that names the others."""
     shown = fitting(columns, width)
     left_out = [column.name for column in columns if column not in shown]
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
@@ -65,7 +65,7 @@ def table(columns: Sequence[Column], width: int) -> Table:
 
 
 def fitting(columns: Sequence[Column], width: int) -> list[Column]:
-    """Return the columns that fit a width, in their order.
+    """Return the columns that fit into a width, in their order.
 
     Example:
         >>> columns = [Column("stream", ["a"]), Column("drift", ["0.1"], 2), Column("bytes", ["7"], 1)]
@@ -82,7 +82,7 @@ def fitting(columns: Sequence[Column], width: int) -> list[Column]:
 
 
 def facts(rows: Sequence[tuple[str, str | Text]]) -> Table:
-    """Return names and what is said of them, one a line."""
+    """Return a table of names and values, one per line."""
     made = Table(box=None, show_header=False, padding=(0, GAP, 0, 0), pad_edge=False)
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
@@ -92,7 +92,7 @@ def facts(rows: Sequence[tuple[str, str | Text]]) -> Table:
 
 
 def plain(said: str | Text) -> Text:
-    r"""Return text as it is: notes and names come from others, and neither mark up nor steer a terminal.
+    r"""Return text without markup and control characters: notes and names come from others.
 
     Example:
         >>> plain("[red]\x1b[2J").plain

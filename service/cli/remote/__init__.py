@@ -1,1 +1,1 @@
-"""Commands for a running server."""
+"""Commands that talk to a running server."""

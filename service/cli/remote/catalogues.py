@@ -1,4 +1,4 @@
-"""Models and parts as tables, and one of them in full."""
+"""Tables of models and parts, and the details of one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from service.client import AdapterView, ModelView
 FOLDED = 32
 SHOWN_CLASSES = 12
 SHORT = 12
-"""Characters of a fingerprint that a table shows."""
+"""Digits of a fingerprint in a table."""
 
 
 def models(listed: Sequence[ModelView], width: int) -> Table:
-    """Return models in a table."""
+    """Return a table of models."""
     return table(
         [
             Column("model", [model.name for model in listed], folds_at=FOLDED),
@@ -33,7 +33,7 @@ def models(listed: Sequence[ModelView], width: int) -> Table:
 
 
 def model(view: ModelView) -> Table:
-    """Return what there is to say of a model."""
+    """Return the details of a model."""
     more = f" and {len(view.classes) - SHOWN_CLASSES} more" if len(view.classes) > SHOWN_CLASSES else ""
     rows: list[tuple[str, str | Text]] = [
         ("model", Text(f"{view.name} {view.version}", style="bold")),
@@ -63,7 +63,7 @@ def _pipeline(pipeline: Mapping[str, Any]) -> str:
 
 
 def parts(listed: Sequence[AdapterView], width: int) -> Table:
-    """Return parts in a table."""
+    """Return a table of parts."""
     return table(
         [
             Column("part", [part.name for part in listed]),
@@ -77,7 +77,7 @@ def parts(listed: Sequence[AdapterView], width: int) -> Table:
 
 
 def part(view: AdapterView) -> Table:
-    """Return what there is to say of a part, an option a line."""
+    """Return the details of a part, with one option per line."""
     rows: list[tuple[str, str | Text]] = [
         ("part", Text(view.name, style="bold")),
         ("kind", view.kind),
@@ -94,8 +94,8 @@ def part(view: AdapterView) -> Table:
 def _option(schema: Mapping[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     allowed = ", ".join(map(str, schema["enum"])) if "enum" in schema else _range(low, high)
-    given = f"default {schema.get('default')}{f'; {allowed}' if allowed else ''}"
-    return f"{schema.get('description', '')} ({given})"
+    default = f"default {schema.get('default')}{f'; {allowed}' if allowed else ''}"
+    return f"{schema.get('description', '')} ({default})"
 
 
 def _range(low: float | None, high: float | None) -> str:

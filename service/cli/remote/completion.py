@@ -1,4 +1,4 @@
-"""Shell completion of ids, asked of the server; silent where it does not answer within a second."""
+"""Shell completion of ids from the server. It completes nothing if the server does not answer within a second."""
 
 import os
 from contextlib import AbstractContextManager
@@ -13,13 +13,13 @@ from service.client import Client, RefusedError
 
 TIMEOUT_SECONDS = 1.0
 MOST_STREAMS = 10
-"""Streams whose snapshots are asked for where a command names none."""
+"""Streams whose snapshots are listed if a command names no stream."""
 
 
 def stream_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Return the ids of streams that begin as typed, each with its adapter and generation."""
+    """Return the stream ids with this prefix, each with its adapter and generation."""
     try:
-        with _asked(ctx) as client:
+        with _client(ctx) as client:
             return [
                 (stream.id, f"{stream.adapter}, generation {stream.generation}")
                 for stream in client.streams()
@@ -30,9 +30,9 @@ def stream_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 
 def snapshot_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Return the ids of snapshots that begin as typed, of the stream typed before or else of the first streams."""
+    """Return the snapshot ids with this prefix, of the stream on the command line or else of the first streams."""
     try:
-        with _asked(ctx) as client:
+        with _client(ctx) as client:
             return [
                 (snapshot.id, f"{snapshot.stream}: {snapshot.name}")
                 for stream in _streams(ctx, client)
@@ -43,8 +43,8 @@ def snapshot_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
         return []
 
 
-def _asked(ctx: typer.Context) -> AbstractContextManager[Client]:
-    """Return a client of the server that the options typed so far name, or the environment does."""
+def _client(ctx: typer.Context) -> AbstractContextManager[Client]:
+    """Return a client of the server that the typed options or the environment name."""
     url = ctx.params.get("url") or os.environ.get("ACCLIMATE_URL") or DEFAULT_URL
     key_file = ctx.params.get("key_file")
     return reach(str(url), Path(key_file) if key_file else None, TIMEOUT_SECONDS)

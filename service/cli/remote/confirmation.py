@@ -1,4 +1,4 @@
-"""Asking before something is lost."""
+"""Asks for confirmation before something is lost."""
 
 import sys
 
@@ -10,10 +10,10 @@ from service.client import Client, SnapshotView, StreamView
 
 
 def confirm(loss: str, *, yes: bool) -> None:
-    """Ask whether to go on; `loss` says what will be lost.
+    """Ask whether to go on; `loss` describes the loss.
 
     Raises:
-        MistakeError: If there is no terminal to ask at, and `--yes` was not given.
+        MistakeError: If there is no terminal to ask at, and `--yes` is not set.
         typer.Abort: If the answer is no.
     """
     if yes:
@@ -24,7 +24,7 @@ def confirm(loss: str, *, yes: bool) -> None:
 
 
 def loss_of_state(client: Client, stream: StreamView, what: str) -> str:
-    """Return what a stream loses when its state is replaced, and what it could be restored from."""
+    """Describe a stream's loss when its state is replaced, and the snapshot it could be restored from."""
     newest = next(client.snapshots(stream.id), None)
     kept = f"Its newest snapshot is {described(newest)}." if newest else "It has no snapshot."
     learned = f"generation {stream.generation}, {counted(stream.steps, 'step')}"
@@ -32,6 +32,6 @@ def loss_of_state(client: Client, stream: StreamView, what: str) -> str:
 
 
 def described(snapshot: SnapshotView) -> str:
-    """Return a snapshot in a few words."""
+    """Describe a snapshot in a few words."""
     learned = f"generation {snapshot.generation}, {counted(snapshot.steps, 'step')}"
     return f"{snapshot.id} ({snapshot.name}: {learned}, {size(snapshot.bytes)}, {age(snapshot.created)})"

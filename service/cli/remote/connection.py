@@ -1,4 +1,4 @@
-"""The server that a command is meant for, and the key that it wants."""
+"""Connects a command to its server, with its key."""
 
 import os
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ UNAUTHENTICATED = 401
 
 @contextmanager
 def reach(url: str, key_file: Path | None, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[Client]:
-    """Yield a client of a server; where it cannot be reached or wants a key, the error says how to give them.
+    """Yield a client of a server. Errors about reaching it or about its key say how to name them.
 
     Raises:
         RefusedError: If the server refuses, or none answers.
-        MistakeError: If the key file holds no key.
+        MistakeError: If the key file has no key.
     """
     with Client(address(url), read_key(key_file), timeout_seconds) as client:
         try:
@@ -35,7 +35,7 @@ def reach(url: str, key_file: Path | None, timeout_seconds: float = TIMEOUT_SECO
 
 
 def address(url: str) -> str:
-    """Return a URL with its scheme.
+    """Return a URL with a scheme; http by default.
 
     Example:
         >>> address("localhost:8000"), address("https://models.example")
@@ -45,10 +45,10 @@ def address(url: str) -> str:
 
 
 def read_key(file: Path | None) -> str | None:
-    """Return the key in a file, else that of the environment, else none.
+    """Return the key from a file, else from the environment, else None.
 
     Raises:
-        MistakeError: If the file cannot be read, or holds anything but one key.
+        MistakeError: If the file cannot be read, or does not hold exactly one key.
     """
     if file is None:
         return _checked(os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE) or None

@@ -1,4 +1,4 @@
-"""One stream or snapshot in full."""
+"""The details of one stream or snapshot."""
 
 from rich.table import Table
 from rich.text import Text
@@ -8,14 +8,14 @@ from service.cli.output.lists import coloured, kept
 from service.cli.output.tables import facts
 from service.client import SnapshotView, StreamRow, StreamView
 
-TOLD = frozenset(
+WITH_OWN_LINE = frozenset(
     {"entropy", "drift", "source_agreement", "source_age", "estimated_accuracy", "source_estimated_accuracy"}
 )
-"""Signals that have a line of their own."""
+"""Signals with a line of their own."""
 
 
 def stream(view: StreamView, row: StreamRow | None) -> Table:
-    """Return what there is to say of a stream; `row` is its row of the overview."""
+    """Return the details of a stream; `row` is its row of the overview."""
     rows: list[tuple[str, str | Text]] = [("stream", Text(view.id, style="bold"))]
     if row is not None:
         rows.append(("state", coloured(row.badge).append(f": {row.reason}" if row.reason else "", style="default")))
@@ -55,7 +55,7 @@ def _signals(view: StreamView, row: StreamRow | None) -> list[tuple[str, str | T
     aged = f", {counted(int(signals['source_age']), 'request')} ago" if signals.get("source_age") else ""
     agreement = share(signals.get("source_agreement"))
     accuracy = share(signals.get("estimated_accuracy"))
-    others = {name: figure(value) for name, value in signals.items() if name not in TOLD}
+    others = {name: figure(value) for name, value in signals.items() if name not in WITH_OWN_LINE}
     return [
         ("entropy", f"{figure(signals.get('entropy'))} nats"),
         ("drift", figure(signals.get("drift"))),
@@ -83,7 +83,7 @@ def _shadow(view: StreamView) -> list[tuple[str, str | Text]]:
 
 
 def snapshot(view: SnapshotView) -> Table:
-    """Return what there is to say of a snapshot."""
+    """Return the details of a snapshot."""
     replay = "bit for bit" if view.exact else "not exactly: images that waited were left out"
     return facts(
         [

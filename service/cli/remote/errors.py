@@ -1,5 +1,5 @@
-"""What makes a command impossible before any server is asked."""
+"""Errors that a command finds without a server."""
 
 
 class MistakeError(Exception):
-    """A command cannot be done as it was given; the message says what would be right."""
+    """A command is wrong as given; the message names the right form."""

@@ -1,4 +1,4 @@
-"""Checks that a stream that a command names is known, where the server answers an empty list for any name."""
+"""Checks that a named stream exists, for lists that the server answers with [] for any name."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -9,10 +9,10 @@ from service.client import Client
 T = TypeVar("T")
 
 
-def known(client: Client, stream: str, listed: Iterable[T]) -> Iterator[T]:
-    """Return what is listed of a stream; where that is nothing, the stream has to be there.
+def checked(client: Client, stream: str, listed: Iterable[T]) -> Iterator[T]:
+    """Return the entries listed for a stream. If there are none, check that the stream exists.
 
-    Snapshots and events outlive their stream, so that a list that is not empty is answer enough.
+    Snapshots and events outlive their stream, so any entry shows that the stream exists or existed.
 
     Raises:
         RefusedError: If nothing is listed and there is no such stream.
@@ -24,10 +24,10 @@ def known(client: Client, stream: str, listed: Iterable[T]) -> Iterator[T]:
     return chain(first, entries)
 
 
-def known_to_events(client: Client, stream: str) -> None:
-    """Refuse a stream that is not there and that no event is about.
+def check_has_events(client: Client, stream: str) -> None:
+    """Check that a stream exists or that the log has an event about it.
 
     Raises:
-        RefusedError: If there is none.
+        RefusedError: If neither is true.
     """
-    known(client, stream, client.events(0, stream))
+    checked(client, stream, client.events(0, stream))

@@ -1,4 +1,4 @@
-"""`acclimate feedback`: the true labels of earlier requests, and how right a stream was."""
+"""`acclimate feedback`: sends the true labels of earlier requests, and shows a stream's accuracy."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from service.cli.remote.options import AsJson, KeyFile, StreamId, Url
 from service.client import FeedbackView, RefusedError
 
 JSON_FORM = '{"REQUEST": ["LABEL", 3]}'
-FORM = "REQUEST=LABEL,LABEL,..., as r1=Coat,Bag"
+FORM = "REQUEST=LABEL,LABEL,..., such as r1=Coat,Bag"
 Labels = dict[str, list[str | int]]
 
 
@@ -25,27 +25,27 @@ def feedback(
     stream: StreamId,
     labels: Annotated[
         list[str] | None,
-        typer.Argument(help="REQUEST=LABEL,LABEL,...: a label for each image, a class by name or number."),
+        typer.Argument(help="REQUEST=LABEL,LABEL,...: one label for each image, a class's name or number."),
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", help='A JSON file {"REQUEST": ["LABEL", 3]}, for many, or `-` for standard input.'),
+        typer.Option("--file", help='A JSON file {"REQUEST": ["LABEL", 3]}, or `-` for standard input.'),
     ] = None,
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give the true labels of earlier requests, by the ids in their answers; shows how right the stream was.
+    """Give the true labels of earlier requests, by the ids in their answers, and show the stream's accuracy.
 
     Example: `acclimate feedback camera-7 r1=Coat,Bag r2=Sandal`
     """
-    given = (_read(file) if file is not None else {}) | dict(_parsed(text) for text in labels or ())
-    if not given:
+    requests = (_read(file) if file is not None else {}) | dict(_parsed(text) for text in labels or ())
+    if not requests:
         raise MistakeError(f"no labels are given; expected {FORM}, or --file FILE")
     with reach(url, key_file) as client:
-        view = client.feedback(stream, given)
+        view = client.feedback(stream, requests)
         if not view.accepted:
-            raise RefusedError(f"no label was taken: stream {stream!r} knows none of the requests, or has their labels")
+            raise RefusedError(f"no label was accepted: {stream!r} knows none of the requests, or has their labels")
         print_one(view, _shown, as_json=as_json)
 
 
@@ -65,14 +65,14 @@ def _read(file: Path) -> Labels:
     """Return the labels in a JSON file.
 
     Raises:
-        MistakeError: If it cannot be read, or is not of the form that `--help` shows.
+        MistakeError: If it cannot be read, or does not have the form that `--help` shows.
     """
     try:
         read = json.loads(sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MistakeError(f"{file} cannot be read ({_fault(error)}); expected JSON: {JSON_FORM}") from None
     if not isinstance(read, dict) or not all(isinstance(labels, list) and labels for labels in read.values()):
-        raise MistakeError(f"{file} holds other JSON, expected {JSON_FORM}")
+        raise MistakeError(f"{file} has other JSON, expected {JSON_FORM}")
     return read
 
 

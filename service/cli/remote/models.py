@@ -1,4 +1,4 @@
-"""`acclimate models` and `acclimate adapters`: what a server serves, and the parts that specs may name."""
+"""`acclimate models` and `acclimate adapters`: the models of a server, and the parts that specs can name."""
 
 from typing import Annotated
 
@@ -12,11 +12,11 @@ from service.cli.remote.options import AsJson, KeyFile, Url
 from service.client import AdapterView, RefusedError
 
 KINDS = ("normalizer", "learner", "output", "selector")
-Kind = Annotated[str | None, typer.Option(help=f"One kind alone: {', '.join(KINDS)}.")]
+Kind = Annotated[str | None, typer.Option(help=f"Only parts of this kind: {', '.join(KINDS)}.")]
 
 
 def models(
-    model: Annotated[str | None, typer.Argument(help="One model in full; else all of them.")] = None,
+    model: Annotated[str | None, typer.Argument(help="The model to show in full. Default: list all.")] = None,
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
     as_json: AsJson = False,
@@ -37,15 +37,15 @@ def models(
 
 
 def adapters(
-    part: Annotated[str | None, typer.Argument(help="One part in full, with its options; else all of them.")] = None,
+    part: Annotated[str | None, typer.Argument(help="The part to show with its options. Default: list all.")] = None,
     kind: Kind = None,
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the parts that a spec may name, or show one with its options.
+    """List the parts that a spec can name, or show one with its options.
 
-    A spec joins a normalizer, a learner and an output adjuster by `+`; what is left out is the learner's default.
+    A spec joins a normalizer, a learner and an output adjuster by `+`. The learner has defaults for omitted parts.
     Example: `acclimate adapters eata`
     """
     if kind is not None and kind not in KINDS:

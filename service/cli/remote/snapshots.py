@@ -13,39 +13,39 @@ from service.cli.remote import details
 from service.cli.remote.confirmation import confirm, described, loss_of_state
 from service.cli.remote.connection import DEFAULT_URL, reach
 from service.cli.remote.errors import MistakeError
-from service.cli.remote.existence import known
+from service.cli.remote.existence import checked
 from service.cli.remote.options import AsJson, IfGeneration, KeyFile, SnapshotId, StreamId, Url, Yes
 from service.client import Restored
 from service.support.atomic_files import AS_UMASK, write_whole
 
-app = typer.Typer(help="Keep what streams have learned, and go back to it.", no_args_is_help=True)
+app = typer.Typer(help="Save streams' states, and go back to them.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_snapshots(stream: StreamId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson = False) -> None:
-    """List a stream's snapshots, newest first; those of an ended stream too.
+    """List a stream's snapshots, newest first, also those of an ended stream.
 
     Example: `acclimate snapshots list camera-7 --json | jq -r '.[0].id'`
     """
     none = f"{stream} has no snapshots; `acclimate snapshots take {stream}` takes one."
     with reach(url, key_file) as client:
-        listed = known(client, stream, client.snapshots(stream))
+        listed = checked(client, stream, client.snapshots(stream))
         print_list(listed, lists.snapshots, none, as_json=as_json)
 
 
 @app.command()
 def take(
     stream: StreamId,
-    name: Annotated[str | None, typer.Option(help="Its name; the generation unless given.")] = None,
-    note: Annotated[str, typer.Option(help="Why it was taken.")] = "",
+    name: Annotated[str | None, typer.Option(help="The snapshot's name. Default: the generation.")] = None,
+    note: Annotated[str, typer.Option(help="A note, such as the reason for taking it.")] = "",
     drop_inputs: Annotated[
-        bool, typer.Option("--drop-inputs", help="Leave out all images that were sent; it then replays less exactly.")
+        bool, typer.Option("--drop-inputs", help="Leave out all images of the stream; replay is then less exact.")
     ] = False,
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Keep what a stream has learned so far.
+    """Save a stream's state as a snapshot.
 
     Example: `acclimate snapshots take camera-7 --name before-winter --note 'good for months'`
     """
@@ -56,7 +56,7 @@ def take(
 
 @app.command()
 def show(snapshot: SnapshotId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson = False) -> None:
-    """Show what a snapshot holds.
+    """Show a snapshot's manifest.
 
     Example: `acclimate snapshots show 919b827a77f65b5801bc435d`
     """
@@ -74,7 +74,7 @@ def restore(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Continue a stream from a snapshot, its own or another's of the same model and spec.
+    """Continue a stream from a snapshot of itself or of another stream with the same model and spec.
 
     Example: `acclimate snapshots restore camera-7 919b827a77f65b5801bc435d`
     """
@@ -94,7 +94,7 @@ def _restored(stream: Restored) -> str:
 
 @app.command()
 def delete(snapshot: SnapshotId, yes: Yes = False, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
-    """Remove a snapshot for good.
+    """Delete a snapshot for good.
 
     Example: `acclimate snapshots delete 919b827a77f65b5801bc435d`
     """
@@ -109,20 +109,20 @@ def delete(snapshot: SnapshotId, yes: Yes = False, url: Url = DEFAULT_URL, key_f
 def download(
     snapshot: SnapshotId,
     file: Annotated[
-        Path | None, typer.Argument(help="Where to write it; `-` for standard output. Else ID.safetensors.")
+        Path | None, typer.Argument(help="The file to write; `-` for standard output. Default: ID.safetensors.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
 ) -> None:
-    """Write a snapshot to a file: one safetensors file that carries its own manifest.
+    """Write a snapshot to a file: one safetensors file that includes its manifest.
 
     Example: `acclimate snapshots download 919b827a77f65b5801bc435d winter.safetensors`
     """
     target = Path(f"{snapshot}.safetensors") if file is None else file
     to_output = str(target) == "-"
     if target.exists() and not (force or to_output):
-        raise MistakeError(f"there is a file {target} already; name another, or overwrite it by --force")
+        raise MistakeError(f"the file {target} exists; name another, or overwrite it by --force")
     with reach(url, key_file) as client:
         content = client.download(snapshot)
     if to_output:
@@ -142,7 +142,7 @@ def upload(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hand a snapshot file to a server; a stream there can be restored from it then.
+    """Upload a snapshot file to a server, so that streams there can be restored from it.
 
     Example: `acclimate snapshots upload winter.safetensors --url http://models:8000`
     """

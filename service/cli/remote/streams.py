@@ -16,32 +16,33 @@ from service.cli.remote.errors import MistakeError
 from service.cli.remote.options import AsJson, Guard, IfGeneration, KeyFile, Settings, StreamId, Url, Yes
 from service.client import Client, RefusedError, StreamRow
 
-app = typer.Typer(help="Look at streams and change them.", no_args_is_help=True)
+app = typer.Typer(help="List, show and change streams.", no_args_is_help=True)
 UNFIT = 422
-NONE = "There are no streams; the first request of one creates it, or `acclimate streams create`."
+NONE = "There are no streams. A stream's first request creates it, or `acclimate streams create`."
 
-Model = Annotated[str | None, typer.Option(help="The model; needed where several are served.")]
-Adapter = Annotated[str | None, typer.Option(help="The spec, as `unmix_tns+eta+lame`, or `auto`.")]
+Model = Annotated[str | None, typer.Option(help="The model; required if the server has several.")]
+Adapter = Annotated[str | None, typer.Option(help="The spec, such as `unmix_tns+eta+lame`, or `auto`.")]
 Mode = Annotated[
-    str | None, typer.Option(help="adapt: learn. frozen: answer only. shadow: answer as the source, learn beside it.")
+    str | None,
+    typer.Option(help="adapt: learn. frozen: answer only. shadow: learn, but answer as the source model."),
 ]
 Durability = Annotated[
     str | None,
-    typer.Option(help="ephemeral: lost at a restart. periodic: kept every few seconds. sync: before each answer."),
+    typer.Option(help="ephemeral: lost at a restart. periodic: saved every few seconds. sync: before each answer."),
 ]
 Batch = Annotated[
     int | None,
-    typer.Option("--adapt-batch-size", min=1, help="Images to wait for before a step; 1 for a step with each request."),
+    typer.Option("--adapt-batch-size", min=1, help="Images to collect for a step; 1 for a step with each request."),
 ]
 Idempotent = Annotated[
     bool | None,
-    typer.Option("--idempotent/--not-idempotent", help="Refuse a request id that comes again with another body."),
+    typer.Option("--idempotent/--not-idempotent", help="Refuse a request id that comes with another body."),
 ]
 
 
 @app.command("list")
 def list_streams(url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson = False) -> None:
-    """List all streams: how each fares, what it has learned, what it has met.
+    """List all streams with their state and signals.
 
     Columns that do not fit the terminal are left out. Example: `acclimate streams list --json | jq -r '.[].id'`
     """
@@ -52,7 +53,7 @@ def list_streams(url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJs
 
 @app.command()
 def show(stream: StreamId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson = False) -> None:
-    """Show one stream in full: settings, what it has learned, its signals, its guard.
+    """Show one stream in full: its settings, state, signals and guard.
 
     Example: `acclimate streams show camera-7`
     """
@@ -64,7 +65,7 @@ def show(stream: StreamId, url: Url = DEFAULT_URL, key_file: KeyFile = None, as_
 
 @app.command()
 def create(
-    stream: Annotated[str | None, typer.Argument(help="Its id; without one the server makes one.")] = None,
+    stream: Annotated[str | None, typer.Argument(help="The stream's id. Default: the server makes one up.")] = None,
     model: Model = None,
     adapter: Adapter = None,
     option: Settings = None,
@@ -77,11 +78,11 @@ def create(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a stream; what is left out is the model's default.
+    """Create a stream. Omitted settings take the model's defaults.
 
     Example: `acclimate streams create camera-7 --adapter batch+eta --option eta.lr=1e-4 --guard every=1000`
     """
-    settings = _given(
+    settings = _set_only(
         id=stream, model=model, adapter=adapter, mode=mode, durability=durability, adapt_batch_size=adapt_batch_size,
         idempotent=idempotent,
     )  # fmt: skip
@@ -108,12 +109,12 @@ def change(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change settings of a stream; options and rules that are not named stay as they are.
+    """Change settings of a stream. Options and rules that are not named stay.
 
-    A new adapter starts from its initial state, and options may do so too; that is asked for first.
+    A new adapter, or options that change shapes, start from the initial state; the command asks before that.
     Example: `acclimate streams set camera-7 --mode frozen`
     """
-    settings = _given(
+    settings = _set_only(
         adapter=adapter, mode=mode, durability=durability, adapt_batch_size=adapt_batch_size, idempotent=idempotent
     )
     if not (settings or option or guard):
@@ -140,7 +141,7 @@ def reset(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Return a stream to the source state; says first what will be lost.
+    """Return a stream to the source state, after a question that names the loss.
 
     Example: `acclimate streams reset camera-7 --if-generation 300`
     """
@@ -158,7 +159,7 @@ def delete(
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
 ) -> None:
-    """End a stream and forget what it has learned; its snapshots stay. A stream that is unfit or damaged ends too.
+    """End a stream and delete its state; its snapshots stay. Unfit and damaged streams can be ended too.
 
     Example: `acclimate streams delete camera-7`
     """
@@ -172,13 +173,13 @@ def delete(
 @app.command()
 def watch(
     stream: StreamId,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between requests to the server.")] = 1.0,
     count: Annotated[int | None, typer.Option(min=1, help="Stop after so many lines.")] = None,
     url: Url = DEFAULT_URL,
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a line whenever a stream has changed or answered; Ctrl-C ends it. With --json, its JSON on a line.
+    """Print a line whenever a stream has changed or answered, until Ctrl-C. With --json, each line is its JSON.
 
     Example: `acclimate streams watch camera-7 --every 5`
     """
@@ -191,7 +192,7 @@ def watch(
 
 
 def _loss_by_reset(client: Client, stream: str, generation: int | None) -> str:
-    """Return what a reset loses; a stream that is unfit for its model, or damaged, can be reset too.
+    """Describe the loss by a reset. A stream that is unfit for its model, or damaged, can be reset too.
 
     Raises:
         RefusedError: If the server would refuse the reset.
@@ -205,7 +206,7 @@ def _loss_by_reset(client: Client, stream: str, generation: int | None) -> str:
 
 
 def _loss(client: Client, stream: str, what: str) -> str:
-    """Return what a stream loses; of one that is unfit for its model, or damaged, in the server's words."""
+    """Describe a stream's loss. For an unfit or damaged stream, the server's error is used."""
     try:
         return loss_of_state(client, client.stream(stream), what)
     except RefusedError as error:
@@ -214,7 +215,7 @@ def _loss(client: Client, stream: str, what: str) -> str:
         return f"{error}. What it has learned is lost."
 
 
-def _given(**settings: Any) -> dict[str, Any]:
+def _set_only(**settings: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""`acclimate streams watch`: a line whenever a stream has moved on, as vmstat has for a machine."""
+"""`acclimate streams watch`: prints a line whenever a stream has changed, as vmstat does for a machine."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,25 +11,25 @@ from service.client import Client, StreamView
 HEADINGS = f"{'time':8}  {'generation':>10}  {'entropy':>7}  {'':16}  {'drift':>6}  {'agreement':>9}  {'size':>8}"
 BAR = 16
 BAR_NATS = 2.0
-"""Entropy at which the bar is full."""
+"""Entropy in nats at which the bar is full."""
 
 
 def moves(
     client: Client, stream_id: str, every_seconds: float, pause: Callable[[float], None] = time.sleep
 ) -> Iterator[StreamView]:
-    """Yield a stream as it is, and again whenever its generation, mode or adapter has changed."""
-    known = None
+    """Yield a stream now, and again whenever its generation, mode, adapter or time of use has changed."""
+    last = None
     while True:
         stream = client.stream(stream_id)
         seen = (stream.generation, stream.mode, stream.adapter, stream.last_used)
-        if seen != known:
-            known = seen
+        if seen != last:
+            last = seen
             yield stream
         pause(every_seconds)
 
 
 def line(stream: StreamView, now: float) -> Text:
-    """Return a stream's figures in one line."""
+    """Return a stream's figures on one line."""
     signals = stream.signals
     entropy = signals.get("entropy")
     filled = round(BAR * min(1.0, (entropy or 0.0) / BAR_NATS))
