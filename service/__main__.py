@@ -1,4 +1,4 @@
-"""The command `acclimate`, which `python -m service` is as well."""
+"""The command `acclimate`, also available as `python -m service`."""
 
 import sys
 from importlib import import_module
@@ -7,7 +7,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Load the command line and run it; Ctrl-C ends it without a traceback, while it is still loading too."""
+    """Load and run the command line. Ctrl-C ends it without a traceback, even while it loads."""
     try:
         import_module("service.cli.main").main()
     except KeyboardInterrupt:

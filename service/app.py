@@ -1,4 +1,4 @@
-"""create_app(settings): the only place where the server's objects are built and joined."""
+"""create_app(settings): builds the server's objects and connects them. Nothing else does."""
 
 import asyncio
 import os
@@ -85,7 +85,7 @@ from service.telemetry.metrics import Telemetry
 from service.telemetry.statistics import Statistics
 
 TRACES_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"
-"""Where traces go, OpenTelemetry's own setting; without it there are none."""
+"""The OpenTelemetry variable with the collector's address. Without it there are no traces."""
 DASHBOARD = Path(__file__).parent / "dashboard"
 CLEAN_SECONDS, DAY = 60.0, 86_400.0
 
@@ -228,7 +228,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(InterruptedByStop)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Audit, events=log_of_events)
-    app.include_router(infer.router(dataplane, settings.max_body_bytes))  # the first is found the soonest
+    app.include_router(infer.router(dataplane, settings.max_body_bytes))  # routes match in order: busiest first
     app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, readiness.troubles, metrics))
     app.include_router(repository.router(dataplane, hosted, statistics))
     app.include_router(unsupported.router())
@@ -249,7 +249,7 @@ def _opened(settings: Settings, checkpoints: Blobs) -> Database:
     """Open the catalogue.
 
     Raises:
-        SettingsError: If it cannot be opened, or knows no streams where there are checkpoints of some.
+        SettingsError: If it cannot be opened, or has no streams although the store has checkpoints of some.
     """
     new = settings.new_catalogue
     database = open_database(
@@ -265,7 +265,7 @@ def _opened(settings: Settings, checkpoints: Blobs) -> Database:
 
 
 def blobs_of(settings: Settings, place: str) -> Blobs:
-    """Return where a kind of blobs lies: under the blobs' URL, or in the data folder.
+    """Return the store for a kind of blobs: under the blobs' URL, or in the data folder.
 
     Raises:
         SettingsError: If the URL is wrong.
@@ -274,17 +274,17 @@ def blobs_of(settings: Settings, place: str) -> Blobs:
 
 
 def where(settings: Settings, place: str) -> str:
-    """Return the URL or folder of a kind of blobs."""
+    """Return the URL or folder for a kind of blobs."""
     return f"{settings.blobs.rstrip('/')}/{place}" if settings.blobs else str(settings.data / place)
 
 
 def limits_of(settings: Settings) -> RestLimits:
-    """Return when streams leave the memory, and when they end."""
+    """Return the limits after which streams leave the memory, or end."""
     return RestLimits(settings.resident_bytes, settings.rest_after_seconds, settings.end_after_days * DAY)
 
 
 async def _keeping_histories(histories: Histories, table: StreamTable) -> None:
-    """Write histories that have moved on, and remove those that nobody adds to, until cancelled."""
+    """Write changed histories and remove abandoned ones, until cancelled."""
     while True:
         await asyncio.sleep(CLEAN_SECONDS)
         await asyncio.to_thread(histories.keep_up, list(table))
@@ -294,16 +294,16 @@ async def _keeping_histories(histories: Histories, table: StreamTable) -> None:
 async def _cleaning(
     engine: Engine, places: Mapping[str, Blobs], events_log: EventLog, keeper: Keeper, events_seconds: float
 ) -> None:
-    """Remove blobs that nothing refers to any more, old events and old answers, until cancelled."""
+    """Remove unreferenced blobs, old events and old answers, until cancelled."""
     while True:
         await asyncio.sleep(CLEAN_SECONDS)
-        if not CLOCK.is_sure():  # it may be the clock that makes things look old
+        if not CLOCK.is_sure():  # a wrong clock may make things look old
             continue
         try:
             await asyncio.to_thread(garbage.collect, engine, places)
             await asyncio.to_thread(events_log.forget, events_seconds)
             await asyncio.to_thread(keeper.forget_ended)
-        except Exception as error:  # noqa: BLE001 - a store's failure must not end this
+        except Exception as error:  # noqa: BLE001 - a failing store must not end this loop
             log.error("store_not_cleaned", reason=str(error))
 
 
@@ -311,7 +311,7 @@ def load_models(settings: Settings, trials: Trials | None = None) -> dict[str, H
     """Load every bundle, by model name.
 
     Raises:
-        SettingsError: If two bundles have one name, or there is none.
+        SettingsError: If two bundles have the same name, or there is none.
         BundleError: If a bundle cannot be served.
     """
     loaded: dict[str, HostedModel] = {}
@@ -323,7 +323,7 @@ def load_models(settings: Settings, trials: Trials | None = None) -> dict[str, H
             raise SettingsError(f"two bundles are named {model.name!r}: {loaded[model.name].bundle.path} and {path}")
         loaded[model.name] = model
     if not loaded:
-        raise SettingsError("no bundle is given; expected one at least")
+        raise SettingsError("no bundle is given; expected at least one")
     return loaded
 
 

@@ -1,37 +1,37 @@
-"""What the server refuses, and why; api/problems.py alone knows the HTTP codes.
+"""The server's errors. api/problems.py alone maps them to HTTP codes.
 
 ServiceError
-├── MalformedError        not of the form that was expected
+├── MalformedError        the request does not have the expected form
 ├── UnauthenticatedError  no key, or an unknown one
 ├── ForbiddenError        a key without the scope; a foreign host or origin
 ├── UnknownError          no such model, stream or snapshot
-├── ConflictError         the same request id with another body; a stream of another model; a name taken
-├── MovedOnError          the stream's generation is not the one expected
+├── ConflictError         the same request id with another body; a stream of another model; a name in use
+├── MovedOnError          the stream is at another generation than expected
 ├── TooLargeError         bytes, images or pixels beyond a limit
-├── UnsupportedError      a content type or datatype that is not served
-├── UnfitError            well-formed, but not for this model, spec or stream
+├── UnsupportedError      an unsupported content type or datatype
+├── UnfitError            well-formed, but wrong for this model, spec or stream
 ├── BusyError             this stream or client sends too much; try again later
 ├── SaturatedError        the server is full, starting or draining; try again later
-├── DeadlineError         not answered in time
-├── StoreFullError        a snapshot could not be kept; the state in memory stays
+├── DeadlineError         no answer in time
+├── StoreFullError        the store has no room, or cannot be written; the state in memory stays
 ├── StoreDownError        the database or the object store does not answer; try again later
 ├── FencedError           another process has taken the stream over
-├── FailedError           the work itself failed: a fault of the model or of ours
+├── FailedError           the work itself failed: a fault of the model or of the server
 ├── BundleError           a folder that cannot be served as a model
-└── SettingsError         settings under which the server refuses to start
+└── SettingsError         settings that the server refuses to start with
 """
 
 
 class ServiceError(Exception):
-    """Any refusal of the server; the message says what was given and what was expected."""
+    """The server refuses; the message says what was given and what was expected."""
 
 
 class MalformedError(ServiceError):
-    """Not of the form that was expected."""
+    """The request does not have the expected form."""
 
 
 class UnauthenticatedError(ServiceError):
-    """No key was given, or one that is not known."""
+    """The request has no key, or an unknown one."""
 
 
 class ForbiddenError(ServiceError):
@@ -43,55 +43,55 @@ class UnknownError(ServiceError):
 
 
 class ConflictError(ServiceError):
-    """Another request, model or owner has taken the place."""
+    """Another request, model or owner is in the way."""
 
 
 class MovedOnError(ServiceError):
-    """The stream's generation is not the one expected."""
+    """The stream is at another generation than expected."""
 
 
 class TooLargeError(ServiceError):
-    """Bytes, images or pixels go beyond a limit."""
+    """Bytes, images or pixels exceed a limit."""
 
 
 class UnsupportedError(ServiceError):
-    """A content type or datatype that is not served."""
+    """The content type or datatype is not supported."""
 
 
 class UnfitError(ServiceError):
-    """Well-formed, but unfit for this model, spec or stream."""
+    """The request is well-formed, but wrong for this model, spec or stream."""
 
 
 class BusyError(ServiceError):
-    """This stream or client sends more than it may; after so many seconds it may send again."""
+    """This stream or client sends too much. It may send again after `seconds`."""
 
-    def __init__(self, said: str, seconds: float = 1.0) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, seconds: float = 1.0) -> None:
+        super().__init__(message)
         self.seconds = seconds
 
 
 class SaturatedError(ServiceError):
-    """The server cannot take more now: full, starting or draining."""
+    """The server takes no more requests now: it is full, starting or draining."""
 
 
 class DeadlineError(ServiceError):
-    """The answer did not come in time."""
+    """No answer came in time."""
 
 
 class StoreFullError(ServiceError):
-    """A snapshot could not be kept; the state in memory stays."""
+    """The store has no room, or cannot be written. The state in memory stays."""
 
 
 class StoreDownError(ServiceError):
-    """The database or the object store does not answer; nothing was changed."""
+    """The database or the object store does not answer."""
 
 
 class FencedError(ServiceError):
-    """Another process has taken the stream over; this one has let it go."""
+    """Another process has taken the stream over. This process drops it."""
 
 
 class FailedError(ServiceError):
-    """The work itself failed: a fault of the model or of ours; the log says which."""
+    """The work itself failed, by a fault of the model or of the server; the log has the details."""
 
 
 class BundleError(ServiceError):
@@ -99,4 +99,4 @@ class BundleError(ServiceError):
 
 
 class SettingsError(ServiceError):
-    """The server refuses to start under these settings."""
+    """The server refuses to start with these settings."""

@@ -1,4 +1,4 @@
-"""Runs the server as one process until it is told to stop; then it drains and keeps what streams have learned."""
+"""Runs the server as one process until a signal stops it. Then it drains and saves its streams."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from service.telemetry.logs import configure_logging
 
 
 class DrainingServer(uvicorn.Server):
-    """Answers `not ready` and takes no new requests from the moment it is told to stop."""
+    """A server that is not ready and takes no requests from the moment it is asked to stop."""
 
     def __init__(
         self, config: uvicorn.Config, lifecycle: Lifecycle, connections: Connections, drain_seconds: float
@@ -33,21 +33,21 @@ class DrainingServer(uvicorn.Server):
         self._drain_seconds = drain_seconds
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to stop; once a second, end connections whose clients take too long."""
+        """Return whether to stop, ten times a second. Once a second, close connections of slow clients."""
         if counter % 10 == 0:
             self._connections.sweep(monotonic())
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop in order; a thread that hangs would keep the process from its end, so that is ended then."""
+        """Stop in order. If a thread hangs, end the process by force, since it would not end by itself."""
         await super().shutdown(sockets)
         if self._lifecycle.hung:
             os._exit(HUNG)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's form
-        """Begin to drain on SIGTERM or SIGINT; a second SIGINT does not wait.
+        """Begin to drain on SIGTERM or SIGINT. A second SIGINT stops at once.
 
-        Unlike uvicorn's own, it does not raise the signal again at the end: an orderly stop is exit status 0.
+        Unlike uvicorn's method, this one does not raise the signal again at the end: an orderly stop has exit status 0.
         """
         self._lifecycle.begin_stop()
         if not self.should_exit:
@@ -57,10 +57,10 @@ class DrainingServer(uvicorn.Server):
 
 
 def run(settings: Settings, port: Port) -> None:
-    """Load what is served, then serve it on a port that was taken before, until SIGTERM or SIGINT.
+    """Load the models, then serve on a port that is already bound, until SIGTERM or SIGINT.
 
     Raises:
-        SettingsError: If the settings are unsafe, or several worker processes are asked for.
+        SettingsError: If the settings are unsafe, or several worker processes are requested.
         BundleError: If a bundle cannot be served.
     """
     if int(os.environ.get("WEB_CONCURRENCY", "1") or "1") > 1:

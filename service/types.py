@@ -1,4 +1,4 @@
-"""The shapes that cross borders inside the server."""
+"""Types that several packages of the server share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,25 +8,25 @@ import numpy as np
 import numpy.typing as npt
 
 Parameter: TypeAlias = str | int | float | bool
-"""What V2 allows as a parameter's value."""
+"""A V2 parameter's value."""
 Array: TypeAlias = npt.NDArray[np.generic]
 LARGEST_BATCH = 4096
-"""Most images that a stream may be set to wait for."""
+"""Largest adaptation batch of a stream, in images."""
 MAX_NOTE = 4096
-"""Most characters of a snapshot's note."""
+"""Most characters in a snapshot's note."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """What a model takes: one float tensor (N, *shape) within `value_range`, before mean and std.
+    """A model's input: one float tensor (N, *shape) within `value_range`, before mean and std.
 
     Attributes:
         name: The tensor's name on the wire.
         shape: (channels, height, width).
         datatype: The declared V2 datatype, FP32.
         value_range: Lowest and highest value of a pixel.
-        mean, std: Per channel, applied inside the prepared model.
-        resize: `stretch` encoded images, `crop` them (shorter side, then centre), or refuse other sizes (`exact`).
+        mean, std: One value per channel, applied inside the prepared model.
+        resize: For encoded images of other sizes: `stretch`, `crop` (shorter side, then centre), or refuse (`exact`).
     """
 
     name: str
@@ -40,13 +40,13 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Something worth telling of a stream.
+    """An event about a stream, before it is logged.
 
     Attributes:
         kind: drift, guard, probe, reset, and so on.
-        reason: Why, in words.
-        action: What was done; "" for nothing.
-        figures: The figures that it rests on.
+        reason: The cause, in words.
+        action: The action taken; "" for none.
+        figures: The numbers behind it.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Happening:
 
 @dataclass(frozen=True, slots=True)
 class JsonLimits:
-    """The most that one JSON text may hold. An empty array takes 70 times its two bytes once it is parsed."""
+    """Limits on one JSON text. Containers are counted since even an empty array takes 140 bytes once it is parsed."""
 
     bytes: int = 8 * 2**20
     containers: int = 250_000
@@ -68,7 +68,7 @@ class JsonLimits:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what one request may carry."""
+    """Limits on one request."""
 
     max_batch: int = 256
     max_pixels: int = 16_000_000
@@ -78,7 +78,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class WireTensor:
-    """A tensor as it came: an array of the declared shape, or encoded images as a list of bytes (BYTES)."""
+    """A tensor as received: an array of the declared shape, or encoded images as a list of bytes (BYTES)."""
 
     name: str
     shape: tuple[int, ...]
@@ -88,7 +88,7 @@ class WireTensor:
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """An output that the client asks for, and whether as binary data (None: as the request's default)."""
+    """A requested output, and its encoding: binary or not, or None for the request's default."""
 
     name: str
     binary: bool | None = None
@@ -100,12 +100,12 @@ class InferRequest:
 
     Attributes:
         inputs: Its tensors.
-        id: Its id, as the client gave it; "" for none.
+        id: Its id from the client; "" for none.
         key: Its idempotency key; "" for none.
-        digest: sha256 of the body, by which a retry is recognised; "" if it has neither id nor key.
+        digest: sha256 of the body, to recognise a retry; "" without an id or key.
         parameters: Its flat parameters.
-        outputs: The outputs that it asks for; () for all.
-        binary_output: Whether outputs are raw bytes where they do not say otherwise.
+        outputs: The requested outputs; () for all.
+        binary_output: True if outputs are raw bytes by default.
     """
 
     inputs: tuple[WireTensor, ...]
@@ -119,7 +119,7 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferResponse:
-    """An answer before it is encoded: outputs by name, in order, and flat parameters."""
+    """An answer before encoding: outputs by name, in order, and flat parameters."""
 
     model: str
     version: str

@@ -1,4 +1,4 @@
-"""Evidence that a stream answers worse than its source model would: pure, gathered at every look, kept with the state.
+"""Evidence that a stream answers worse than its source model would. It is updated at every look, and part of the state.
 
 Each look is one bet, however many images it holds, since the images of one request may be copies of each other.
 """
@@ -16,32 +16,32 @@ from adapters.values import PartState
 from service.monitoring.detectors import Alarm
 
 SHARPNESS = 5.0
-"""A source model that is less sure than 1 - 1 / SHARPNESS counts for nothing; certainty rises linearly above that."""
+"""Certainty is 0 up to a source confidence of 1 - 1 / SHARPNESS, and rises linearly to 1 at full confidence."""
 TOLERATED = 0.25
-"""Share of confidently contradicted images that is no harm. Streams that adapted rightly to the demo's corruptions
-stayed below it."""
+"""Harmless share of confidently contradicted images. Streams that adapted well to the demo's corruptions stayed
+below it."""
 CONTRADICTION_ALPHA = 1e-6
-"""One false alarm in a million looks on average, as long as no more than TOLERATED is contradicted in the mean."""
+"""Rate of false alarms per look, as long as the mean share of contradicted images is at most TOLERATED."""
 CONTRADICTION_BET = 2.0
 """Stake on the excess over TOLERATED: a look at one contradicted image multiplies the evidence by 2.5, and a look at
 one image that is not contradicted halves it."""
 FAR = 0.2
-"""A fall of the agreement by more than this is far below its own past."""
+"""Fall of the agreement that counts: an alarm means that it is further than this below its own past."""
 FALL_ALPHA = 1e-4
-"""One false alarm in ten thousand looks on average, as long as the agreement is no further below its past than FAR."""
+"""Rate of false alarms per look, as long as the agreement is at most FAR below its past."""
 FALL_BET = 1.5
 MEMORY = 16
-"""Looks that the recent means fade over."""
+"""Time constant of the recent means, in looks."""
 PAST = 64
-"""Looks that the usual agreement fades over."""
+"""Time constant of the usual agreement, in looks."""
 ENOUGH = 4
-"""Looks before the agreement has a past, and before the recent means count."""
+"""Minimum looks before the agreement has a past, and before the recent means count."""
 HURRY = math.log(3.0)
-"""Evidence above which the source model looks at every request."""
+"""Log evidence that makes the source model look at every request."""
 HOME = 0.1
-"""How much less accurate than on its own data the source model may seem while it is still believed."""
+"""Largest drop of the source model's estimated accuracy, against its own data, at which it is still believed."""
 SURE = 0.9
-"""Mean confidence of a source model that is believed, where no probe set says what it is on its own data."""
+"""Minimum mean confidence of a source model that is believed, if no probe set gives its accuracy on its own data."""
 LOWER = 0.2
 """Minimum gap between the estimated accuracies of the source model and of the stream. The uncertainty of the recent
 means comes on top."""
@@ -54,7 +54,7 @@ UNUSUAL_MEMORY = 64
 
 @dataclass(frozen=True)
 class SuspicionState(PartState):
-    """What speaks against a stream.
+    """The evidence against a stream.
 
     Attributes:
         looks: () int64 looks since the stream began.
@@ -64,8 +64,8 @@ class SuspicionState(PartState):
         agreement: Recent agreement.
         fall: () float64 log(1 + evidence) that the agreement is far below its past.
         before: () float64 the agreement before it fell; -1 while it has not.
-        own_accuracy: Recent accuracy of the stream as its own answers suggest.
-        source_accuracy: The same of the source model.
+        own_accuracy: Recent accuracy of the stream, estimated from its own answers.
+        source_accuracy: Recent accuracy of the source model, estimated from its answers to the same images.
         unusual: Recent share of images whose own norm statistics are unusual for the source.
     """
 
@@ -83,13 +83,13 @@ class SuspicionState(PartState):
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The source model's and the stream's answers to the same images of one look, n of them, all finite.
+    """Answers of the source model and the stream to the same n images of one look, all finite.
 
     Attributes:
         source, answers: (n, C) probabilities.
-        alone: (n,) distance of each image's norm statistics from the source's; empty where it is not known.
-        usual_distance: Distance that 99 % of the source's own images stay below, or None where it is not known.
-        calibration: What accuracy is estimated from, or None.
+        alone: (n,) distance of each image's norm statistics from the source's; empty if unknown.
+        usual_distance: The 99 % quantile of that distance over the source's own images; None if unknown.
+        calibration: The calibration of accuracy estimates, or None.
     """
 
     source: Tensor
@@ -129,12 +129,12 @@ def init() -> SuspicionState:
 
 
 def begun_again(state: SuspicionState) -> SuspicionState:
-    """Return the state after the stream went back: its past agreement and the share of unusual inputs stay."""
+    """Return the state after a reset or rollback. The past agreement and the share of unusual inputs stay."""
     return replace(init(), looks=state.looks, usual=state.usual, unusual=state.unusual)
 
 
 def update(state: SuspicionState, seen: Compared) -> tuple[SuspicionState, Alarm | None]:
-    """Take in one look; return the state after it, and an alarm if the agreement has fallen far below its past."""
+    """Return the state after one look, and an alarm if the agreement has fallen far below its past."""
     contradicted = float(_contradicted(seen).mean())
     agreement = float((seen.source.argmax(1) == seen.answers.argmax(1)).float().mean())
     evidence = _evidence(float(state.evidence), 1 + CONTRADICTION_BET * (contradicted - TOLERATED))
@@ -142,7 +142,7 @@ def update(state: SuspicionState, seen: Compared) -> tuple[SuspicionState, Alarm
         state,
         looks=state.looks + 1,
         contradiction=_recent(state.contradiction, contradicted),
-        evidence=_scalar(min(evidence, -math.log(CONTRADICTION_ALPHA) + 1)),  # soon forgotten once it is over
+        evidence=_scalar(min(evidence, -math.log(CONTRADICTION_ALPHA) + 1)),  # bounded, to fall soon afterwards
         agreement=_recent(state.agreement, agreement),
         own_accuracy=_recent(state.own_accuracy, _estimate(seen.answers, seen.calibration)),
         source_accuracy=_recent(state.source_accuracy, _estimate(seen.source, seen.calibration)),
@@ -152,7 +152,7 @@ def update(state: SuspicionState, seen: Compared) -> tuple[SuspicionState, Alarm
 
 
 def contradicts(state: SuspicionState, returns: float = 0.0) -> str:
-    """Say that the stream has contradicted a confident source model for long; "" if it has not.
+    """Describe a lasting contradiction of a confident source model; "" if there is none.
 
     `returns` is the decaying count of recent guard actions. At 1 or more, half of the logarithm of the evidence is
     enough: one false alarm in a thousand looks.
@@ -164,12 +164,12 @@ def contradicts(state: SuspicionState, returns: float = 0.0) -> str:
 
 
 def inputs_are_usual(state: SuspicionState) -> bool:
-    """Whether recent images, taken one by one, have norm statistics as source images do."""
+    """Return whether recent images, one by one, have the norm statistics of source images."""
     return float(state.unusual.mean) <= UNUSUAL
 
 
 def hurries(state: SuspicionState) -> bool:
-    """Whether the next request should be looked at too, to find out sooner."""
+    """Return whether the source model should also look at the next request, to decide sooner."""
     return max(float(state.evidence), float(state.fall)) > HURRY
 
 
@@ -180,10 +180,10 @@ def judged(
     budget: float,
     returns: float = 0.0,
 ) -> Suspicion:
-    """Return why the stream is suspected, the strongest cause first; `returns` as in `contradicts`.
+    """Return the strongest suspicion against the stream, or NONE; `returns` is as in `contradicts`.
 
-    A contradiction speaks for itself. The other signs also show on a stream that has rightly followed its inputs into
-    another domain, and count only while the source model is about as sure as on its own data. Estimated accuracies and
+    A contradiction needs no other sign. The other signs also appear on a stream that has rightly adapted to another
+    domain, so they count only while the source model is about as sure as on its own data. Estimated accuracies and
     the source gap count only while recent images are also usual one by one.
     """
     if reason := contradicts(state, returns):
@@ -211,19 +211,19 @@ def judged(
 
 
 def _contradicted(seen: Compared) -> Tensor:
-    """Return (n,) how surely each image is answered wrongly if the source model is right about its own images.
+    """Return (n,) the certainty, from 0 to 1, that each image is answered wrongly, by the source model's confidence.
 
-    An image whose statistics alone are unlike the source's is left out: there the source model may be sure and wrong.
+    It is 0 for an image with unusual statistics of its own: there the source model may be sure and wrong.
     """
-    confidence, known = seen.source.amax(1), seen.calibration
-    excess = 0.0 if known is None else max(float(known.confidence - known.accuracy), 0.0)
+    confidence, calibration = seen.source.amax(1), seen.calibration
+    excess = 0.0 if calibration is None else max(float(calibration.confidence - calibration.accuracy), 0.0)
     certainty = (1 - SHARPNESS * (1 - (confidence - excess))).clamp(0, 1)
     differs = seen.source.argmax(1) != seen.answers.argmax(1)
     return certainty * (differs & ~_unusual(seen))
 
 
 def _unusual(seen: Compared) -> Tensor:
-    """Return (n,) whether each image's own statistics are unusual for the source; False where no limit is known."""
+    """Return (n,) whether each image's own statistics are unusual for the source; all False without a limit."""
     if seen.usual_distance is None or len(seen.alone) != len(seen.source):
         return torch.zeros(len(seen.source), dtype=torch.bool)
     return ~(seen.alone <= seen.usual_distance)
@@ -236,9 +236,9 @@ def _compared_with_past(state: SuspicionState, agreement: float) -> tuple[Suspic
     line = usual - FAR - _doubt(state.usual, PAST)
     fall = 0.0
     if has_past and line > 0:
-        stake = min(FALL_BET, 0.9 / (1 - line))  # else a look of full agreement could cost everything
+        stake = min(FALL_BET, 0.9 / (1 - line))  # otherwise one look of full agreement could take all evidence
         fall = _evidence(float(state.fall), 1 + stake * (line - agreement))
-    if fall <= HURRY:  # what is in doubt is not taken for usual
+    if fall <= HURRY:  # the past is not updated while a fall is likely
         moved = _recent(state.usual, agreement, PAST)
         return replace(state, fall=_scalar(fall), usual=moved), None
     if fall <= -math.log(FALL_ALPHA):
@@ -250,13 +250,13 @@ def _compared_with_past(state: SuspicionState, agreement: float) -> tuple[Suspic
 
 
 def _doubt(mean: MeanState, memory: int) -> float:
-    """Return twice the greatest standard error of a share that is known from so many looks."""
+    """Return twice the largest standard error of a share measured over a mean's looks."""
     looks = -memory * math.log(max(1 - float(mean.weight), math.exp(-1)))
     return 1 / math.sqrt(max(looks, 1.0))
 
 
 def _after_a_fall(state: SuspicionState) -> SuspicionState:
-    """Wait for the agreement to come back near to where it was."""
+    """End the alarm's state once the agreement is back to within half of FAR."""
     before = float(state.before)
     return replace(state, before=_scalar(-1.0)) if float(state.agreement.mean) >= before - FAR / 2 else state
 
@@ -275,12 +275,12 @@ def _estimate(probabilities: Tensor, calibration: Calibration | None) -> float:
 
 
 def _evidence(logarithm: float, payoff: float) -> float:
-    """Return log(1 + evidence) after a bet: the evidence is the summed wealth of bets begun at every look."""
+    """Return log(1 + evidence) after a bet. The evidence is the total wealth of bets that start at every look."""
     return math.log1p(math.exp(logarithm) * payoff)
 
 
 def _recent(state: MeanState, value: float, memory: int = MEMORY) -> MeanState:
-    """Move a mean by one look: `moving_mean.update` in plain numbers, which take a tenth of the time here."""
+    """Update a mean with one look: `moving_mean.update` in plain numbers, which takes a tenth of the time here."""
     keep = math.exp(-1 / memory)
     weight = keep * float(state.weight) + (1 - keep)
     mean = float(state.mean)
@@ -289,7 +289,7 @@ def _recent(state: MeanState, value: float, memory: int = MEMORY) -> MeanState:
 
 
 def _weight(looks: int, memory: int) -> float:
-    """Return the weight of a mean over so many looks, less what rounding may take."""
+    """Return the weight of a mean over so many looks, minus a margin for rounding."""
     return 1 - math.exp(-(looks - 0.5) / memory)
 
 
