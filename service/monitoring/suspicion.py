@@ -142,7 +142,8 @@ def update(state: SuspicionState, seen: Compared) -> tuple[SuspicionState, Alarm
         state,
         looks=state.looks + 1,
         contradiction=_recent(state.contradiction, contradicted),
-        evidence=_scalar(min(evidence, -math.log(CONTRADICTION_ALPHA) + 1)),  # bounded, to fall soon afterwards
+        # Bounded, so that the evidence falls soon after a contradiction ends.
+        evidence=_scalar(min(evidence, -math.log(CONTRADICTION_ALPHA) + 1)),
         agreement=_recent(state.agreement, agreement),
         own_accuracy=_recent(state.own_accuracy, _estimate(seen.answers, seen.calibration)),
         source_accuracy=_recent(state.source_accuracy, _estimate(seen.source, seen.calibration)),

@@ -55,7 +55,7 @@ class Controlplane:
         self._keeper = keeper
         self.residence = residence
 
-    def check_known(self, stream_id: str) -> None:
+    def check_exists(self, stream_id: str) -> None:
         """Check that a stream of this id may exist. With a shared store, only the catalogue knows for sure.
 
         Raises:
@@ -91,7 +91,7 @@ class Controlplane:
             stream.waiting -= 1
         stream.touch()
         self.residence.note(stream)
-        self._recorder.tell(stream, Happening("created", f"with {fitted.spec}"))
+        self._recorder.log(stream, Happening("created", f"with {fitted.spec}"))
         return stream
 
     async def change(
@@ -131,7 +131,7 @@ class Controlplane:
             "durability": durability, "idempotent": idempotent,
         }  # fmt: skip
         changed = ", ".join(name for name, value in values.items() if value is not None) or "nothing"
-        self._recorder.tell(stream, Happening("changed", f"{changed}; now {stream.fitted.spec}, {stream.mode}"))
+        self._recorder.log(stream, Happening("changed", f"{changed}; now {stream.fitted.spec}, {stream.mode}"))
         return stream
 
     async def check_change(
@@ -158,7 +158,7 @@ class Controlplane:
         self._scheduler.check_open()
         record = await self.residence.end_resting(stream_id, expected)
         if record is not None:
-            self._recorder.tell_of(stream_id, record.model, _deleted(record.generation))
+            self._recorder.log_by_id(stream_id, record.model, _deleted(record.generation))
             return
         stream = await self.residence.get(stream_id)
 
@@ -168,7 +168,7 @@ class Controlplane:
             self.table.delete(stream.id)
 
         await self._in_steps(stream, job)
-        self._recorder.tell(stream, _deleted(stream.generation))
+        self._recorder.log(stream, _deleted(stream.generation))
 
     async def check_delete(self, stream_id: str, expected: int | None) -> None:
         """Run the checks of `delete`. Nothing changes.
@@ -195,7 +195,7 @@ class Controlplane:
 
         await self._in_turn(stream, job)
         self._telemetry.resets.labels(stream.model.name, "api").inc()
-        self._recorder.tell(stream, Happening("reset", "to the state before any batch", "reset"))
+        self._recorder.log(stream, Happening("reset", "to the state before any batch", "reset"))
         return stream
 
     async def take(self, stream_id: str, name: str | None, note: str, *, drop_inputs: bool) -> tuple[Manifest, int]:
@@ -223,7 +223,7 @@ class Controlplane:
             return "; ".join(filter(None, (warning_for(stream, manifest), restarted_monitors(stream, tensors))))
 
         warning = await self._in_steps(stream, self._counted("restore", job))
-        self._recorder.tell(stream, Happening("restored", f"from snapshot {snapshot_id}"))
+        self._recorder.log(stream, Happening("restored", f"from snapshot {snapshot_id}"))
         return stream, warning
 
     async def check_restore(self, stream_id: str, snapshot_id: str, expected: int | None) -> tuple[Stream, str]:
@@ -243,7 +243,7 @@ class Controlplane:
             state_for(stream, manifest, tensors)
             return warning_for(stream, manifest)
 
-        return stream, await self._scheduler.beside(job)
+        return stream, await self._scheduler.run_outside_turns(job)
 
     async def label(self, stream_id: str, labels: Mapping[str, Sequence[str | int]]) -> tuple[Feedback, int, list[str]]:
         """Accept late labels by request id.
@@ -270,7 +270,7 @@ class Controlplane:
 
         feedback, images, unknown = await self._in_turn(stream, job)
         if images:
-            self._recorder.tell(stream, Happening("labels", f"for {images} images", figures={"images": float(images)}))
+            self._recorder.log(stream, Happening("labels", f"for {images} images", figures={"images": float(images)}))
         return feedback, images, unknown
 
     async def upload(self, file: bytes) -> tuple[Manifest, int]:
@@ -292,7 +292,7 @@ class Controlplane:
                 content = file
             self._check_id(manifest)
             self._store.put(manifest.id, content)
-            self._recorder.tell_of(manifest.stream, manifest.model, Happening("uploaded", f"snapshot {manifest.id}"))
+            self._recorder.log_by_id(manifest.stream, manifest.model, Happening("uploaded", f"snapshot {manifest.id}"))
             return manifest, len(content)
 
         with self._counting("upload"):
@@ -320,13 +320,13 @@ class Controlplane:
         """Remove one snapshot."""
         manifest, _ = self._store.manifest(snapshot_id)
         self._store.delete(snapshot_id)
-        self._recorder.tell_of(manifest.stream, manifest.model, Happening("snapshot_deleted", snapshot_id))
+        self._recorder.log_by_id(manifest.stream, manifest.model, Happening("snapshot_deleted", snapshot_id))
 
     def _save(self, stream: Stream, name: str, note: str, *, drop_inputs: bool = False) -> Steps[tuple[Manifest, int]]:
         manifest, file = file_of(stream, name, note, drop_inputs=drop_inputs)
         yield partial(self._store.put, manifest.id, file)
         stream.parent = manifest.id
-        self._recorder.tell(stream, Happening("snapshot", f"{manifest.name} ({manifest.id}) taken"))
+        self._recorder.log(stream, Happening("snapshot", f"{manifest.name} ({manifest.id}) taken"))
         kept: tuple[Manifest, int] = yield partial(self._store.manifest, manifest.id)
         return kept
 
@@ -338,7 +338,7 @@ class Controlplane:
 
     async def _fitted(self, model: HostedModel, spec: str, options: Mapping[str, Any]) -> Fitted:
         await model.try_ahead(spec, options, self._scheduler.place(None))
-        return await self._scheduler.beside(lambda: model.fit(spec, options))
+        return await self._scheduler.run_outside_turns(lambda: model.fit(spec, options))
 
     def _refit(self, stream: Stream, fitted: Fitted) -> None:
         """Start from the new spec's initial state. Options that keep the spec and all shapes keep the state."""

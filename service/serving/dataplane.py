@@ -143,17 +143,17 @@ class Dataplane:
     async def _infer(self, model: HostedModel, request: InferRequest, header: str) -> tuple[InferResponse, float]:
         """Return the answer and the worker's time for it in seconds."""
         sequence, by = sequence_of(request, header), asyncio.get_running_loop().time() + timeout_of(request)
-        wanted = wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
+        requested = wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
         spec = model.bundle.input
         if all(tensor.datatype != "BYTES" for tensor in request.inputs):
             x = decode_input(request, spec, self.limits)
-            return await self._in_turn(model, request, sequence, x, wanted, by)
+            return await self._in_turn(model, request, sequence, x, requested, by)
         stream = self._table.find(sequence.stream_id or default_id(model))
         async with self._decoder.decoded(request, spec, stream) as x:
-            return await self._in_turn(model, request, sequence, x, wanted, by)
+            return await self._in_turn(model, request, sequence, x, requested, by)
 
     async def _in_turn(
-        self, model: HostedModel, request: InferRequest, sequence: Sequence, x: Tensor, wanted: tuple[str, ...],
+        self, model: HostedModel, request: InferRequest, sequence: Sequence, x: Tensor, requested: tuple[str, ...],
         by: float,
     ) -> tuple[InferResponse, float]:  # fmt: skip
         """Return the answer of the request's stream, created if needed, and the worker's time in seconds."""
@@ -161,7 +161,7 @@ class Dataplane:
         answered = None
         with TRACER.start_as_current_span("stream turn") as span:
             while answered is None:  # the stream ended while the request waited: start a new one
-                answered = await self._turn(model, sequence, identity, x, wanted, by)
+                answered = await self._turn(model, sequence, identity, x, requested, by)
             span.set_attributes({f"acclimate.{name}": answered[0].parameters[f"tta_{name}"] for name in TRACED})
         return answered
 
@@ -171,7 +171,7 @@ class Dataplane:
         sequence: Sequence,
         identity: RequestIdentity,
         x: Tensor,
-        wanted: tuple[str, ...],
+        requested: tuple[str, ...],
         by: float,
     ) -> tuple[InferResponse, float] | None:
         """Answer in the stream's turn, or with the kept answer of an ended stream; None if it ends while waiting."""
@@ -187,7 +187,7 @@ class Dataplane:
         stream = stream or self._created(model, chosen, named=bool(sequence.stream_id))
         if stream.model is not model:
             raise ConflictError(f"stream {chosen!r} belongs to model {stream.model.name!r}, not {model.name!r}")
-        return await self._submit(stream, sequence, identity, x, wanted, by)
+        return await self._submit(stream, sequence, identity, x, requested, by)
 
     async def _submit(
         self,
@@ -195,14 +195,14 @@ class Dataplane:
         sequence: Sequence,
         identity: RequestIdentity,
         x: Tensor,
-        wanted: tuple[str, ...],
+        requested: tuple[str, ...],
         by: float,
     ) -> tuple[InferResponse, float] | None:
         """Answer in the stream's turn; None if the stream ends while the request waits."""
         self._check_pace(stream)
         shared = Shared(stream, x, self._workshop)
         answered = await self._scheduler.submit_steps(
-            stream, lambda: self._answer(shared, sequence, identity, wanted), shared, by
+            stream, lambda: self._answer(shared, sequence, identity, requested), shared, by
         )
         self._prober.note(stream)
         self._keeper.note(stream)
@@ -226,12 +226,12 @@ class Dataplane:
         settings = {"mode": mode, "durability": self._settings.durability}
         stream = self._table.create(stream_id, model, model.default, **settings)
         self._residence.note(stream)
-        self._recorder.tell(stream, Happening("created", "by its first request"))
+        self._recorder.log(stream, Happening("created", "by its first request"))
         self._residence.hold(stream)
         return stream
 
     def _answer(
-        self, shared: Shared, sequence: Sequence, identity: RequestIdentity, wanted: tuple[str, ...]
+        self, shared: Shared, sequence: Sequence, identity: RequestIdentity, requested: tuple[str, ...]
     ) -> Steps[tuple[InferResponse, float] | None]:
         """Serve one request, on the worker in the stream's turn; None if the stream has ended."""
         stream, x = shared.stream, shared.x
@@ -247,12 +247,12 @@ class Dataplane:
             served = engine.serve(
                 stream,
                 x,
-                wants_source="source_probabilities" in wanted,
+                wants_source="source_probabilities" in requested,
                 source_check_every=self._settings.source_check_every,
                 step=shared.step,
             )
             seconds = perf_counter() - began + shared.seconds
-            response = response_of(stream, served, identity.id, wanted, named=bool(sequence.stream_id))
+            response = response_of(stream, served, identity.id, requested, named=bool(sequence.stream_id))
             # Without an id or a key, a request cannot be recognised as a retry.
             kept = [Answered(identity, response)] if identity.digest else []
             if sequence.end:
@@ -291,7 +291,7 @@ def _starts_new_stream(sequence: Sequence, identity: RequestIdentity) -> bool:
 
 
 def response_of(
-    stream: Stream, served: Served, request_id: str, wanted: tuple[str, ...], *, named: bool
+    stream: Stream, served: Served, request_id: str, requested: tuple[str, ...], *, named: bool
 ) -> InferResponse:
     """Return the answer to a request: the requested outputs, and facts about them as parameters.
 
@@ -299,7 +299,7 @@ def response_of(
         stream: The stream, after the request.
         served: The engine's result.
         request_id: The request's id.
-        wanted: Names of the requested outputs.
+        requested: Names of the requested outputs.
         named: True if the request named its stream.
     """
     return InferResponse(
@@ -307,22 +307,22 @@ def response_of(
         version=stream.model.bundle.toml.version,
         id=request_id,
         parameters=_facts(stream, served, named=named),
-        outputs=_outputs(served, wanted),
+        outputs=_outputs(served, requested),
     )
 
 
-def _outputs(served: Served, wanted: tuple[str, ...]) -> dict[str, Array]:
+def _outputs(served: Served, requested: tuple[str, ...]) -> dict[str, Array]:
     probabilities = served.output.probabilities
     tensors = {
         "logits": served.output.logits,
         "probabilities": probabilities,
         "source_probabilities": served.source,
     }
-    chosen = {name: tensor for name, tensor in tensors.items() if name in wanted and tensor is not None}
+    chosen = {name: tensor for name, tensor in tensors.items() if name in requested and tensor is not None}
     arrays = {name: tensor.float().numpy() for name, tensor in chosen.items()}  # networks may compute in float64
-    if "labels" in wanted:
+    if "labels" in requested:
         arrays["labels"] = labels(probabilities)
-    return {name: np.ascontiguousarray(arrays[name]) for name in wanted if name in arrays}
+    return {name: np.ascontiguousarray(arrays[name]) for name in requested if name in arrays}
 
 
 def _facts(stream: Stream, served: Served, *, named: bool) -> dict[str, Parameter]:

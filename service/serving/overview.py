@@ -53,13 +53,13 @@ class Watching:
 
     async def changes(self) -> AsyncIterator[tuple[list[Stream | Record], list[str]]]:
         """Yield the streams that were used or changed, and the ids of those that ended, whenever there are some."""
-        known = {stream.id: self._row_mark(stream) for stream in self.all()}
+        marks = {stream.id: self._row_mark(stream) for stream in self.all()}
         while not await self._closes_within(CHANGES_SECONDS):
             there = self.all()
             now = {stream.id: self._row_mark(stream) for stream in there}
-            changed = [stream for stream in there if known.get(stream.id) != now[stream.id]]
-            gone = [stream_id for stream_id in known if stream_id not in now]
-            known = now
+            changed = [stream for stream in there if marks.get(stream.id) != now[stream.id]]
+            gone = [stream_id for stream_id in marks if stream_id not in now]
+            marks = now
             if changed or gone:
                 yield changed, gone
 

@@ -141,7 +141,7 @@ class Prober:
             self._telemetry.observe_guard(stream.model.name, decision.action.value, decision.rule)
             figures = {"source_gap": result.source_gap, "forgetting": result.forgetting, "accuracy": result.accuracy}
             happening = Happening("guard", decision.reason, decision.action.value, figures)
-            self._recorder.tell(stream, happening)
+            self._recorder.log(stream, happening)
 
     def _report_features(self, stream: Stream, before: ProbeResult | None, result: ProbeResult) -> None:
         """Report features that have become unlike the source's, once until they are alike again."""
@@ -153,7 +153,7 @@ class Prober:
             f"features of the newest images are unlike the source's: MMD {found.mmd:.3f} (p {found.p_value:.3f}), "
             f"{100 * found.unlike:.0f} % of the dimensions differ"
         )
-        self._recorder.tell(stream, Happening("drift", reason, figures=asdict(found)))
+        self._recorder.log(stream, Happening("drift", reason, figures=asdict(found)))
 
 
 @torch.no_grad()

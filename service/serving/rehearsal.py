@@ -71,11 +71,11 @@ def _served(model: HostedModel, fitted: Fitted, x: Tensor) -> str:
     stream = Stream("rehearsal", model, fitted, initial_state(model, fitted), RetryLog(0, 0))
     for number in range(REQUESTS):
         request = codec.parse_request(*_body(model, x, number), Limits())
-        wanted = codec.wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
+        requested = codec.wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
         decoded = codec.decode_input(request, model.bundle.input, Limits())
         served = engine.serve(stream, decoded, wants_source=True, source_check_every=1)
         model.watch.layers(stream.state.monitors.seen)
-        codec.encode_response(response_of(stream, served, request.id, wanted, named=True), request)
+        codec.encode_response(response_of(stream, served, request.id, requested, named=True), request)
         if served.decision.rule == "non_finite":
             return served.decision.reason
         if not bool(torch.isfinite(served.output.probabilities).all()):

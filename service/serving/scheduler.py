@@ -106,7 +106,7 @@ class Scheduler:
         finally:
             self._move_depth(stream, -1)
 
-    async def beside(self, job: Callable[[], T], of: str = "") -> T:
+    async def run_outside_turns(self, job: Callable[[], T], of: str = "") -> T:
         """Run a job on the worker outside any stream's turn. The server's deadline applies.
 
         Raises:

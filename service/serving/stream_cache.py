@@ -206,7 +206,7 @@ class Residence:
         """Freeze a stream that was added to memory if its step ended the process twice, and record that."""
         held = self._suspects.hold(stream, again=again)
         if held is not None:
-            self._recorder.tell(stream, held)
+            self._recorder.log(stream, held)
 
     async def run(self) -> None:
         """Put streams to rest, and end unused ones, until cancelled."""
@@ -259,7 +259,7 @@ class Residence:
         there = await self._calls.run(partial(self._end, record))
         if there is None:
             self._forget(record.id)
-            self._recorder.tell_of(record.id, record.model, Happening("ended", "unused for as long as is allowed"))
+            self._recorder.log_by_id(record.id, record.model, Happening("ended", "unused for as long as is allowed"))
         else:
             self._used.pop(record.id, None)
             self.table.rest(there)
@@ -320,7 +320,9 @@ class Residence:
         if loaded is None:
             self.table.resting.pop(stream_id, None)
             return None
-        stream, lacks = await self._scheduler.beside(lambda: self._built(loaded, reset=reset), f"stream {stream_id!r}")
+        stream, lacks = await self._scheduler.run_outside_turns(
+            lambda: self._built(loaded, reset=reset), f"stream {stream_id!r}"
+        )
         if self._histories is not None:
             await asyncio.to_thread(self._histories.load, stream)
         self._forgotten.discard(stream_id)
@@ -330,7 +332,7 @@ class Residence:
         self.hold(stream, again=stream_id in self._unlogged)
         if lacks or stream_id in self._unlogged:
             self._unlogged.discard(stream_id)
-            self._recorder.tell(stream, _resumed(stream, loaded, lacks))
+            self._recorder.log(stream, _resumed(stream, loaded, lacks))
         return stream
 
     def _built(self, loaded: Loaded, *, reset: bool) -> tuple[Stream, str]:

@@ -88,12 +88,12 @@ class Suspects:
 
     def _judge(self, ticket: Ticket[Any], generation: int, beginnings: int) -> None:
         stream = ticket.stream
-        began_anew = stream.beginnings != beginnings
+        began_again = stream.beginnings != beginnings
         if self._journal.count(stream.id) >= HELD:
-            if began_anew and ticket.shared is None:  # an operator's reset; a client can start a sequence at any time
+            if began_again and ticket.shared is None:  # an operator's reset; a client can start a sequence at any time
                 self._journal.set_count(stream.id, 1)
             return
-        learned = stream.generation != generation and not began_anew
+        learned = stream.generation != generation and not began_again
         answered = stream.mode == "frozen" and ticket.shared is not None and ticket.has_succeeded
         if learned or answered:
             self._journal.set_count(stream.id, 0)

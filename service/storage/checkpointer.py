@@ -11,7 +11,7 @@ from functools import partial
 from service.errors import FencedError, ServiceError
 from service.models.worker import Worker
 from service.storage.changed_streams import Changes
-from service.storage.checkpoints import Checkpoints, Taken, Written, record_of, take
+from service.storage.checkpoints import Checkpoints, StreamCopy, Written, copy_stream, record_of
 from service.storage.ended_answers import LAST, EndedAnswers
 from service.storage.recorder import Recorder
 from service.storage.store_calls import StoreCalls
@@ -70,7 +70,7 @@ class Keeper:
         self._worker_hangs = False
         self._changed = Changes()
         self._writing: dict[str, threading.Event] = {}
-        self._running: set[asyncio.Future[list[Taken]]] = set()
+        self._running: set[asyncio.Future[list[StreamCopy]]] = set()
         self._wake = asyncio.Event()
 
     def append(self, stream: Stream, *new: Answered, always: bool = False) -> Steps[None]:
@@ -87,7 +87,7 @@ class Keeper:
         if not applies or _is_kept(stream):
             return
         with (yield from self._alone(stream)):
-            written = yield partial(self.checkpoints.write, [take(stream, *new)])
+            written = yield partial(self.checkpoints.write, [copy_stream(stream, *new)])
         if stream.id in written.failed:
             raise written.failed[stream.id]
         if stream.id in written.lost:
@@ -189,7 +189,7 @@ class Keeper:
                     log.error("streams_not_kept", streams=len(due), reason=str(error))
                     await asyncio.sleep(LOOK_SECONDS)
 
-    async def keep(self, streams: Iterable[Stream], *, final: bool = False) -> list[Taken]:
+    async def keep(self, streams: Iterable[Stream], *, final: bool = False) -> list[StreamCopy]:
         """Write streams as they are; return those that were written.
 
         Raises:
@@ -200,20 +200,20 @@ class Keeper:
         writing.add_done_callback(self._running.discard)
         return await asyncio.shield(writing)  # a write that has begun finishes even if its caller is cancelled
 
-    async def _write(self, there: Mapping[str, Stream], *, final: bool) -> list[Taken]:
+    async def _write(self, there: Mapping[str, Stream], *, final: bool) -> list[StreamCopy]:
         for stream_id in there:
             self._changed.calm(stream_id)  # a change noted from here on may miss this write
-        taking = partial(self._take, there.values(), final=final)
-        taken = taking() if self._worker_hangs else await self._worker.run(taking)
+        copying = partial(self._copy, there.values(), final=final)
+        copies = copying() if self._worker_hangs else await self._worker.run(copying)
         written = Written({}, set(), {})
         try:
-            written = await self._calls.run(partial(self.checkpoints.write, taken))
+            written = await self._calls.run(partial(self.checkpoints.write, copies))
         finally:
-            for each in taken:
+            for each in copies:
                 self._written(there[each.stream.id], each, written)
-            for each in taken:
+            for each in copies:
                 self._writing.pop(each.stream.id).set()
-        return [each for each in taken if each.stream.id in written.claims]
+        return [each for each in copies if each.stream.id in written.claims]
 
     def _alone(self, stream: Stream) -> Steps[AbstractContextManager[None]]:
         """Wait until no write of a stream runs, and prevent others until the block ends. Runs on the worker.
@@ -232,7 +232,7 @@ class Keeper:
         finally:
             self._writing.pop(stream_id).set()
 
-    def _take(self, streams: Iterable[Stream], *, final: bool) -> list[Taken]:
+    def _copy(self, streams: Iterable[Stream], *, final: bool) -> list[StreamCopy]:
         """Copy the streams that are in the table and not being written, on the worker unless that hangs at the stop.
 
         A stream whose job hangs is copied as it was before that job.
@@ -241,19 +241,19 @@ class Keeper:
             stream for stream in streams if self._table.find(stream.id) is stream and stream.id not in self._writing
         ]
         self._writing |= {stream.id: threading.Event() for stream in free}
-        return [_taken(stream, final=final) for stream in free]
+        return [_copy_before_job(stream, final=final) for stream in free]
 
-    def _written(self, stream: Stream, taken: Taken, written: Written) -> None:
+    def _written(self, stream: Stream, copied: StreamCopy, written: Written) -> None:
         if stream.id in written.lost:
             self._lose(stream)
         elif stream.id in written.claims:
-            self._kept(stream, taken, written.claims[stream.id])
+            self._kept(stream, copied, written.claims[stream.id])
         else:
             self._not_kept(stream, written.failed.get(stream.id))
 
-    def _kept(self, stream: Stream, taken: Taken, claim: Claim) -> None:
+    def _kept(self, stream: Stream, copied: StreamCopy, claim: Claim) -> None:
         self._checkpoints.labels("kept").inc()
-        _settle(stream, claim, taken.stream.generation)
+        _settle(stream, claim, copied.stream.generation)
         if stream.mark == claim.mark or stream.durability == "ephemeral":
             self._changed.drop(stream.id)
 
@@ -334,7 +334,7 @@ class Keeper:
                 self._table.delete(stream.id)
             else:
                 self._table.rest(record_of(stream, stream.claim))
-            self._recorder.tell(stream, Happening("fenced", "another process has taken the stream over"))
+            self._recorder.log(stream, Happening("fenced", "another process has taken the stream over"))
 
 
 def _is_kept(stream: Stream) -> bool:
@@ -348,8 +348,8 @@ def _settle(stream: Stream, claim: Claim, generation: int | None = None) -> None
     stream.kept = time.monotonic()
 
 
-def _taken(stream: Stream, *, final: bool) -> Taken:
+def _copy_before_job(stream: Stream, *, final: bool) -> StreamCopy:
     """Copy a stream; if its job is running, as it was before that job."""
     before = stream.before_job()
-    taken = take(stream, final=final)
-    return taken if before is stream else replace(taken, stream=before, answered=tuple(before.retries.entries()))
+    copied = copy_stream(stream, final=final)
+    return copied if before is stream else replace(copied, stream=before, answered=tuple(before.retries.entries()))

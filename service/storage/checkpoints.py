@@ -25,7 +25,7 @@ from service.telemetry.logs import log
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class StreamCopy:
     """A copy of a stream between two jobs of the worker. Its parts are immutable values.
 
     Attributes:
@@ -39,14 +39,14 @@ class Taken:
     final: bool = False
 
 
-def take(stream: Stream, *new: Answered, final: bool = False) -> Taken:
+def copy_stream(stream: Stream, *new: Answered, final: bool = False) -> StreamCopy:
     """Copy a stream to write it. Runs on the worker, so that nothing changes meanwhile. `new` are answers not sent yet.
 
     From here on the stream is unsettled, until the write is known to have taken effect.
     """
-    taken = Taken(copy.copy(stream), (*stream.retries.entries(), *new), final)
+    copied = StreamCopy(copy.copy(stream), (*stream.retries.entries(), *new), final)
     stream.unsettled = stream.unsettled or "write"
-    return taken
+    return copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Checkpoints:
         epoch = self.catalogue.enrol(replace(record_of(stream, claim), generation=0, ceiling=_ceiling(stream, 0)))
         return replace(claim, epoch=epoch)
 
-    def write(self, taken: Sequence[Taken]) -> Written:
+    def write(self, copies: Sequence[StreamCopy]) -> Written:
         """Write streams in one transaction. One stream that fails does not hold up the others.
 
         Raises:
@@ -117,7 +117,7 @@ class Checkpoints:
         """
         self.catalogue.check()  # otherwise each try would write blobs and fail at the row
         written = Written({}, set(), {})
-        prepared = self._prepared(taken, written)
+        prepared = self._prepared(copies, written)
         try:
             self._advance(prepared, written)
         except StoreFullError as error:  # nothing was committed
@@ -147,9 +147,9 @@ class Checkpoints:
         found = self.catalogue.ended(seconds, stream_id)
         return {name: [_answered(each) for each in kept] for name, kept in found.items()}
 
-    def _prepared(self, taken: Sequence[Taken], written: Written) -> list[_Prepared]:
+    def _prepared(self, copies: Sequence[StreamCopy], written: Written) -> list[_Prepared]:
         prepared, failures = [], 0
-        for each in taken:
+        for each in copies:
             if failures == GIVE_UP:
                 break
             try:
@@ -161,15 +161,15 @@ class Checkpoints:
                 written.failed[each.stream.id] = error
         return prepared
 
-    def _prepare(self, taken: Taken) -> _Prepared:
-        stream = taken.stream
+    def _prepare(self, copied: StreamCopy) -> _Prepared:
+        stream = copied.stream
         claim = self._claim(stream)
-        in_memory_alone = stream.durability == "ephemeral" and not taken.final
+        in_memory_alone = stream.durability == "ephemeral" and not copied.final
         name = claim.blob if in_memory_alone else self._blob(stream, claim)
         record = replace(record_of(stream, claim), blob=name)
-        record = replace(record, ceiling=record.generation) if taken.final else record
+        record = replace(record, ceiling=record.generation) if copied.final else record
         replaced = claim.blob if claim.blob != name else ""
-        move = Move(record, claim.generation, replaced, [_kept(each) for each in taken.answered])
+        move = Move(record, claim.generation, replaced, [_kept(each) for each in copied.answered])
         mark = () if in_memory_alone else stream.mark
         after = Claim(claim.epoch, stream.generation, name, claim.reserved, mark)
         return _Prepared(move, after, name if claim.blob != name else "")

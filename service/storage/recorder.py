@@ -51,16 +51,16 @@ class Recorder:
         self._events = events
         self._misfits = misfits
 
-    def tell_of(self, stream_id: str, model: str, happening: Happening) -> Event:
+    def log_by_id(self, stream_id: str, model: str, happening: Happening) -> Event:
         """Log an event about a stream that is not in memory."""
         self._telemetry.events.labels(happening.kind).inc()
         if happening.kind in CONTROL and CALLER.get():
             happening = replace(happening, reason=f"{happening.reason}, by {CALLER.get()}")
         return self._events.add(happening, stream_id, model)
 
-    def tell(self, stream: Stream, happening: Happening) -> None:
+    def log(self, stream: Stream, happening: Happening) -> None:
         """Log an event about a stream, and update its trouble."""
-        event = self.tell_of(stream.id, stream.model.name, happening)
+        event = self.log_by_id(stream.id, stream.model.name, happening)
         if happening.kind in SETTLING:
             stream.trouble = None
         elif happening.kind in TROUBLE and not _hidden(event, stream.trouble):
@@ -75,7 +75,7 @@ class Recorder:
         alarms = ((alarm.signal, alarm.detector) for alarm in served.findings.alarms)
         self._telemetry.observe_monitors(model, stream.monitored, alarms)
         for happening in _happenings(stream, served, now):
-            self.tell(stream, happening)
+            self.log(stream, happening)
         if served.findings.looked:
             self._judge(stream, now)
         if served.decision.rule:
@@ -107,7 +107,7 @@ class Recorder:
         found = suspicion.judged(monitors.suspicion, calibration, gap, stream.policy.budget, float(monitors.recent))
         begins = bool(found.cause) and not stream.suspicion.cause
         if begins and stream.merging.notices(found.cause, now):
-            self.tell(stream, Happening("suspected", found.reason, figures=stream.monitored))
+            self.log(stream, Happening("suspected", found.reason, figures=stream.monitored))
         stream.suspicion = found
 
 

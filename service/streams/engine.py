@@ -215,8 +215,8 @@ def _check_factor(stream: Stream) -> int:
 
 
 def _pausing(stream: Stream) -> str:
-    left = int(stream.state.monitors.pause)
-    return f"the guard went back a short time ago, learning pauses for {left} more requests" if left else ""
+    requests = int(stream.state.monitors.pause)
+    return f"the guard went back a short time ago, learning pauses for {requests} more requests" if requests else ""
 
 
 def _predict(stream: Stream, x: Tensor) -> StepOutput:

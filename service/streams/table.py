@@ -100,9 +100,9 @@ class StreamTable:
             SaturatedError: If the table is full.
         """
         check_id(stream_id)
-        known = len(self._streams.keys() | self.resting.keys())
-        if known >= self._max_streams:
-            raise SaturatedError(f"there are {known} streams, as many as allowed; delete one first")
+        count = len(self._streams.keys() | self.resting.keys())
+        if count >= self._max_streams:
+            raise SaturatedError(f"there are {count} streams, as many as allowed; delete one first")
         stream = self.made(stream_id, model, fitted, **settings)
         self.put(stream)
         return stream

@@ -54,10 +54,10 @@ def test_a_path_with_such_a_text_is_unknown(api, path):
 
 
 def test_events_with_such_texts_are_written_and_hold_up_no_others(api):
-    control = api.app.state.residence._recorder
-    log = control._events
+    recorder = api.app.state.residence._recorder
+    log = recorder._events
     for reason in ("before", f"GET /{NUL}", f"GET /{LONE}", "after"):
-        control.tell_of("s", "reference", Happening("seen", reason))
+        recorder.log_by_id("s", "reference", Happening("seen", reason))
 
     def stored():
         with log._engine.connect() as connection:
@@ -71,14 +71,14 @@ def test_events_with_such_texts_are_written_and_hold_up_no_others(api):
 def test_an_event_that_cannot_be_written_or_is_there_already_holds_up_no_others(api):
     log = api.app.state.residence._recorder._events
     first = log.add(Happening("seen", "first"))
-    wait(api, lambda: not log._left and log._unwritten.empty())
+    wait(api, lambda: not log._pending and log._unwritten.empty())
 
-    log._left.append(first)  # as where the reply to its commit was lost
-    log._left.append(first.__class__(first.id + 10, first.time, "seen", "s" * 1000, "m", "", "too long", {}))
-    log._left.append(first.__class__(first.id + 11, first.time, "seen", "s", "m", "", "last", {}))
-    log._write_left()
+    log._pending.append(first)  # as where the reply to its commit was lost
+    log._pending.append(first.__class__(first.id + 10, first.time, "seen", "s" * 1000, "m", "", "too long", {}))
+    log._pending.append(first.__class__(first.id + 11, first.time, "seen", "s", "m", "", "last", {}))
+    log._write_pending()
 
     with log._engine.connect() as connection:
         reasons = [row.reason for row in connection.execute(EVENTS.select().order_by(EVENTS.c.id))]
     assert (reasons[0], reasons[-1]) == ("first", "last")
-    assert not log._left
+    assert not log._pending

@@ -30,7 +30,7 @@ class Audit:
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] in REFUSED:
-                self._tell(scope, address, message["status"])
+                self._log_refusal(scope, address, message["status"])
             await send(message)
 
         token = CALLER.set(address)
@@ -39,7 +39,7 @@ class Audit:
         finally:
             CALLER.reset(token)
 
-    def _tell(self, scope: Scope, address: str, status: int) -> None:
+    def _log_refusal(self, scope: Scope, address: str, status: int) -> None:
         if not self._buckets.take(address):
             said = f"{scope['method']} {scope['path'][:MAX_PATH]} by {address}: {status}"
             self._events.add(Happening("refused", said, figures={"status": float(status)}))

@@ -91,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._table = Connections(2**31) if connections is None else connections
         self._patience = patience or Patience()
         self._in_head = self._in_body = False
-        self._begun = 0  # messages that began in the data being parsed
+        self._messages_begun = 0  # messages that began in the data being parsed
         self._piece_body = 0  # bytes of bodies in that data
         self._head_bytes = self._headers = self._framing = self._body_bytes = self._chunks = 0
         self._unanswered = 0  # requests without a complete answer; the first one is being answered
@@ -170,7 +170,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._discard(len(data))
             return
         was_idle = not (self._in_head or self._in_body)
-        self._begun = self._piece_body = 0
+        self._messages_begun = self._piece_body = 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -183,10 +183,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _count_framing(self, spent: int, *, was_idle: bool) -> None:
         """Count the bytes outside of bodies. If data holds parts of several messages, only complete headers count."""
-        if self._begun == 0:
+        if self._messages_begun == 0:
             self._framing += spent
         else:
-            self._framing = spent if self._begun == 1 and was_idle else 0
+            self._framing = spent if self._messages_begun == 1 and was_idle else 0
         if (self._in_head or self._in_body) and self._framing > MAX_HEAD + self._body_bytes // FRAMING_SHARE:
             self._refuse_framing()
 
@@ -218,7 +218,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.TOO_MANY_REQUESTS, said)
             raise RefusedError
         super().on_message_begin()
-        self._begun += 1
+        self._messages_begun += 1
         self._in_head = True
         self._head_bytes = self._headers = self._body_bytes = self._chunks = 0
         self._discarded = 0

@@ -23,7 +23,7 @@ def router(control: Controlplane) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["control plane"])
 
     async def existing(stream_id: StreamId) -> None:
-        control.check_known(stream_id)
+        control.check_exists(stream_id)
 
     must_exist = [Depends(existing)]
 

@@ -66,7 +66,7 @@ def _changes(control: Controlplane) -> APIRouter:
     routes = APIRouter()
 
     async def existing(stream_id: StreamId) -> None:
-        control.check_known(stream_id)
+        control.check_exists(stream_id)
 
     # The path is checked before the body: an unknown stream is 404 whatever the body holds.
     @routes.patch(

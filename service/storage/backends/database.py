@@ -171,15 +171,15 @@ def _check_schema(engine: Engine) -> None:
     Raises:
         SettingsError: If this version does not know the schema.
     """
-    known = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
+    revisions = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
     with engine.connect() as connection:
         there = MigrationContext.configure(connection).get_current_heads()
-    unknown = set(there) - set(known)
+    unknown = set(there) - set(revisions)
     if unknown:
         raise SettingsError(
             f"the catalogue {_shown(str(engine.url))} has schema {', '.join(sorted(unknown))}, and this version of "
-            f"Acclimate knows schemas up to {known[0]}: a newer version made it; start that version, or name another "
-            "folder by --data"
+            f"Acclimate knows schemas up to {revisions[0]}: a newer version made it; start that version, or name "
+            "another folder by --data"
         )
 
 

@@ -64,7 +64,7 @@ class SnapshotStore:
         Raises:
             UnknownError: If there is none of this id.
         """
-        _check_known(snapshot_id)
+        _check_id(snapshot_id)
         query = select(SNAPSHOTS.c.manifest, SNAPSHOTS.c.size).where(SNAPSHOTS.c.id == snapshot_id)
         with available(), self._engine.connect() as connection:
             row = connection.execute(query).first()
@@ -92,7 +92,7 @@ class SnapshotStore:
         Raises:
             UnknownError: If there is none of this id.
         """
-        _check_known(snapshot_id)
+        _check_id(snapshot_id)
         with available(), self._engine.begin() as connection:
             if not connection.execute(delete(SNAPSHOTS).where(SNAPSHOTS.c.id == snapshot_id)).rowcount:
                 raise UnknownError(f"there is no snapshot {snapshot_id[:200]!r}")
@@ -107,12 +107,12 @@ class SnapshotStore:
         Snapshots that are damaged, or that another process is writing, are left alone.
         """
         with available(), self._engine.connect() as connection:
-            known = set(connection.execute(select(SNAPSHOTS.c.id)).scalars())
+            stored = set(connection.execute(select(SNAPSHOTS.c.id)).scalars())
             noted = set(connection.execute(select(GARBAGE.c.blob)).scalars())
         adopted = 0
         for name in list(self._blobs.names()):
             snapshot_id = name.removesuffix(SUFFIX)
-            if ID.fullmatch(snapshot_id) and snapshot_id not in known and _blob(snapshot_id) not in noted:
+            if ID.fullmatch(snapshot_id) and snapshot_id not in stored and _blob(snapshot_id) not in noted:
                 adopted += self._adopt(snapshot_id)
         return adopted
 
@@ -138,7 +138,7 @@ def _readable(rows: Sequence[tuple[str, str, int]]) -> Iterator[tuple[Manifest, 
             log.warning("snapshot_unreadable", snapshot=snapshot_id, reason=str(error))
 
 
-def _check_known(snapshot_id: str) -> None:
+def _check_id(snapshot_id: str) -> None:
     """Check that an id has the form of a snapshot id, before it goes to the database."""
     if not ID.fullmatch(snapshot_id):
         raise UnknownError(f"there is no snapshot {snapshot_id[:200]!r}")

@@ -84,10 +84,10 @@ def test_a_drift_hides_no_guard_that_acted_a_moment_ago(api, guard_age, badge):
     stream = residence.table.find("s")
     recorder = residence._recorder
 
-    recorder.tell(stream, Happening("guard", "one class", "rolled_back"))
+    recorder.log(stream, Happening("guard", "one class", "rolled_back"))
     stream.trouble = replace(stream.trouble, time=stream.trouble.time - guard_age)
-    recorder.tell(stream, Happening("drift", "entropy rose"))
-    recorder.tell(stream, Happening("seen", "entropy rose again"))
+    recorder.log(stream, Happening("drift", "entropy rose"))
+    recorder.log(stream, Happening("seen", "entropy rose again"))
 
     (row,) = api("GET", "/v1/overview").json()["streams"]
     assert row["badge"] == badge
