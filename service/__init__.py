@@ -2,7 +2,7 @@
 
 import os
 
-# ONNX Runtime reports its use to its maker from the first import on; a server of other people's images does not.
+# ONNX Runtime sends usage data to its maker from the first import on. A server of other people's images must not.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# PyTorch's threads (GNU OpenMP) else stay awake for milliseconds after each operation, on cores that others wait for.
+# Otherwise PyTorch's threads (GNU OpenMP) spin for milliseconds after each operation, on cores that others need.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

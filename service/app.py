@@ -173,8 +173,8 @@ def create_app(settings: Settings) -> FastAPI:
         supervisor.start("store_watch", store_watch.run)
         supervisor.start("step_watch", step_watch.run)
         events_seconds = settings.events_days * DAY
-        supervisor.start("cleaner", lambda: _cleaning(database.engine, places, log_of_events, keeper, events_seconds))
-        supervisor.start("histories", lambda: _keeping_histories(histories, table))
+        supervisor.start("cleaner", lambda: _clean(database.engine, places, log_of_events, keeper, events_seconds))
+        supervisor.start("histories", lambda: _keep_histories(histories, table))
         yield
         await stop(lifecycle, scheduler, keeper, supervisor, calls, settings.drain_seconds)
         lasting = [each for each in table if each.durability != "ephemeral"]
@@ -257,7 +257,7 @@ def _opened(settings: Settings, checkpoints: Blobs) -> Database:
         store_seconds=settings.store_seconds,
     )  # fmt: skip
     try:
-        orphans.check(database.engine, checkpoints, where(settings, CHECKPOINTS), new_catalogue=new)
+        orphans.check(database.engine, checkpoints, location_of(settings, CHECKPOINTS), new_catalogue=new)
     except ServiceError:
         database.close()
         raise
@@ -270,10 +270,11 @@ def blobs_of(settings: Settings, place: str) -> Blobs:
     Raises:
         SettingsError: If the URL is wrong.
     """
-    return ObjectBlobs(where(settings, place)) if settings.blobs else FolderBlobs(Path(where(settings, place)))
+    location = location_of(settings, place)
+    return ObjectBlobs(location) if settings.blobs else FolderBlobs(Path(location))
 
 
-def where(settings: Settings, place: str) -> str:
+def location_of(settings: Settings, place: str) -> str:
     """Return the URL or folder for a kind of blobs."""
     return f"{settings.blobs.rstrip('/')}/{place}" if settings.blobs else str(settings.data / place)
 
@@ -283,7 +284,7 @@ def limits_of(settings: Settings) -> RestLimits:
     return RestLimits(settings.resident_bytes, settings.rest_after_seconds, settings.end_after_days * DAY)
 
 
-async def _keeping_histories(histories: Histories, table: StreamTable) -> None:
+async def _keep_histories(histories: Histories, table: StreamTable) -> None:
     """Write changed histories and remove abandoned ones, until cancelled."""
     while True:
         await asyncio.sleep(CLEAN_SECONDS)
@@ -291,7 +292,7 @@ async def _keeping_histories(histories: Histories, table: StreamTable) -> None:
         await asyncio.to_thread(histories.forget_old)
 
 
-async def _cleaning(
+async def _clean(
     engine: Engine, places: Mapping[str, Blobs], events_log: EventLog, keeper: Keeper, events_seconds: float
 ) -> None:
     """Remove unreferenced blobs, old events and old answers, until cancelled."""

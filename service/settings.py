@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     max_held_bytes: int = Field(default=2**29, ge=1024)
     """Most bytes of all request bodies in memory; beyond it 503."""
     max_listeners: int = Field(default=128, ge=1)
-    """Most clients that follow events or figures, as each open dashboard does; beyond it 503."""
+    """Most clients of live updates, such as open dashboards; beyond it 503."""
     max_connections: int = Field(default=0, ge=0)
     """Most connections; beyond it idle ones close first, then 503. 0 for as many as file descriptors allow."""
     head_seconds: float = Field(default=10.0, gt=0)
@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     keep_misfits: int = Field(default=0, ge=0, le=64)
     """Images per stream, in memory, that it was unsure of, for the dashboard; 0 for none."""
     feedback_images: int = Field(default=10_000, ge=0)
-    """Answered images per stream for which late labels are accepted."""
+    """Answered images per stream that late labels are accepted for."""
     feedback_days: float = Field(default=7.0, gt=0)
     """Days after an answer during which its late labels are accepted."""
     retry_entries: int = Field(default=32, ge=0)

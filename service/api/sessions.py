@@ -50,7 +50,7 @@ class Sessions:
         token = request.cookies.get(COOKIE, "")
         digest, ends = self._digests.get(_sha256(token), ("", 0.0)) if token else ("", 0.0)
         remaining = ends - time.time()
-        # A longer rest than a whole session means that the clock was set back; the session is older than it looks.
+        # More time left than a whole session means that the clock was set back, so the session's true age is unknown.
         return digest if 0 < remaining <= SESSION_SECONDS and not is_foreign(request) else ""
 
     def _write(self) -> None:

@@ -108,16 +108,16 @@ def main() -> None:
         Console(stderr=True).print("acclimate: nothing was done", highlight=False)
         sys.exit(1)
     except TyperException as error:
-        _refuse(_of_usage(error))
+        _refuse(_usage_error(error))
     except ValidationError as error:
-        _refuse(sentences(map(_of_setting, error.errors())))
+        _refuse(sentences(map(_setting_error, error.errors())))
     except UnreadableError as error:
         _refuse(_not_json(error))
     except (ServiceError, RefusedError, MistakeError) as error:
         _refuse(str(error))
 
 
-def _of_usage(error: TyperException) -> str:
+def _usage_error(error: TyperException) -> str:
     """Describe an error in options and arguments, with the wording of other validation errors if pydantic found it."""
     cause, context = error.__cause__, getattr(error, "ctx", None)
     if isinstance(cause, ValidationError):
@@ -129,7 +129,7 @@ def _of_usage(error: TyperException) -> str:
     return f"{said}; see `{context.command_path} --help`" if context is not None else said
 
 
-def _of_setting(problem: Any) -> dict[str, Any]:
+def _setting_error(problem: Any) -> dict[str, Any]:
     """Return a validation error located at the environment variable, if the value came from there."""
     name = str(problem["loc"][0]) if problem["loc"] else ""
     variable = f"ACCLIMATE_{name.upper()}"

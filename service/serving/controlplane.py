@@ -248,12 +248,10 @@ class Controlplane:
     async def label(self, stream_id: str, labels: Mapping[str, Sequence[str | int]]) -> tuple[Feedback, int, list[str]]:
         """Accept late labels by request id.
 
-        Returns:
-            The stream's feedback after it, the number of images labelled, and the request ids without a kept answer.
+        Return the stream's feedback, the number of images labelled, and the requests that are unknown or labelled.
 
         Raises:
-            UnfitError: If a label is no class of the model, or a request has more or fewer labels than images; then
-                no label is accepted.
+            UnfitError: If a label is no class of the model, or the number of labels differs from the number of images.
         """
         stream = await self.residence.get(stream_id)
         numbers = {name: number for number, name in enumerate(stream.model.bundle.classes)}

@@ -137,7 +137,7 @@ class Prober:
         verdicts = Verdicts(source_gap=result.source_gap)
         decision = decide(verdicts, stream.policy)
         if decision.action is not Action.KEPT and stream.mode != "frozen":
-            engine.guarded(stream, decision)
+            engine.apply_guard(stream, decision)
             self._telemetry.observe_guard(stream.model.name, decision.action.value, decision.rule)
             figures = {"source_gap": result.source_gap, "forgetting": result.forgetting, "accuracy": result.accuracy}
             happening = Happening("guard", decision.reason, decision.action.value, figures)

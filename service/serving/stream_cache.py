@@ -14,7 +14,7 @@ from service.models.hosted import HostedModel
 from service.serving.scheduler import Scheduler
 from service.serving.suspects import Suspects
 from service.storage.checkpointer import Keeper
-from service.storage.checkpoints import Loaded, built, load, model_of, record_of
+from service.storage.checkpoints import Loaded, build, load, model_of, record_of
 from service.storage.history_files import Histories
 from service.storage.recorder import Recorder
 from service.storage.store_calls import StoreCalls
@@ -95,7 +95,7 @@ class Residence:
         self._unlogged: set[str] = set()
         self._forgotten: set[str] = set()
         self._used: dict[str, float] = {}
-        self._coming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._free = float(limits.resident_bytes)
         self._wake = asyncio.Event()
 
@@ -135,8 +135,8 @@ class Residence:
         stream = self.table.find(stream_id)
         if stream is not None or not self.may_know(stream_id):
             return stream
-        async with self._alone(stream_id):
-            return self.table.find(stream_id) or await self._brought(stream_id, reset=reset)
+        async with self._lock_of(stream_id):
+            return self.table.find(stream_id) or await self._load(stream_id, reset=reset)
 
     async def end_resting(self, stream_id: str, expected: int | None, *, dry_run: bool = False) -> Record | None:
         """End a resting stream by its record alone. Its model need not be served, nor its state be readable.
@@ -153,15 +153,15 @@ class Residence:
             MovedOnError: If it is at another generation than expected.
             StoreDownError: If the store does not answer.
         """
-        async with self._alone(stream_id):
+        async with self._lock_of(stream_id):
             if self.table.find(stream_id) is not None or not self.may_know(stream_id):
                 return None
-            record = await self._calls.run(partial(self._removed, stream_id, expected, dry_run=dry_run))
+            record = await self._calls.run(partial(self._remove_row, stream_id, expected, dry_run=dry_run))
             if record is None or not dry_run:
                 self._forget(stream_id)
             return record
 
-    def _removed(self, stream_id: str, expected: int | None, *, dry_run: bool) -> Record | None:
+    def _remove_row(self, stream_id: str, expected: int | None, *, dry_run: bool) -> Record | None:
         """Remove a stream's row and return it; None if there is none. With `dry_run`, only check and return it."""
         catalogue = self._keeper.checkpoints.catalogue
         record = catalogue.find(stream_id)
@@ -184,9 +184,9 @@ class Residence:
         self._forgotten.discard(stream_id)
         self._used.pop(stream_id, None)
 
-    def _alone(self, stream_id: str) -> asyncio.Lock:
+    def _lock_of(self, stream_id: str) -> asyncio.Lock:
         """Return a resting stream's lock, which serialises loading and ending it."""
-        return self._coming.setdefault(stream_id, asyncio.Lock())
+        return self._locks.setdefault(stream_id, asyncio.Lock())
 
     def note(self, stream: Stream) -> None:
         """Count a stream that was added to memory; wake the scan if memory is full. Runs on the event loop."""
@@ -251,7 +251,7 @@ class Residence:
             return
         self._used = {name: used for name, used in self._used.items() if name in self.table.resting}
         for record in [record for record in self.table.resting.values() if self._is_over(record)]:
-            async with self._alone(record.id):
+            async with self._lock_of(record.id):
                 if record.id in self.table.resting:
                     await self._end_or_note(record)
 
@@ -300,7 +300,7 @@ class Residence:
         if stream is None or stream.claim is None:
             return
         if stream.waiting or stream.requests != kept.requests or stream.claim.mark != stream.mark:
-            self._keeper.stays(stream)
+            self._keeper.write_again(stream)
         else:
             record = record_of(stream, stream.claim)
             self._used[stream_id] = stream.used
@@ -309,7 +309,7 @@ class Residence:
     def _bytes(self) -> int:
         return sum(_bytes(stream) for stream in self.table)
 
-    async def _brought(self, stream_id: str, *, reset: bool) -> Stream | None:
+    async def _load(self, stream_id: str, *, reset: bool) -> Stream | None:
         reset = reset or stream_id in self._forgotten
         record = self.table.resting.get(stream_id)
         if record is not None:
@@ -321,7 +321,7 @@ class Residence:
             self.table.resting.pop(stream_id, None)
             return None
         stream, lacks = await self._scheduler.run_outside_turns(
-            lambda: self._built(loaded, reset=reset), f"stream {stream_id!r}"
+            lambda: self._build(loaded, reset=reset), f"stream {stream_id!r}"
         )
         if self._histories is not None:
             await asyncio.to_thread(self._histories.load, stream)
@@ -335,9 +335,9 @@ class Residence:
             self._recorder.log(stream, _resumed(stream, loaded, lacks))
         return stream
 
-    def _built(self, loaded: Loaded, *, reset: bool) -> tuple[Stream, str]:
+    def _build(self, loaded: Loaded, *, reset: bool) -> tuple[Stream, str]:
         with self._suspects.marked(loaded.record.id):
-            return built(self.table, self._models, loaded, reset=reset)
+            return build(self.table, self._models, loaded, reset=reset)
 
 
 def _check_generation(record: Record, expected: int | None) -> None:

@@ -31,12 +31,12 @@ class Changes:
             self._urgent.discard(stream_id)
             self._later.pop(stream_id, None)
 
-    def hasten(self, stream_id: str) -> None:
+    def mark_urgent(self, stream_id: str) -> None:
         """Mark a stream to be written at the next scan."""
         with self._lock:
             self._urgent.add(stream_id)
 
-    def calm(self, stream_id: str) -> None:
+    def clear_urgent(self, stream_id: str) -> None:
         """Remove that mark."""
         with self._lock:
             self._urgent.discard(stream_id)

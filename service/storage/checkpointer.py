@@ -86,7 +86,7 @@ class Keeper:
         applies = stream.durability == "sync" or (always and stream.durability == "periodic")
         if not applies or _is_kept(stream):
             return
-        with (yield from self._alone(stream)):
+        with (yield from self._exclusive(stream)):
             written = yield partial(self.checkpoints.write, [copy_stream(stream, *new)])
         if stream.id in written.failed:
             raise written.failed[stream.id]
@@ -103,14 +103,14 @@ class Keeper:
         if self._needs_write(stream):
             self._changed[stream.id] = stream
             if soon or stream.generation - stream.durable_generation >= self._steps:
-                self._changed.hasten(stream.id)
+                self._changed.mark_urgent(stream.id)
                 self._wake.set()
 
     def is_writing(self, stream_id: str) -> bool:
         """Return whether a write of a stream is running."""
         return stream_id in self._writing
 
-    def stays(self, stream: Stream) -> None:
+    def write_again(self, stream: Stream) -> None:
         """Write a stream again that was written for its rest but stays in use: it may pass the stored generation."""
         if stream.claim is not None:
             stream.claim = replace(stream.claim, mark=())
@@ -163,7 +163,7 @@ class Keeper:
         self.checkpoints.catalogue.forget_ended(self.ended.seconds, self.ended.limit_bytes)
 
     def _remove(self, stream: Stream, last: Sequence[Answered]) -> Steps[None]:
-        with (yield from self._alone(stream)):  # a running write may be the one that enrols the stream
+        with (yield from self._exclusive(stream)):  # a running write may be the one that enrols the stream
             in_store = stream.claim is not None or stream.unsettled
             removed = (yield partial(self.checkpoints.remove, stream, last)) if in_store else True
         if not removed:
@@ -202,7 +202,7 @@ class Keeper:
 
     async def _write(self, there: Mapping[str, Stream], *, final: bool) -> list[StreamCopy]:
         for stream_id in there:
-            self._changed.calm(stream_id)  # a change noted from here on may miss this write
+            self._changed.clear_urgent(stream_id)  # a change noted from here on may miss this write
         copying = partial(self._copy, there.values(), final=final)
         copies = copying() if self._worker_hangs else await self._worker.run(copying)
         written = Written({}, set(), {})
@@ -210,12 +210,12 @@ class Keeper:
             written = await self._calls.run(partial(self.checkpoints.write, copies))
         finally:
             for each in copies:
-                self._written(there[each.stream.id], each, written)
+                self._settle_write(there[each.stream.id], each, written)
             for each in copies:
                 self._writing.pop(each.stream.id).set()
         return [each for each in copies if each.stream.id in written.claims]
 
-    def _alone(self, stream: Stream) -> Steps[AbstractContextManager[None]]:
+    def _exclusive(self, stream: Stream) -> Steps[AbstractContextManager[None]]:
         """Wait until no write of a stream runs, and prevent others until the block ends. Runs on the worker.
 
         Only the worker marks streams as being written, so two marks cannot collide.
@@ -243,21 +243,21 @@ class Keeper:
         self._writing |= {stream.id: threading.Event() for stream in free}
         return [_copy_before_job(stream, final=final) for stream in free]
 
-    def _written(self, stream: Stream, copied: StreamCopy, written: Written) -> None:
+    def _settle_write(self, stream: Stream, copied: StreamCopy, written: Written) -> None:
         if stream.id in written.lost:
             self._lose(stream)
         elif stream.id in written.claims:
-            self._kept(stream, copied, written.claims[stream.id])
+            self._record_success(stream, copied, written.claims[stream.id])
         else:
-            self._not_kept(stream, written.failed.get(stream.id))
+            self._record_failure(stream, written.failed.get(stream.id))
 
-    def _kept(self, stream: Stream, copied: StreamCopy, claim: Claim) -> None:
+    def _record_success(self, stream: Stream, copied: StreamCopy, claim: Claim) -> None:
         self._checkpoints.labels("kept").inc()
         _settle(stream, claim, copied.stream.generation)
         if stream.mark == claim.mark or stream.durability == "ephemeral":
             self._changed.drop(stream.id)
 
-    def _not_kept(self, stream: Stream, error: Exception | None) -> None:
+    def _record_failure(self, stream: Stream, error: Exception | None) -> None:
         """Schedule another try. A stream that failed by its own fault waits, so that it does not hold up others."""
         if self._table.find(stream.id) is stream:
             self._changed[stream.id] = stream

@@ -164,13 +164,13 @@ class Checkpoints:
     def _prepare(self, copied: StreamCopy) -> _Prepared:
         stream = copied.stream
         claim = self._claim(stream)
-        in_memory_alone = stream.durability == "ephemeral" and not copied.final
-        name = claim.blob if in_memory_alone else self._blob(stream, claim)
+        only_in_memory = stream.durability == "ephemeral" and not copied.final
+        name = claim.blob if only_in_memory else self._blob(stream, claim)
         record = replace(record_of(stream, claim), blob=name)
         record = replace(record, ceiling=record.generation) if copied.final else record
         replaced = claim.blob if claim.blob != name else ""
         move = Move(record, claim.generation, replaced, [_kept(each) for each in copied.answered])
-        mark = () if in_memory_alone else stream.mark
+        mark = () if only_in_memory else stream.mark
         after = Claim(claim.epoch, stream.generation, name, claim.reserved, mark)
         return _Prepared(move, after, name if claim.blob != name else "")
 
@@ -279,7 +279,7 @@ def _file(blobs: Blobs, name: str) -> bytes | None:
         return b""  # a missing blob is treated as a damaged one
 
 
-def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded, *, reset: bool) -> tuple[Stream, str]:
+def build(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded, *, reset: bool) -> tuple[Stream, str]:
     """Build a stream from its stored data; with `reset` in its initial state, whatever the store holds.
 
     Returns:
@@ -292,7 +292,7 @@ def built(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
     settings: dict[str, Any] = json.loads(record.settings)
     model = model_of(models, record, reset=reset)
     figures = json.loads(record.figures)
-    stream = table.made(
+    stream = table.new_stream(
         record.id, model, model.fit(record.adapter, settings["options"]), mode=settings["mode"],
         policy=Policy(**settings["guard"]), adapt_batch_size=settings["adapt_batch_size"],
         idempotent=settings.get("idempotent", False),  # rows of an earlier version lack it

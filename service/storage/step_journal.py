@@ -48,7 +48,7 @@ class StepJournal:
             if self._folder is None or self._file is None:
                 return
             try:
-                with _alone(self._folder):  # processes that share the folder may have changed other streams' counts
+                with _locked(self._folder):  # processes that share the folder may have changed other streams' counts
                     kept = _read(self._folder)
                     _put(kept, stream_id, count)
                     _write(self._folder, kept)
@@ -74,7 +74,7 @@ class StepJournal:
 
     def _open(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with _locked(folder):
             self._counts = _read(folder)
             dead = _dead_journals(folder)
             marked = [stream_id for _, stream_ids in dead for stream_id in stream_ids]
@@ -100,7 +100,7 @@ class StepJournal:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Keep other processes from changing the counts while the block runs."""
     handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:

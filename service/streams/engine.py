@@ -90,8 +90,8 @@ def serve(
         learns=stream.mode != "frozen" and stream.fitted.spec != "source",
     )  # fmt: skip
     if open_to_learn:
-        decision = _decided(stream, x, output, after, findings)
-        output, answered_generation = _done(stream, x, output, after, findings, decision, answered_generation)
+        decision = _decide(stream, x, output, after, findings)
+        output, answered_generation = _apply(stream, x, output, after, findings, decision, answered_generation)
     else:
         decision = Decision(Action.FROZEN, reason=_pausing(stream))
         stream.note(replace(stream.state, monitors=findings.state))
@@ -121,13 +121,13 @@ def adapt_window(stream: Stream) -> Decision | None:
         return None
     spec = stream.model.bundle.input
     output, after = stream.fitted.step(stream.state.adapter, pending_images.images(stream.state.window, spec))
-    decision = _decided_of_window(stream, output, after)
+    decision = _decide_about_window(stream, output, after)
     kept = after if decision.action is Action.KEPT else stream.state.adapter
     stream.commit(replace(stream.state, adapter=kept, window=pending_images.empty(spec)))
     return decision
 
 
-def guarded(stream: Stream, decision: Decision) -> None:
+def apply_guard(stream: Stream, decision: Decision) -> None:
     """Apply a guard's decision about the current state. Skipping changes nothing."""
     if decision.action is Action.SKIPPED:
         return
@@ -145,7 +145,7 @@ def guarded(stream: Stream, decision: Decision) -> None:
     stream.beginnings += 1
 
 
-def _decided_of_window(stream: Stream, output: StepOutput, after: AdapterState) -> Decision:
+def _decide_about_window(stream: Stream, output: StepOutput, after: AdapterState) -> Decision:
     """Keep a step on images that had waited, or skip it. Going back is left to the next request."""
     verdicts = Verdicts(_finite(output), is_finite(after), distance=_distance(stream, after))
     decision = decide(verdicts, stream.policy)
@@ -153,13 +153,13 @@ def _decided_of_window(stream: Stream, output: StepOutput, after: AdapterState) 
     return replace(decision, action=Action.SKIPPED) if skipped else Decision(Action.KEPT)
 
 
-def _decided(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, findings: Findings) -> Decision:
+def _decide(stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, findings: Findings) -> Decision:
     """Decide about a step. If the request only joins the window, earlier learning is judged."""
     decision = decide(_verdicts(stream, x, output, after, findings), stream.policy)
     return Decision(Action.QUEUED) if after is None and decision.action is Action.KEPT else decision
 
 
-def _done(
+def _apply(
     stream: Stream, x: Tensor, output: StepOutput, after: AdapterState | None, findings: Findings, decision: Decision,
     generation: int,
 ) -> tuple[StepOutput, int]:  # fmt: skip
@@ -172,7 +172,7 @@ def _done(
         stream.commit(replace(noted, adapter=after))
         return output, generation
     stream.note(noted)
-    guarded(stream, decision)
+    apply_guard(stream, decision)
     return _predict(stream, x), stream.generation
 
 

@@ -103,11 +103,11 @@ class StreamTable:
         count = len(self._streams.keys() | self.resting.keys())
         if count >= self._max_streams:
             raise SaturatedError(f"there are {count} streams, as many as allowed; delete one first")
-        stream = self.made(stream_id, model, fitted, **settings)
+        stream = self.new_stream(stream_id, model, fitted, **settings)
         self.put(stream)
         return stream
 
-    def made(self, stream_id: str, model: HostedModel, fitted: Fitted, **settings: Any) -> Stream:
+    def new_stream(self, stream_id: str, model: HostedModel, fitted: Fitted, **settings: Any) -> Stream:
         """Return a stream in its initial state, without adding it to the table."""
         stream = Stream(stream_id, model, fitted, initial_state(model, fitted), self._retry_log(), **settings)
         stream.feedback, stream.good = self._feedback(), self._good

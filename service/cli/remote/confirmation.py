@@ -23,12 +23,12 @@ def confirm(loss: str, *, yes: bool) -> None:
     typer.confirm(f"{loss} Go on?", abort=True, err=True)
 
 
-def loss_of_state(client: Client, stream: StreamView, what: str) -> str:
+def loss_of_state(client: Client, stream: StreamView, change: str) -> str:
     """Describe a stream's loss when its state is replaced, and the snapshot it could be restored from."""
     newest = next(client.snapshots(stream.id), None)
     kept = f"Its newest snapshot is {described(newest)}." if newest else "It has no snapshot."
     learned = f"generation {stream.generation}, {counted(stream.steps, 'step')}"
-    return f"{stream.id} {what}; what it has learned is lost: {learned}. {kept}"
+    return f"{stream.id} {change}; what it has learned is lost: {learned}. {kept}"
 
 
 def described(snapshot: SnapshotView) -> str:

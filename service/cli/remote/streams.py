@@ -205,10 +205,10 @@ def _loss_by_reset(client: Client, stream: str, generation: int | None) -> str:
     return _loss(client, stream, "goes back to the source state")
 
 
-def _loss(client: Client, stream: str, what: str) -> str:
+def _loss(client: Client, stream: str, change: str) -> str:
     """Describe a stream's loss. For an unfit or damaged stream, the server's error is used."""
     try:
-        return loss_of_state(client, client.stream(stream), what)
+        return loss_of_state(client, client.stream(stream), change)
     except RefusedError as error:
         if error.status != UNFIT:
             raise

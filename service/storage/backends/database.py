@@ -188,12 +188,12 @@ def _migrate(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
-        _alone(connection)
+        _lock_migration(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
 
-def _alone(connection: Connection) -> None:
+def _lock_migration(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:name)"), {"name": MIGRATION_LOCK})
     else:

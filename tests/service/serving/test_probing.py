@@ -221,7 +221,7 @@ def test_a_result_on_a_state_that_was_thrown_away_meanwhile_is_ignored(api, insi
 
 
 def guarded(stream):
-    engine.guarded(stream, Decision(Action.ROLLED_BACK, "harm", "made"))
+    engine.apply_guard(stream, Decision(Action.ROLLED_BACK, "harm", "made"))
 
 
 def test_good_states_are_kept_and_gone_back_to(api, inside, clothes):
