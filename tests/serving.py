@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,15 @@ from typing import Any
 import httpx
 import numpy as np
 
+from tests.forked import Forked
+
 ROOT = Path(__file__).parent.parent
 FACTORY = "tests.models:untrained_reference_network"
 
 
 @dataclass
 class Server:
-    process: subprocess.Popen
+    process: subprocess.Popen | Forked
     url: str
     log: Path
     first_lines: list[str]
@@ -42,42 +45,49 @@ def serving(
     *arguments: str,
     environment: dict[str, str] | None = None,
     data: Path | None = None,
-    python: tuple[str, ...] = ("-m", "service"),
+    python: tuple[str, ...] = (),
 ):
-    """Run `acclimate serve`, by what Python is told to run, with data in `folder` until the block ends."""
-    log = folder / "server.log"
-    data = data or folder / "data"
-    command = [sys.executable, *python, "serve", "--port", "0", "--data", str(data), *arguments]
+    """Run `acclimate serve`, with data in `folder` until the block ends.
+
+    The process is forked from one that has imported all it needs, which saves the seconds of the imports; where Python
+    is told what to run (`python`), it is started anew.
+    """
+    log, said = folder / "server.log", folder / "server.out"
+    command = ["serve", "--port", "0", "--data", str(data or folder / "data"), *arguments]
     settings = {
         "ACCLIMATE_THREADS": "1",
         "ACCLIMATE_TRY_GRADIENTS": "false",  # a trial takes seconds, for each network with code of its own
         "ACCLIMATE_ALLOW_FACTORIES": f'["{FACTORY}", "tests.models:Tripwire", "service.demo.network:build"]',
     }
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **settings, **(environment or {})},
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
+    whole = {**os.environ, **settings, **(environment or {})}
+    log.write_text("")
+    said.write_text("")
+    process = _started(python, command, whole, said, log) if python else Forked(command, whole, ROOT, said, log)
+    try:
+        yield _announced(process, said, log)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def _started(python: tuple[str, ...], command: list[str], environment: dict[str, str], said: Path, log: Path):
+    with said.open("w") as output, log.open("w") as errors:
+        return subprocess.Popen(
+            [sys.executable, *python, *command], cwd=ROOT, env=environment, stdout=output, stderr=errors, text=True
         )
-        try:
-            yield _announced(process, log)
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                process.wait(timeout=60)
-            process.stdout.close()
 
 
-def _announced(process: subprocess.Popen, log: Path) -> Server:
-    lines = []
-    for line in process.stdout:
-        lines.append(line.rstrip())
-        found = re.search(r"listens on (http://\S+)", line)
+def _announced(process: subprocess.Popen | Forked, said: Path, log: Path) -> Server:
+    """Wait until the server says where it listens."""
+    running = True
+    while running:
+        running = process.poll() is None  # what it said before its end is read once more
+        lines = said.read_text().splitlines()
+        found = next(filter(None, (re.search(r"listens on (http://\S+)", line) for line in lines)), None)
         if found:
             return Server(process, found[1], log, lines)
+        time.sleep(0.01)
     raise AssertionError(f"the server did not start:\n{log.read_text()}")
 
 
