@@ -76,6 +76,7 @@ def _run(arguments: list[str], environment: dict[str, str], folder: str, output:
         opened = os.open(place, flags, 0o644)
         os.dup2(opened, number)
         os.close(opened)
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["acclimate", *arguments]
     from service.cli.main import main

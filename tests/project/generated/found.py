@@ -27,7 +27,7 @@ def answered() -> set[str]:
 
 def monitored() -> set[str]:
     """Signals that monitors and the server find beside an answer."""
-    return set(every_signal()) | set(_keys(_function(ENGINE, "_moved")))
+    return set(every_signal()) | set(_keys(_function(ENGINE, "_parameter_distances")))
 
 
 def shown() -> set[str]:
@@ -103,8 +103,10 @@ def _assigned(function: ast.FunctionDef, names: set[str]) -> Iterator[ast.AST]:
 
 
 def _function(file: Path, name: str) -> ast.FunctionDef:
-    tree = ast.parse(file.read_text())
-    return next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name)
+    functions = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef))
+    found = next((function for function in functions if function.name == name), None)
+    assert found is not None, f"{file} has no function {name}: name the one that gives the signals in {__file__}"
+    return found
 
 
 def _keys(tree: ast.AST) -> Iterator[str]:
