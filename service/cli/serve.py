@@ -36,7 +36,7 @@ def serve(
 ) -> None:
     """Serve models; every stream adapts by itself.
 
-    Each setting is also an environment variable, such as `ACCLIMATE_PORT`.
+    Each setting is also an environment variable, such as `ACCLIMATE_PORT`; docs/settings.md lists all settings.
 
     Ctrl-C or SIGTERM stops the server. It answers running requests and saves all streams except `ephemeral` ones. They
     continue at the next start.
