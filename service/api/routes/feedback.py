@@ -17,7 +17,7 @@ def router(control: Controlplane) -> APIRouter:
     """Return the feedback routes."""
     routes = APIRouter(prefix="/v1/streams", tags=["control plane"])
 
-    @routes.post("/{stream_id}/feedback", responses=responses(400, 404, 422, 429, 503, 504))
+    @routes.post("/{stream_id}/feedback", responses=responses(400, 404, 413, 415, 422, 429, 503, 504))
     async def give_feedback(stream_id: StreamId, body: FeedbackGiven) -> FeedbackView:
         """Give the true labels of earlier requests, by class name or number. The answer lists unknown requests."""
         labels = {item.request: list(item.labels) for item in body.items}

@@ -37,7 +37,7 @@ def router(sessions: Sessions, check: Check, scopes_of: Check) -> APIRouter:
     """Return the session routes. `check` takes a key, `scopes_of` its sha256."""
     routes = APIRouter(prefix="/v1/session", tags=["dashboard"])
 
-    @routes.post("", status_code=204, responses=responses(400, 401, 403, 422))
+    @routes.post("", status_code=204, responses=responses(400, 401, 403, 413, 415, 422))
     async def begin_session(body: SessionCreate, request: Request, response: Response) -> None:
         """Exchange a key for a session cookie."""
         if is_foreign(request):

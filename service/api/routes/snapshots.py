@@ -36,7 +36,7 @@ def router(control: Controlplane) -> APIRouter:
         "/streams/{stream_id}/snapshots",
         dependencies=must_exist,
         status_code=201,
-        responses=responses(400, 404, 409, 422, 429, 503, 504, 507),
+        responses=responses(400, 404, 409, 413, 415, 422, 429, 503, 504, 507),
     )
     async def take_snapshot(stream_id: StreamId, body: Annotated[SnapshotCreate | None, Body()] = None) -> SnapshotView:
         """Save a stream's state as a snapshot."""
@@ -48,7 +48,7 @@ def router(control: Controlplane) -> APIRouter:
     @routes.post(
         "/streams/{stream_id}/restore",
         dependencies=must_exist,
-        responses=responses(400, 404, 409, 412, 422, 429, 503, 504, 507),
+        responses=responses(400, 404, 409, 412, 413, 415, 422, 429, 503, 504, 507),
     )
     async def restore_stream(
         stream_id: StreamId, body: Restore, if_match: IfMatch = None, dry_run: DryRun = False
@@ -68,7 +68,7 @@ def store_router(control: Controlplane, max_body_bytes: int) -> APIRouter:
     @routes.post(
         "/snapshots",
         status_code=201,
-        responses=responses(409, 413, 422, 503, 507),
+        responses=responses(400, 409, 413, 415, 422, 503, 507),
         openapi_extra={"requestBody": {"required": True, "content": FILE}},
     )
     async def upload_snapshot(request: Request) -> SnapshotView:

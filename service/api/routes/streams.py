@@ -33,7 +33,7 @@ def router(control: Controlplane, default_durability: Durability) -> APIRouter:
         items = [resting_view(stream) if isinstance(stream, Record) else view(stream) for stream in page[:limit]]
         return StreamList(items=items, next=more)
 
-    @routes.post("", status_code=201, responses=responses(400, 404, 409, 422, 503))
+    @routes.post("", status_code=201, responses=responses(400, 404, 409, 413, 415, 422, 503))
     async def create_stream(body: StreamCreate) -> StreamView:
         """Create a stream."""
         return view(
@@ -72,7 +72,7 @@ def _changes(control: Controlplane) -> APIRouter:
     @routes.patch(
         "/{stream_id}",
         dependencies=[Depends(existing)],
-        responses=responses(400, 404, 409, 412, 422, 429, 503, 504, 507),
+        responses=responses(400, 404, 409, 412, 413, 415, 422, 429, 503, 504, 507),
     )
     async def change_stream(
         stream_id: StreamId, body: StreamPatch, if_match: IfMatch = None, dry_run: DryRun = False

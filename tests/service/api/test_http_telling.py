@@ -243,6 +243,15 @@ def documented_errors(method, path):
     yield from ["401", "403", "422"]
 
 
+def test_every_route_with_a_body_documents_that_it_may_be_malformed_too_large_or_wrongly_compressed(schema):
+    bodies = {name: operation for name, operation in operations(schema).items() if "requestBody" in operation}
+
+    assert len(bodies) >= 8
+    for name, operation in bodies.items():
+        missing = {"400", "413", "415"} - operation["responses"].keys()
+        assert not missing, f"{name}: add {sorted(missing)} to its responses(...) in service/api/routes"
+
+
 def test_every_route_documents_its_errors(schema):
     for (method, path), operation in operations(schema).items():
         missing = set(documented_errors(method, path)) - set(operation["responses"])
