@@ -1,5 +1,6 @@
 """The `Monitor` base class: a monitor sees each request of a stream and computes signals from its state."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +42,7 @@ class View:
         return average_confidence(self.rows)
 
 
-class Monitor:
+class Monitor(ABC):
     """One monitor; its file in `service/monitoring/monitors` registers it.
 
     A subclass names its signals and defines `read`. A monitor with state also defines `init` and `update`; snapshots
@@ -63,6 +64,6 @@ class Monitor:
         """Return the state after a request. Answers that are not finite must not change it."""
         return state
 
+    @abstractmethod
     def read(self, state: Any, view: View) -> Mapping[str, Tensor | float]:
         """Return the current signals by name; omit a signal that is unknown, or return NaN for it."""
-        raise NotImplementedError
