@@ -1,13 +1,15 @@
 """The report of a stream in shadow mode: how the adapted answers would have differed."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from adapters.functional.entropy import entropy_of_probabilities
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ShadowReport:
     """Sums over the images that a stream in shadow mode answered with the source model while it learned.
 
@@ -23,23 +25,27 @@ class ShadowReport:
     changed: int = 0
     entropy: float = 0.0
     source_entropy: float = 0.0
-    moves: dict[tuple[int, int], int] | None = None
+    moves: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
-    def add(self, adapted: Tensor, source: Tensor) -> None:
-        """Add both models' probabilities (N, C) for one request. Rows that are not finite in both are left out."""
+    def plus(self, adapted: Tensor, source: Tensor) -> "ShadowReport":
+        """Return the report with both models' probabilities (N, C) for one request.
+
+        Rows that are not finite in both are left out.
+        """
         both = (adapted.isfinite() & source.isfinite()).all(1)
         adapted, source = adapted[both], source[both]
         adapted_labels, source_labels = adapted.argmax(1), source.argmax(1)
-        self.images += len(adapted)
-        self.changed += int((adapted_labels != source_labels).sum())
-        self.entropy += float(entropy_of_probabilities(adapted).nansum())
-        self.source_entropy += float(entropy_of_probabilities(source).nansum())
-        self.moves = self.moves or {}
-        for one, other in zip(source_labels.tolist(), adapted_labels.tolist(), strict=True):
-            if one != other:
-                self.moves[one, other] = self.moves.get((one, other), 0) + 1
+        pairs = zip(source_labels.tolist(), adapted_labels.tolist(), strict=True)
+        moves = Counter((one, other) for one, other in pairs if one != other)
+        return ShadowReport(
+            images=self.images + len(adapted),
+            changed=self.changed + moves.total(),
+            entropy=self.entropy + float(entropy_of_probabilities(adapted).nansum()),
+            source_entropy=self.source_entropy + float(entropy_of_probabilities(source).nansum()),
+            moves=Counter(self.moves) + moves if moves else self.moves,
+        )
 
     def commonest(self, most: int) -> list[tuple[int, int, int]]:
         """Return the `most` most frequent changes, as (source class, adapted class, images)."""
-        found = ((one, other, count) for (one, other), count in (self.moves or {}).items())
+        found = ((one, other, count) for (one, other), count in self.moves.items())
         return sorted(found, key=lambda move: -move[2])[:most]

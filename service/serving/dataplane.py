@@ -264,7 +264,7 @@ class Dataplane:
             self._count_window(stream, served.waited)
         stream.touch()
         if identity.digest:
-            stream.retries.add(identity, response)
+            stream.retries = stream.retries.with_answer(Answered(identity, response))
         return response, seconds
 
     def _adapt_full_window(self, stream: Stream) -> Steps[None]:

@@ -132,7 +132,7 @@ class Keeper:
         Raises:
             FencedError: If another process has claimed it. Its state in the store stays.
         """
-        last = (*stream.retries.entries(), *new)[-LAST:]
+        last = (*stream.retries.kept, *new)[-LAST:]
         yield from self._remove(stream, last if stream.durability == "sync" else [])
         self.ended.keep(stream.id, last)
 
@@ -352,4 +352,4 @@ def _copy_before_job(stream: Stream, *, final: bool) -> StreamCopy:
     """Copy a stream; if its job is running, as it was before that job."""
     before = stream.before_job()
     copied = copy_stream(stream, final=final)
-    return copied if before is stream else replace(copied, stream=before, answered=tuple(before.retries.entries()))
+    return copied if before is stream else replace(copied, stream=before, answered=before.retries.kept)

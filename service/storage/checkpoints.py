@@ -44,7 +44,7 @@ def copy_stream(stream: Stream, *new: Answered, final: bool = False) -> StreamCo
 
     From here on the stream is unsettled, until the write is known to have taken effect.
     """
-    copied = StreamCopy(copy.copy(stream), (*stream.retries.entries(), *new), final)
+    copied = StreamCopy(copy.copy(stream), (*stream.retries.kept, *new), final)
     stream.unsettled = stream.unsettled or "write"
     return copied
 
@@ -303,8 +303,7 @@ def build(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
     if not reset:
         lacks = _restore(stream, loaded.file) if loaded.file is not None else ""
         for kept in loaded.answers:
-            answered = _answered(kept)
-            stream.retries.add(answered.identity, answered.response)
+            stream.retries = stream.retries.with_answer(_answered(kept))
     stream.generation = loaded.before.newest
     stream.durable_generation = record.generation
     stream.claim = Claim(record.epoch, record.generation, record.blob, record.reserved)

@@ -43,8 +43,8 @@ class EndedAnswers:
         """Keep the last answers of an ended stream, in place of those of an earlier stream of its id."""
         log = RetryLog(LAST, self.limit_bytes)
         for each in answers[-LAST:]:
-            log.add(each.identity, each.response)
-        size = sum(each.size_bytes + OWN_BYTES for each in log.entries())
+            log = log.with_answer(each)
+        size = sum(each.size_bytes + OWN_BYTES for each in log.kept)
         with self._lock:
             self._drop(stream_id)
             self._ended[stream_id] = _Ended(log, size, self._clock() + self.seconds)

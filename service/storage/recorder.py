@@ -91,7 +91,7 @@ class Recorder:
         if served.features is not None:
             stream.features = kept(stream.features, served.features)
         if stream.mode == "shadow" and served.source is not None:
-            stream.shadow.add(served.adapted, served.source)
+            stream.shadow = stream.shadow.plus(served.adapted, served.source)
         misfit = _misfit(stream, x, served, now) if self._misfits else None
         if misfit is not None:
             stream.history.add_misfit(misfit, self._misfits)

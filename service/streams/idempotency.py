@@ -1,7 +1,7 @@
 """A stream's log of answered requests, so that a retry does not adapt the stream twice."""
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from service.errors import ConflictError
@@ -29,23 +29,24 @@ class Answered:
         return sum(array.nbytes for array in self.response.outputs.values())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class RetryLog:
-    """The latest answers of one stream, bounded in number and bytes.
+    """The latest answers of one stream, the oldest first, bounded in number and bytes: an immutable value.
 
     One id may be used for several bodies: clients count from 1 or send a constant. A key is good for one body.
+    A search reads the answers one by one, since they are few.
+
+    Attributes:
+        limit: Most answers.
+        limit_bytes: Most bytes of the answers' arrays.
+        kept: The answers.
+        size_bytes: Bytes of their arrays.
     """
 
-    def __init__(self, entries: int, size_bytes: int) -> None:
-        self._entries = entries
-        self._limit_bytes = size_bytes
-        self._bytes = 0
-        self._answered: OrderedDict[RequestIdentity, Answered] = OrderedDict()
-        self._of_key: dict[str, RequestIdentity] = {}
-        self._of_body: dict[tuple[str, str], RequestIdentity] = {}  # by id and digest: the newest answer
-        self._of_id: dict[str, RequestIdentity] = {}  # the newest answer of any body
-
-    def __len__(self) -> int:
-        return len(self._answered)
+    limit: int
+    limit_bytes: int
+    kept: tuple[Answered, ...] = ()
+    size_bytes: int = 0
 
     def find(self, identity: RequestIdentity, *, held: bool = False) -> InferResponse | None:
         """Return the first answer to this request, or None if the request is new or its answer was dropped.
@@ -57,45 +58,39 @@ class RetryLog:
         Raises:
             ConflictError: If the key was used for another body, or with `held` the id.
         """
-        if identity.key in self._of_key:
-            return self._same_body(self._of_key[identity.key], identity, f"the Idempotency-Key {identity.key!r}", "key")
-        before = self._of_body.get((identity.id, identity.digest))
-        if held and (before or identity.id in self._of_id):
-            return self._same_body(before or self._of_id[identity.id], identity, f"request id {identity.id!r}", "id")
-        return None if before is None or identity.key else self._answered[before].response
+        of_key = self._newest(lambda other: other.key == identity.key) if identity.key else None
+        if of_key is not None:
+            return _same_body(of_key, identity, f"the Idempotency-Key {identity.key!r}", "key")
+        before = self._newest(lambda other: (other.id, other.digest) == (identity.id, identity.digest))
+        of_id = before or self._newest(lambda other: other.id == identity.id)
+        if held and of_id is not None:
+            return _same_body(of_id, identity, f"request id {identity.id!r}", "id")
+        return None if before is None or identity.key else before.response
 
-    def add(self, identity: RequestIdentity, response: InferResponse) -> None:
-        """Keep an answer unless it exceeds the byte limit by itself. The oldest answers are dropped for it."""
-        entry = Answered(identity, response)
-        if entry.size_bytes > self._limit_bytes:
-            return
-        if identity in self._answered:
-            self._drop(identity)
-        self._answered[identity] = entry
-        self._bytes += entry.size_bytes
-        self._of_body[identity.id, identity.digest] = self._of_id[identity.id] = identity
-        if identity.key:
-            self._of_key[identity.key] = identity
-        while len(self._answered) > self._entries or self._bytes > self._limit_bytes:
-            self._drop(next(iter(self._answered)))
+    def with_answer(self, answered: Answered) -> "RetryLog":
+        """Return the log with one more answer, unless that exceeds the byte limit by itself.
 
-    def entries(self) -> tuple[Answered, ...]:
-        """Return the answers kept, the oldest first."""
-        return tuple(self._answered.values())
+        The oldest answers are dropped for it.
+        """
+        if answered.size_bytes > self.limit_bytes:
+            return self
+        others = [each for each in self.kept if each.identity != answered.identity]
+        replaced = [each for each in self.kept if each.identity == answered.identity]
+        kept = [*others, answered]
+        size = self.size_bytes + answered.size_bytes - sum(each.size_bytes for each in replaced)
+        while len(kept) > self.limit or size > self.limit_bytes:
+            size -= kept.pop(0).size_bytes
+        return replace(self, kept=tuple(kept), size_bytes=size)
 
     def emptied(self) -> "RetryLog":
         """Return an empty log with the same limits."""
-        return RetryLog(self._entries, self._limit_bytes)
+        return RetryLog(self.limit, self.limit_bytes)
 
-    def _same_body(self, before: RequestIdentity, identity: RequestIdentity, said: str, name: str) -> InferResponse:
-        if before.digest != identity.digest:
-            raise ConflictError(f"{said} was used for another body; expected a new {name} or the same body")
-        return self._answered[before].response
+    def _newest(self, fits: Callable[[RequestIdentity], bool]) -> Answered | None:
+        return next((each for each in reversed(self.kept) if fits(each.identity)), None)
 
-    def _drop(self, identity: RequestIdentity) -> None:
-        self._bytes -= self._answered.pop(identity).size_bytes
-        self._of_key.pop(identity.key, None)
-        if self._of_body[identity.id, identity.digest] == identity:
-            del self._of_body[identity.id, identity.digest]
-        if self._of_id[identity.id] == identity:
-            del self._of_id[identity.id]
+
+def _same_body(before: Answered, identity: RequestIdentity, said: str, name: str) -> InferResponse:
+    if before.identity.digest != identity.digest:
+        raise ConflictError(f"{said} was used for another body; expected a new {name} or the same body")
+    return before.response

@@ -14,13 +14,13 @@ def sure(*labels):
 
 
 def test_a_report_counts_what_adapting_would_have_changed_and_how():
-    report = ShadowReport()
+    first = ShadowReport().plus(adapted=sure(0, 1, 2), source=sure(0, 1, 1))
 
-    report.add(adapted=sure(0, 1, 2), source=sure(0, 1, 1))
-    report.add(adapted=sure(2, 3), source=sure(1, 3))
+    report = first.plus(adapted=sure(2, 3), source=sure(1, 3))
 
     assert (report.images, report.changed) == (5, 2)
     assert report.commonest(5) == [(1, 2, 2)]
+    assert (first.images, first.changed, first.commonest(5)) == (3, 1, [(1, 2, 1)])
     assert report.entropy == pytest.approx(report.source_entropy)
 
 

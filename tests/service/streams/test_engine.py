@@ -13,7 +13,7 @@ from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.monitoring.guard import Action, Policy, Verdicts, decide
 from service.streams import engine, pending_images
-from service.streams.idempotency import RequestIdentity, RetryLog
+from service.streams.idempotency import Answered, RequestIdentity, RetryLog
 from service.streams.stream import Stream, initial_state
 from service.types import InferResponse, InputSpec
 from tests.bundles import FACTORY, torch_bundle, tripwire_bundle
@@ -218,12 +218,13 @@ def test_reset_returns_to_the_initial_state_and_clears_window_signals_and_retrie
     stream = begin(model, "unmix_tns+tent", {"seed": 5}, adapt_batch_size=4)
     serve(stream, batch(4))
     serve(stream, batch(2))
-    stream.retries.add(RequestIdentity("id", "", "digest"), InferResponse("m", "1", "id", {}, {}))
+    answered = Answered(RequestIdentity("id", "", "digest"), InferResponse("m", "1", "id", {}, {}))
+    stream.retries = stream.retries.with_answer(answered)
 
     engine.reset(stream)
 
     assert stream.generation == 2
-    assert stream.steps == len(stream.state.window) == len(stream.retries) == len(stream.signals) == 0
+    assert stream.steps == len(stream.state.window) == len(stream.retries.kept) == len(stream.signals) == 0
     assert stream.source_check is None
     assert_same_state(stream.state.adapter, stream.fitted.initial())
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import ConflictError
-from service.streams.idempotency import RequestIdentity, RetryLog
+from service.streams.idempotency import Answered, RequestIdentity, RetryLog
 from service.types import InferResponse
 
 
@@ -19,8 +19,7 @@ def response(request_id, size_bytes=8):
 
 
 def add(log, answer, key="", digest="digest"):
-    log.add(RequestIdentity(answer.id, key, digest), answer)
-    return answer
+    return log.with_answer(Answered(RequestIdentity(answer.id, key, digest), answer))
 
 
 def kept(log, ids):
@@ -28,16 +27,24 @@ def kept(log, ids):
 
 
 def test_the_same_id_and_body_give_the_first_answer_itself():
-    log, first = RetryLog(4, 1000), response("a")
-    add(log, first)
+    first = response("a")
+    log = add(RetryLog(4, 1000), first)
 
     assert log.find(RequestIdentity("a", "", "digest")) is first
     assert log.find(RequestIdentity("a", "", "digest")) is first
+
+
+def test_a_log_with_one_more_answer_leaves_the_log_before_it_as_it_was():
+    before = add(RetryLog(1, 1000), response("a"))
+
+    after = add(before, response("b"))
+
+    assert (kept(before, "ab"), kept(after, "ab")) == (["a"], ["b"])
 
 
 def test_the_same_id_with_another_body_is_new_and_both_are_kept():
-    log = RetryLog(4, 1000)
-    first, second = add(log, response("a")), add(log, response("a"), digest="another")
+    first, second = response("a"), response("a")
+    log = add(add(RetryLog(4, 1000), first), second, digest="another")
 
     assert log.find(RequestIdentity("a", "", "a third")) is None
     assert log.find(RequestIdentity("a", "", "digest")) is first
@@ -45,8 +52,8 @@ def test_the_same_id_with_another_body_is_new_and_both_are_kept():
 
 
 def test_an_id_that_is_held_with_another_body_is_a_conflict_that_names_the_id_and_forgets_nothing():
-    log = RetryLog(4, 1000)
-    first, second = add(log, response("a")), add(log, response("a"), digest="another")
+    first, second = response("a"), response("a")
+    log = add(add(RetryLog(4, 1000), first), second, digest="another")
 
     with pytest.raises(ConflictError, match="request id 'a' was used for another body; expected a new id"):
         log.find(RequestIdentity("a", "", "a third"), held=True)
@@ -57,8 +64,8 @@ def test_an_id_that_is_held_with_another_body_is_a_conflict_that_names_the_id_an
 
 
 def test_a_key_alone_decides_whether_a_request_is_a_retry():
-    log = RetryLog(8, 1000)
-    one, other, plain = add(log, response("a"), "k1"), add(log, response("a"), "k2"), add(log, response("b"))
+    one, other, plain = response("a"), response("a"), response("b")
+    log = add(add(add(RetryLog(8, 1000), one, "k1"), other, "k2"), plain)
 
     assert log.find(RequestIdentity("a", "k1", "digest")) is one
     assert log.find(RequestIdentity("c", "k2", "digest")) is other
@@ -69,8 +76,8 @@ def test_a_key_alone_decides_whether_a_request_is_a_retry():
 
 
 def test_a_held_id_is_held_under_another_key_too():
-    log = RetryLog(8, 1000)
-    first = add(log, response("a"), "k1")
+    first = response("a")
+    log = add(RetryLog(8, 1000), first, "k1")
 
     assert log.find(RequestIdentity("a", "k2", "digest"), held=True) is first
     with pytest.raises(ConflictError, match="request id 'a'"):
@@ -79,19 +86,16 @@ def test_a_held_id_is_held_under_another_key_too():
 
 @pytest.mark.parametrize("held", [False, True])
 def test_what_has_left_the_log_is_neither_a_retry_nor_a_conflict(held):
-    log = RetryLog(2, 1000)
-    add(log, response("a"), "k1")
-    add(log, response("a"), digest="another")
+    log = add(add(RetryLog(2, 1000), response("a"), "k1"), response("a"), digest="another")
     for digest in ("b1", "b2"):
-        add(log, response("b"), digest=digest)
+        log = add(log, response("b"), digest=digest)
 
     assert log.find(RequestIdentity("a", "k1", "a third"), held=held) is None
     assert log.find(RequestIdentity("a", "", "digest"), held=held) is None
 
 
 def test_an_id_not_seen_is_new_whatever_its_body():
-    log = RetryLog(4, 1000)
-    add(log, response("a"))
+    log = add(RetryLog(4, 1000), response("a"))
 
     assert log.find(RequestIdentity("b", "", "digest")) is None
     assert log.find(RequestIdentity("", "", "digest")) is None
@@ -101,77 +105,67 @@ def test_the_oldest_answers_leave_first_when_there_are_too_many():
     log = RetryLog(3, 1000)
 
     for request_id in "abcde":
-        add(log, response(request_id))
+        log = add(log, response(request_id))
 
     assert kept(log, "abcde") == ["c", "d", "e"]
-    assert len(log) == 3
+    assert len(log.kept) == 3
 
 
 def test_the_oldest_answers_leave_first_when_they_hold_too_many_bytes():
     log = RetryLog(100, 100)
 
     for request_id in "abcd":
-        add(log, response(request_id, 40))
+        log = add(log, response(request_id, 40))
 
     assert kept(log, "abcd") == ["c", "d"]
 
 
 def test_an_answer_that_fills_the_byte_cap_exactly_is_kept_and_one_byte_more_is_not():
-    exact, beyond = RetryLog(4, 100), RetryLog(4, 100)
-
-    add(exact, response("a", 100))
-    add(beyond, response("a", 101))
+    exact, beyond = add(RetryLog(4, 100), response("a", 100)), add(RetryLog(4, 100), response("a", 101))
 
     assert kept(exact, "a") == ["a"]
     assert kept(beyond, "a") == []
-    assert len(beyond) == 0
+    assert len(beyond.kept) == 0
 
 
 def test_after_an_answer_beyond_the_byte_cap_the_log_goes_on():
-    log = RetryLog(4, 100)
-    add(log, response("large", 5000))
+    log = add(RetryLog(4, 100), response("large", 5000))
 
     for request_id in "ab":
-        add(log, response(request_id, 50))
+        log = add(log, response(request_id, 50))
 
     assert kept(log, ["large", "a", "b"]) == ["a", "b"]
 
 
 @pytest.mark.parametrize(("entries", "size_bytes"), [(0, 1000), (4, 0)], ids=["no_entries", "no_bytes"])
 def test_a_bound_of_zero_keeps_nothing(entries, size_bytes):
-    log = RetryLog(entries, size_bytes)
+    log = add(RetryLog(entries, size_bytes), response("a"))
 
-    add(log, response("a"))
-
-    assert len(log) == 0
+    assert len(log.kept) == 0
 
 
 def test_a_forgotten_id_may_be_used_for_another_body():
-    log = RetryLog(1, 1000)
-    add(log, response("a"))
-    add(log, response("b"))
+    log = add(add(RetryLog(1, 1000), response("a")), response("b"))
 
     assert log.find(RequestIdentity("a", "", "another")) is None
 
 
 def test_a_request_added_again_holds_the_latest_answer_once():
-    log = RetryLog(4, 100)
-    add(log, response("a", 60))
+    latest = response("a", 60)
 
-    latest = add(log, response("a", 60))
+    log = add(add(RetryLog(4, 100), response("a", 60)), latest)
 
     assert log.find(RequestIdentity("a", "", "digest")) is latest
-    assert len(log) == 1
+    assert (len(log.kept), log.size_bytes) == (1, 60)
 
 
 def test_an_emptied_log_has_no_answers_and_their_bytes_again():
     log = RetryLog(4, 100)
     for _ in range(3):
-        add(log, response("a", 90))
-        log = log.emptied()
-        assert len(log) == 0
+        log = add(log, response("a", 90)).emptied()
+        assert len(log.kept) == 0
 
-    add(log, response("b", 90))
+    log = add(log, response("b", 90))
 
     assert kept(log, "ab") == ["b"]
 
@@ -190,7 +184,7 @@ def test_the_log_holds_the_longest_run_of_latest_answers_within_its_bounds(sizes
         if number in cleared:
             log = log.emptied()
             since_clear = []
-        add(log, response(str(number), size))
+        log = add(log, response(str(number), size))
         since_clear.append((str(number), size))
 
     fitting = []
@@ -201,5 +195,5 @@ def test_the_log_holds_the_longest_run_of_latest_answers_within_its_bounds(sizes
     expected = [request_id for request_id, _ in reversed(fitting)]
     found = kept(log, [str(number) for number in range(len(sizes))])
     assert found[len(found) - len(expected) :] == expected
-    assert sum(sizes[int(request_id)] for request_id in found) <= size_bytes
-    assert len(found) == len(log) <= entries
+    assert sum(sizes[int(request_id)] for request_id in found) == log.size_bytes <= size_bytes
+    assert len(found) == len(log.kept) <= entries
