@@ -215,7 +215,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.lifecycle, app.state.residence, app.state.supervisor = lifecycle, residence, supervisor
     problems.install(app)
-    openapi.install(app, v2_schemas.InferRequest, v2_schemas.InferResponse)
+    openapi.install(app, v2_schemas.InferRequest, v2_schemas.InferResponse, problems.Problem)
     app.add_middleware(BodyBound, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(HeldBound, most=settings.max_held_bytes)
     app.add_middleware(ListenerBound, most=settings.max_listeners)

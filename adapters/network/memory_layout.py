@@ -54,6 +54,11 @@ class _Called(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch gi
         super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.operations: set[Any] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False, without which PyTorch imports its compiler for 2 s, only to exempt this class from it."""
+        return False
+
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.operations.add(func.overloadpacket)
         return func(*args, **(kwargs or {}))

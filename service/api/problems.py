@@ -54,8 +54,12 @@ class Problem(BaseModel):
 
 
 def responses(*codes: int) -> dict[int | str, dict[str, object]]:
-    """Return the OpenAPI entries of error responses."""
-    return {code: {"model": Problem} for code in codes}
+    """Return the OpenAPI entries of error responses.
+
+    They refer to the schema of `Problem`: FastAPI would build a validator for each code of each route from the class.
+    """
+    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+    return {code: {"content": {JSON: {"schema": schema}}} for code in codes}
 
 
 def answer(error: errors.ServiceError) -> JSONResponse:

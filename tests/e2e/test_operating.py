@@ -411,17 +411,23 @@ def test_the_list_of_commands_says_of_each_what_its_own_help_says():
     assert {name: loaded(name).help.splitlines()[0] for name in LATER} == LATER
 
 
+SERVER = """import service.app
+from adapters import create
+from tests.models import reference_source
+create("batch+tent").prepare(reference_source())"""
+
+
 @pytest.mark.parametrize(
     ("started", "spared"),
     [
         ("import service.cli.main", {"torch", "fastapi"}),
         ("from service.cli.main import app; app(['--help'], standalone_mode=False)", {"torch", "fastapi"}),
-        ("import service.app", {"torch._dynamo", "torch._inductor"}),
+        (SERVER, {"torch._dynamo", "torch._inductor"}),
     ],
     ids=["operators", "help", "server"],
 )
 def test_operators_do_not_wait_for_torch_nor_servers_for_its_compiler(started, spared):
-    code = f"import sys; {started}; print(sorted({spared} & set(sys.modules)))"
+    code = f"import sys\n{started}\nprint(sorted({spared} & set(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert said.splitlines()[-1] == "[]"
