@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Parameter: TypeAlias = str | int | float | bool
 """A V2 parameter's value."""
+Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
+"""A stream's mode: learn from each request, answer only, or learn without effect on the answers."""
+Durability: TypeAlias = Literal["ephemeral", "periodic", "sync"]
+"""Saving of a stream's state: never, every few steps or seconds, or before each answer."""
 Array: TypeAlias = npt.NDArray[np.generic]
 LARGEST_BATCH = 4096
 """Largest adaptation batch of a stream, in images."""

@@ -3,21 +3,16 @@
 from service.client.client import Client
 from service.client.errors import RefusedError, UnreachableError
 from service.client.inference import Answer
-from service.client.views import (
-    AdapterView,
-    EventView,
-    FeedbackView,
-    HistoryView,
-    ModelView,
-    Restored,
-    ShadowView,
-    SnapshotView,
-    StreamRow,
-    StreamView,
-)
+from service.views.events import EventView
+from service.views.feedback import FeedbackView
+from service.views.history import HistoryView
+from service.views.models import AdapterPart, ModelView
+from service.views.overview import StreamRow
+from service.views.snapshots import SnapshotView
+from service.views.streams import Restored, ShadowView, StreamView
 
 __all__ = [
-    "AdapterView",
+    "AdapterPart",
     "Answer",
     "Client",
     "EventView",

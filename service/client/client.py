@@ -14,24 +14,19 @@ from service.client.connection import Connection
 from service.client.errors import RefusedError
 from service.client.inference import HEADER_LENGTH, Answer, read_answer, request_body
 from service.client.retrying import retried
-from service.client.views import (
-    AdapterView,
-    EventView,
-    FeedbackView,
-    HistoryView,
-    ModelView,
-    Overview,
-    Page,
-    Restored,
-    SnapshotView,
-    StreamRow,
-    StreamView,
-    Told,
-)
 from service.support.validation_messages import sentences
 from service.types import Array
+from service.views.events import EventList, EventView
+from service.views.feedback import FeedbackView
+from service.views.history import HistoryView
+from service.views.models import AdapterList, AdapterPart, ModelList, ModelView
+from service.views.overview import Overview, StreamRow
+from service.views.snapshots import SnapshotList, SnapshotView
+from service.views.streams import Restored, StreamList, StreamView
+from service.views.view import View
 
-View = TypeVar("View", bound=Told)
+AnyView = TypeVar("AnyView", bound=View)
+Page = TypeVar("Page", StreamList, SnapshotList, EventList)
 PAGE = 1000
 FOLLOW_RETRIES = 6
 """Retries after a lost event connection: about half a minute, the time of a server restart."""
@@ -88,27 +83,27 @@ class Client:
 
     def models(self) -> list[ModelView]:
         """Return all served models."""
-        return [_view(ModelView, item) for item in _view(Page, self.call("GET", "/v1/models")).items]
+        return _view(ModelList, self._send("GET", "/v1/models")).items
 
-    def adapters(self) -> list[AdapterView]:
+    def adapters(self) -> list[AdapterPart]:
         """Return all parts that a spec can name."""
-        return [_view(AdapterView, item) for item in _view(Page, self.call("GET", "/v1/adapters")).items]
+        return _view(AdapterList, self._send("GET", "/v1/adapters")).items
 
     def streams(self) -> Iterator[StreamView]:
         """Yield all streams, ordered by id, page by page."""
-        return self._pages(StreamView, "/v1/streams", "after")
+        return (stream for page in self._pages(StreamList, "/v1/streams", "after") for stream in page.items)
 
     def overview(self) -> list[StreamRow]:
         """Return a summary of every stream, with a badge for its health."""
-        return _view(Overview, self.call("GET", "/v1/overview")).streams
+        return _view(Overview, self._send("GET", "/v1/overview")).streams
 
     def stream(self, stream_id: str) -> StreamView:
         """Return one stream."""
-        return _view(StreamView, self.call("GET", _stream(stream_id)))
+        return _view(StreamView, self._send("GET", _stream(stream_id)))
 
     def create(self, settings: Mapping[str, Any]) -> StreamView:
         """Create a stream; omitted settings get the model's defaults."""
-        return _view(StreamView, self.call("POST", "/v1/streams", settings))
+        return _view(StreamView, self._send("POST", "/v1/streams", settings))
 
     def change(
         self, stream_id: str, settings: Mapping[str, Any], generation: int | None = None, *, dry_run: bool = False
@@ -118,38 +113,39 @@ class Client:
         `generation`, here and in the calls below, makes the server refuse the call if the stream is at another one.
         `dry_run` makes the server check the call and change nothing.
         """
-        return _view(StreamView, self.call("PATCH", _dry(_stream(stream_id), dry_run), settings, generation))
+        return _view(StreamView, self._send("PATCH", _dry(_stream(stream_id), dry_run), settings, generation))
 
     def reset(self, stream_id: str, generation: int | None = None, *, dry_run: bool = False) -> StreamView:
         """Reset a stream to the source state."""
-        return _view(StreamView, self.call("POST", _dry(f"{_stream(stream_id)}/reset", dry_run), None, generation))
+        return _view(StreamView, self._send("POST", _dry(f"{_stream(stream_id)}/reset", dry_run), None, generation))
 
     def delete(self, stream_id: str, generation: int | None = None, *, dry_run: bool = False) -> None:
         """Delete a stream."""
-        self.call("DELETE", _dry(_stream(stream_id), dry_run), None, generation)
+        self._send("DELETE", _dry(_stream(stream_id), dry_run), None, generation)
 
     def restore(
         self, stream_id: str, snapshot_id: str, generation: int | None = None, *, dry_run: bool = False
     ) -> Restored:
         """Restore a stream from a snapshot."""
         path, body = _dry(f"{_stream(stream_id)}/restore", dry_run), {"snapshot": snapshot_id}
-        return _view(Restored, self.call("POST", path, body, generation))
+        return _view(Restored, self._send("POST", path, body, generation))
 
     def snapshots(self, stream_id: str) -> Iterator[SnapshotView]:
         """Yield a stream's snapshots, newest first, page by page."""
-        return self._pages(SnapshotView, f"{_stream(stream_id)}/snapshots", "after")
+        pages = self._pages(SnapshotList, f"{_stream(stream_id)}/snapshots", "after")
+        return (snapshot for page in pages for snapshot in page.items)
 
     def take(self, stream_id: str, settings: Mapping[str, Any] | None = None) -> SnapshotView:
         """Take a snapshot of a stream. The settings are `name`, `note` and `inputs` ("keep" or "drop")."""
-        return _view(SnapshotView, self.call("POST", f"{_stream(stream_id)}/snapshots", settings or {}))
+        return _view(SnapshotView, self._send("POST", f"{_stream(stream_id)}/snapshots", settings or {}))
 
     def snapshot(self, snapshot_id: str) -> SnapshotView:
         """Return one snapshot's manifest."""
-        return _view(SnapshotView, self.call("GET", _snapshot(snapshot_id)))
+        return _view(SnapshotView, self._send("GET", _snapshot(snapshot_id)))
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Delete a snapshot permanently."""
-        self.call("DELETE", _snapshot(snapshot_id))
+        self._send("DELETE", _snapshot(snapshot_id))
 
     def download(self, snapshot_id: str) -> bytes:
         """Return a snapshot as its safetensors file."""
@@ -159,15 +155,16 @@ class Client:
         """Store a snapshot file that was downloaded from this server or from another one."""
         headers = {"Content-Type": "application/octet-stream"}
         response = self._connection.send("POST", "/v1/snapshots", content=content, headers=headers)
-        return _view(SnapshotView, _json(response))
+        return _view(SnapshotView, response)
 
     def events(self, since: int = 0, stream: str | None = None) -> Iterator[EventView]:
         """Yield the stored events after an id, oldest first, page by page; only one stream's if one is named."""
-        return self._pages(EventView, "/v1/events", "since", since=since, stream=stream)
+        pages = self._pages(EventList, "/v1/events", "since", since=since, stream=stream)
+        return (event for page in pages for event in page.items)
 
     def newest_event(self) -> int:
         """Return the id of the newest event; 0 if there is none."""
-        return _view(Overview, self.call("GET", "/v1/overview")).event or 0
+        return _view(Overview, self._send("GET", "/v1/overview")).event or 0
 
     def follow(
         self, since: int | None = None, stream: str | None = None, retries: int = FOLLOW_RETRIES
@@ -182,24 +179,29 @@ class Client:
     def feedback(self, stream_id: str, labels: Mapping[str, Sequence[str | int]]) -> FeedbackView:
         """Send the true labels of earlier requests, by request id: one class name or number for each image."""
         items = [{"request": request, "labels": list(of_images)} for request, of_images in labels.items()]
-        return _view(FeedbackView, self.call("POST", f"{_stream(stream_id)}/feedback", {"items": items}))
+        return _view(FeedbackView, self._send("POST", f"{_stream(stream_id)}/feedback", {"items": items}))
 
     def history(self, stream_id: str, since: int = 0) -> HistoryView:
         """Return a stream's time series. `since` is the `next` of an earlier answer, or 0 for all points."""
-        return _view(HistoryView, self.call("GET", f"{_stream(stream_id)}/history?since={since}"))
+        return _view(HistoryView, self._send("GET", f"{_stream(stream_id)}/history?since={since}"))
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, generation: int | None = None) -> Any:
         """Make any `/v1` call and return its JSON; None if the answer has no body."""
-        settings: dict[str, Any] = {} if body is None else {"json": dict(body)}
-        headers = {} if generation is None else {"If-Match": f'"{generation}"'}
-        response = self._connection.send(method, path, headers=headers, **settings)
+        response = self._send(method, path, body, generation)
         return _json(response) if response.content else None
 
-    def _pages(self, kind: type[View], path: str, cursor: str, **filters: Any) -> Iterator[View]:
+    def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, generation: int | None = None
+    ) -> httpx.Response:
+        settings: dict[str, Any] = {} if body is None else {"json": dict(body)}
+        headers = {} if generation is None else {"If-Match": f'"{generation}"'}
+        return self._connection.send(method, path, headers=headers, **settings)
+
+    def _pages(self, kind: type[Page], path: str, cursor: str, **filters: Any) -> Iterator[Page]:
         params = {name: value for name, value in filters.items() if value is not None}
         while True:
-            page = _view(Page, _json(self._connection.send("GET", path, params={**params, "limit": PAGE})))
-            yield from (_view(kind, item) for item in page.items)
+            page = _view(kind, self._connection.send("GET", path, params={**params, "limit": PAGE}))
+            yield page
             if page.next is None:
                 return
             params[cursor] = page.next
@@ -209,17 +211,23 @@ def _json(response: httpx.Response) -> Any:
     try:
         return response.json()
     except ValueError:
-        raise RefusedError(f"{response.url} is not an Acclimate server: its answer is not JSON") from None
+        raise _not_json(response) from None
 
 
-def _view(kind: type[View], document: Any) -> View:
+def _view(kind: type[AnyView], response: httpx.Response) -> AnyView:
     try:
-        return kind.model_validate(document)
+        return kind.read(response.content)
     except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise _not_json(response) from None
         reason = sentences(error.errors(), most=1)
         raise RefusedError(
             f"the server's answer is not one of an Acclimate server ({kind.__name__}: {reason})"
         ) from None
+
+
+def _not_json(response: httpx.Response) -> RefusedError:
+    return RefusedError(f"{response.url} is not an Acclimate server: its answer is not JSON")
 
 
 def _dry(path: str, dry_run: bool) -> str:

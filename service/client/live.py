@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from service.client.connection import Connection
 from service.client.errors import RefusedError, UnreachableError
 from service.client.retrying import passing, pause_seconds
-from service.client.views import EventView
+from service.views.events import EventView
 
 PATH = "/v1/events/live"
 SILENCE_SECONDS = 60.0
@@ -58,7 +58,7 @@ def _listen(connection: Connection, after: int, stream: str | None) -> Iterator[
     with connection.stream(PATH, headers, params=params, timeout=SILENCE_SECONDS) as response:
         yield None
         for data in messages(response.iter_lines()):
-            yield EventView.model_validate_json(data)
+            yield EventView.read(data)
 
 
 def messages(lines: Iterable[str]) -> Iterator[str]:

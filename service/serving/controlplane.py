@@ -21,11 +21,11 @@ from service.storage.snapshots.stream_files import file_of, restarted_monitors, 
 from service.storage.store_calls import StoreCalls
 from service.streams import engine
 from service.streams.idempotency import Answered
-from service.streams.stream import Durability, Mode, Stream
+from service.streams.stream import Stream
 from service.streams.table import StreamTable, check_generation
 from service.support.steps import Steps, at_once
 from service.telemetry.metrics import Telemetry
-from service.types import Happening
+from service.types import Durability, Happening, Mode
 
 T = TypeVar("T")
 

@@ -27,9 +27,8 @@ from service.streams.good_states import GoodStates
 from service.streams.idempotency import RetryLog
 from service.streams.records import Event
 from service.support.clock import CLOCK
+from service.types import Durability, Mode
 
-Mode: TypeAlias = Literal["adapt", "frozen", "shadow"]
-Durability: TypeAlias = Literal["ephemeral", "periodic", "sync"]
 Unsettled: TypeAlias = Literal["", "write", "removal"]
 GOOD_BYTES = 64 * 2**20
 """Default limit in bytes on one stream's good states in memory."""

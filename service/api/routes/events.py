@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from service.api.schemas import EventList, EventView
 from service.storage.event_log import EventLog
 from service.streams.records import Event
+from service.views.events import EventList, EventView
 
 Since = Annotated[int, Query(ge=0, le=2**62, description="Return events with greater ids.")]
 OfStream = Annotated[str | None, Query(max_length=128, description="Return events of this stream only.")]

@@ -4,11 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
+from service.api.bodies import FeedbackGiven
 from service.api.problems import responses
-from service.api.schemas import FeedbackGiven, FeedbackView
 from service.errors import UnfitError
 from service.monitoring.late_labels import Feedback
 from service.serving.controlplane import Controlplane
+from service.views.feedback import FeedbackView
 
 StreamId = Annotated[str, Path()]
 

@@ -6,9 +6,9 @@ from adapters.base import Part
 from adapters.options import json_schema
 from adapters.registry import FOLDERS, kind_of, parts
 from service.api.problems import responses
-from service.api.schemas import AdapterList, AdapterPart, GroupView, ModelList, ModelView, NativeView, PipelineView
 from service.models.hosted import Fitted, HostedModel
 from service.serving.dataplane import Dataplane
+from service.views.models import AdapterList, AdapterPart, GroupView, ModelList, ModelView, NativeView, PipelineView
 
 
 def router(dataplane: Dataplane, models: dict[str, HostedModel]) -> APIRouter:

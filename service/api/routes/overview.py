@@ -14,13 +14,14 @@ from PIL import Image
 from adapters.monitors import entropy_bins
 from service.api.problems import responses
 from service.api.routes.events import event_view
-from service.api.schemas import HistoryView, ModelRow, Overview, ProbeView, StreamRow
 from service.monitoring.history import COLUMNS, Misfit, Span
 from service.monitoring.history_tiers import TIERS
 from service.serving.overview import Watching
 from service.serving.stream_cache import Residence
 from service.streams.records import Record
 from service.streams.stream import Stream
+from service.views.history import HistoryView, ProbeView
+from service.views.overview import ModelRow, Overview, StreamRow
 
 StreamId = Annotated[str, Path()]
 Since = Annotated[int, Query(ge=0, description="The `next` of an earlier answer; 0 for everything.")]

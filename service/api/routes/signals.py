@@ -2,12 +2,12 @@
 
 from fastapi import APIRouter
 
-from service.api.schemas import Wire
 from service.monitoring.signal import Better, Unit
 from service.monitoring.signals import every_signal
+from service.views.view import View
 
 
-class SignalView(Wire):
+class SignalView(View):
     """A signal, under the name that streams, histories and `/metrics` use."""
 
     name: str
@@ -20,7 +20,7 @@ class SignalView(Wire):
     """True if a stream's history has a column of this name."""
 
 
-class SignalList(Wire):
+class SignalList(View):
     """All signals."""
 
     items: list[SignalView]

@@ -6,13 +6,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
 
+from service.api.bodies import Restore, SnapshotCreate
 from service.api.headers import DryRun, IfMatch, generation_of
 from service.api.middleware.body import read_body
 from service.api.problems import responses
 from service.api.routes.streams import After, Limit, StreamId, view
-from service.api.schemas import Restore, Restored, SnapshotCreate, SnapshotList, SnapshotView
 from service.serving.controlplane import Controlplane
 from service.storage.snapshots.format import Manifest
+from service.views.snapshots import SnapshotList, SnapshotView
+from service.views.streams import Restored
 
 SnapshotId = Annotated[str, Path()]
 FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}

@@ -2,16 +2,18 @@
 
 import json
 from itertools import islice
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 
+from service.api.bodies import StreamCreate, StreamPatch
 from service.api.headers import DryRun, IfMatch, generation_of
 from service.api.problems import responses
-from service.api.schemas import ShadowView, StreamCreate, StreamList, StreamPatch, StreamView
 from service.serving.controlplane import Controlplane
 from service.streams.records import Record
-from service.streams.stream import Durability, Stream
+from service.streams.stream import Stream
+from service.types import Durability
+from service.views.streams import ShadowView, StreamList, StreamView
 
 MOVES = 5
 """Most class changes that a shadow report lists."""
@@ -109,7 +111,7 @@ def view(stream: Stream) -> StreamView:
         adapter=stream.fitted.spec,
         options=dict(stream.fitted.options),
         mode=stream.mode,
-        guard=stream.policy,
+        guard=stream.policy.model_dump(),
         adapt_batch_size=stream.adapt_batch_size,
         durability=stream.durability,
         idempotent=stream.idempotent,
@@ -135,7 +137,7 @@ def resting_view(record: Record) -> StreamView:
         id=record.id,
         model=record.model,
         adapter=record.adapter,
-        durability=cast("Durability", record.durability),
+        durability=record.durability,
         resident=False,
         generation=record.ceiling,
         durable_generation=record.generation,

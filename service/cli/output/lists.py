@@ -39,7 +39,7 @@ def streams(listed: Sequence[StreamView], rows: Mapping[str, StreamRow], width: 
         Column("agreement", [share(stream.signals.get("source_agreement")) for stream in listed], 4, "right"),
         Column("gap", [figure(gap(stream, rows)) for stream in listed], 7, "right"),
         Column("size", [size(stream.state_bytes) for stream in listed], 6, "right"),
-        *_durability(listed),
+        Column("kept", [kept(stream) for stream in listed], 9),
         Column("used", [age(stream.last_used) for stream in listed], 5),
     ]
     return table(columns, width)
@@ -51,17 +51,9 @@ def _models(listed: Sequence[StreamView]) -> list[Column]:
     return [Column("model", models, 8)] if len(set(models)) > 1 else []
 
 
-def _durability(listed: Sequence[StreamView]) -> list[Column]:
-    """Return the column about durability if the server reports it."""
-    if all(stream.durability is None and stream.resident is None for stream in listed):
-        return []
-    return [Column("kept", [kept(stream) for stream in listed], 9)]
-
-
 def kept(stream: StreamView) -> str:
-    """Return a stream's durability and place, as far as the server reports them."""
-    place = {True: "in memory", False: "on disk", None: ""}[stream.resident]
-    return ", ".join(said for said in (stream.durability or "", place) if said) or DASH
+    """Return a stream's durability, and its place."""
+    return f"{stream.durability}, {'in memory' if stream.resident else 'on disk'}"
 
 
 def badge(stream: StreamView, rows: Mapping[str, StreamRow]) -> str:

@@ -8,12 +8,12 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from service.cli.output.tables import console, plain
-from service.client.views import Told
+from service.views.view import View
 
-View = TypeVar("View", bound=Told)
+AnyView = TypeVar("AnyView", bound=View)
 
 
-def print_one(view: View, shown: Callable[[View], RenderableType], *, as_json: bool) -> None:
+def print_one(view: AnyView, shown: Callable[[AnyView], RenderableType], *, as_json: bool) -> None:
     """Print one item."""
     said = view.json_text() if as_json else shown(view)
     if isinstance(said, str):
@@ -23,7 +23,7 @@ def print_one(view: View, shown: Callable[[View], RenderableType], *, as_json: b
 
 
 def print_list(
-    views: Iterable[View], shown: Callable[[Sequence[View], int], RenderableType], none: str, *, as_json: bool
+    views: Iterable[AnyView], shown: Callable[[Sequence[AnyView], int], RenderableType], none: str, *, as_json: bool
 ) -> None:
     """Print a list as a JSON array with one item per line, or as a table; `none` is printed for an empty list."""
     if as_json:
@@ -33,7 +33,7 @@ def print_list(
     out.print(shown(listed, out.width) if listed else Text(none, style="dim"))
 
 
-def print_array(views: Iterable[Told]) -> None:
+def print_array(views: Iterable[View]) -> None:
     """Print a JSON array with one item per line. If the first page is refused, nothing is printed."""
     opening = "["
     for view in views:

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from service.cli.output.formatting import DASH, pairs, size
 from service.cli.output.tables import Column, facts, table
-from service.client import AdapterView, ModelView
+from service.client import AdapterPart, ModelView
+from service.views.models import PipelineView
 
 FOLDED = 32
 SHOWN_CLASSES = 12
@@ -55,14 +56,13 @@ def _input(view: ModelView) -> str:
     return f"{view.input.get('datatype', '')} [N, {shape}]"
 
 
-def _pipeline(pipeline: Mapping[str, Any]) -> str:
-    options = pairs(pipeline.get("options", {}))
-    held = size(pipeline.get("state_bytes", 0))
-    said = f"{pipeline.get('adapter')}, run by {pipeline.get('backend')}, {held} a stream"
+def _pipeline(pipeline: PipelineView) -> str:
+    options = pairs(pipeline.options)
+    said = f"{pipeline.adapter}, run by {pipeline.backend}, {size(pipeline.state_bytes)} a stream"
     return f"{said} ({options})" if options else said
 
 
-def parts(listed: Sequence[AdapterView], width: int) -> Table:
+def parts(listed: Sequence[AdapterPart], width: int) -> Table:
     """Return a table of parts."""
     return table(
         [
@@ -76,7 +76,7 @@ def parts(listed: Sequence[AdapterView], width: int) -> Table:
     )
 
 
-def part(view: AdapterView) -> Table:
+def part(view: AdapterPart) -> Table:
     """Return the details of a part, with one option per line."""
     rows: list[tuple[str, str | Text]] = [
         ("part", Text(view.name, style="bold")),

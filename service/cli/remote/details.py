@@ -29,7 +29,7 @@ def stream(view: StreamView, row: StreamRow | None) -> Table:
         ("size", size(view.state_bytes)),
         ("created", f"{age(view.created)}, last used {age(view.last_used)}"),
     ]
-    rows += [("kept", kept(view))] if kept(view) != DASH else []
+    rows.append(("kept", kept(view)))
     rows += [("request ids", "refused if they come again with another body")] if view.idempotent else []
     rows += _signals(view, row)
     rows += [("choice", view.choice)] if view.choice else []

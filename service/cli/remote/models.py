@@ -9,7 +9,7 @@ from service.cli.remote import catalogues
 from service.cli.remote.connection import DEFAULT_URL, reach
 from service.cli.remote.errors import MistakeError
 from service.cli.remote.options import AsJson, KeyFile, Url
-from service.client import AdapterView, RefusedError
+from service.client import AdapterPart, RefusedError
 
 KINDS = ("normalizer", "learner", "output", "selector")
 Kind = Annotated[str | None, typer.Option(help=f"Only parts of this kind: {', '.join(KINDS)}.")]
@@ -58,7 +58,7 @@ def adapters(
         print_one(_named(parts, part), catalogues.part, as_json=as_json)
 
 
-def _named(parts: list[AdapterView], name: str) -> AdapterView:
+def _named(parts: list[AdapterPart], name: str) -> AdapterPart:
     found = next((each for each in parts if each.name == name), None)
     if found is None:
         raise RefusedError(f"there is no part {name!r}; there are: {', '.join(sorted(each.name for each in parts))}")

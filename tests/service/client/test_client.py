@@ -1,4 +1,4 @@
-"""The client: retries, live events, and views that agree with the server's."""
+"""The client: retries, live events, and answers of other servers."""
 
 import json
 from contextlib import contextmanager
@@ -7,8 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.api import schemas
-from service.client import Client, RefusedError, UnreachableError, views
+from service.client import Client, RefusedError, UnreachableError
 from service.client.live import follow
 from service.client.retrying import retried
 
@@ -35,21 +34,6 @@ class Fake:
             yield httpx.Response(200, text=answer)
 
         return opened()
-
-
-VIEWS = (
-    "StreamView", "ShadowView", "Restored", "StreamRow", "Overview",
-    "SnapshotView", "EventView", "FeedbackView", "HistoryView",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", VIEWS)
-def test_the_clients_views_want_nothing_that_the_server_does_not_tell(name):
-    ours, theirs = getattr(views, name), getattr(schemas, name)
-    wanted = {name for name, field in ours.model_fields.items() if field.is_required()}
-
-    assert wanted <= set(theirs.model_fields)
-    assert set(ours.model_fields) - set(theirs.model_fields) <= {"durability", "resident"}
 
 
 def test_following_goes_on_after_the_last_event_where_the_connection_was_lost():
@@ -100,7 +84,9 @@ def test_where_no_server_is_nothing_is_ready():
         assert client.ready() is False
 
 
-@pytest.mark.parametrize(("body", "said"), [(b"<html>", "its answer is not JSON"), (b"{}", "Page: items is missing")])
+@pytest.mark.parametrize(
+    ("body", "said"), [(b"<html>", "its answer is not JSON"), (b"{}", "StreamList: items is missing")]
+)
 def test_another_kind_of_server_is_a_refusal_that_says_so(monkeypatch, body, said):
     monkeypatch.setattr(
         httpx.Client, "request", lambda _self, method, url, **_: httpx.Response(
