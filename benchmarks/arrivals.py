@@ -8,7 +8,6 @@ the server's cores. `late` is how late it sent; if that is large, the client can
 """
 
 import asyncio
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -23,12 +22,11 @@ from typing import Annotated, Any
 import httpx
 import numpy as np
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks import report
 from benchmarks.machine import machine
+from benchmarks.report import Data, JsonFile
 from benchmarks.serving import INFER, MODEL, body_of, folders_of, serving_resnet20
 
 CLIENTS = 64
@@ -214,9 +212,7 @@ async def run(
 
 
 def main(
-    data: Annotated[
-        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
-    ],
+    data: Data,
     share: Annotated[
         list[float], typer.Option(min=0.01, max=4, help="Rates, as shares of the measured capacity; repeat.")
     ] = list(SHARES),  # noqa: B006
@@ -228,7 +224,7 @@ def main(
     ] = 10,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; the table shows medians.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime in the server.")] = 2,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure latency and refusals of a server at constant request rates, on the CIFAR ResNet-20.
 
@@ -236,7 +232,7 @@ def main(
     """
     batch = np.load(data / "brightness.npy")[:images].transpose(0, 3, 1, 2).astype(np.float32) / 255
     plan = Plan(share, rounds, seconds)
-    with tempfile.TemporaryDirectory() as name, Progress(console=Console(stderr=True)) as progress:
+    with tempfile.TemporaryDirectory() as name, report.progress() as progress:
         folders = folders_of(Path(name), data / "resnet20.safetensors")
         task = progress.add_task("starting", total=rounds * (len(share) + 1) + 1)
         with serving_resnet20(folders, threads, [spec]) as server:
@@ -254,31 +250,17 @@ def main(
         "capacity": f"{most:.0f} requests a second",
         **machine(threads),
     }
-    Console(width=120).print(as_table(loads, about))
-    if json_file is not None:
-        report = {**about, "capacity": most, "loads": [asdict(load) for load in loads]}
-        json_file.write_text(json.dumps(report, indent=1) + "\n")
+    figures = {**about, "capacity": most, "loads": [asdict(load) for load in loads]}
+    report.write(as_table(loads, about), width=120, figures=figures, json_file=json_file)
 
 
 def as_table(loads: Sequence[Load], about: Mapping[str, str]) -> Table:
     """Return the figures as a table."""
-    caption = "\n".join(f"{name} {value}" for name, value in about.items())
     title = "Open loop: requests per second, and milliseconds from when they were due"
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
-    names = (
-        "of capacity",
-        "offered",
-        "answered",
-        "reached",
-        "refused",
-        "failed",
-        "p50 ms",
-        "p99 ms",
-        "max ms",
-        "late ms",
-    )
-    for name in names:
-        table.add_column(name, justify="right")
+    headings = (
+        "of capacity", "offered", "answered", "reached", "refused", "failed", "p50 ms", "p99 ms", "max ms", "late ms",
+    )  # fmt: skip
+    table = report.new_table(title, headings, caption=report.lines_of(about))
     for load in loads:
         rates = (f"{load.share:g}", f"{load.offered:.1f}", f"{load.answered:.1f}", f"{load.reached:.2f}")
         lost = (f"{100 * load.refused:.1f} %", f"{100 * load.failed:.1f} %")

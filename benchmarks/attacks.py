@@ -26,11 +26,12 @@ from typing import Annotated, TypeAlias
 import numpy as np
 import typer
 from PIL import Image
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import report
 from benchmarks.machine import machine
+from benchmarks.report import JsonFile
 from benchmarks.server import Server, most_rss_of, rss_of, serving
 
 MIB = 2**20
@@ -298,11 +299,10 @@ def main(
     only: Annotated[list[str], typer.Option(help="Only attacks whose name contains this; repeat.")] = [],  # noqa: B006
     seconds: Annotated[float, typer.Option(min=1, help="Longest duration of an attack.")] = 60,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime in the server.")] = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Run all attacks against a server, and show their costs."""
     found: dict[str, Harm] = {}
-    console = Console(width=110)
 
     def show(name: str, harm: Harm) -> None:
         found[name] = harm
@@ -312,18 +312,14 @@ def main(
 
     chosen = {name: attack for name, attack in attacks().items() if not only or any(part in name for part in only)}
     suffer_all(chosen, seconds, threads, show)
-    console.print(as_table(found, machine(threads)))
-    if json_file is not None:
-        json_file.write_text(json.dumps({name: asdict(harm) for name, harm in found.items()}, indent=1) + "\n")
+    figures = {name: asdict(harm) for name, harm in found.items()}
+    report.write(as_table(found, machine(threads)), width=110, figures=figures, json_file=json_file)
 
 
 def as_table(found: Mapping[str, Harm], about: Mapping[str, str]) -> Table:
     """Return the figures as a table."""
-    caption = "\n".join(f"{name} {value}" for name, value in about.items())
-    table = Table(title="What attacks cost a server", caption=caption, box=box.SIMPLE_HEAD)
-    table.add_column("attack")
-    for name in ("memory MiB", "longest pause s", "took s"):
-        table.add_column(name, justify="right")
+    headings = ("attack", "memory MiB", "longest pause s", "took s")
+    table = report.new_table("What attacks cost a server", headings, ("attack",), report.lines_of(about))
     for name, harm in found.items():
         table.add_row(name, f"{harm.memory / MIB:.0f}", f"{harm.pause:.2f}", f"{harm.seconds:.1f}")
     return table

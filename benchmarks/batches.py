@@ -5,22 +5,19 @@ per image, and their ratios to the forward pass of the same batch. Small batches
 ones the cost per image.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import torch
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from adapters import SourceImages
+from benchmarks import report
 from benchmarks.cost import Cost, Network, Subject, Workload, frozen, graphs_made, measure, subjects_of, workload
 from benchmarks.machine import machine
+from benchmarks.report import Data, JsonFile, Specs
 from benchmarks.resnet20 import with_artefacts
 from service.offline.evaluation.pipelines import read_pipeline
 
@@ -78,10 +75,8 @@ def rows_of(costs: Costs) -> list[Row]:
 
 
 def main(
-    data: Annotated[
-        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
-    ],
-    specs: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
+    data: Data,
+    specs: Specs = list(SPECS),  # noqa: B006
     size: Annotated[list[int], typer.Option(min=1, max=256, help="Images per step; repeat.")] = list(SIZES),  # noqa: B006
     network: Annotated[
         Network,
@@ -93,7 +88,7 @@ def main(
     ] = 0.3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime.")] = 2,
     repetitions: Annotated[int, typer.Option(min=1, help="Repetitions; the tables show medians.")] = 25,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure the cost of an image by batch size, in PyTorch and compiled, relative to the frozen forward pass."""
     torch.set_num_threads(threads)
@@ -102,7 +97,7 @@ def main(
     if len(sent.x) < max(sizes):
         raise typer.BadParameter(f"there are {len(sent.x)} images of {corruption}, fewer than {max(sizes)}")
     costs = {}
-    with Progress(console=Console(stderr=True)) as progress:
+    with report.progress() as progress:
         making = progress.add_task("preparing", total=len(sizes) * len(specs))
         subjects = subjects_by_size(
             calibrated(sent, specs), sizes, specs, share, threads, lambda: progress.advance(making)
@@ -112,11 +107,8 @@ def main(
             measure(mine, 1, lambda: progress.advance(task))
             costs[images] = measure(mine, repetitions, lambda: progress.advance(task))
     about = {"network": network, "repetitions": str(repetitions), **machine(threads)}
-    for table in as_tables(costs, about):
-        Console(width=120).print(table)
-    if json_file is not None:
-        written = [{"images": images, **asdict(cost)} for images, each in costs.items() for cost in each]
-        json_file.write_text(json.dumps({**about, "costs": written}, indent=1) + "\n")
+    written = [{"images": images, **asdict(cost)} for images, each in costs.items() for cost in each]
+    report.write(*as_tables(costs, about), width=120, figures={**about, "costs": written}, json_file=json_file)
 
 
 def as_tables(costs: Costs, about: Mapping[str, str]) -> tuple[Table, Table]:
@@ -124,16 +116,12 @@ def as_tables(costs: Costs, about: Mapping[str, str]) -> tuple[Table, Table]:
     rows = rows_of(costs)
     times = _table("Milliseconds per image, by images per step", rows, list(costs), _milliseconds)
     ratios = _table("Cost of a step, in frozen forward passes of the same batch", rows, list(costs), _ratio)
-    ratios.caption = "\n".join([*_selections(rows), *(f"{name} {value}" for name, value in about.items())])
+    ratios.caption = "\n".join([*_selections(rows), report.lines_of(about)])
     return times, ratios
 
 
 def _table(title: str, rows: list[Row], sizes: list[int], cell: Callable[[Cost, int], str]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    for name in ("spec", "backend"):
-        table.add_column(name)
-    for size in sizes:
-        table.add_column(str(size), justify="right")
+    table = report.new_table(title, ("spec", "backend", *map(str, sizes)), ("spec", "backend"))
     for row in rows:
         cells = [cell(row.costs[size], size) if size in row.costs else "-" for size in sizes]
         table.add_row(row.spec, row.backend, *cells)

@@ -10,7 +10,6 @@ mariodoebler/test-time-adaptation 8b2ed63 and, for UnMix-TNS and NOTE, devavratT
 CPU. An error that was not measured is None.
 """
 
-import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from torch import Tensor
 from adapters import Adapter, SourceImages, SourceModel
 from adapters.errors import AdapterError
 from adapters.registry import pipelines_of
+from benchmarks import report
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
 from service.offline.evaluation.data import Domains, Items, in_memory
 from service.offline.evaluation.layouts import CIFAR10C as CORRUPTIONS
@@ -252,10 +252,9 @@ def main(
         results = list(_measure(spec, source, images, folder, streams, batch, seeds, console))
     except AdapterError as error:
         raise typer.BadParameter(str(error)) from None
-    console.print(as_table(results))
-    if json_file is not None:
-        settings = {"data": str(data), "batch": batch, "threads": threads, "torch": torch.__version__}
-        json_file.write_text(json.dumps({**settings, "results": [as_json(each) for each in results]}, indent=1) + "\n")
+    settings = {"data": str(data), "batch": batch, "threads": threads, "torch": torch.__version__}
+    figures = {**settings, "results": [as_json(each) for each in results]}
+    report.write(as_table(results), width=console.width, figures=figures, json_file=json_file)
     if any(result.verdict == "worse" for result in results):
         raise typer.Exit(1)
 

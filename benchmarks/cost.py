@@ -7,7 +7,6 @@ Options fix whatever would depend on the images, and the table shows them. For l
 margin lets a given share of the batch pass, and no image counts as redundant. CoTTA always augments.
 """
 
-import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,9 +20,6 @@ from typing import Annotated, Literal, TypeAlias
 import numpy as np
 import torch
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
@@ -31,9 +27,11 @@ from adapters import SourceImages, SourceModel
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.learning.filtered_entropy import FilterOptions
 from adapters.pipeline import Fit, Pipeline
+from benchmarks import report
 from benchmarks.machine import machine
 from benchmarks.mobilenet import made_images, mobilenet_source
 from benchmarks.monitoring import write_bundle
+from benchmarks.report import Data, JsonFile, Specs
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
 from service.models.bundle import Bundle, read_bundle
 from service.models.graphs.cache import Graph, Wanted, made_anew, why_not
@@ -223,10 +221,9 @@ def measure(subjects: list[Subject], repetitions: int, advance: Call) -> list[Co
 
 def as_table(costs: list[Cost], about: Mapping[str, str]) -> Table:
     """Return the costs as a table."""
-    caption = "\n".join([f"{name} {value}" for name, value in about.items()])
-    table = Table(title="Cost of a step, in frozen forward passes", caption=caption, box=box.SIMPLE_HEAD)
-    for name in ("spec", "backend", "ms", "ratio", "at most", "verdict", "selected", "set for this"):
-        table.add_column(name, justify="right" if name in {"ms", "ratio", "at most", "selected"} else "left")
+    headings = ("spec", "backend", "ms", "ratio", "at most", "verdict", "selected", "set for this")
+    left = ("spec", "backend", "verdict", "set for this")
+    table = report.new_table("Cost of a step, in frozen forward passes", headings, left, report.lines_of(about))
     for cost in costs:
         row = (
             cost.spec,
@@ -243,10 +240,8 @@ def as_table(costs: list[Cost], about: Mapping[str, str]) -> Table:
 
 
 def main(
-    data: Annotated[
-        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
-    ],
-    specs: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
+    data: Data,
+    specs: Specs = list(SPECS),  # noqa: B006
     network: Annotated[
         Network, typer.Option(help="The CIFAR ResNet-20, or an untrained MobileNet at 224.")
     ] = "resnet20",
@@ -263,12 +258,12 @@ def main(
     ] = [],  # noqa: B006
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
     repetitions: Annotated[int, typer.Option(min=1, help="Repetitions; the table shows medians.")] = 15,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure the cost of steps relative to the frozen forward pass, on the CIFAR ResNet-20 or a MobileNet."""
     torch.set_num_threads(threads)
     sent = workload(network, data, corruption, batch)
-    with Progress(console=Console(stderr=True)) as progress:
+    with report.progress() as progress:
         making = progress.add_task("preparing", total=len(specs))
         subjects, graph_of = [frozen(sent.source, sent.x)], graphs_made(threads)
         for spec in specs:
@@ -283,10 +278,8 @@ def main(
         "repetitions": str(repetitions),
         **machine(threads),
     }
-    Console(width=120).print(as_table(costs, about))
-    if json_file is not None:
-        rows = [{**asdict(cost), "most": cost.most, "verdict": cost.verdict} for cost in costs]
-        json_file.write_text(json.dumps({**about, "costs": rows}, indent=1) + "\n")
+    rows = [{**asdict(cost), "most": cost.most, "verdict": cost.verdict} for cost in costs]
+    report.write(as_table(costs, about), width=120, figures={**about, "costs": rows}, json_file=json_file)
 
 
 def _usual(spec: str, source: SourceModel, x: Tensor, share: float) -> dict[str, str]:

@@ -7,7 +7,6 @@ First requests cost more and are shown separately. For the others, the table sho
 to the smallest number of streams. The clients share the server's cores.
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,13 +20,12 @@ from time import perf_counter
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks import report
 from benchmarks.asking import Asking, Latency, latency_of, serving_embedded
 from benchmarks.machine import machine
+from benchmarks.report import JsonFile
 from benchmarks.server import rss_of
 from service.client import Client
 
@@ -130,11 +128,11 @@ def main(
     resident_mib: Annotated[int, typer.Option(min=0, help="Most MiB of streams' states in memory.")] = 1024,
     seed: Annotated[int, typer.Option(help="Seed of the streams' order.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime in the server.")] = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure throughput, memory and latency of a server by the number of its streams, on the embedded model."""
     plan, counts, found = Plan(clients, requests, rounds, seed), sorted(set(streams)), list[Crowd]()
-    with tempfile.TemporaryDirectory() as name, Progress(console=Console(stderr=True)) as progress:
+    with tempfile.TemporaryDirectory() as name, report.progress() as progress:
         task = progress.add_task("starting", total=sum(map(plan.calls, counts)))
         folders = folders_of(Path(name), len(counts), threads, spec, resident_mib)
         for count, data in zip(counts, folders, strict=True):
@@ -151,17 +149,14 @@ def main(
         "rounds": str(rounds),
         **machine(threads),
     }
-    Console(width=110).print(as_table(found, about))
-    if json_file is not None:
-        json_file.write_text(json.dumps({**about, "crowds": [asdict(each) for each in found]}, indent=1) + "\n")
+    figures = {**about, "crowds": [asdict(each) for each in found]}
+    report.write(as_table(found, about), width=110, figures=figures, json_file=json_file)
 
 
 def as_table(found: Sequence[Crowd], about: Mapping[str, str]) -> Table:
     """Return the figures as a table; ratios are to the first row."""
-    caption = "\n".join(f"{name} {value}" for name, value in about.items())
-    table = Table(title="A server by the number of its streams", caption=caption, box=box.SIMPLE_HEAD)
-    for name in ("streams", "made/s", "first asked/s", "asked/s", "ratio", "p50 ms", "p99 ms", "RSS MiB", "resting"):
-        table.add_column(name, justify="right")
+    headings = ("streams", "made/s", "first asked/s", "asked/s", "ratio", "p50 ms", "p99 ms", "RSS MiB", "resting")
+    table = report.new_table("A server by the number of its streams", headings, caption=report.lines_of(about))
     for each in found:
         rates = (f"{rate:.0f}" for rate in (each.made, each.first, each.throughput))
         ratio = f"{each.throughput / found[0].throughput:.2f}"

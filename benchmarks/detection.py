@@ -17,21 +17,16 @@ measured values (3 streams of 100,000 stationary values, 50 runs of each shift, 
 An update cost 43 (ADWIN), 66 (Page-Hinkley) and 95 (bets) microseconds.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
@@ -41,6 +36,8 @@ from adapters.monitors.betting import BettingOptions
 from adapters.monitors.page_hinkley import PageHinkleyOptions
 from adapters.options import Options
 from adapters.values import Verdict
+from benchmarks import report
+from benchmarks.report import JsonFile
 
 PAGE_HINKLEY = PageHinkleyOptions(tolerance=0.25, threshold=25.0, forgetting=1.0)
 """Options for signals of unit variance. The defaults are for a smaller unit, and forgetting raises false alarms."""
@@ -204,11 +201,10 @@ def measure(name: str, values: int, seeds: int, runs: int, advance: Callable[[in
 def as_table(found: Sequence[Figures]) -> Table:
     """Return the figures as a table."""
     title = f"False alarms in {SHOWN:,} stationary values; median delay after {BEFORE:,} (share found in {AFTER:,})"
-    table = Table(title=title, box=box.SIMPLE_HEAD)
     late = f"{USUAL:g} σ after {found[0].values:,}"
-    for heading in ("detector", "false alarms", "stated", *(f"{shift:g} σ" for shift in SHIFTS), "stated", late, "µs"):
-        table.add_column(heading, justify="left" if heading == "detector" else "right")
-    table.add_column("verdict")
+    shifts = [f"{shift:g} σ" for shift in SHIFTS]
+    headings = ("detector", "false alarms", "stated", *shifts, "stated", late, "µs", "verdict")
+    table = report.new_table(title, headings, ("detector", "verdict"))
     for each in found:
         subject = SUBJECTS[each.name]
         seen = sum(each.alarms) * SHOWN / (each.values * len(each.alarms))
@@ -231,7 +227,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Long streams.")] = 3,
     runs: Annotated[int, typer.Option(min=1, help="Runs of each shift.")] = 50,
     detector: Annotated[list[str], typer.Option(help="Detectors; repeat.")] = list(SUBJECTS),  # noqa: B006
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write every figure here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure false alarms, delays and costs of the change detectors on synthetic streams."""
     unknown = [name for name in detector if name not in SUBJECTS]
@@ -240,16 +236,14 @@ def main(
             f"no detector {unknown[0]!r}; there are: {'; '.join(SUBJECTS)}", param_hint="--detector"
         )
     each = seeds * (values + AFTER) + len(SHIFTS) * runs * (BEFORE + AFTER)
-    with Progress(console=Console(stderr=True)) as progress:
+    with report.progress() as progress:
         task = progress.add_task(f"{len(detector)} detectors", total=len(detector) * each)
         found = [measure(name, values, seeds, runs, lambda count: progress.advance(task, count)) for name in detector]
-    Console(width=150).print(as_table(found))
-    if json_file is not None:
-        figures = [
-            {**asdict(one), "stated": one.stated, "passes": one.passes, "options": asdict(SUBJECTS[one.name].options)}
-            for one in found
-        ]
-        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+    figures = [
+        {**asdict(one), "stated": one.stated, "passes": one.passes, "options": asdict(SUBJECTS[one.name].options)}
+        for one in found
+    ]
+    report.write(as_table(found), width=150, figures=figures, json_file=json_file)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,16 @@ corruption at one severity, without resets. In i.i.d. order, images are shuffled
 by label, with noise that lets neighbouring classes overlap, as if a camera saw one thing for a while.
 """
 
-import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks import report
+from benchmarks.report import JsonFile
 from service.models.bundle import read_bundle
 from service.models.hosted import HostedModel, host
 from service.offline.evaluation import runs
@@ -63,7 +61,7 @@ def run(model: HostedModel, images: int, batch: int, severity: int, seed: int) -
     domains = embedded(model.bundle.input, Wanted(images=images, severity=severity, seed=seed))
     plans = {order: plan_of(domains, order, seed) for order in ORDERS}
     rows = []
-    with Progress(console=Console(stderr=True)) as progress:
+    with report.progress() as progress:
         for spec, order in progress.track([(spec, order) for spec in SPECS for order in ORDERS]):
             adapter = model.fit(spec, SPECS[spec]).adapter
             found = runs.run(adapter, model.source, domains, plans[order], batch, lambda _: None)
@@ -73,11 +71,10 @@ def run(model: HostedModel, images: int, batch: int, severity: int, seed: int) -
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
+def as_table(rows: list[dict[str, Any]]) -> Table:
     """Return a table of the mean errors over the corruptions and the clean errors, per spec and order."""
-    result = Table(title="Error in %: mean over the corruptions (clean images)", title_justify="left")
-    for name in ("spec", *ORDERS, "ms per batch"):
-        result.add_column(name, justify="left" if name == "spec" else "right")
+    title = "Error in %: mean over the corruptions (clean images)"
+    result = report.new_table(title, ("spec", *ORDERS, "ms per batch"))
     for spec in SPECS:
         mine = [row for row in rows if row["spec"] == spec]
         cells = [f"{row['corrupted']:.1f} ({row['errors'][CLEAN]:.1f})" for row in mine]
@@ -91,15 +88,13 @@ def main(
     severity: Annotated[int, typer.Option(min=1, max=5, help="Severity of the corruptions.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of orders and corruptions.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="PyTorch's threads.")] = 1,
-    out: Annotated[Path | None, typer.Option("--json", help="File for the rows.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Compare specs on the embedded model's test images, clean and under every corruption, in both orders."""
     torch.set_num_threads(threads)
     model = host(read_bundle(EMBEDDED), ["service.demo.network:build"], threads)
     rows = run(model, images, batch, severity, seed)
-    Console(width=100).print(table(rows))
-    if out is not None:
-        out.write_text(json.dumps(rows, indent=1))
+    report.write(as_table(rows), width=100, figures=rows, json_file=json_file)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ to its store. First, every stream is created and gets one request. Then each str
 gets two consecutive requests: the first one loads it, and the second one finds it in memory.
 """
 
-import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ from time import perf_counter
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks import report
 from benchmarks.asking import Asking, Latency, latency_of, serving_embedded
+from benchmarks.report import JsonFile
 from benchmarks.server import most_rss_of
 from service.client import Client
 
@@ -84,28 +83,24 @@ def main(
     durability: Annotated[str, typer.Option(help="Durability of all streams.")] = "periodic",
     batch: Annotated[int, typer.Option(min=1, help="Images per request.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure throughput, memory and latency of a server with more streams than fit in its memory."""
     with (
         tempfile.TemporaryDirectory() as folder,
         serving_embedded(Path(folder), threads, spec, resident_mib) as server,
         Client(server.url) as client,
-        Progress(console=Console(stderr=True)) as progress,
+        report.progress() as progress,
     ):
         found = measure(Asking(client, spec, durability, batch), server.pid, streams, sample, progress)
-    Console(width=100).print(as_table(found))
-    if json_file is not None:
-        json_file.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    report.write(as_table(found), width=100, figures=asdict(found), json_file=json_file)
 
 
 def as_table(found: Figures) -> Table:
     """Return the figures as a table."""
     within = "within" if found.passes else "above"
     title = f"{found.streams} streams: at most {found.rss / GIB:.2f} GiB, {within} {MOST_BYTES / GIB:g}"
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    for name in ("requests", "number", "median ms", "p99 ms"):
-        table.add_column(name, justify="left" if name == "requests" else "right")
+    table = report.new_table(title, ("requests", "number", "median ms", "p99 ms"), ("requests",))
     for name, each in (("to a resting stream", found.resting), ("to one in memory", found.awake)):
         table.add_row(name, str(each.requests), f"{each.median:.1f}", f"{each.p99:.1f}")
     table.add_section()

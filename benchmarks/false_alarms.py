@@ -10,7 +10,6 @@ images, it errs on 20 % more than the frozen model. Harm that lasts for a window
 its first and its last request; else it is missed.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +18,11 @@ from typing import Annotated
 
 import torch
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
 from adapters import SourceImages
+from benchmarks import report
 from benchmarks.alarm_streams import STREAMS, Sent, made
 from benchmarks.monitoring import artefacts_of, hosted
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
@@ -251,14 +248,13 @@ def resnet20(data: Path, specs: Sequence[str]) -> tuple[HostedModel, Domains]:
 def as_table(found: Sequence[Counted]) -> Table:
     """Lay the counts out: a row for each stream and batch size, a column for each spec."""
     specs = list(dict.fromkeys(each.spec for each in found))
-    table = Table(title="False alarms / alarms, then harms found / harms (median delay)", box=box.SIMPLE_HEAD)
-    for heading in ("data", "stream", "images", "requests", *specs):
-        table.add_column(heading, justify="right" if heading in ("images", "requests") else "left")
+    title = "False alarms / alarms, then harms found / harms (median delay)"
+    headings = ("data", "stream", "images", "requests", *specs)
+    table = report.new_table(title, headings, ("data", "stream", *specs), _summary(found))
     cells = {(each.data, each.stream, each.batch, each.spec): each for each in found}
     for data, stream, batch in dict.fromkeys((each.data, each.stream, each.batch) for each in found):
         mine = [cells[data, stream, batch, spec] for spec in specs]
         table.add_row(data, stream, str(batch), str(mine[0].requests), *map(_cell, mine))
-    table.caption = _summary(found)
     return table
 
 
@@ -310,7 +306,7 @@ def main(
     if data is not None:
         sources["cifar10c"] = resnet20(data, spec)
     found: list[Counted] = []
-    with Progress(console=Console(stderr=True)) as progress:
+    with report.progress() as progress:
         task = progress.add_task("streams", total=len(sources) * len(batch) * len(stream) * len(spec))
         for name, (model, domains) in sources.items():
             for size in batch:
@@ -321,9 +317,8 @@ def main(
                         moments = serve(model, each, sent, every, probe_every)
                         found.append(counted(name, kind, each, size, moments))
                         progress.advance(task)
-    Console(width=150).print(as_table(found))
-    if json_file is not None:
-        json_file.write_text(json.dumps([_with_verdicts(each) for each in found], indent=1) + "\n")
+    figures = [_with_verdicts(each) for each in found]
+    report.write(as_table(found), width=150, figures=figures, json_file=json_file)
 
 
 def _with_verdicts(each: Counted) -> dict[str, object]:

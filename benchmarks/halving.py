@@ -5,22 +5,19 @@ precision after each batch, which is more often than on any server. The table sh
 both errors, and the share of equal answers.
 """
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
 from adapters import SourceModel, create
 from adapters.state import flatten, rebuild
+from benchmarks import report
 from benchmarks.machine import machine
+from benchmarks.report import Corruption, Data, JsonFile, Specs
 from benchmarks.resnet20 import labelled_images, load_source_model
 from service.storage.snapshots.half_precision import halved, widened
 
@@ -65,38 +62,34 @@ def _bytes(tensors: dict[str, Tensor]) -> int:
 
 
 def main(
-    data: Annotated[
-        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
-    ],
-    specs: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
-    corruption: Annotated[str, typer.Option(help="Corruption whose images are sent.")] = "gaussian_noise",
+    data: Data,
+    specs: Specs = list(SPECS),  # noqa: B006
+    corruption: Corruption = "gaussian_noise",
     images: Annotated[int, typer.Option(min=1, help="Images sent.")] = 2000,
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure states stored in half precision on the CIFAR ResNet-20: sizes, and errors on corrupted images."""
     torch.set_num_threads(threads)
     source = load_source_model(data / "resnet20.safetensors")
     sent, labels = labelled_images(data, corruption, images)
     found = []
-    with Progress(console=Console(stderr=True)) as progress:
+    with report.progress() as progress:
         task = progress.add_task("specs", total=len(specs))
         for spec in specs:
             found.append(measure(spec, source, sent, labels, batch))
             progress.advance(task)
     about = {"images": str(len(sent)), "corruption": corruption, "batch": str(batch), **machine(threads)}
-    Console(width=100).print(as_table(found, about))
-    if json_file is not None:
-        json_file.write_text(json.dumps({**about, "rested": [asdict(each) for each in found]}, indent=1) + "\n")
+    figures = {**about, "rested": [asdict(each) for each in found]}
+    report.write(as_table(found, about), width=100, figures=figures, json_file=json_file)
 
 
 def as_table(found: list[Rested], about: dict[str, str]) -> Table:
     """Return the figures as a table."""
-    caption = "\n".join(f"{name} {value}" for name, value in about.items())
-    table = Table(title="States stored in half precision after each batch", caption=caption, box=box.SIMPLE_HEAD)
-    for name in ("spec", "bytes", "halved", "error", "error, halved", "equal labels"):
-        table.add_column(name, justify="left" if name == "spec" else "right")
+    title = "States stored in half precision after each batch"
+    headings = ("spec", "bytes", "halved", "error", "error, halved", "equal labels")
+    table = report.new_table(title, headings, caption=report.lines_of(about))
     for each in found:
         sizes = (f"{each.size:,}", f"{each.half_size:,}")
         table.add_row(each.spec, *sizes, f"{each.error:.2f} %", f"{each.half_error:.2f} %", f"{each.equal:.1f} %")

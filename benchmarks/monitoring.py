@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -18,13 +18,12 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
 from adapters import AdapterState, SourceModel
+from benchmarks import report
+from benchmarks.report import Corruption, Data, JsonFile, Specs
 from benchmarks.resnet20 import CLASSES, MEAN, STD, load_source_model, read_source_images
 from service.models.bundle import read_bundle
 from service.models.graphs.cache import Graphs
@@ -122,16 +121,14 @@ def _warmed(fitted: Fitted, x: Tensor) -> AdapterState:
 
 
 def main(
-    data: Annotated[
-        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
-    ],
-    spec: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
-    corruption: Annotated[str, typer.Option(help="Corruption whose images are sent.")] = "brightness",
+    data: Data,
+    spec: Specs = list(SPECS),  # noqa: B006
+    corruption: Corruption = "brightness",
     images: Annotated[int, typer.Option(min=1, help="Images per repetition.")] = 2560,
     batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1, help="Repetitions; the table shows medians.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure the overhead of monitors, guards and the source model's looks on a step, on the CIFAR ResNet-20."""
     torch.set_num_threads(threads)
@@ -139,7 +136,7 @@ def main(
     stored = torch.from_numpy(np.load(data / f"{corruption}.npy")).permute(0, 3, 1, 2)
     sent = (stored.repeat(-(-images // len(stored)), 1, 1, 1)[:images] / 255).contiguous()
     costs = []
-    with Progress(console=Console(stderr=True)) as progress:
+    with report.progress() as progress:
         task = progress.add_task("specs", total=len(spec) * repetitions)
         for each in spec:
             runs = []
@@ -148,16 +145,14 @@ def main(
                 progress.advance(task)
             figures = [median(getattr(run, name) for run in runs) for name in ("step", "served", "overhead")]
             costs.append(Cost(each, *figures))
-    Console(width=100).print(as_table(costs))
-    if json_file is not None:
-        json_file.write_text(json.dumps([cost.__dict__ for cost in costs], indent=1) + "\n")
+    figures = [asdict(cost) for cost in costs]
+    report.write(as_table(costs), width=100, figures=figures, json_file=json_file)
 
 
 def as_table(costs: list[Cost]) -> Table:
     """Return the costs as a table."""
-    table = Table(title="Processor milliseconds per batch, without and with monitors and guards", box=box.SIMPLE_HEAD)
-    for name in ("spec", "step", "served", "overhead", "verdict"):
-        table.add_column(name, justify="left" if name in ("spec", "verdict") else "right")
+    title = "Processor milliseconds per batch, without and with monitors and guards"
+    table = report.new_table(title, ("spec", "step", "served", "overhead", "verdict"), ("spec", "verdict"))
     for cost in costs:
         figures = (f"{cost.step:.1f}", f"{cost.served:.1f}", f"{cost.overhead:+.1f} %")
         verdict = "passes" if cost.passes else f"above {MOST:g} %"

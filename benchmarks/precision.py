@@ -4,24 +4,21 @@ The same stream of corrupted images runs through each spec in float32 and in bfl
 its own state. The table shows the median processor times of a step, both errors, and the share of equal answers.
 """
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from time import process_time
 from typing import Annotated
 
 import torch
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
 from adapters import SourceModel, create
 from adapters.precision import PRECISIONS
+from benchmarks import report
 from benchmarks.machine import machine
+from benchmarks.report import Corruption, Data, JsonFile, Specs
 from benchmarks.resnet20 import labelled_images, load_source_model
 
 SPECS = ("source", "batch", "ema", "unmix_tns", "batch+tent", "unmix_tns+eta")
@@ -59,40 +56,34 @@ def measure(spec: str, source: SourceModel, images: Tensor, labels: Tensor, batc
 
 
 def main(
-    data: Annotated[
-        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
-    ],
-    specs: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
-    corruption: Annotated[str, typer.Option(help="Corruption whose images are sent.")] = "gaussian_noise",
+    data: Data,
+    specs: Specs = list(SPECS),  # noqa: B006
+    corruption: Corruption = "gaussian_noise",
     images: Annotated[int, typer.Option(min=1, help="Images sent.")] = 2000,
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Compare bfloat16 with float32 on the CIFAR ResNet-20: time, and error on corrupted images."""
     torch.set_num_threads(threads)
     source = load_source_model(data / "resnet20.safetensors")
     sent, labels = labelled_images(data, corruption, images)
     found = []
-    with Progress(console=Console(stderr=True)) as progress:
+    with report.progress() as progress:
         task = progress.add_task("specs", total=len(specs))
         for spec in specs:
             found.append(measure(spec, source, sent, labels, batch))
             progress.advance(task)
     about = {"images": str(len(sent)), "corruption": corruption, "batch": str(batch), **machine(threads)}
-    Console(width=100).print(as_table(found, about))
-    if json_file is not None:
-        json_file.write_text(json.dumps({**about, "halved": [asdict(each) for each in found]}, indent=1) + "\n")
+    figures = {**about, "halved": [asdict(each) for each in found]}
+    report.write(as_table(found, about), width=100, figures=figures, json_file=json_file)
 
 
 def as_table(found: list[Halved], about: dict[str, str]) -> Table:
     """Return the figures as a table."""
-    caption = "\n".join(f"{name} {value}" for name, value in about.items())
-    table = Table(
-        title="float32 and bfloat16: processor ms of a step, error in %", caption=caption, box=box.SIMPLE_HEAD
-    )
-    for name in ("spec", "float32 ms", "bfloat16 ms", "float32 error", "bfloat16 error", "equal labels"):
-        table.add_column(name, justify="left" if name == "spec" else "right")
+    title = "float32 and bfloat16: processor ms of a step, error in %"
+    headings = ("spec", "float32 ms", "bfloat16 ms", "float32 error", "bfloat16 error", "equal labels")
+    table = report.new_table(title, headings, caption=report.lines_of(about))
     for each in found:
         times = (f"{each.milliseconds:.1f}", f"{each.half_milliseconds:.1f}")
         table.add_row(each.spec, *times, f"{each.error:.2f}", f"{each.half_error:.2f}", f"{each.equal:.1f} %")

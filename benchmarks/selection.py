@@ -5,7 +5,6 @@ in `TUNING`; by default the other ten are used here. A row passes if the error o
 plus 1 point (or 2 standard errors), and at most the best single spec's plus 2 points.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +14,13 @@ from statistics import fmean
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adapters import SourceModel
+from benchmarks import report
+from benchmarks.report import Data
 from benchmarks.resnet20 import CLASSES, load_source_model, read_source_images, with_artefacts
 from service.offline.evaluation.comparison import Cell, compare, schedule
 from service.offline.evaluation.layouts import CIFAR10C, Wanted, read_data
@@ -114,9 +112,9 @@ def rows(cells: Sequence[Cell]) -> list[Row]:
 
 def as_table(found: Sequence[Row]) -> Table:
     """Return the rows as a table."""
-    table = Table(title="Error in %: auto, the frozen model and the best single spec", box=box.SIMPLE_HEAD)
-    for name in ("protocol", "batch", "source", "auto", "best single", "", "against source", "against best", "verdict"):
-        table.add_column(name, justify="left" if name in ("protocol", "", "verdict") else "right")
+    title = "Error in %: auto, the frozen model and the best single spec"
+    headings = ("protocol", "batch", "source", "auto", "best single", "", "against source", "against best", "verdict")
+    table = report.new_table(title, headings, ("protocol", "", "verdict"))
     for row in found:
         error = f"{row.auto:.1f}" + (f" ±{row.standard_error:.1f}" if row.standard_error else "")
         differences = (f"{row.auto - row.source:+.1f}", f"{row.auto - row.best:+.1f}")
@@ -130,9 +128,8 @@ def as_table(found: Sequence[Row]) -> Table:
 
 def as_long_table(cells: Sequence[Cell]) -> Table:
     """Return a table of each spec's error in the first and the last repetition of the domains."""
-    table = Table(title="Error in %: the first and the last repetition of the same domains", box=box.SIMPLE_HEAD)
-    for name in ("spec", "batch", "first", "last", "change", "verdict"):
-        table.add_column(name, justify="left" if name in ("spec", "verdict") else "right")
+    title = "Error in %: the first and the last repetition of the same domains"
+    table = report.new_table(title, ("spec", "batch", "first", "last", "change", "verdict"), ("spec", "verdict"))
     for cell in (cell for cell in cells if cell.runs and cell.protocol == "long"):
         first, last = (fmean(run.repetitions[end] for run in cell.runs) for end in (0, -1))
         holds = last <= first + HARM
@@ -143,10 +140,7 @@ def as_long_table(cells: Sequence[Cell]) -> Table:
 
 
 def main(
-    data: Annotated[
-        Path,
-        typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`."),
-    ],
+    data: Data,
     batch: Annotated[list[int], typer.Option(min=1, help="Images per step; repeat for more.")] = [64],  # noqa: B006
     protocol: Annotated[list[str], typer.Option(help="Protocols; repeat.")] = list(PROTOCOLS),  # noqa: B006
     spec: Annotated[list[str], typer.Option(help="Single specs.", show_default=False)] = list(SINGLE),  # noqa: B006
@@ -168,21 +162,17 @@ def main(
     loading = partial(load, data, made_artefacts(data, specs, artefacts))
     plans = [make_plan(name, domains, PlanSettings(repetitions=repetitions), 0) for name in protocol]
     runs = schedule(loading(), specs, plans, batch, seeds)
-    with Progress(console=Console(stderr=True)) as progress:
+    with report.progress() as progress:
         task = progress.add_task(f"{len(runs.tasks)} runs", total=runs.images)
         cells = compare(loading, domains, runs, jobs, lambda done: progress.advance(task, done))
-    console = Console(width=140)
-    console.print(as_table(rows(cells)))
-    if "long" in protocol:
-        console.print(as_long_table(cells))
-    if json_file is not None:
-        figures = [
-            {"spec": cell.pipeline, "protocol": cell.protocol, "batch": cell.batch, "error": _number(cell.error),
-             "standard_error": cell.standard_error, "repetitions": [run.repetitions for run in cell.runs],
-             "ms": cell.milliseconds if cell.runs else None, "refusal": cell.refusal}
-            for cell in cells
-        ]  # fmt: skip
-        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+    tables = [as_table(rows(cells)), *([as_long_table(cells)] if "long" in protocol else [])]
+    figures = [
+        {"spec": cell.pipeline, "protocol": cell.protocol, "batch": cell.batch, "error": _number(cell.error),
+         "standard_error": cell.standard_error, "repetitions": [run.repetitions for run in cell.runs],
+         "ms": cell.milliseconds if cell.runs else None, "refusal": cell.refusal}
+        for cell in cells
+    ]  # fmt: skip
+    report.write(*tables, width=140, figures=figures, json_file=json_file)
 
 
 def _number(value: float) -> float | None:

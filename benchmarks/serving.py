@@ -19,14 +19,13 @@ import httpx
 import numpy as np
 import torch
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks import report
 from benchmarks.machine import machine
 from benchmarks.monitoring import write_bundle
+from benchmarks.report import Data, JsonFile, Specs
 from benchmarks.server import Server, Setting, serving
 from service.models.bundle import read_bundle
 from service.models.graphs.cache import Graphs
@@ -41,6 +40,7 @@ MOST_OUTSIDE = 1.5
 """Most milliseconds of a round trip outside the step and the client."""
 LEAST_SHARE = 0.85
 """Least share of the bare loop's throughput that the server must reach with `source`."""
+BOUNDS = f"bounds: outside at most {MOST_OUTSIDE:g} ms; with source at least {100 * LEAST_SHARE:.0f} % of the bare loop"
 LENGTH = "Inference-Header-Content-Length"
 
 
@@ -154,22 +154,20 @@ def _server_seconds(client: httpx.Client) -> tuple[float, float]:
 
 
 def main(
-    data: Annotated[
-        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
-    ],
-    spec: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
+    data: Data,
+    spec: Specs = list(SPECS),  # noqa: B006
     batch: Annotated[int, typer.Option(min=1, help="Images per request.")] = 64,
     requests: Annotated[int, typer.Option(min=1, help="Requests, and bare steps, per round.")] = 20,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; the table shows medians.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime.")] = 2,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Compare requests to a server with a bare loop of the same steps, on the CIFAR ResNet-20."""
     torch.set_num_threads(threads)
     stored = torch.from_numpy(np.load(data / "brightness.npy")[:batch]).permute(0, 3, 1, 2)
     images = (stored / 255).contiguous()
     found: dict[str, list[Round]] = {each: [] for each in spec}
-    with tempfile.TemporaryDirectory() as name, Progress(console=Console(stderr=True)) as progress:
+    with tempfile.TemporaryDirectory() as name, report.progress() as progress:
         folders = folders_of(Path(name), data / "resnet20.safetensors")
         task = progress.add_task("starting", total=len(spec) * (rounds + 1))
         with (
@@ -193,35 +191,21 @@ def main(
         for each in spec
     ]  # fmt: skip
     about = {"images per request": str(batch), "rounds": str(rounds), **machine(threads)}
-    Console(width=120).print(as_table(results, about))
-    if json_file is not None:
-        rows = [asdict(result) for result in results]
-        json_file.write_text(json.dumps({**about, "served": rows}, indent=1) + "\n")
+    figures = {**about, "served": [asdict(result) for result in results]}
+    report.write(as_table(results, about), width=120, figures=figures, json_file=json_file)
 
 
 def as_table(results: list[Served], about: Mapping[str, str]) -> Table:
     """Return the figures as a table."""
-    table = Table(title="Milliseconds per request, with the client on the same cores", box=box.SIMPLE_HEAD)
-    columns = (
-        "spec",
-        "backend",
-        "round trip",
-        "step and monitors",
-        "client",
-        "outside",
-        "its own clock",
-        "bare step",
+    headings = (
+        "spec", "backend", "round trip", "step and monitors", "client", "outside", "its own clock", "bare step",
         "of bare loop",
-    )
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("spec", "backend") else "right")
+    )  # fmt: skip
+    title = "Milliseconds per request, with the client on the same cores"
+    table = report.new_table(title, headings, ("spec", "backend"), f"{BOUNDS}\n{report.lines_of(about)}")
     for each in results:
         figures = (each.trip, each.step, each.client, each.outside, each.own, each.bare)
         table.add_row(each.spec, each.backend, *(f"{figure:.2f}" for figure in figures), f"{100 * each.share:.0f} %")
-    bounds = (
-        f"bounds: outside at most {MOST_OUTSIDE:g} ms; with source at least {100 * LEAST_SHARE:.0f} % of the bare loop"
-    )
-    table.caption = "\n".join([bounds, *(f"{name} {value}" for name, value in about.items())])
     return table
 
 

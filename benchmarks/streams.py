@@ -5,7 +5,6 @@ serving backend, and as on the server: in groups if the server's own measurement
 in turn; the table shows medians over the rounds.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,16 +16,15 @@ from typing import Annotated, TypeAlias
 import numpy as np
 import torch
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
 from adapters import SourceImages, create
 from adapters.joint_step import Stepped
+from benchmarks import report
 from benchmarks.machine import machine
 from benchmarks.monitoring import hosted
+from benchmarks.report import Corruption, Data, JsonFile, Specs
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
 from service.models.graphs.cache import Graphs
 from service.models.hosted import Fitted, HostedModel
@@ -149,42 +147,38 @@ def _backend(fitted: Fitted) -> str:
 
 
 def main(
-    data: Annotated[
-        Path, typer.Option(envvar="ACCLIMATE_CIFAR10C", exists=True, help="Folder of `benchmarks.cifar10c`.")
-    ],
-    spec: Annotated[list[str], typer.Option(help="Specs; repeat.", show_default=False)] = list(SPECS),  # noqa: B006
-    corruption: Annotated[str, typer.Option(help="Corruption whose images are sent.")] = "brightness",
+    data: Data,
+    spec: Specs = list(SPECS),  # noqa: B006
+    corruption: Corruption = "brightness",
     streams: Annotated[int, typer.Option(min=1, help="Streams that send at the same time.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1, help="Repetitions; the table shows medians.")] = 9,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch and ONNX Runtime.")] = 2,
     compiled: Annotated[bool, typer.Option(help="Serve with compiled graphs where there are any.")] = True,
     graphs: Annotated[Path | None, typer.Option(help="Folder to keep the compiled graphs in.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure the throughput of many streams in images per second, one by one and in groups as on the server."""
     torch.set_num_threads(threads)
     stored = torch.from_numpy(np.load(data / f"{corruption}.npy")[:streams]).permute(0, 3, 1, 2)
     images = (stored.repeat(-(-streams // len(stored)), 1, 1, 1)[:streams] / 255).contiguous()
     found = []
-    with Progress(console=Console(stderr=True)) as progress, tempfile.TemporaryDirectory() as temporary:
+    with report.progress() as progress, tempfile.TemporaryDirectory() as temporary:
         task = progress.add_task("specs", total=len(spec) * (repetitions + 1))
         model = load(data, spec, Graphs(graphs or Path(temporary), threads, spec) if compiled else None)
         for each in spec:
             found += [measure(model, each, images, repetitions, lambda: progress.advance(task))]
     about = machine(threads)
-    Console(width=110).print(as_table(found, streams, about))
-    if json_file is not None:
-        figures = [{**asdict(each), "times_eager": each.times_eager, "times_alone": each.times_alone} for each in found]
-        json_file.write_text(json.dumps({"machine": about, "streams": streams, "figures": figures}, indent=1) + "\n")
+    rows = [{**asdict(each), "times_eager": each.times_eager, "times_alone": each.times_alone} for each in found]
+    figures = {"machine": about, "streams": streams, "figures": rows}
+    report.write(as_table(found, streams, about), width=110, figures=figures, json_file=json_file)
 
 
 def as_table(found: list[Throughput], streams: int, about: Mapping[str, str]) -> Table:
     """Return the figures as a table."""
     caption = ", ".join(f"{name} {value}" for name, value in about.items())
     title = f"Images per second of {streams} streams that each send one image at the same time"
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
-    for name in ("spec", "runs on", "PyTorch", "backend", "served", "/ PyTorch", "/ backend", "together", "verdict"):
-        table.add_column(name, justify="left" if name in ("spec", "verdict") else "right")
+    headings = ("spec", "runs on", "PyTorch", "backend", "served", "/ PyTorch", "/ backend", "together", "verdict")
+    table = report.new_table(title, headings, ("spec", "verdict"), caption)
     for each in found:
         figures = (f"{each.eager:.0f}", f"{each.alone:.0f}", f"{each.served:.0f}")
         ratios = (f"{each.times_eager:.1f}", f"{each.times_alone:.2f}")

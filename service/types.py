@@ -47,7 +47,7 @@ class Happening:
     """An event about a stream, before it is logged.
 
     Attributes:
-        kind: drift, guard, probe, reset, and so on.
+        kind: drift, guard, reset, and so on.
         reason: The cause, in words.
         action: The action taken; "" for none.
         figures: The numbers behind it.
