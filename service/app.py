@@ -46,6 +46,7 @@ from service.models.native.background import Workshop
 from service.models.worker import Worker
 from service.monitoring.late_labels import Feedback
 from service.serving import signal_distributions
+from service.serving.admission import Admission
 from service.serving.controlplane import Controlplane
 from service.serving.dataplane import Dataplane
 from service.serving.overview import Watching
@@ -113,13 +114,13 @@ def create_app(settings: Settings) -> FastAPI:
     )
     journal = StepJournal(settings.data / "steps")
     suspects = Suspects(journal)
+    admission = Admission(telemetry, max_queue=settings.max_queue, max_queue_per_stream=settings.max_queue_per_stream)
     scheduler = Scheduler(
         worker,
+        admission,
         telemetry,
         Groups(settings.group_streams, telemetry),
         calls,
-        max_queue=settings.max_queue,
-        max_queue_per_stream=settings.max_queue_per_stream,
         deadline_seconds=settings.deadline_seconds,
         suspects=suspects,
     )
@@ -152,7 +153,7 @@ def create_app(settings: Settings) -> FastAPI:
     readiness = Readiness(supervisor.troubles, store_watch.troubles, step_watch.troubles)
 
     def drain() -> None:
-        scheduler.refuse()
+        admission.refuse()
         log_of_events.wake()
         watching.close()
 
@@ -176,7 +177,7 @@ def create_app(settings: Settings) -> FastAPI:
         supervisor.start("cleaner", lambda: _clean(database.engine, places, log_of_events, keeper, events_seconds))
         supervisor.start("histories", lambda: _keep_histories(histories, table))
         yield
-        await stop(lifecycle, scheduler, keeper, supervisor, calls, settings.drain_seconds)
+        await stop(lifecycle, admission, keeper, supervisor, calls, settings.drain_seconds)
         lasting = [each for each in table if each.durability != "ephemeral"]
         close_part(lifecycle, "histories", lambda: histories.save(lasting))
         if workshop is not None:
@@ -229,7 +230,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Audit, events=log_of_events)
     app.include_router(infer.router(dataplane, settings.max_body_bytes))  # routes match in order: busiest first
-    app.include_router(health.router(lambda: lifecycle.ready and not scheduler.draining, readiness.troubles, metrics))
+    app.include_router(health.router(lambda: lifecycle.ready and not admission.draining, readiness.troubles, metrics))
     app.include_router(repository.router(dataplane, hosted, statistics))
     app.include_router(unsupported.router())
     app.include_router(models.router(dataplane, hosted))

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from service.models.batching_speedup import Gain
 from service.models.worker import Worker
+from service.serving.admission import Admission
 from service.serving.scheduler import Scheduler
 from service.serving.stream_batching import Groups, Shared
 from service.storage.store_calls import StoreCalls
@@ -33,8 +34,8 @@ def serve(stream, x, step=None):
 class Running:
     """A scheduler whose worker is held until all that is to wait does."""
 
-    def __init__(self, scheduler, telemetry):
-        self.scheduler, self.telemetry = scheduler, telemetry
+    def __init__(self, scheduler, worker, telemetry):
+        self.scheduler, self.worker, self.telemetry = scheduler, worker, telemetry
         self.began, self.released = threading.Event(), threading.Event()
         self.order = []
 
@@ -69,13 +70,14 @@ class Running:
 async def running(*, measure=pays, most=64, deadline_seconds=30.0):
     worker, telemetry = Worker(1), Telemetry()
     groups = Groups(most, telemetry, measure)
-    bounds = {"max_queue": 1000, "max_queue_per_stream": 50, "deadline_seconds": deadline_seconds}
-    made = Running(Scheduler(worker, telemetry, groups, StoreCalls(), **bounds), telemetry)
+    admission = Admission(telemetry, max_queue=1000, max_queue_per_stream=50)
+    scheduler = Scheduler(worker, admission, telemetry, groups, StoreCalls(), deadline_seconds=deadline_seconds)
+    made = Running(scheduler, worker, telemetry)
     try:
         yield made
     finally:
         made.released.set()
-        assert await made.scheduler.drain(10)
+        assert await made.scheduler.admission.drain(10)
         worker.close()
 
 

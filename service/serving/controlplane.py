@@ -76,7 +76,7 @@ class Controlplane:
         """
         chosen = stream_id or f"s-{secrets.token_hex(6)}"
         hosted = self._model(model)
-        self._scheduler.check_open()
+        self._scheduler.admission.check_open()
         fitted = await self._fitted(hosted, hosted.bundle.toml.adapter if adapter is None else adapter, options)
         if self.table.knows(chosen):
             raise ConflictError(f"there is a stream {chosen!r} already; choose another id, or reset it")
@@ -112,7 +112,7 @@ class Controlplane:
         refit = adapter is not None or options is not None
         if refit:
             spec = stream.fitted.spec if adapter is None else adapter
-            await stream.model.try_ahead(spec, options or {}, self._scheduler.place(None))
+            await stream.model.try_ahead(spec, options or {}, self._scheduler.admission.place(None))
 
         def job() -> None:
             check_generation(stream.id, stream.generation, expected)
@@ -155,7 +155,7 @@ class Controlplane:
 
     async def delete(self, stream_id: str, expected: int | None) -> None:
         """End a stream; its snapshots stay. A resting stream is not loaded for this, since it may be damaged."""
-        self._scheduler.check_open()
+        self._scheduler.admission.check_open()
         record = await self.residence.end_resting(stream_id, expected)
         if record is not None:
             self._recorder.log_by_id(stream_id, record.model, _deleted(record.generation))
@@ -335,7 +335,7 @@ class Controlplane:
                 raise ConflictError(f"another snapshot has the id {manifest.id!r}; delete it first")
 
     async def _fitted(self, model: HostedModel, spec: str, options: Mapping[str, Any]) -> Fitted:
-        await model.try_ahead(spec, options, self._scheduler.place(None))
+        await model.try_ahead(spec, options, self._scheduler.admission.place(None))
         return await self._scheduler.run_outside_turns(lambda: model.fit(spec, options))
 
     def _refit(self, stream: Stream, fitted: Fitted) -> None:

@@ -130,7 +130,7 @@ class Dataplane:
         Raises:
             SaturatedError: If the server is full or stopping.
         """
-        self._scheduler.check_open()
+        self._scheduler.admission.check_open()
 
     def close(self) -> None:
         """Drop the images that wait to be decoded."""
@@ -219,7 +219,7 @@ class Dataplane:
 
     def _created(self, model: HostedModel, stream_id: str, *, named: bool) -> Stream:
         """Create a stream with the model's defaults; `named` is False for the shared stream of unnamed requests."""
-        self._scheduler.check_open()
+        self._scheduler.admission.check_open()
         if named and not self._settings.create_streams:
             raise UnknownError(f"there is no stream {stream_id!r}, and this server creates none by inference")
         mode = "frozen" if stream_id == default_id(model) else "adapt"

@@ -69,7 +69,7 @@ class Decoder:
         outputs = sum(len(tensor.data) for tensor in request.inputs) * spec.shape[1] * spec.shape[2]
         with self._held(outputs):
             try:
-                with self._scheduler.place(stream):
+                with self._scheduler.admission.place(stream):
                     async with asyncio.timeout(self._deadline_seconds):
                         x = await self._pool.run(self._decode, request, spec)
             except TimeoutError:

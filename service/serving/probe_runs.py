@@ -111,7 +111,7 @@ class Prober:
         """Return a state's accuracy on the probe set, measured one batch at a time with requests in between."""
         right = 0
         for number in range(probe.chunks):
-            await self._scheduler.idle(IDLE_SECONDS)
+            await self._scheduler.admission.idle(IDLE_SECONDS)
             async with self._worker.slot:
                 right += await self._worker.run(lambda number=number: _right(fitted, state, probe, number))  # type: ignore[misc]
         return right / len(probe.labels)
@@ -120,7 +120,7 @@ class Prober:
         features, reference = stream.features, stream.model.reference.features
         if features is None or reference is None or len(features) < LEAST:
             return None
-        await self._scheduler.idle(IDLE_SECONDS)
+        await self._scheduler.admission.idle(IDLE_SECONDS)
         async with self._worker.slot:
             return await self._worker.run(lambda: compared(features, reference, seed=0))
 

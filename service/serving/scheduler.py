@@ -1,20 +1,23 @@
-"""The order of each stream's jobs, the limits of the queue, and steps shared by several streams."""
+"""The one loop that runs the jobs of all streams: each stream's in order, and shared steps as one."""
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from functools import partial
 from typing import Any, TypeVar
 
-from service.errors import BusyError, DeadlineError, FailedError, SaturatedError, ServiceError
+from service.errors import DeadlineError, FailedError, ServiceError
 from service.models.worker import Worker
+from service.serving.admission import Admission
 from service.serving.stream_batching import Groups, Kind, Shared
 from service.serving.suspects import Suspects
 from service.serving.ticket import Ticket
+from service.serving.turns import Turns
 from service.storage.store_calls import StoreCalls
 from service.streams.stream import Stream
 from service.support.containment import EscapeError
-from service.support.steps import Call, Pause, Steps, at_once
+from service.support.steps import Call, Done, Failed, Pause, Steps, at_once
 from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry
 
@@ -22,42 +25,49 @@ T = TypeVar("T")
 
 
 class Scheduler:
-    """Runs each stream's jobs one after another, in order of arrival. Only this class refuses requests for load.
+    """Runs each stream's jobs one after another on the worker, in order of arrival.
 
-    A job that gets the worker takes along waiting jobs of other streams that can share its step. Nobody waits for a
-    group to fill. A job that a full group leaves out waits for one more step.
+    A job that the loop takes brings along waiting jobs of other streams that can share its step. The loop never waits
+    for a group to fill. A job that a full group leaves out waits for one more step.
+
+    Args:
+        worker: Runs the jobs.
+        admission: Counts the jobs, and refuses those that are too many.
+        telemetry: Shows how long jobs wait.
+        groups: Takes the steps of several jobs as one.
+        store: Runs the jobs' store calls.
+        deadline_seconds: Longest wait of a job.
+        suspects: Knows the streams whose steps must run alone.
     """
 
     def __init__(
         self,
         worker: Worker,
+        admission: Admission,
         telemetry: Telemetry,
         groups: Groups,
         store: StoreCalls,
         *,
-        max_queue: int,
-        max_queue_per_stream: int,
         deadline_seconds: float,
         suspects: Suspects | None = None,
     ) -> None:
+        self.admission = admission
         self._worker = worker
-        self._telemetry = telemetry
+        self._waits = telemetry.queue_seconds
         self._groups = groups
         self._store = store
         self._suspects = suspects or Suspects()
-        self._sharing: dict[Kind, list[Ticket[Any]]] = {}
-        self._max_queue = max_queue
-        self._max_queue_per_stream = max_queue_per_stream
+        self._turns = Turns(self._kind, groups.room)
         self._deadline_seconds = deadline_seconds
-        self._depth = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self.draining = False
+        self._loop: asyncio.Task[None] | None = None
+        self._pauses: set[asyncio.Task[None]] = set()
 
     async def submit(
         self, stream: Stream, job: Callable[[], T], shared: Shared | None = None, by: float = math.inf
     ) -> T:
         """Run a job on the worker, after the stream's earlier jobs.
+
+        If the caller is cancelled, the job keeps its place and runs.
 
         Args:
             stream: The job's stream.
@@ -69,8 +79,9 @@ class Scheduler:
             SaturatedError: If too many requests wait or the server is stopping.
             BusyError: If too many requests of this stream wait.
             DeadlineError: If the job's turn does not come in time. Nothing has changed then.
+            FailedError: If the job raises an error that is not a refusal.
         """
-        return await self._submit(Ticket(stream, lambda: at_once(job), shared, by))
+        return await self.submit_steps(stream, lambda: at_once(job), shared, by)
 
     async def submit_steps(
         self, stream: Stream, job: Callable[[], Steps[T]], shared: Shared | None = None, by: float = math.inf
@@ -79,32 +90,12 @@ class Scheduler:
 
         The stream's next job waits until the last step is done. Raises as `submit` does.
         """
-        return await self._submit(Ticket(stream, job, shared, by))
-
-    async def _submit(self, ticket: Ticket[T]) -> T:
-        self._admit(ticket.stream)
-        try:
-            return await asyncio.shield(asyncio.ensure_future(self._in_turn(ticket)))
-        except TimeoutError:
-            expired = asyncio.get_running_loop().time() >= ticket.by
-            limit = "the request's timeout" if expired else f"{self._deadline_seconds:g} s"
-            raise DeadlineError(
-                f"stream {ticket.stream.id!r} is busy: no turn within {limit}; nothing was changed"
-            ) from None
-
-    @contextmanager
-    def place(self, stream: Stream | None) -> Iterator[None]:
-        """Count work that comes before a job towards the queue's limits; without a stream, towards the total alone.
-
-        Raises:
-            SaturatedError: If too many requests wait or the server is stopping.
-            BusyError: If too many requests of this stream wait.
-        """
-        self._admit(stream)
-        try:
-            yield
-        finally:
-            self._move_depth(stream, -1)
+        self.admission.enter(stream)
+        ticket = Ticket(stream, job(), shared, asyncio.get_running_loop().time())
+        self._turns.enter(ticket)
+        self._limit_wait(ticket, by)
+        self._ensure_loop()
+        return await ticket.answer
 
     async def run_outside_turns(self, job: Callable[[], T], of: str = "") -> T:
         """Run a job on the worker outside any stream's turn. The server's deadline applies.
@@ -114,117 +105,108 @@ class Scheduler:
         """
         return await self._worker.run(job, of, self._deadline_seconds)
 
-    async def idle(self, seconds: float) -> None:
-        """Wait until no request waits or runs, at most `seconds`."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), seconds)
+    def _limit_wait(self, ticket: Ticket[Any], by: float) -> None:
+        """Refuse a ticket that has not begun by a time, or within the server's deadline."""
+        deadline = ticket.arrived + self._deadline_seconds
+        due, limit = min((by, "the request's timeout"), (deadline, f"{self._deadline_seconds:g} s"))
+        if due > ticket.arrived:
+            ticket.timer = ticket.answer.get_loop().call_at(due, self._expire, ticket, limit)
+        else:
+            self._expire(ticket, limit)
 
-    def check_open(self) -> None:
-        """Check that the server takes new streams and jobs.
+    def _ensure_loop(self) -> None:
+        """Start the loop if a job can run and the loop has ended."""
+        if self._loop is None and self._turns.any_ready():
+            self._loop = asyncio.create_task(self._serve(), context=Context())  # no caller's context: it serves many
 
-        Raises:
-            SaturatedError: If the server is full or stopping.
-        """
-        if self.draining:
-            raise SaturatedError("the server is stopping and takes no new requests")
-        if self._depth >= self._max_queue:
-            raise SaturatedError(f"{self._depth} requests wait, as many as allowed")
-
-    def refuse(self) -> None:
-        """Refuse new jobs from now on."""
-        self.draining = True
-
-    async def drain(self, seconds: float) -> bool:
-        """Refuse new jobs and wait for running ones; return False if some still run after `seconds`."""
-        self.refuse()
+    async def _serve(self) -> None:
+        """Run jobs until none is ready: the next one in turn, together with those that can share its step."""
         try:
-            await asyncio.wait_for(self._idle.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
-
-    def _admit(self, stream: Stream | None) -> None:
-        self.check_open()
-        if stream is not None and stream.waiting >= self._max_queue_per_stream:
-            raise BusyError(f"{stream.waiting} requests of stream {stream.id!r} wait, as many as allowed")
-        self._move_depth(stream, 1)
-
-    async def _in_turn(self, ticket: Ticket[T]) -> T:
-        """Wait for the turn and run. The caller shields this, so a job whose client is gone keeps its place."""
-        stream = ticket.stream
-        try:
-            with self._telemetry.queued():
-                has_worker = await self._take_turn(ticket)
-            try:
-                if has_worker:
-                    await self._run(ticket)
-                found = await self._all_of(ticket)
-                self._suspects.settle(stream)
-                return found
-            except ServiceError:
-                raise
-            except Exception as error:
-                log.error("job_failed", stream=stream.id, exc_info=error)
-                name = type(error.__cause__ if isinstance(error, EscapeError) else error).__name__
-                said = f"stream {stream.id!r} could not be served: {name}; the stream is as it was"
-                raise FailedError(said) from error
-            finally:
-                stream.turn.release()
+            while self._turns.any_ready():
+                async with self._worker.slot:  # probes take it too
+                    tickets = self._turns.take()
+                    if tickets:  # the last ones may have expired while a probe ran
+                        await self._serve_together(tickets)
         finally:
-            self._move_depth(stream, -1)
+            self._loop = None
 
-    async def _all_of(self, ticket: Ticket[T]) -> T:
-        """Return a job's final result. The store calls that it yields run outside the worker."""
-        found = await ticket.result()
-        while isinstance(found, Pause):
-            found = await self._after(ticket, found.call)
-        return found
-
-    async def _after(self, ticket: Ticket[T], call: Call) -> T | Pause:
-        of = _stream_names([ticket])
+    async def _serve_together(self, tickets: Sequence[Ticket[Any]]) -> None:
+        """Run jobs on the worker, each up to its first pause or its end. Each goes on once its own part is done."""
+        for each in tickets:
+            self._stop_waiting(each)
         try:
-            returned = await self._store.run(call)
-        except Exception as error:  # noqa: BLE001 - the error goes to the job, which decides
-            failed = error
-            return await self._worker.run(lambda: ticket.fail_on(failed), of)
-        return await self._worker.run(lambda: self._gone_on(ticket, returned), of)
-
-    def _gone_on(self, ticket: Ticket[T], returned: Any) -> T | Pause:
-        with self._suspects.marked(ticket.stream.id):
-            return ticket.go_on(returned)
-
-    async def _run(self, ticket: Ticket[T]) -> None:
-        """Run a job, and the jobs that share its step, on the worker; the caller has acquired its slot."""
-        tickets = [ticket]
-        try:
-            tickets += self._others(ticket)
-            await self._worker.run(lambda: self._run_all(tickets), _stream_names(tickets))
-        except Exception as error:
+            await self._worker.run(lambda: self._run(tickets), _stream_names(tickets))
+        except Exception as error:  # noqa: BLE001 - the loop must go on; the error goes to the callers
             for each in tickets:
-                each.fail(error)
-            raise
-        finally:
-            self._worker.slot.release()
+                if each.outcome is None:
+                    each.outcome = Failed(error)
+                    self._go_on(each)
 
-    def _run_all(self, tickets: list[Ticket[Any]]) -> None:
-        """Take the steps as one, then finish each stream's job by itself. Runs on the worker."""
+    def _run(self, tickets: Sequence[Ticket[Any]]) -> None:
+        """Take the steps as one, then run each stream's job by itself. Runs on the worker."""
         with self._suspects.running(tickets):
             if len(tickets) > 1:
                 self._groups.take([each.shared for each in tickets if each.shared is not None])
             for each in tickets:
-                each.run()
+                each.begin()
+                each.answer.get_loop().call_soon_threadsafe(self._go_on, each)
 
-    def _others(self, ticket: Ticket[Any]) -> list[Ticket[Any]]:
-        """Take along the jobs that wait for the worker and can share this job's step, in order of arrival."""
-        if ticket.shared is None or not self._sharing:
-            return []
-        kind = self._kind(ticket)
-        there = [] if kind is None else self._sharing.get(kind, [])
-        waiting = [each for each in there if each.waiting is not None and not each.waiting.done()]
-        others = waiting[: self._groups.room(ticket.shared)]
-        for each in others:
-            each.take_along()
-        return others
+    def _go_on(self, ticket: Ticket[Any]) -> None:
+        """End a job that has run, or start the store call for which it has paused."""
+        if not isinstance(ticket.outcome, Pause):
+            self._end(ticket)
+            return
+        task = asyncio.create_task(self._call_store(ticket), context=ticket.context.copy())
+        self._pauses.add(task)
+        task.add_done_callback(self._pauses.discard)
+
+    async def _call_store(self, ticket: Ticket[Any]) -> None:
+        """Run a job's store calls outside the worker, and the rest of the job on the worker, up to its end."""
+        try:
+            while isinstance(ticket.outcome, Pause):
+                reply = await self._reply(ticket.outcome.call)
+                await self._worker.run(partial(self._resume, ticket, reply), _stream_names([ticket]))
+        except Exception as error:  # noqa: BLE001 - the caller gets the error
+            ticket.outcome = Failed(error)
+        self._end(ticket)
+
+    async def _reply(self, call: Call) -> Done[Any] | Failed:
+        try:
+            return Done(await self._store.run(call))
+        except Exception as error:  # noqa: BLE001 - the error goes to the job, which decides
+            return Failed(error)
+
+    def _resume(self, ticket: Ticket[Any], reply: Done[Any] | Failed) -> None:
+        with self._suspects.marked(ticket.stream.id):
+            ticket.resume(reply)
+
+    def _expire(self, ticket: Ticket[Any], limit: str) -> None:
+        """Refuse a job that has not begun."""
+        self._stop_waiting(ticket)
+        message = f"stream {ticket.stream.id!r} is busy: no turn within {limit}; nothing was changed"
+        ticket.outcome = Failed(DeadlineError(message))
+        self._end(ticket)
+
+    def _stop_waiting(self, ticket: Ticket[Any]) -> None:
+        """Record the wait of a job that begins or has expired."""
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        self._waits.observe(ticket.answer.get_loop().time() - ticket.arrived)
+
+    def _end(self, ticket: Ticket[Any]) -> None:
+        """Pass the turn to the stream's next job, and give the caller the result or the error."""
+        self._turns.leave(ticket)
+        self._ensure_loop()  # it has ended if only this stream's jobs waited, for a store call
+        self.admission.leave(ticket.stream)
+        match ticket.outcome:
+            case Done(result):
+                self._suspects.settle(ticket.stream)
+                if not ticket.answer.done():  # cancelled with its caller
+                    ticket.answer.set_result(result)
+            case Failed(error):
+                refusal = _refusal(ticket.stream, error)
+                if not ticket.answer.done():
+                    ticket.answer.set_exception(refusal)
 
     def _kind(self, ticket: Ticket[Any]) -> Kind | None:
         """Return the kind of steps that a job can share, or None. A step that may end the process runs alone."""
@@ -232,52 +214,16 @@ class Scheduler:
             return None
         return self._groups.kind(ticket.shared)
 
-    async def _take_turn(self, ticket: Ticket[Any]) -> bool:
-        """Wait for the stream's turn and for the worker, no longer than the deadline in all.
 
-        Returns True if the job got the worker, False if another job took it along.
-        """
-        now = asyncio.get_running_loop().time()
-        if now >= ticket.by:  # checked here, since acquiring a free lock would not check the time
-            raise TimeoutError
-        async with asyncio.timeout_at(min(now + self._deadline_seconds, ticket.by)):
-            await ticket.stream.turn.acquire()
-            try:
-                return await self._take_worker(ticket)
-            except BaseException:
-                ticket.stream.turn.release()
-                raise
-
-    async def _take_worker(self, ticket: Ticket[Any]) -> bool:
-        slot = self._worker.slot
-        kind = self._kind(ticket) if slot.locked() else None
-        if kind is None:
-            return await slot.acquire()
-        waiting = ticket.waiting = asyncio.ensure_future(slot.acquire())
-        there = self._sharing.setdefault(kind, [])
-        there.append(ticket)
-        try:
-            return await waiting
-        except asyncio.CancelledError:
-            if ticket.taken:  # also if the deadline passed at the same moment
-                return False
-            if not waiting.cancelled():  # the slot was acquired although nobody waits for it any more
-                slot.release()
-            raise
-        finally:
-            there.remove(ticket)
-            if not there:
-                self._sharing.pop(kind, None)
-
-    def _move_depth(self, stream: Stream | None, by: int) -> None:
-        if stream is not None:
-            stream.waiting += by
-        self._depth += by
-        self._telemetry.queue_depth.set(self._depth)
-        if self._depth:
-            self._idle.clear()
-        else:
-            self._idle.set()
+def _refusal(stream: Stream, error: Exception) -> ServiceError:
+    """Return the error for the caller. The details of a failure stay in the log."""
+    if isinstance(error, ServiceError):
+        return error
+    log.error("job_failed", stream=stream.id, exc_info=error)
+    name = type(error.__cause__ if isinstance(error, EscapeError) else error).__name__
+    failed = FailedError(f"stream {stream.id!r} could not be served: {name}; the stream is as it was")
+    failed.__cause__ = error
+    return failed
 
 
 def _stream_names(tickets: Sequence[Ticket[Any]]) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from service.serving.scheduler import Scheduler
+from service.serving.admission import Admission
 from service.storage.checkpointer import Keeper
 from service.storage.store_calls import StoreCalls
 from service.support.supervision import Supervisor
@@ -74,7 +74,7 @@ def end_when_late(lifecycle: Lifecycle, drain_seconds: float) -> None:
 
 async def stop(
     lifecycle: Lifecycle,
-    scheduler: Scheduler,
+    admission: Admission,
     keeper: Keeper,
     supervisor: Supervisor,
     calls: StoreCalls,
@@ -83,7 +83,7 @@ async def stop(
     """Drain, then keep all streams, even if the worker hangs."""
     lifecycle.ready = False
     lifecycle.begin_stop()
-    drained = await scheduler.drain(lifecycle.drain_left(drain_seconds))
+    drained = await admission.drain(lifecycle.drain_left(drain_seconds))
     supervisor.close()
     calls.seconds = min(calls.seconds, KEEP_SECONDS)
     kept, hangs = await keeper.close(lifecycle.progress)

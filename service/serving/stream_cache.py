@@ -315,7 +315,7 @@ class Residence:
         if record is not None:
             model = model_of(self._models, record, reset=reset)  # an unfit stream is not claimed
             options = json.loads(record.settings)["options"]
-            await model.try_ahead(record.adapter, options, self._scheduler.place(None))
+            await model.try_ahead(record.adapter, options, self._scheduler.admission.place(None))
         loaded = await self._calls.run(partial(load, self._keeper.checkpoints, stream_id))
         if loaded is None:
             self.table.resting.pop(stream_id, None)

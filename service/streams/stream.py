@@ -1,6 +1,5 @@
 """A stream: an ordered sequence of batches with its own adapted state."""
 
-import asyncio
 import copy
 import time
 from collections.abc import Iterator, Mapping
@@ -158,7 +157,6 @@ class Stream:
     waiting: int = 0
     before: Mapping[str, Any] = field(default_factory=dict)
     """Earlier values of the fields that the running job may change; empty without a job."""
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def steps(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
 Call: TypeAlias = Callable[[], Any]
@@ -16,6 +16,20 @@ class Pause:
     """Suspends a job until a call has finished that runs outside the worker."""
 
     call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """The end of a job or of a store call, with its result."""
+
+    result: T
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The end of a job or of a store call, with its error."""
+
+    error: Exception
 
 
 def at_once(job: Callable[[], T]) -> Steps[T]:

@@ -1,10 +1,8 @@
 """All Prometheus metrics of the server."""
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from time import perf_counter
 
 from prometheus_client import (
     CollectorRegistry,
@@ -148,15 +146,6 @@ class Telemetry:
         self.source_gap.labels(model).observe(source_gap)
         self.forgetting.labels(model).observe(forgetting)
         self.probe_seconds.observe(seconds)
-
-    @contextmanager
-    def queued(self) -> Iterator[None]:
-        """Record the duration of the block as time spent in the queue."""
-        began = perf_counter()
-        try:
-            yield
-        finally:
-            self.queue_seconds.observe(perf_counter() - began)
 
     def _counter(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"{PREFIX}_{name}", help_text, labels, registry=self.registry)

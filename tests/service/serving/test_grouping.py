@@ -240,7 +240,7 @@ def test_a_caller_who_goes_away_leaves_its_place_in_the_group(model):
             tasks[1].cancel()
             run.released.set()
             await asyncio.gather(held, *tasks, return_exceptions=True)
-            assert await run.scheduler.drain(10)
+            assert await run.scheduler.admission.drain(10)
             return [stream.steps for stream in streams], run.groups_of(model)
 
     assert asyncio.run(scenario()) == ([1, 1, 1], (1, 3))
@@ -254,12 +254,12 @@ def test_a_deadline_that_comes_before_the_group_changes_nothing_and_frees_the_st
             late = await asyncio.gather(*(run.ask(stream, batch(1)) for stream in streams), return_exceptions=True)
             run.released.set()
             await held
-            return late, [(stream.steps, stream.waiting, stream.turn.locked()) for stream in streams]
+            return late, [(stream.steps, stream.waiting) for stream in streams]
 
     late, streams = asyncio.run(scenario())
 
     assert all(isinstance(error, DeadlineError) for error in late)
-    assert streams == [(0, 0, False)] * 3
+    assert streams == [(0, 0)] * 3
 
 
 def test_deadlines_that_come_while_groups_are_taken_leave_no_stream_half_served(model):
@@ -271,7 +271,7 @@ def test_deadlines_that_come_while_groups_are_taken_leave_no_stream_half_served(
             tasks = [run.ask(stream, batch(1)) for stream in streams]
             asyncio.get_running_loop().call_later(0.01, run.released.set)
             answers = await asyncio.gather(held, *tasks, return_exceptions=True)
-            assert await run.scheduler.drain(10)
+            assert await run.scheduler.admission.drain(10)
             return answers[1:]
 
     for _ in range(15):
@@ -280,7 +280,7 @@ def test_deadlines_that_come_while_groups_are_taken_leave_no_stream_half_served(
         assert all(isinstance(answer, DeadlineError | engine.Served) for answer in answers)
         stepped = [stream.steps - steps for stream, steps in zip(streams, before, strict=True)]
         assert stepped == [int(isinstance(answer, engine.Served)) for answer in answers]
-        assert not any(stream.turn.locked() or stream.waiting for stream in streams)
+        assert not any(stream.waiting for stream in streams)
 
 
 def test_a_pipeline_is_measured_once_for_each_number_of_images(model):

@@ -16,6 +16,7 @@ from service.errors import BusyError, ConflictError, DeadlineError, FailedError,
 from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.models.worker import SWITCH_SECONDS, Worker
+from service.serving.admission import Admission
 from service.serving.scheduler import Scheduler
 from service.serving.stream_batching import Groups
 from service.storage.store_calls import StoreCalls
@@ -86,16 +87,15 @@ class Running:
 @asynccontextmanager
 async def running(*, max_queue=100, max_queue_per_stream=50, deadline_seconds=30.0):
     worker, telemetry = Worker(1), Telemetry()
-    bounds = {"max_queue": max_queue, "max_queue_per_stream": max_queue_per_stream}
-    scheduler = Scheduler(
-        worker, telemetry, Groups(64, telemetry), StoreCalls(), **bounds, deadline_seconds=deadline_seconds
-    )
+    admission = Admission(telemetry, max_queue=max_queue, max_queue_per_stream=max_queue_per_stream)
+    groups, store = Groups(64, telemetry), StoreCalls()
+    scheduler = Scheduler(worker, admission, telemetry, groups, store, deadline_seconds=deadline_seconds)
     made = Running(scheduler, worker, telemetry)
     try:
         yield made
     finally:
         made.released.set()
-        assert await made.scheduler.drain(10)
+        assert await made.scheduler.admission.drain(10)
         assert made.depth == 0
         worker.close()
 
@@ -295,7 +295,7 @@ def test_draining_waits_for_what_is_under_way_and_refuses_what_comes(stream):
             held = await run.hold(one)
             behind = run.submit(one, run.job("behind"))
             await asyncio.sleep(0)
-            drained = asyncio.ensure_future(run.scheduler.drain(10))
+            drained = asyncio.ensure_future(run.scheduler.admission.drain(10))
             await asyncio.sleep(0)
             with pytest.raises(SaturatedError, match="the server is stopping and takes no new requests"):
                 await run.scheduler.submit(stream("new"), run.job("refused"))
@@ -313,9 +313,9 @@ def test_draining_gives_up_in_time_and_says_so(stream):
     async def scenario():
         async with running() as run:
             held = await run.hold(stream("one"))
-            in_time = await run.scheduler.drain(0.02)
+            in_time = await run.scheduler.admission.drain(0.02)
             run.released.set()
-            return in_time, await held, await run.scheduler.drain(10)
+            return in_time, await held, await run.scheduler.admission.drain(10)
 
     assert asyncio.run(scenario()) == (False, "held", True)
 
@@ -323,7 +323,7 @@ def test_draining_gives_up_in_time_and_says_so(stream):
 def test_an_idle_server_is_drained_at_once():
     async def scenario():
         async with running() as run:
-            return await run.scheduler.drain(5)
+            return await run.scheduler.admission.drain(5)
 
     assert asyncio.run(scenario()) is True
 
