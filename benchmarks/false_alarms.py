@@ -11,7 +11,7 @@ its first and its last request; else it is missed.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -28,7 +28,6 @@ from benchmarks.monitoring import artefacts_of, hosted
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
 from service.models.bundle import read_bundle
 from service.models.hosted import HostedModel, host
-from service.monitoring import suspicion
 from service.monitoring.guard import GUARDED
 from service.offline.evaluation.data import CLEAN, Domains
 from service.offline.evaluation.layouts import CIFAR10C, Wanted, read_data
@@ -36,8 +35,7 @@ from service.offline.evaluation.pipelines import read_pipeline
 from service.settings import EMBEDDED
 from service.streams import engine
 from service.streams.good_states import GoodState
-from service.streams.idempotency import RetryLog
-from service.streams.stream import ProbeResult, Stream, initial_state
+from service.streams.value import Config, ProbeResult, StreamValue, first_value
 from service.types import InputSpec
 
 SPECS = ("source", "ema", "unmix_tns", "batch+tent", "unmix_tns+eata")
@@ -138,27 +136,19 @@ def window_of(batch: int) -> int:
 
 def serve(model: HostedModel, spec: str, sent: Sent, every: int, probe_every: int) -> list[Moment]:
     """Serve a stream as the server does under its default policy; return what was seen of each request."""
-    fitted = model.fit(spec, {})
-    stream = Stream("s", model, fitted, initial_state(model, fitted), RetryLog(0, 0))
+    value = first_value(Config(model, model.fit(spec, {})))
     moments = []
     for x, labels, frozen in zip(sent.x, sent.labels, sent.frozen_wrong, strict=True):
-        served = engine.serve(stream, x, wants_source=False, source_check_every=every)
-        if served.findings.looked:
-            _judge(stream)
+        served = engine.serve(value, x, wants_source=False, source_check_every=every)
+        value = served.value
         wrong = int((served.output.probabilities.argmax(1) != labels).sum())
         findings, acted = served.findings, served.action in GUARDED and served.decision.rule in ("harm", "collapse")
-        cause = _cause(findings.harm, findings.collapse) or stream.suspicion.cause
+        cause = _cause(findings.harm, findings.collapse) or value.readings.suspicion.cause
         moments.append(Moment(wrong, int(frozen.sum()), cause, acted, findings.looked))
-        if probe_every and abs(stream.steps - (stream.probe.steps if stream.probe else 0)) >= probe_every:
-            _probe(stream)
+        probe = value.readings.probe
+        if probe_every and abs(value.steps - (probe.steps if probe else 0)) >= probe_every:
+            value = _probed(value)
     return moments
-
-
-def _judge(stream: Stream) -> None:
-    gap = None if stream.probe is None else stream.probe.source_gap
-    monitors, known = stream.state.monitors, stream.model.reference.calibration
-    found = suspicion.judged(monitors.suspicion, known, gap, stream.policy.budget, float(monitors.recent))
-    stream.suspicion = found
 
 
 def _cause(harm: str, collapse: str) -> str:
@@ -167,20 +157,23 @@ def _cause(harm: str, collapse: str) -> str:
     return "collapse" if collapse else ""
 
 
-def _probe(stream: Stream) -> None:
+def _probed(value: StreamValue) -> StreamValue:
     """Measure the state on some of the probe set, and keep it as a good one if it does well there."""
-    probe, known = stream.model.reference.probe, stream.model.reference.calibration
+    probe, known = value.config.model.reference.probe, value.config.model.reference.calibration
     if probe is None or known is None:
-        return
+        return value
     parts = [probe.chunk(number) for number in range(min(PROBE_CHUNKS, probe.chunks))]
+    state, fitted = value.state.adapter, value.config.fitted
     with torch.no_grad():
-        state, fitted = stream.state.adapter, stream.fitted
         right = torch.cat([fitted.probe(state, x).probabilities.argmax(1) == labels for x, labels in parts])
     accuracy = float(right.float().mean())
     gap = float(known.accuracy) - accuracy
-    stream.probe = ProbeResult(accuracy, 0.0, gap, stream.generation, stream.steps, 0.0)
-    if gap <= stream.policy.budget:
-        stream.good = stream.good.with_newest(GoodState(state, stream.steps, stream.generation, accuracy))
+    result = ProbeResult(accuracy, 0.0, gap, value.generation, value.steps, 0.0)
+    value = replace(value, readings=replace(value.readings, probe=result))
+    if gap > value.config.policy.budget:
+        return value
+    good = GoodState(state, value.steps, value.generation, accuracy)
+    return replace(value, good=value.good.with_newest(good))
 
 
 def alarms_of(moments: Sequence[Moment], window: int) -> tuple[Alarm, ...]:

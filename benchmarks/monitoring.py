@@ -30,8 +30,7 @@ from service.models.graphs.cache import Graphs
 from service.models.hosted import Fitted, HostedModel
 from service.offline.calibration.measures import entropy
 from service.streams import engine
-from service.streams.idempotency import RetryLog
-from service.streams.stream import Stream, initial_state
+from service.streams.value import Config, first_value
 
 SPECS = ("source", "batch", "ema", "unmix_tns", "batch+tent", "batch+eata")
 MOST = 5.0
@@ -100,15 +99,15 @@ def artefacts_of(data: Path) -> dict[str, Tensor]:
 def measure(model: HostedModel, spec: str, images: Tensor, batch: int) -> Cost:
     """Run a spec both ways over the same images (N, C, H, W)."""
     fitted = model.fit(spec, {})
-    stream = Stream("s", model, fitted, initial_state(model, fitted), RetryLog(0, 0))
+    value = first_value(Config(model, fitted))
     state = _warmed(fitted, images[:batch])
-    engine.serve(stream, images[:batch], wants_source=False, source_check_every=20)
+    value = engine.serve(value, images[:batch], wants_source=False, source_check_every=20).value
     stepped = served = 0.0
     for x in torch.split(images, batch):
         began = process_time()
         _, state = fitted.step(state, x)
         between = process_time()
-        engine.serve(stream, x, wants_source=False, source_check_every=20)
+        value = engine.serve(value, x, wants_source=False, source_check_every=20).value
         ended = process_time()
         stepped, served = stepped + between - began, served + ended - between
     batches = -(-len(images) // batch)

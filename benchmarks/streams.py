@@ -29,8 +29,8 @@ from benchmarks.resnet20 import load_source_model, read_source_images, with_arte
 from service.models.graphs.cache import Graphs
 from service.models.hosted import Fitted, HostedModel
 from service.serving.stream_batching import Groups, Shared
-from service.streams.idempotency import RetryLog
-from service.streams.stream import Stream, initial_state
+from service.streams.stream import Stream
+from service.streams.value import Config, first_value
 from service.telemetry.metrics import Telemetry
 
 SPECS = ("source", "unmix_tns", "unmix_tns+lame", "unmix_tns+eata")
@@ -98,7 +98,7 @@ def measure(
 ) -> Throughput:
     """Serve S streams that each send one of the images (S, C, H, W), in the three ways in turn."""
     fitted, xs = model.fit(spec, {}), list(torch.split(images, 1))
-    streams = [Stream(str(n), model, fitted, initial_state(model, fitted), RetryLog(0, 0)) for n in range(len(xs))]
+    streams = [Stream(str(n), first_value(Config(model, fitted))) for n in range(len(xs))]
     turns = _turns(fitted, Groups(len(xs), Telemetry()))
     apart, seconds = 0.0, {name: list[float]() for name in turns}
     for number in range(repetitions + 1):
@@ -111,7 +111,8 @@ def measure(
                 seconds[name].append(perf_counter() - began)
         apart = max(apart, *(_difference(answers[name], answers["eager"]) for name in turns))
         for stream, (_, after) in zip(streams, answers["eager"], strict=True):  # all ways continue from the same states
-            stream.state = replace(stream.state, adapter=after)
+            state = replace(stream.current.state, adapter=after)
+            stream.current = stream.current.with_state(state)
         advance()
     rates = {name: len(xs) / median(each) for name, each in seconds.items()}
     gain = fitted.gains.get(1)
@@ -123,15 +124,15 @@ def _turns(fitted: Fitted, groups: Groups) -> dict[str, Turn]:
 
     def eager(requests: list[Shared]) -> list[Stepped]:
         step, prepared = fitted.adapter.step, fitted.prepared
-        return [step(prepared, each.stream.state.adapter, each.x) for each in requests]
+        return [step(prepared, each.stream.current.state.adapter, each.x) for each in requests]
 
     def alone(requests: list[Shared]) -> list[Stepped]:
-        return [fitted.step(each.stream.state.adapter, each.x) for each in requests]
+        return [fitted.step(each.stream.current.state.adapter, each.x) for each in requests]
 
     def served(requests: list[Shared]) -> list[Stepped]:
         if groups.kind(requests[0]) is not None:
             groups.take(requests)
-        return [each.step(each.stream.state.adapter, each.x) for each in requests]
+        return [each.step(each.stream.current.state.adapter, each.x) for each in requests]
 
     return {"eager": eager, "alone": alone, "served": served}
 

@@ -108,7 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
     drop_inputs = settings.checkpoint_inputs == "drop"
     table = StreamTable(
         settings.max_streams,
-        lambda: RetryLog(settings.retry_entries, settings.retry_bytes),
+        RetryLog(settings.retry_entries, settings.retry_bytes),
         lambda: Feedback(settings.feedback_images, settings.feedback_days * DAY),
         GoodStates(settings.good_bytes, Spill(settings.data / "spilled", drop_inputs=drop_inputs)),
     )
@@ -178,7 +178,7 @@ def create_app(settings: Settings) -> FastAPI:
         supervisor.start("histories", lambda: _keep_histories(histories, table))
         yield
         await stop(lifecycle, admission, keeper, supervisor, calls, settings.drain_seconds)
-        lasting = [each for each in table if each.durability != "ephemeral"]
+        lasting = [each for each in table if each.current.config.durability != "ephemeral"]
         close_part(lifecycle, "histories", lambda: histories.save(lasting))
         if workshop is not None:
             workshop.close()
@@ -196,7 +196,7 @@ def create_app(settings: Settings) -> FastAPI:
         all_streams = list(table)
         telemetry.streams.set(len(all_streams))
         telemetry.resting.set(len(table.resting))
-        telemetry.state_bytes.set(sum(stream.state_bytes for stream in all_streams))
+        telemetry.state_bytes.set(sum(stream.current.state.size_bytes for stream in all_streams))
         signal_distributions.observe(telemetry, all_streams)
         telemetry.tasks.set(len(asyncio.all_tasks()))
         return telemetry.expose()

@@ -10,10 +10,8 @@ from service.serving.admission import Admission
 from service.serving.scheduler import Scheduler
 from service.serving.stream_batching import Groups, Shared
 from service.storage.store_calls import StoreCalls
-from service.streams import engine
-from service.streams.idempotency import RetryLog
-from service.streams.stream import Stream, initial_state
 from service.telemetry.metrics import Telemetry
+from tests.streams import serve, stream_of
 
 SPEC = "unmix_tns+eata"
 
@@ -23,12 +21,7 @@ def pays(fitted, xs):
 
 
 def begin(model, stream_id="s", spec=SPEC, **settings):
-    fitted = model.fit(spec, {})
-    return Stream(stream_id, model, fitted, initial_state(model, fitted), RetryLog(0, 0), **settings)
-
-
-def serve(stream, x, step=None):
-    return engine.serve(stream, x, wants_source=False, source_check_every=20, step=step)
+    return stream_of(model, spec, stream_id=stream_id, **settings)
 
 
 class Running:
@@ -53,8 +46,7 @@ class Running:
 
         def answer():
             self.order.append(stream.id)
-            with stream.unchanged_on_failure():
-                return serve(stream, x, shared.step)
+            return serve(stream, x, step=shared.step)
 
         return asyncio.ensure_future(self.scheduler.submit(stream, answer, shared))
 

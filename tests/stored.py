@@ -22,7 +22,7 @@ def rest(api, *ids):
 
     async def put():
         for taken in await residence._keeper.keep(streams, final=True):
-            residence._rest(taken.stream.id, taken.stream)
+            residence._rest(taken)
 
     api._runner.run(put())
     assert all(residence.table.find(stream_id) is None for stream_id in ids)

@@ -42,7 +42,7 @@ MAX_FITTED = 64
 """Most fitted pipelines kept per model. They share the weights, but each needs a module tree."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fitted:
     """A pipeline fitted to a model, with the functions that serve a stream.
 
@@ -67,8 +67,8 @@ class Fitted:
     graph: Graph | None = None
     not_compiled: str = ""
     streams: ModuleNet | None = None
-    native: dict[int, Native] = field(default_factory=dict, compare=False)
-    gains: dict[int, Gain] = field(default_factory=dict, compare=False)
+    native: dict[int, Native] = field(default_factory=dict)
+    gains: dict[int, Gain] = field(default_factory=dict)
 
     @property
     def spec(self) -> str:

@@ -3,10 +3,10 @@
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from adapters.state import flatten
 from service.errors import ConflictError, ServiceError, UnfitError, UnknownError
 from service.models.hosted import Fitted, HostedModel
 from service.monitoring.guard import Policy
@@ -23,11 +23,14 @@ from service.streams import engine
 from service.streams.idempotency import Answered
 from service.streams.stream import Stream
 from service.streams.table import StreamTable, check_generation
+from service.streams.value import Config, StreamValue
 from service.support.steps import Steps, at_once
 from service.telemetry.metrics import Telemetry
 from service.types import Durability, Happening, Mode
 
 T = TypeVar("T")
+Job: TypeAlias = Callable[[StreamValue], Steps[tuple[StreamValue, T]]]
+"""A job on a stream's value. It returns the value to commit, and its result."""
 
 
 class Controlplane:
@@ -80,10 +83,11 @@ class Controlplane:
         fitted = await self._fitted(hosted, hosted.bundle.toml.adapter if adapter is None else adapter, options)
         if self.table.knows(chosen):
             raise ConflictError(f"there is a stream {chosen!r} already; choose another id, or reset it")
-        stream = self.table.create(chosen, hosted, fitted, **settings)
+        stream = self.table.create(chosen, Config(hosted, fitted, **settings))
         stream.waiting += 1  # keeps the stream from being put to rest or ended before the store has its row
         try:
-            stream.claim = await self.calls.run(partial(self._keeper.checkpoints.enrol, stream))
+            enrol = partial(self._keeper.checkpoints.enrol, stream, stream.current)
+            stream.stored.claim = await self.calls.run(enrol)
         except ServiceError:
             self.table.delete(chosen)
             raise
@@ -111,27 +115,32 @@ class Controlplane:
         stream = await self.residence.get(stream_id)
         refit = adapter is not None or options is not None
         if refit:
-            spec = stream.fitted.spec if adapter is None else adapter
+            spec = stream.current.config.fitted.spec if adapter is None else adapter
             await stream.model.try_ahead(spec, options or {}, self._scheduler.admission.place(None))
 
-        def job() -> None:
-            check_generation(stream.id, stream.generation, expected)
+        def changed(value: StreamValue) -> StreamValue:
+            check_generation(stream.id, value.generation, expected)
             if refit:
-                spec = stream.fitted.spec if adapter is None else adapter
-                self._refit(stream, stream.model.fit(spec, options or {}))
-            stream.mode = mode or stream.mode
-            stream.policy = guard or stream.policy
-            stream.adapt_batch_size = adapt_batch_size or stream.adapt_batch_size
-            stream.durability = durability or stream.durability
-            stream.idempotent = stream.idempotent if idempotent is None else idempotent
+                spec = value.config.fitted.spec if adapter is None else adapter
+                value = engine.refit(value, stream.model.fit(spec, options or {}))
+            config = replace(
+                value.config,
+                mode=mode or value.config.mode,
+                policy=guard or value.config.policy,
+                adapt_batch_size=adapt_batch_size or value.config.adapt_batch_size,
+                durability=durability or value.config.durability,
+                idempotent=value.config.idempotent if idempotent is None else idempotent,
+            )
+            return replace(value, config=config)
 
-        await self._in_turn(stream, job)
+        await self._change(stream, changed)
         values = {
             "mode": mode, "adapter": adapter, "options": options, "guard": guard, "batch": adapt_batch_size,
             "durability": durability, "idempotent": idempotent,
         }  # fmt: skip
-        changed = ", ".join(name for name, value in values.items() if value is not None) or "nothing"
-        self._recorder.log(stream, Happening("changed", f"{changed}; now {stream.fitted.spec}, {stream.mode}"))
+        named = ", ".join(name for name, value in values.items() if value is not None) or "nothing"
+        config = stream.current.config
+        self._recorder.log(stream, Happening("changed", f"{named}; now {config.fitted.spec}, {config.mode}"))
         return stream
 
     async def check_change(
@@ -148,9 +157,10 @@ class Controlplane:
             UnfitError: If spec or options do not fit its model.
         """
         stream = await self.residence.get(stream_id)
-        check_generation(stream.id, stream.generation, expected)
+        value = stream.current
+        check_generation(stream.id, value.generation, expected)
         if adapter is not None or options is not None:
-            await self._fitted(stream.model, stream.fitted.spec if adapter is None else adapter, options or {})
+            await self._fitted(stream.model, value.config.fitted.spec if adapter is None else adapter, options or {})
         return stream
 
     async def delete(self, stream_id: str, expected: int | None) -> None:
@@ -162,13 +172,14 @@ class Controlplane:
             return
         stream = await self.residence.get(stream_id)
 
-        def job() -> Steps[None]:
-            check_generation(stream.id, stream.generation, expected)
+        def job(value: StreamValue) -> Steps[tuple[StreamValue, None]]:
+            check_generation(stream.id, value.generation, expected)
             yield from self._keeper.forget(stream)
             self.table.delete(stream.id)
+            return value, None
 
         await self._in_steps(stream, job)
-        self._recorder.log(stream, _deleted(stream.generation))
+        self._recorder.log(stream, _deleted(stream.current.generation))
 
     async def check_delete(self, stream_id: str, expected: int | None) -> None:
         """Run the checks of `delete`. Nothing changes.
@@ -180,20 +191,23 @@ class Controlplane:
         if await self.residence.end_resting(stream_id, expected, dry_run=True) is None:
             await self.check_change(stream_id, expected)
 
-    def end(self, stream: Stream, *new: Answered) -> Steps[None]:
-        """End a stream at its client's request, on the worker in its turn. Last answers and snapshots stay."""
-        yield from self._keeper.end(stream, *new)
+    def end(self, stream: Stream, value: StreamValue, *new: Answered) -> Steps[None]:
+        """End a stream at its client's request, on the worker in its turn. Last answers and snapshots stay.
+
+        `value` is the stream's last one, and `new` are answers not sent yet.
+        """
+        yield from self._keeper.end(stream, value, *new)
         self.table.delete(stream.id)
 
     async def reset(self, stream_id: str, expected: int | None) -> Stream:
         """Return a stream to its state before any batch."""
         stream = await self.residence.get_even_unfit(stream_id)
 
-        def job() -> None:
-            check_generation(stream.id, stream.generation, expected)
-            engine.reset(stream)
+        def initial(value: StreamValue) -> StreamValue:
+            check_generation(stream.id, value.generation, expected)
+            return engine.reset(value)
 
-        await self._in_turn(stream, job)
+        await self._change(stream, initial)
         self._telemetry.resets.labels(stream.model.name, "api").inc()
         self._recorder.log(stream, Happening("reset", "to the state before any batch", "reset"))
         return stream
@@ -202,10 +216,14 @@ class Controlplane:
         """Snapshot a stream when its turn comes; with `drop_inputs`, without the images that wait."""
         stream = await self.residence.get(stream_id)
 
-        def job() -> Steps[tuple[Manifest, int]]:
-            saved = yield from self._save(stream, name or f"g{stream.generation}", note, drop_inputs=drop_inputs)
-            yield from self._keeper.append(stream, always=True)
-            return saved
+        def job(value: StreamValue) -> Steps[tuple[StreamValue, tuple[Manifest, int]]]:
+            manifest, file = file_of(stream.id, value, name or f"g{value.generation}", note, drop_inputs=drop_inputs)
+            yield partial(self._store.put, manifest.id, file)
+            self._recorder.log(stream, Happening("snapshot", f"{manifest.name} ({manifest.id}) taken"))
+            saved: tuple[Manifest, int] = yield partial(self._store.manifest, manifest.id)
+            value = replace(value, parent=manifest.id)
+            yield from self._keeper.append(stream, value, always=True)
+            return value, saved
 
         return await self._in_steps(stream, self._counted("take", job))
 
@@ -213,14 +231,14 @@ class Controlplane:
         """Continue a stream from a snapshot; return it, and the reasons why it may not replay bit for bit, or ""."""
         stream = await self.residence.get(stream_id)
 
-        def job() -> Steps[str]:
-            check_generation(stream.id, stream.generation, expected)
+        def job(value: StreamValue) -> Steps[tuple[StreamValue, str]]:
+            check_generation(stream.id, value.generation, expected)
             manifest, tensors = unpack((yield partial(self._store.get, snapshot_id)))
-            state = state_for(stream, manifest, tensors)
-            engine.check_serves(stream, state)
-            engine.restore(stream, state)
-            stream.parent = manifest.id
-            return "; ".join(filter(None, (warning_for(stream, manifest), restarted_monitors(stream, tensors))))
+            config = value.config
+            state = state_for(stream.id, config, manifest, tensors)
+            engine.check_serves(value, state)
+            warnings = (warning_for(config, manifest), restarted_monitors(config, tensors))
+            return replace(engine.restore(value, state), parent=manifest.id), "; ".join(filter(None, warnings))
 
         warning = await self._in_steps(stream, self._counted("restore", job))
         self._recorder.log(stream, Happening("restored", f"from snapshot {snapshot_id}"))
@@ -234,14 +252,15 @@ class Controlplane:
             UnfitError: If the snapshot does not fit the stream.
         """
         stream = await self.residence.get(stream_id)
-        check_generation(stream.id, stream.generation, expected)
+        config = stream.current.config
+        check_generation(stream.id, stream.current.generation, expected)
 
         file = await self.calls.run(partial(self._store.get, snapshot_id))
 
         def job() -> str:
             manifest, tensors = unpack(file)
-            state_for(stream, manifest, tensors)
-            return warning_for(stream, manifest)
+            state_for(stream.id, config, manifest, tensors)
+            return warning_for(config, manifest)
 
         return stream, await self._scheduler.run_outside_turns(job)
 
@@ -257,7 +276,7 @@ class Controlplane:
         numbers = {name: number for number, name in enumerate(stream.model.bundle.classes)}
         numbered = {request: class_numbers(names, numbers) for request, names in labels.items()}
 
-        def job() -> tuple[Feedback, int, list[str]]:
+        def labelled() -> tuple[Feedback, int, list[str]]:
             images, right = stream.feedback.true.images, stream.feedback.true.right
             stream.feedback.check(numbered)
             unknown = [request for request, classes in numbered.items() if not stream.feedback.label(request, classes)]
@@ -266,7 +285,7 @@ class Controlplane:
             self._telemetry.feedback.labels(stream.model.name, "wrong").inc(images - right)
             return stream.feedback, images, unknown
 
-        feedback, images, unknown = await self._in_turn(stream, job)
+        feedback, images, unknown = await self._in_steps(stream, lambda value: at_once(lambda: (value, labelled())))
         if images:
             self._recorder.log(stream, Happening("labels", f"for {images} images", figures={"images": float(images)}))
         return feedback, images, unknown
@@ -320,14 +339,6 @@ class Controlplane:
         self._store.delete(snapshot_id)
         self._recorder.log_by_id(manifest.stream, manifest.model, Happening("snapshot_deleted", snapshot_id))
 
-    def _save(self, stream: Stream, name: str, note: str, *, drop_inputs: bool = False) -> Steps[tuple[Manifest, int]]:
-        manifest, file = file_of(stream, name, note, drop_inputs=drop_inputs)
-        yield partial(self._store.put, manifest.id, file)
-        stream.parent = manifest.id
-        self._recorder.log(stream, Happening("snapshot", f"{manifest.name} ({manifest.id}) taken"))
-        kept: tuple[Manifest, int] = yield partial(self._store.manifest, manifest.id)
-        return kept
-
     def _check_id(self, manifest: Manifest) -> None:
         with suppress(UnknownError):
             there, _ = self._store.manifest(manifest.id)
@@ -338,15 +349,6 @@ class Controlplane:
         await model.try_ahead(spec, options, self._scheduler.admission.place(None))
         return await self._scheduler.run_outside_turns(lambda: model.fit(spec, options))
 
-    def _refit(self, stream: Stream, fitted: Fitted) -> None:
-        """Start from the new spec's initial state. Options that keep the spec and all shapes keep the state."""
-        keeps = fitted.spec == stream.fitted.spec and _same_shapes(fitted, stream.fitted)
-        stream.fitted = fitted
-        if keeps:
-            stream.commit(stream.state)
-        else:
-            engine.reset(stream)
-
     def _model(self, name: str | None) -> HostedModel:
         if name is None and len(self.models) > 1:
             raise UnfitError(f"several models are served; name one of {', '.join(self.models)}")
@@ -355,17 +357,20 @@ class Controlplane:
             raise UnknownError(f"there is no model {chosen[:200]!r}; served are {', '.join(self.models)}")
         return self.models[chosen]
 
-    async def _in_turn(self, stream: Stream, job: Callable[[], T]) -> T:
-        return await self._in_steps(stream, lambda: at_once(job))
+    async def _change(self, stream: Stream, change: Callable[[StreamValue], StreamValue]) -> None:
+        """Commit a changed value, in the stream's turn."""
+        await self._in_steps(stream, lambda value: at_once(lambda: (change(value), None)))
 
-    async def _in_steps(self, stream: Stream, job: Callable[[], Steps[T]]) -> T:
+    async def _in_steps(self, stream: Stream, job: Job[T]) -> T:
+        """Run a job in the stream's turn, and commit the value that it returns. If it fails, nothing has changed."""
+
         def there() -> Steps[T]:
             if self.table.find(stream.id) is not stream:
                 raise UnknownError(f"stream {stream.id!r} was deleted meanwhile")
-            with stream.unchanged_on_failure():
-                result = yield from job()
-                if self.table.find(stream.id) is stream:
-                    yield from self._keeper.append(stream)
+            value, result = yield from job(stream.current)
+            if self.table.find(stream.id) is stream:
+                yield from self._keeper.append(stream, value)
+            stream.current = value
             return result
 
         result = await self._scheduler.submit_steps(stream, there)
@@ -381,17 +386,12 @@ class Controlplane:
             raise
         self._telemetry.snapshots.labels(action, "done").inc()
 
-    def _counted(self, action: str, job: Callable[[], Steps[T]]) -> Callable[[], Steps[T]]:
-        def counted() -> Steps[T]:
+    def _counted(self, action: str, job: Job[T]) -> Job[T]:
+        def counted(value: StreamValue) -> Steps[tuple[StreamValue, T]]:
             with self._counting(action):
-                return (yield from job())
+                return (yield from job(value))
 
         return counted
-
-
-def _same_shapes(one: Fitted, other: Fitted) -> bool:
-    first, second = flatten(one.initial()), flatten(other.initial())
-    return {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
 
 
 def _deleted(generation: int) -> Happening:

@@ -3,6 +3,8 @@
 import asyncio
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import reduce
 from time import perf_counter
 
 import numpy as np
@@ -24,15 +26,16 @@ from service.storage.checkpointer import Keeper
 from service.storage.recorder import Recorder
 from service.streams import engine
 from service.streams.engine import Served
-from service.streams.idempotency import Answered, RequestIdentity
+from service.streams.idempotency import Answered, RequestIdentity, RetryLog
 from service.streams.stream import Stream
 from service.streams.table import StreamTable, check_id, default_id
+from service.streams.value import Config
 from service.support.steps import Steps
 from service.support.token_bucket import Buckets
 from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry
 from service.telemetry.statistics import Statistics
-from service.types import Array, Happening, InferRequest, InferResponse, JsonLimits, Limits, Parameter
+from service.types import Array, Happening, InferRequest, InferResponse, JsonLimits, Limits, Mode, Parameter
 from service.wire.codec import decode_input, wanted_outputs
 from service.wire.stream_parameters import Sequence, sequence_of, timeout_of
 
@@ -206,7 +209,7 @@ class Dataplane:
         )
         self._prober.note(stream)
         self._keeper.note(stream)
-        if stream.window_full:
+        if stream.current.window_full:
             task = asyncio.ensure_future(self._scheduler.submit_steps(stream, lambda: self._adapt_full_window(stream)))
             task.add_done_callback(_log_failure)
         return answered
@@ -222,9 +225,9 @@ class Dataplane:
         self._scheduler.admission.check_open()
         if named and not self._settings.create_streams:
             raise UnknownError(f"there is no stream {stream_id!r}, and this server creates none by inference")
-        mode = "frozen" if stream_id == default_id(model) else "adapt"
-        settings = {"mode": mode, "durability": self._settings.durability}
-        stream = self._table.create(stream_id, model, model.default, **settings)
+        mode: Mode = "frozen" if stream_id == default_id(model) else "adapt"
+        config = Config(model, model.default, mode=mode, durability=self._settings.durability)
+        stream = self._table.create(stream_id, config)
         self._residence.note(stream)
         self._recorder.log(stream, Happening("created", "by its first request"))
         self._residence.hold(stream)
@@ -237,49 +240,50 @@ class Dataplane:
         stream, x = shared.stream, shared.x
         if self._table.find(stream.id) is not stream:
             return None
-        answered = stream.retries.find(identity, held=stream.idempotent) if identity.digest else None
+        value = stream.current
+        answered = value.retries.find(identity, held=value.config.idempotent) if identity.digest else None
         if answered is not None:
             return answered, 0.0
         began = perf_counter()
-        with stream.unchanged_on_failure():
-            if sequence.start and (stream.generation or len(stream.state.window)):
-                engine.reset(stream)
-            served = engine.serve(
-                stream,
-                x,
-                wants_source="source_probabilities" in requested,
-                source_check_every=self._settings.source_check_every,
-                step=shared.step,
-            )
-            seconds = perf_counter() - began + shared.seconds
-            response = response_of(stream, served, identity.id, requested, named=bool(sequence.stream_id))
-            # Without an id or a key, a request cannot be recognised as a retry.
-            kept = [Answered(identity, response)] if identity.digest else []
-            if sequence.end:
-                yield from self._end(stream, *kept)
-            else:
-                yield from self._keeper.append(stream, *kept)
+        if sequence.start and (value.generation or len(value.state.window)):
+            value = engine.reset(value)
+        served = engine.serve(
+            value,
+            x,
+            wants_source="source_probabilities" in requested,
+            source_check_every=self._settings.source_check_every,
+            step=shared.step,
+        )
+        seconds = perf_counter() - began + shared.seconds
+        response = response_of(stream, served, identity.id, requested, named=bool(sequence.stream_id))
+        # Without an id or a key, a request cannot be recognised as a retry.
+        kept = [Answered(identity, response)] if identity.digest else []
+        value = replace(served.value, retries=reduce(RetryLog.with_answer, kept, served.value.retries))
+        if sequence.end:
+            yield from self._end(stream, served.value, *kept)
+        else:
+            yield from self._keeper.append(stream, value)
+        stream.current = value
         self._recorder.record(stream, identity.id, x, served, seconds)
         if served.waited is not None:
             self._count_window(stream, served.waited)
         stream.touch()
-        if identity.digest:
-            stream.retries = stream.retries.with_answer(Answered(identity, response))
         return response, seconds
 
     def _adapt_full_window(self, stream: Stream) -> Steps[None]:
-        if stream.window_full and stream.mode != "frozen":
-            with stream.unchanged_on_failure():
-                decision = engine.adapt_window(stream)
-                yield from self._keeper.append(stream)
+        if stream.current.window_full and stream.current.config.mode != "frozen":
+            value, decision = engine.adapt_window(stream.current)
+            yield from self._keeper.append(stream, value)
+            stream.current = value
             if decision is not None:
                 self._count_window(stream, decision)
 
     def _count_window(self, stream: Stream, decision: Decision) -> None:
         """Count a step on the window. A step that is thrown away is logged, since no answer reports it."""
-        self._telemetry.window_steps.labels(stream.model.name, stream.fitted.spec, decision.action.value).inc()
+        value = stream.current
+        self._telemetry.window_steps.labels(stream.model.name, value.config.fitted.spec, decision.action.value).inc()
         if decision.action is Action.SKIPPED:
-            log.warning("window_step_skipped", stream=stream.id, generation=stream.generation, reason=decision.reason)
+            log.warning("window_step_skipped", stream=stream.id, generation=value.generation, reason=decision.reason)
 
 
 def _starts_new_stream(sequence: Sequence, identity: RequestIdentity) -> bool:
@@ -296,7 +300,7 @@ def response_of(
     """Return the answer to a request: the requested outputs, and facts about them as parameters.
 
     Args:
-        stream: The stream, after the request.
+        stream: The stream.
         served: The engine's result.
         request_id: The request's id.
         requested: Names of the requested outputs.
@@ -327,21 +331,22 @@ def _outputs(served: Served, requested: tuple[str, ...]) -> dict[str, Array]:
 
 def _facts(stream: Stream, served: Served, *, named: bool) -> dict[str, Parameter]:
     """Return the flat facts about an answer."""
-    signals = {f"tta_{name}": value for name, value in served.signals.items()}
+    value, config = served.value, served.value.config
+    signals = {f"tta_{name}": number for name, number in served.signals.items()}
     if "tta_source_age" in signals:
         signals["tta_source_age"] = int(signals["tta_source_age"])
     facts: dict[str, Parameter] = {
-        "tta_generation": stream.generation,
+        "tta_generation": value.generation,
         "tta_answered_generation": served.answered_generation,
-        "tta_durable_generation": stream.promised_generation,
-        "tta_steps": stream.steps,
-        "tta_adapter": stream.fitted.spec,
-        "tta_backend": stream.fitted.backend,
-        "tta_mode": stream.mode,
+        "tta_durable_generation": stream.promised_generation(value),
+        "tta_steps": value.steps,
+        "tta_adapter": config.fitted.spec,
+        "tta_backend": config.fitted.backend,
+        "tta_mode": config.mode,
         "tta_action": served.action.value,
         **signals,
     }
-    texts = {"tta_choice": stream.explanation, "tta_warning": _warning(stream, served, named=named)}
+    texts = {"tta_choice": value.explanation, "tta_warning": _warning(stream, served, named=named)}
     return facts | {name: text for name, text in texts.items() if text}
 
 
@@ -349,7 +354,7 @@ def _warning(stream: Stream, served: Served, *, named: bool) -> str:
     """Return all warnings about an answer, joined; "" if there are none."""
     shared = f"no sequence_id was given: answered by the shared stream {stream.id!r}; name a stream to adapt one"
     decided = f"{served.decision.reason}: {DONE[served.action]}" if served.decision.reason else ""
-    said = ("" if named else shared, decided, stream.fitted.degraded, _not_finite(served))
+    said = ("" if named else shared, decided, served.value.config.fitted.degraded, _not_finite(served))
     return "; ".join(text for text in said if text)
 
 

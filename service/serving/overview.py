@@ -88,24 +88,25 @@ class Watching:
 
 
 def _mark(stream: Stream) -> tuple[object, ...]:
+    value, config = stream.current, stream.current.config
     return (
-        stream.generation, stream.durable_generation, stream.requests, stream.mode, stream.fitted.spec, stream.probe,
+        value.counters, stream.stored.durable_generation, config.mode, config.fitted.spec, value.readings.probe,
     )  # fmt: skip
 
 
 def _badge(stream: Stream) -> tuple[Badge, str]:
     since = CLOCK.now() - TROUBLE_SECONDS
-    trouble = stream.trouble
-    if stream.suspicion.cause:
-        return "suspected", stream.suspicion.reason
+    value, trouble = stream.current, stream.trouble
+    if value.readings.suspicion.cause:
+        return "suspected", value.readings.suspicion.reason
     if trouble is not None and trouble.time >= since and trouble.kind == "guard":
         return "guarded", f"{trouble.action.replace('_', ' ')}: {trouble.reason}"
-    if stream.mode == "frozen":
+    if value.config.mode == "frozen":
         return "frozen", "answers without learning"
-    if stream.mode == "shadow":
+    if value.config.mode == "shadow":
         return "shadow", "answers as the source model, and learns beside it"
     if trouble is not None and trouble.time >= since and trouble.kind in TROUBLE:
         return "drifting", trouble.reason.replace("_", " ")
-    if not stream.has_evidence:
+    if not value.has_evidence:
         return "new", "too few requests to say how it does"
     return "steady", "no drift and no guard action of late"

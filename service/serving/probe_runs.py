@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -19,7 +19,8 @@ from service.serving.scheduler import Scheduler
 from service.storage.recorder import Recorder
 from service.streams import engine
 from service.streams.good_states import GoodState
-from service.streams.stream import ProbeResult, Stream
+from service.streams.stream import Stream
+from service.streams.value import ProbeResult, StreamValue
 from service.support.clock import CLOCK
 from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry
@@ -63,7 +64,8 @@ class Prober:
     def _is_due(self, stream: Stream) -> bool:
         if not self._every or stream.model.reference.probe is None:
             return False
-        since = stream.steps - (stream.probe.steps if stream.probe is not None else 0)
+        value, probe = stream.current, stream.current.readings.probe
+        since = value.steps - (probe.steps if probe is not None else 0)
         return since >= self._every or since < 0
 
     async def run(self) -> None:
@@ -88,7 +90,8 @@ class Prober:
         if probe is None or calibration is None:
             return
         began = time.perf_counter()
-        subject = Subject(stream.fitted, stream.state.adapter, stream.generation, stream.beginnings)
+        value = stream.current
+        subject = Subject(value.config.fitted, value.state.adapter, value.generation, value.counters.beginnings)
         accuracy = await self._accuracy(subject.fitted, subject.state, probe)
         key = json.dumps([stream.model.name, subject.fitted.spec, subject.fitted.options], sort_keys=True, default=str)
         if key not in self._initial:
@@ -117,7 +120,7 @@ class Prober:
         return right / len(probe.labels)
 
     async def _compared(self, stream: Stream) -> Compared | None:
-        features, reference = stream.features, stream.model.reference.features
+        features, reference = stream.current.readings.features, stream.model.reference.features
         if features is None or reference is None or len(features) < LEAST:
             return None
         await self._scheduler.admission.idle(IDLE_SECONDS)
@@ -126,18 +129,15 @@ class Prober:
 
     def _conclude(self, stream: Stream, subject: Subject, result: ProbeResult) -> None:
         """Keep the result and apply the guard to it, in the stream's turn. Do nothing if the stream began again."""
-        if stream.beginnings != subject.beginnings or stream.fitted is not subject.fitted:
+        value = stream.current
+        if value.counters.beginnings != subject.beginnings or value.config.fitted is not subject.fitted:
             return
-        before, stream.probe = stream.probe, result
-        self._report_features(stream, before, result)
-        if result.source_gap <= stream.policy.budget:
-            with_images = stream.fitted.adapter.holds_inputs
-            good = GoodState(subject.state, result.steps, subject.generation, result.accuracy, with_images)
-            stream.good = stream.good.with_newest(good)
-        verdicts = Verdicts(source_gap=result.source_gap)
-        decision = decide(verdicts, stream.policy)
-        if decision.action is not Action.KEPT and stream.mode != "frozen":
-            engine.apply_guard(stream, decision)
+        self._report_features(stream, value.readings.probe, result)
+        value = _with_result(value, subject, result)
+        decision = decide(Verdicts(source_gap=result.source_gap), value.config.policy)
+        acts = decision.action is not Action.KEPT and value.config.mode != "frozen"
+        stream.current = engine.apply_guard(value, decision) if acts else value
+        if acts:
             self._telemetry.observe_guard(stream.model.name, decision.action.value, decision.rule)
             figures = {"source_gap": result.source_gap, "forgetting": result.forgetting, "accuracy": result.accuracy}
             happening = Happening("guard", decision.reason, decision.action.value, figures)
@@ -154,6 +154,16 @@ class Prober:
             f"{100 * found.unlike:.0f} % of the dimensions differ"
         )
         self._recorder.log(stream, Happening("drift", reason, figures=asdict(found)))
+
+
+def _with_result(value: StreamValue, subject: Subject, result: ProbeResult) -> StreamValue:
+    """Keep a probe's result, and its state as a good one if it passed."""
+    value = replace(value, readings=replace(value.readings, probe=result))
+    if result.source_gap > value.config.policy.budget:
+        return value
+    with_images = value.config.fitted.adapter.holds_inputs
+    good = GoodState(subject.state, result.steps, subject.generation, result.accuracy, with_images)
+    return replace(value, good=value.good.with_newest(good))
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from service.errors import ServiceError, UnfitError
 from service.models.hosted import FROZEN, Fitted, HostedModel
 from service.serving.dataplane import ON_REQUEST, OUTPUTS, response_of
 from service.streams import engine
-from service.streams.idempotency import RetryLog
-from service.streams.stream import Stream, initial_state
+from service.streams.stream import Stream
+from service.streams.value import Config, first_value
 from service.types import Limits
 from service.wire import codec
 
@@ -68,13 +68,14 @@ def _served(model: HostedModel, fitted: Fitted, x: Tensor) -> str:
     Raises:
         Exception: Any error that a request raises.
     """
-    stream = Stream("rehearsal", model, fitted, initial_state(model, fitted), RetryLog(0, 0))
+    stream = Stream("rehearsal", first_value(Config(model, fitted)))
     for number in range(REQUESTS):
         request = codec.parse_request(*_body(model, x, number), Limits())
         requested = codec.wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
         decoded = codec.decode_input(request, model.bundle.input, Limits())
-        served = engine.serve(stream, decoded, wants_source=True, source_check_every=1)
-        model.watch.layers(stream.state.monitors.seen)
+        served = engine.serve(stream.current, decoded, wants_source=True, source_check_every=1)
+        stream.current = served.value
+        model.watch.layers(served.value.state.monitors.seen)
         codec.encode_response(response_of(stream, served, request.id, requested, named=True), request)
         if served.decision.rule == "non_finite":
             return served.decision.reason

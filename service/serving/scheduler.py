@@ -177,7 +177,7 @@ class Scheduler:
             return Failed(error)
 
     def _resume(self, ticket: Ticket[Any], reply: Done[Any] | Failed) -> None:
-        with self._suspects.marked(ticket.stream.id):
+        with self._suspects.running([ticket]):
             ticket.resume(reply)
 
     def _expire(self, ticket: Ticket[Any], limit: str) -> None:

@@ -24,7 +24,7 @@ def observe(telemetry: Telemetry, streams: Iterable[Stream]) -> None:
         for signal, value in signals_of(stream).items():
             values_of[model, signal].append(value)
         for cause in CAUSES:
-            suspected[model, cause] += stream.suspicion.cause == cause
+            suspected[model, cause] += stream.current.readings.suspicion.cause == cause
     for gauge in telemetry.stream_signals.values():
         gauge.clear()
     for (model, signal), values in values_of.items():
@@ -38,13 +38,16 @@ def observe(telemetry: Telemetry, streams: Iterable[Stream]) -> None:
 
 def signals_of(stream: Stream) -> Mapping[str, float]:
     """Return the newest value of each signal of a stream, by its name on the page."""
-    found = {NAMES.get(name, name): value for name, value in (*stream.monitored.items(), *stream.signals.items())}
+    readings = stream.current.readings
+    newest = (*readings.monitored.items(), *readings.signals.items())
+    found = {NAMES.get(name, name): value for name, value in newest}
     for name in LEFT_OUT:
         found.pop(name, None)
-    if stream.probe is not None:
-        found |= {"source_gap": stream.probe.source_gap, "forgetting": stream.probe.forgetting}
-        if stream.probe.compared is not None:
-            found["feature_distance"] = stream.probe.compared.mmd
+    probe = readings.probe
+    if probe is not None:
+        found |= {"source_gap": probe.source_gap, "forgetting": probe.forgetting}
+        if probe.compared is not None:
+            found["feature_distance"] = probe.compared.mmd
     if stream.feedback.true.images:
         found["true_accuracy"] = stream.feedback.true.recent
     if stream.seconds:

@@ -51,8 +51,9 @@ class Shared:
             return self._stepped[1]
         if self._workshop is not None:
             stream = self.stream
-            return self._workshop.step(stream.model, stream.fitted, state, x, exact=stream.durability == "sync")
-        return self.stream.fitted.step(state, x)
+            config = stream.current.config
+            return self._workshop.step(config.model, config.fitted, state, x, exact=config.durability == "sync")
+        return self.stream.current.config.fitted.step(state, x)
 
 
 class Groups:
@@ -75,19 +76,19 @@ class Groups:
         Only the plain case shares: the request is a learning step from the present state, and need not be repeatable
         bit for bit.
         """
-        stream, images = shared.stream, len(shared.x)
+        state, config, images = shared.stream.current.state, shared.stream.current.config, len(shared.x)
         plain = (
-            stream.mode == "adapt"
-            and stream.durability != "sync"
-            and stream.adapt_batch_size == 1
-            and not len(stream.state.window)
-            and not int(stream.state.monitors.pause)
+            config.mode == "adapt"
+            and config.durability != "sync"
+            and config.adapt_batch_size == 1
+            and not len(state.window)
+            and not int(state.monitors.pause)
         )
-        if self._most < 2 or images > MOST_OF_A_REQUEST or not plain or stream.fitted.not_grouped:
+        if self._most < 2 or images > MOST_OF_A_REQUEST or not plain or config.fitted.not_grouped:
             return None
-        self._sizes.labels(stream.model.name, stream.fitted.spec)  # creates the metric, at 0
-        gain = stream.fitted.gains.get(images)
-        return None if gain is not None and not gain.least else (id(stream.fitted), shared.x.shape)
+        self._sizes.labels(config.model.name, config.fitted.spec)  # creates the metric, at 0
+        gain = config.fitted.gains.get(images)
+        return None if gain is not None and not gain.least else (id(config.fitted), shared.x.shape)
 
     def room(self, shared: Shared) -> int:
         """Return how many other requests fit in a request's group."""
@@ -98,7 +99,8 @@ class Groups:
 
         If the batched step fails, or an answer is not finite, the streams' own steps are used.
         """
-        fitted, model = requests[0].stream.fitted, requests[0].stream.model
+        config = requests[0].stream.current.config
+        fitted, model = config.fitted, config.model
         images = len(requests[0].x)
         if images not in fitted.gains:
             gain = self._measure(fitted, torch.split(model.sample(images * max(SIZES)), images))
@@ -108,7 +110,7 @@ class Groups:
         least = fitted.gains[images].least
         if not least or len(requests) < least:
             return
-        states = [request.stream.state.adapter for request in requests]
+        states = [request.stream.current.state.adapter for request in requests]
         began = perf_counter()
         try:
             stepped_all = contained(lambda: fitted.step_together(states, [request.x for request in requests]))

@@ -14,7 +14,7 @@ from service.models.hosted import HostedModel
 from service.serving.scheduler import Scheduler
 from service.serving.suspects import Suspects
 from service.storage.checkpointer import Keeper
-from service.storage.checkpoints import Loaded, build, load, model_of, record_of
+from service.storage.checkpoints import Loaded, StreamCopy, build, load, model_of, record_of
 from service.storage.history_files import Histories
 from service.storage.recorder import Recorder
 from service.storage.store_calls import StoreCalls
@@ -243,7 +243,7 @@ class Residence:
             if self._histories is not None:
                 await asyncio.to_thread(self._histories.save, [written.stream for written in kept])
             for written in kept:
-                self._rest(written.stream.id, written.stream)
+                self._rest(written)
 
     async def end_unused(self) -> None:
         """End resting streams that were unused for longer than allowed."""
@@ -294,16 +294,18 @@ class Residence:
     def _unused(self, stream: Stream) -> bool:
         return 0 < self.limits.rest_seconds < time.monotonic() - stream.used
 
-    def _rest(self, stream_id: str, kept: Stream) -> None:
-        """Put a kept stream to rest, unless it was used since it was kept."""
-        stream = self.table.find(stream_id)
-        if stream is None or stream.claim is None:
+    def _rest(self, written: StreamCopy) -> None:
+        """Put a stream to rest that was written, unless it was used since."""
+        stream = self.table.find(written.stream.id)
+        if stream is None or stream.stored.claim is None:
             return
-        if stream.waiting or stream.requests != kept.requests or stream.claim.mark != stream.mark:
+        value, claim = stream.current, stream.stored.claim
+        used = value.counters.requests != written.value.counters.requests or claim.mark != value.mark
+        if stream.waiting or used:
             self._keeper.write_again(stream)
         else:
-            record = record_of(stream, stream.claim)
-            self._used[stream_id] = stream.used
+            record = record_of(stream, value, claim)
+            self._used[stream.id] = stream.used
             self.table.rest(replace(record, ceiling=record.generation))
 
     def _bytes(self) -> int:
@@ -347,7 +349,7 @@ def _check_generation(record: Record, expected: int | None) -> None:
 
 
 def _bytes(stream: Stream) -> int:
-    return stream.state_bytes + OWN_BYTES + stream.history.nbytes
+    return stream.current.state.size_bytes + OWN_BYTES + stream.history.nbytes
 
 
 def _first(streams: list[Stream], enough: float) -> list[Stream]:
@@ -366,9 +368,11 @@ def _resumed(stream: Stream, loaded: Loaded, lacks: str) -> Happening:
 
 def _continued(stream: Stream, loaded: Loaded) -> Happening:
     durable = loaded.record.generation
-    figures = {"generation": float(durable), "goes_on": float(stream.generation)}
-    if stream.generation == durable:
+    figures = {"generation": float(durable), "goes_on": float(stream.current.generation)}
+    if stream.current.generation == durable:
         return Happening("resumed", f"at generation {durable}", figures=figures)
     lost = "what it had learned since then in memory is lost" if durable else "what it had learned in memory is lost"
-    said = f"at generation {durable}, the last that was kept: {lost}; it goes on as generation {stream.generation}"
+    said = (
+        f"at generation {durable}, the last that was kept: {lost}; it goes on as generation {stream.current.generation}"
+    )
     return Happening("resumed", said, figures=figures)

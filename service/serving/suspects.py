@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from service.errors import ConflictError
@@ -9,6 +10,7 @@ from service.serving.ticket import Ticket
 from service.storage.step_journal import StepJournal
 from service.streams.records import Record
 from service.streams.stream import Stream
+from service.streams.value import Counters
 from service.types import Happening
 
 HELD, REFUSED = 2, 3
@@ -47,7 +49,7 @@ class Suspects:
     def held(self, stream: Stream | Record) -> str:
         """Return the reason why a stream is held back, or will be once it is loaded; "" if it is not."""
         count = self._journal.count(stream.id)
-        is_let_go = not isinstance(stream, Record) and stream.mode != "frozen"
+        is_let_go = not isinstance(stream, Record) and stream.current.config.mode != "frozen"
         return "" if count < HELD or is_let_go else _reason(count)
 
     def hold(self, stream: Stream, *, again: bool) -> Happening | None:
@@ -58,14 +60,15 @@ class Suspects:
             again: Return the event even if the stream is frozen already.
         """
         count = self._journal.count(stream.id)
-        if count < HELD or (stream.mode == "frozen" and not again):
+        value = stream.current
+        if count < HELD or (value.config.mode == "frozen" and not again):
             return None
-        stream.mode = "frozen"
+        stream.current = replace(value, config=replace(value.config, mode="frozen"))
         return Happening("held", _reason(count), figures={"times": float(count)})
 
     def settle(self, stream: Stream) -> None:
         """Release a stream that was held back and is no longer frozen."""
-        if self._journal.count(stream.id) >= HELD and stream.mode != "frozen":
+        if self._journal.count(stream.id) >= HELD and stream.current.config.mode != "frozen":
             self._journal.set_count(stream.id, 1)
 
     @contextmanager
@@ -76,25 +79,25 @@ class Suspects:
 
     @contextmanager
     def running(self, tickets: Sequence[Ticket[Any]]) -> Iterator[None]:
-        """Mark the streams of jobs while they run on the worker, and clear those whose step succeeds."""
+        """Mark the streams of jobs while they run on the worker, and clear those that commit a good step."""
         suspects = [each for each in tickets if self.is_suspect(each.stream.id)]
         for each in suspects:
             self.settle(each.stream)
-        before = [(each.stream.generation, each.stream.beginnings) for each in suspects]
+        before = [each.stream.current.counters for each in suspects]
         with self._journal.under_way([each.stream.id for each in tickets]):
             yield
-        for each, (generation, beginnings) in zip(suspects, before, strict=True):
-            self._judge(each, generation, beginnings)
+        for each, counters in zip(suspects, before, strict=True):
+            self._judge(each, counters)
 
-    def _judge(self, ticket: Ticket[Any], generation: int, beginnings: int) -> None:
-        stream = ticket.stream
-        began_again = stream.beginnings != beginnings
+    def _judge(self, ticket: Ticket[Any], before: Counters) -> None:
+        stream, now = ticket.stream, ticket.stream.current.counters
+        began_again = now.beginnings != before.beginnings
         if self._journal.count(stream.id) >= HELD:
             if began_again and ticket.shared is None:  # an operator's reset; a client can start a sequence at any time
                 self._journal.set_count(stream.id, 1)
             return
-        learned = stream.generation != generation and not began_again
-        answered = stream.mode == "frozen" and ticket.shared is not None and ticket.has_succeeded
+        learned = now.generation != before.generation and not began_again
+        answered = stream.current.config.mode == "frozen" and ticket.shared is not None and ticket.has_succeeded
         if learned or answered:
             self._journal.set_count(stream.id, 0)
 

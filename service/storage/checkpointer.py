@@ -18,6 +18,7 @@ from service.storage.store_calls import StoreCalls
 from service.streams.idempotency import Answered, RequestIdentity
 from service.streams.stream import Claim, Stream
 from service.streams.table import StreamTable
+from service.streams.value import StreamValue
 from service.support.steps import Steps
 from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry
@@ -73,21 +74,22 @@ class Keeper:
         self._running: set[asyncio.Future[list[StreamCopy]]] = set()
         self._wake = asyncio.Event()
 
-    def append(self, stream: Stream, *new: Answered, always: bool = False) -> Steps[None]:
-        """Make a `sync` stream's present state durable, on the worker in its turn; with `always`, a `periodic` one too.
+    def append(self, stream: Stream, value: StreamValue, *, always: bool = False) -> Steps[None]:
+        """Make a `sync` stream's next value durable before it is committed; with `always`, a `periodic` stream's too.
 
-        The write itself is a store call outside the worker.
+        This runs on the worker in the stream's turn. The write itself is a store call outside the worker.
 
         Raises:
             FencedError: If another process has claimed the stream. This process drops it.
             StoreFullError: If there is no room.
             StoreDownError: If the store does not answer.
         """
-        applies = stream.durability == "sync" or (always and stream.durability == "periodic")
-        if not applies or _is_kept(stream):
+        durability = value.config.durability
+        applies = durability == "sync" or (always and durability == "periodic")
+        if not applies or _is_kept(stream, value):
             return
         with (yield from self._exclusive(stream)):
-            written = yield partial(self.checkpoints.write, [copy_stream(stream, *new)])
+            written = yield partial(self.checkpoints.write, [copy_stream(stream, value)])
         if stream.id in written.failed:
             raise written.failed[stream.id]
         if stream.id in written.lost:
@@ -102,7 +104,7 @@ class Keeper:
             return
         if self._needs_write(stream):
             self._changed[stream.id] = stream
-            if soon or stream.generation - stream.durable_generation >= self._steps:
+            if soon or stream.current.generation - stream.stored.durable_generation >= self._steps:
                 self._changed.mark_urgent(stream.id)
                 self._wake.set()
 
@@ -112,8 +114,9 @@ class Keeper:
 
     def write_again(self, stream: Stream) -> None:
         """Write a stream again that was written for its rest but stays in use: it may pass the stored generation."""
-        if stream.claim is not None:
-            stream.claim = replace(stream.claim, mark=())
+        stored = stream.stored
+        if stored.claim is not None:
+            stored.claim = replace(stored.claim, mark=())
             self.note(stream, soon=True)
 
     def forget(self, stream: Stream) -> Steps[None]:
@@ -124,16 +127,17 @@ class Keeper:
         """
         yield from self._remove(stream, [])
 
-    def end(self, stream: Stream, *new: Answered) -> Steps[None]:
+    def end(self, stream: Stream, value: StreamValue, *new: Answered) -> Steps[None]:
         """Remove a stream that a client has ended, and keep its last answers; on the worker in its turn.
 
-        `new` are answers not sent yet. Those of a `sync` stream are durable when this returns.
+        `value` is the stream's last one, and `new` are answers not sent yet. Those of a `sync` stream are durable when
+        this returns.
 
         Raises:
             FencedError: If another process has claimed it. Its state in the store stays.
         """
-        last = (*stream.retries.kept, *new)[-LAST:]
-        yield from self._remove(stream, last if stream.durability == "sync" else [])
+        last = (*value.retries.kept, *new)[-LAST:]
+        yield from self._remove(stream, last if value.config.durability == "sync" else [])
         self.ended.keep(stream.id, last)
 
     async def answer_of_ended(
@@ -164,7 +168,7 @@ class Keeper:
 
     def _remove(self, stream: Stream, last: Sequence[Answered]) -> Steps[None]:
         with (yield from self._exclusive(stream)):  # a running write may be the one that enrols the stream
-            in_store = stream.claim is not None or stream.unsettled
+            in_store = stream.stored.claim is not None or stream.stored.unsettled
             removed = (yield partial(self.checkpoints.remove, stream, last)) if in_store else True
         if not removed:
             self._lose(stream)
@@ -210,7 +214,7 @@ class Keeper:
             written = await self._calls.run(partial(self.checkpoints.write, copies))
         finally:
             for each in copies:
-                self._settle_write(there[each.stream.id], each, written)
+                self._settle_write(there[each.stream.id], written)
             for each in copies:
                 self._writing.pop(each.stream.id).set()
         return [each for each in copies if each.stream.id in written.claims]
@@ -235,26 +239,26 @@ class Keeper:
     def _copy(self, streams: Iterable[Stream], *, final: bool) -> list[StreamCopy]:
         """Copy the streams that are in the table and not being written, on the worker unless that hangs at the stop.
 
-        A stream whose job hangs is copied as it was before that job.
+        A job commits at its end, so the value before it is copied while it runs or hangs.
         """
         free = [
             stream for stream in streams if self._table.find(stream.id) is stream and stream.id not in self._writing
         ]
         self._writing |= {stream.id: threading.Event() for stream in free}
-        return [_copy_before_job(stream, final=final) for stream in free]
+        return [copy_stream(stream, stream.current, final=final) for stream in free]
 
-    def _settle_write(self, stream: Stream, copied: StreamCopy, written: Written) -> None:
+    def _settle_write(self, stream: Stream, written: Written) -> None:
         if stream.id in written.lost:
             self._lose(stream)
         elif stream.id in written.claims:
-            self._record_success(stream, copied, written.claims[stream.id])
+            self._record_success(stream, written.claims[stream.id])
         else:
             self._record_failure(stream, written.failed.get(stream.id))
 
-    def _record_success(self, stream: Stream, copied: StreamCopy, claim: Claim) -> None:
+    def _record_success(self, stream: Stream, claim: Claim) -> None:
         self._checkpoints.labels("kept").inc()
-        _settle(stream, claim, copied.stream.generation)
-        if stream.mark == claim.mark or stream.durability == "ephemeral":
+        _settle(stream, claim)
+        if stream.current.mark == claim.mark or stream.current.config.durability == "ephemeral":
             self._changed.drop(stream.id)
 
     def _record_failure(self, stream: Stream, error: Exception | None) -> None:
@@ -281,7 +285,7 @@ class Keeper:
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=self._calls.seconds)
             hangs += ["the store"] if late and busy is None else []
-        streams = [stream for stream in self._table if stream.durability != "ephemeral"]
+        streams = [stream for stream in self._table if stream.current.config.durability != "ephemeral"]
         kept = 0
         for start in range(0, len(streams), AT_A_TIME):
             some, began = streams[start : start + AT_A_TIME], time.monotonic()
@@ -305,8 +309,9 @@ class Keeper:
 
     def _needs_write(self, stream: Stream) -> bool:
         """Return whether a stream needs a write. An ephemeral stream needs only its row."""
-        enrolled = stream.claim is not None and not stream.unsettled
-        return not enrolled if stream.durability == "ephemeral" else not _is_kept(stream)
+        stored, value = stream.stored, stream.current
+        enrolled = stored.claim is not None and not stored.unsettled
+        return not enrolled if value.config.durability == "ephemeral" else not _is_kept(stream, value)
 
     def _due(self) -> list[Stream]:
         """Return the streams to write now. An error about one stream does not hold up the others."""
@@ -321,35 +326,32 @@ class Keeper:
     def _is_due(self, stream: Stream) -> bool:
         if self._changed.is_delayed(stream.id):
             return False
-        if stream.durability == "ephemeral" or stream.claim is None or stream.unsettled:
+        stored = stream.stored
+        if stream.current.config.durability == "ephemeral" or stored.claim is None or stored.unsettled:
             return True
-        return self._changed.is_urgent(stream.id) or time.monotonic() - stream.kept >= self._seconds
+        return self._changed.is_urgent(stream.id) or time.monotonic() - stored.kept >= self._seconds
 
     def _lose(self, stream: Stream) -> None:
         """Drop a stream that now belongs to another process."""
         self._changed.drop(stream.id)
         self._checkpoints.labels("fenced").inc()
         if self._table.find(stream.id) is stream:
-            if stream.claim is None:
+            claim = stream.stored.claim
+            if claim is None:
                 self._table.delete(stream.id)
             else:
-                self._table.rest(record_of(stream, stream.claim))
+                self._table.rest(record_of(stream, stream.current, claim))
             self._recorder.log(stream, Happening("fenced", "another process has taken the stream over"))
 
 
-def _is_kept(stream: Stream) -> bool:
-    """Return whether the store is known to hold a stream as it is."""
-    return stream.claim is not None and stream.claim.mark == stream.mark and not stream.unsettled
+def _is_kept(stream: Stream, value: StreamValue) -> bool:
+    """Return whether the store is known to hold a value of a stream."""
+    stored = stream.stored
+    return stored.claim is not None and stored.claim.mark == value.mark and not stored.unsettled
 
 
-def _settle(stream: Stream, claim: Claim, generation: int | None = None) -> None:
-    stream.claim, stream.unsettled = claim, ""
-    stream.durable_generation = stream.generation if generation is None else generation
-    stream.kept = time.monotonic()
-
-
-def _copy_before_job(stream: Stream, *, final: bool) -> StreamCopy:
-    """Copy a stream; if its job is running, as it was before that job."""
-    before = stream.before_job()
-    copied = copy_stream(stream, final=final)
-    return copied if before is stream else replace(copied, stream=before, answered=before.retries.kept)
+def _settle(stream: Stream, claim: Claim) -> None:
+    """Record a write that has taken effect."""
+    stored = stream.stored
+    stored.claim, stored.unsettled = claim, ""
+    stored.durable_generation, stored.kept = claim.generation, time.monotonic()

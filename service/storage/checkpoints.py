@@ -1,11 +1,12 @@
 """Checkpoints: a stream's stored state, how it is written, and how the stream is rebuilt after a restart or a rest."""
 
-import copy
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import reduce
+from typing import Any, cast
 
 from service.errors import ConflictError, ServiceError, StoreDownError, StoreFullError, UnfitError
 from service.models.hosted import HostedModel
@@ -17,35 +18,39 @@ from service.storage.backends.catalogue import HEADROOM, Catalogue, Move
 from service.storage.snapshots.format import unpack
 from service.storage.snapshots.stream_files import file_of, left_out, restarted_monitors, state_for
 from service.streams import engine
-from service.streams.idempotency import Answered, RequestIdentity
+from service.streams.idempotency import Answered, RequestIdentity, RetryLog
 from service.streams.records import Record
-from service.streams.stream import Claim, Stream
+from service.streams.stream import Claim, Stored, Stream
 from service.streams.table import StreamTable
+from service.streams.value import Config, StreamValue
 from service.telemetry.logs import log
+from service.types import Durability
 
 
 @dataclass(frozen=True, slots=True)
 class StreamCopy:
-    """A copy of a stream between two jobs of the worker. Its parts are immutable values.
+    """A stream's value to be written.
 
     Attributes:
-        stream: A shallow copy.
-        answered: Its answers to keep for retries.
+        stream: The stream.
+        value: The value: the current one, or one that a job commits after this write.
+        stored: A copy of the store's side of the stream, before this write.
         final: True if this process is done with the stream, so that its next owner continues at the next generation.
     """
 
     stream: Stream
-    answered: tuple[Answered, ...]
+    value: StreamValue
+    stored: Stored
     final: bool = False
 
 
-def copy_stream(stream: Stream, *new: Answered, final: bool = False) -> StreamCopy:
-    """Copy a stream to write it. Runs on the worker, so that nothing changes meanwhile. `new` are answers not sent yet.
+def copy_stream(stream: Stream, value: StreamValue, *, final: bool = False) -> StreamCopy:
+    """Prepare a value of a stream to be written. Runs on the worker, so that nothing changes meanwhile.
 
     From here on the stream is unsettled, until the write is known to have taken effect.
     """
-    copied = StreamCopy(copy.copy(stream), (*stream.retries.kept, *new), final)
-    stream.unsettled = stream.unsettled or "write"
+    copied = StreamCopy(stream, value, copy(stream.stored), final)
+    stream.stored.unsettled = stream.stored.unsettled or "write"
     return copied
 
 
@@ -98,15 +103,15 @@ class Checkpoints:
         self._half = half
         self._drop_inputs = drop_inputs
 
-    def enrol(self, stream: Stream) -> Claim:
-        """Add a stream to the catalogue, without its state.
+    def enrol(self, stream: Stream, value: StreamValue) -> Claim:
+        """Add a stream to the catalogue with a value's settings, without its state.
 
         Raises:
             ConflictError: If another process has a stream of this id.
             StoreDownError: If the store does not answer; every method here may raise this.
         """
         claim = Claim(epoch=1, generation=0, blob="", reserved=self.catalogue.reservation())
-        epoch = self.catalogue.enrol(replace(record_of(stream, claim), generation=0, ceiling=_ceiling(stream, 0)))
+        epoch = self.catalogue.enrol(replace(record_of(stream, value, claim), generation=0, ceiling=_ceiling(value, 0)))
         return replace(claim, epoch=epoch)
 
     def write(self, copies: Sequence[StreamCopy]) -> Written:
@@ -130,9 +135,10 @@ class Checkpoints:
     def remove(self, stream: Stream, last: Sequence[Answered] = ()) -> bool:
         """Remove a stream's row and keep its last answers; False if another process has claimed or removed it."""
         kept = [_kept(each) for each in last]
-        settled, stream.unsettled = not stream.unsettled, "removal"
-        if settled and stream.claim is not None:
-            return self.catalogue.remove(stream.id, stream.claim.epoch, stream.claim.reserved, kept)
+        stored = stream.stored
+        settled, stored.unsettled = not stored.unsettled, "removal"
+        if settled and stored.claim is not None:
+            return self.catalogue.remove(stream.id, stored.claim.epoch, stored.claim.reserved, kept)
         try:
             record = self.catalogue.reclaim(stream.id)
         except ConflictError:
@@ -162,29 +168,29 @@ class Checkpoints:
         return prepared
 
     def _prepare(self, copied: StreamCopy) -> _Prepared:
-        stream = copied.stream
-        claim = self._claim(stream)
-        only_in_memory = stream.durability == "ephemeral" and not copied.final
-        name = claim.blob if only_in_memory else self._blob(stream, claim)
-        record = replace(record_of(stream, claim), blob=name)
+        value, claim = copied.value, self._claim(copied)
+        only_in_memory = value.config.durability == "ephemeral" and not copied.final
+        name = claim.blob if only_in_memory else self._blob(copied, claim)
+        record = replace(record_of(copied.stream, value, claim), blob=name)
         record = replace(record, ceiling=record.generation) if copied.final else record
         replaced = claim.blob if claim.blob != name else ""
-        move = Move(record, claim.generation, replaced, [_kept(each) for each in copied.answered])
-        mark = () if only_in_memory else stream.mark
-        after = Claim(claim.epoch, stream.generation, name, claim.reserved, mark)
+        move = Move(record, claim.generation, replaced, [_kept(each) for each in value.retries.kept])
+        mark = () if only_in_memory else value.mark
+        after = Claim(claim.epoch, value.generation, name, claim.reserved, mark)
         return _Prepared(move, after, name if claim.blob != name else "")
 
-    def _claim(self, stream: Stream) -> Claim:
+    def _claim(self, copied: StreamCopy) -> Claim:
         """Return a stream's claim, renewed if the content of its row is unknown."""
-        if stream.claim is None:
-            return self.enrol(stream)
-        if not stream.unsettled:
-            return stream.claim
+        stream, stored = copied.stream, copied.stored
+        if stored.claim is None:
+            return self.enrol(stream, copied.value)
+        if not stored.unsettled:
+            return stored.claim
         record = self.catalogue.reclaim(stream.id)
         if record is not None:
             return Claim(record.epoch, record.generation, record.blob, record.reserved)
-        if stream.unsettled == "removal":  # the removal took effect although its caller got an error
-            return self.enrol(stream)
+        if stored.unsettled == "removal":  # the removal took effect although its caller got an error
+            return self.enrol(stream, copied.value)
         raise ConflictError(f"stream {stream.id!r} was ended by another process")
 
     def _advance(self, prepared: Sequence[_Prepared], written: Written) -> None:
@@ -233,15 +239,16 @@ class Checkpoints:
             except FAILURES as error:
                 log.warning("blob_not_removed", blob=name, reason=str(error))
 
-    def _blob(self, stream: Stream, claim: Claim) -> str:
+    def _blob(self, copied: StreamCopy, claim: Claim) -> str:
         """Write a stream's state and return the blob's name. An unchanged or initial state needs no new blob."""
-        started = stream.generation or len(stream.state.window)
-        if claim.mark == stream.mark or not started:
+        value = copied.value
+        started = value.generation or len(value.state.window)
+        if claim.mark == value.mark or not started:
             return claim.blob
         name = f"{claim.reserved}-{secrets.token_hex(4)}"
-        half = self._half and stream.durability != "sync"  # a sync stream continues bit for bit
-        label = f"g{stream.generation}"
-        _, file = file_of(stream, label, checkpoint=True, drop_inputs=self._drop_inputs, half=half)
+        half = self._half and value.config.durability != "sync"  # a sync stream continues bit for bit
+        label = f"g{value.generation}"
+        _, file = file_of(copied.stream.id, value, label, checkpoint=True, drop_inputs=self._drop_inputs, half=half)
         self.blobs.put(name, file, unpack)
         return name
 
@@ -292,23 +299,25 @@ def build(table: StreamTable, models: Mapping[str, HostedModel], loaded: Loaded,
     settings: dict[str, Any] = json.loads(record.settings)
     model = model_of(models, record, reset=reset)
     figures = json.loads(record.figures)
-    stream = table.new_stream(
-        record.id, model, model.fit(record.adapter, settings["options"]), mode=settings["mode"],
+    config = Config(
+        model, model.fit(record.adapter, settings["options"]), mode=settings["mode"],
         policy=Policy(**settings["guard"]), adapt_batch_size=settings["adapt_batch_size"],
+        durability=cast("Durability", record.durability),
         idempotent=settings.get("idempotent", False),  # rows of an earlier version lack it
-        durability=record.durability, created=record.created, last_used=record.last_used,
-        requests=figures["requests"], images=figures["images"], parent=figures["parent"],
     )  # fmt: skip
-    lacks = ""
+    stream = table.new_stream(record.id, config)
+    stream.created, stream.last_used = record.created, record.last_used
+    value, lacks = stream.current, ""
     if not reset:
-        lacks = _restore(stream, loaded.file) if loaded.file is not None else ""
-        for kept in loaded.answers:
-            stream.retries = stream.retries.with_answer(_answered(kept))
-    stream.generation = loaded.before.newest
-    stream.durable_generation = record.generation
-    stream.claim = Claim(record.epoch, record.generation, record.blob, record.reserved)
-    if stream.generation == record.generation and not reset:
-        stream.claim = replace(stream.claim, mark=stream.mark)
+        value, lacks = _restored(record.id, value, loaded.file) if loaded.file is not None else (value, "")
+        value = replace(value, retries=reduce(RetryLog.with_answer, map(_answered, loaded.answers), value.retries))
+    counters = replace(
+        value.counters, generation=loaded.before.newest, requests=figures["requests"], images=figures["images"]
+    )
+    stream.current = value = replace(value, counters=counters, parent=figures["parent"])
+    mark = value.mark if value.generation == record.generation and not reset else ()
+    claim = Claim(record.epoch, record.generation, record.blob, record.reserved, mark)
+    stream.stored = Stored(claim, durable_generation=record.generation)
     return stream, lacks
 
 
@@ -329,26 +338,27 @@ def model_of(models: Mapping[str, HostedModel], record: Record, *, reset: bool) 
     return model
 
 
-def record_of(stream: Stream, claim: Claim) -> Record:
-    """Return a stream's row with the claim's blob."""
+def record_of(stream: Stream, value: StreamValue, claim: Claim) -> Record:
+    """Return a stream's row for a value, with the claim's blob."""
+    config, counters = value.config, value.counters
     settings = {
-        "options": dict(stream.fitted.options), "mode": stream.mode, "guard": stream.policy.model_dump(),
-        "adapt_batch_size": stream.adapt_batch_size, "idempotent": stream.idempotent,
+        "options": dict(config.fitted.options), "mode": config.mode, "guard": config.policy.model_dump(),
+        "adapt_batch_size": config.adapt_batch_size, "idempotent": config.idempotent,
     }  # fmt: skip
     figures = {
-        "steps": stream.steps, "requests": stream.requests, "images": stream.images, "parent": stream.parent,
-        "state_bytes": stream.state_bytes,
+        "steps": value.steps, "requests": counters.requests, "images": counters.images, "parent": value.parent,
+        "state_bytes": value.state.size_bytes,
     }  # fmt: skip
     return Record(
         id=stream.id,
-        model=stream.model.name,
-        fingerprint=stream.model.bundle.fingerprint,
-        adapter=stream.fitted.spec,
-        durability=stream.durability,
+        model=config.model.name,
+        fingerprint=config.model.bundle.fingerprint,
+        adapter=config.fitted.spec,
+        durability=config.durability,
         settings=json.dumps(settings),
         figures=json.dumps(figures),
-        generation=stream.generation,
-        ceiling=_ceiling(stream, stream.generation),
+        generation=value.generation,
+        ceiling=_ceiling(value, value.generation),
         epoch=claim.epoch,
         blob=claim.blob,
         reserved=claim.reserved,
@@ -357,19 +367,21 @@ def record_of(stream: Stream, claim: Claim) -> Record:
     )
 
 
-def _ceiling(stream: Stream, generation: int) -> int:
-    return generation if stream.durability == "sync" else generation + HEADROOM
+def _ceiling(value: StreamValue, generation: int) -> int:
+    return generation if value.config.durability == "sync" else generation + HEADROOM
 
 
-def _restore(stream: Stream, file: bytes) -> str:
+def _restored(stream_id: str, value: StreamValue, file: bytes) -> tuple[StreamValue, str]:
+    """Return a stream's value with the state in its file, and a note on monitors and images that the file lacks."""
     try:
         manifest, tensors = unpack(file)
-        engine.restore(stream, state_for(stream, manifest, tensors))
-        return "; ".join(filter(None, (restarted_monitors(stream, tensors), left_out(stream, manifest))))
+        state = state_for(stream_id, value.config, manifest, tensors)
     except UnfitError as error:
         raise UnfitError(
-            f"stream {stream.id!r} is unfit: its checkpoint is damaged ({error}); reset it to start over"
+            f"stream {stream_id!r} is unfit: its checkpoint is damaged ({error}); reset it to start over"
         ) from None
+    lacks = (restarted_monitors(value.config, tensors), left_out(value.config, manifest))
+    return engine.restore(value, state), "; ".join(filter(None, lacks))
 
 
 def _kept(answered: Answered) -> Kept:

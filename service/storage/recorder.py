@@ -10,8 +10,6 @@ from torch import Tensor
 from adapters.functional import answers
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.source import as_stored
-from service.monitoring import suspicion
-from service.monitoring.feature_shift import kept
 from service.monitoring.guard import GUARDED, Action
 from service.monitoring.history import Misfit
 from service.monitoring.late_labels import Answered
@@ -67,48 +65,35 @@ class Recorder:
             stream.trouble = event
 
     def record(self, stream: Stream, request_id: str, x: Tensor, served: Served, seconds: float) -> None:
-        """Record an answered request, on the worker in the stream's turn."""
-        model, now = stream.model.name, CLOCK.now()
+        """Record an answered request, on the worker in the stream's turn.
+
+        A suspicion that comes and goes is logged at most once a minute for each cause.
+        """
+        model, spec, now = stream.model.name, served.value.config.fitted.spec, CLOCK.now()
+        monitored = served.value.readings.monitored
         stream.seconds = seconds
-        self._telemetry.step_seconds.labels(model, stream.fitted.spec).observe(seconds)
-        self._telemetry.observe_answer(model, stream.fitted.spec, served.action.value, len(x), served.signals)
+        self._telemetry.step_seconds.labels(model, spec).observe(seconds)
+        self._telemetry.observe_answer(model, spec, served.action.value, len(x), served.signals)
         alarms = ((alarm.signal, alarm.detector) for alarm in served.findings.alarms)
-        self._telemetry.observe_monitors(model, stream.monitored, alarms)
+        self._telemetry.observe_monitors(model, monitored, alarms)
         for happening in _happenings(stream, served, now):
             self.log(stream, happening)
-        if served.findings.looked:
-            self._judge(stream, now)
+        suspected = served.suspected
+        if suspected.cause and stream.merging.notices(suspected.cause, now):
+            self.log(stream, Happening("suspected", suspected.reason, figures=monitored))
         if served.decision.rule:
             self._telemetry.observe_guard(model, served.decision.action.value, served.decision.rule)
         labels = _labels(served.adapted)
         source = None if served.source is None else _labels(served.source)
-        estimates = {name: stream.monitored[name] for name in ESTIMATES if name in stream.monitored}
+        estimates = {name: monitored[name] for name in ESTIMATES if name in monitored}
         stream.feedback.remember(request_id, Answered(time.monotonic(), labels, source, estimates))
-        stream.history.add(now, stream.generation, len(x), _series(stream, served, seconds))
+        stream.history.add(now, served.value.generation, len(x), _series(stream, served, seconds))
         if served.findings.looked:
-            distances = stream.model.watch.layers(stream.state.monitors.seen)
+            distances = stream.model.watch.layers(served.value.state.monitors.seen)
             stream.history.add_layers(now, list(distances.values()))
-        if served.features is not None:
-            stream.features = kept(stream.features, served.features)
-        if stream.mode == "shadow" and served.source is not None:
-            stream.shadow = stream.shadow.plus(served.adapted, served.source)
         misfit = _misfit(stream, x, served, now) if self._misfits else None
         if misfit is not None:
             stream.history.add_misfit(misfit, self._misfits)
-
-    def _judge(self, stream: Stream, now: float) -> None:
-        """Update the suspicion that the stream is worse than its source model; log its beginning.
-
-        A suspicion that comes and goes is logged at most once a minute for each cause.
-        """
-        gap = None if stream.probe is None else stream.probe.source_gap
-        calibration = stream.model.reference.calibration
-        monitors = stream.state.monitors
-        found = suspicion.judged(monitors.suspicion, calibration, gap, stream.policy.budget, float(monitors.recent))
-        begins = bool(found.cause) and not stream.suspicion.cause
-        if begins and stream.merging.notices(found.cause, now):
-            self.log(stream, Happening("suspected", found.reason, figures=stream.monitored))
-        stream.suspicion = found
 
 
 def _hidden(event: Event, before: Event | None) -> bool:
@@ -119,15 +104,15 @@ def _hidden(event: Event, before: Event | None) -> bool:
 
 
 def _happenings(stream: Stream, served: Served, now: float) -> list[Happening]:
-    drift = stream.merging.drift(served.findings.alarms, now)
+    drift, monitored = stream.merging.drift(served.findings.alarms, now), served.value.readings.monitored
     happenings = [] if drift is None else [drift]
     decision = served.decision
     if decision.rule:
-        figures = {**stream.monitored, **served.signals}
+        figures = {**monitored, **served.signals}
         happenings.append(Happening("guard", decision.reason, decision.action.value, figures))
     unanswered = _unanswered(served.findings, served.action)
     if unanswered and stream.merging.notices("seen", now):
-        happenings += [Happening("seen", text, figures=stream.monitored) for text in unanswered]
+        happenings += [Happening("seen", text, figures=monitored) for text in unanswered]
     if served.waited is not None and served.waited.rule:
         reason = f"on images that had waited: {served.waited.reason}"
         happenings.append(Happening("guard", reason, served.waited.action.value))
@@ -140,8 +125,8 @@ def _unanswered(findings: Findings, action: Action) -> list[str]:
 
 
 def _series(stream: Stream, served: Served, seconds: float) -> dict[str, float]:
-    probe, true = stream.probe, stream.feedback.true
-    series = {**stream.monitored, **served.signals, "milliseconds": 1000 * seconds}
+    probe, true = served.value.readings.probe, stream.feedback.true
+    series = {**served.value.readings.monitored, **served.signals, "milliseconds": 1000 * seconds}
     if served.findings.looked and "source_agreement" in served.signals:
         series["agreement"] = served.signals["source_agreement"]
     if probe is not None:

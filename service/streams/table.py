@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
 
 from service.errors import MovedOnError, SaturatedError, UnfitError, UnknownError
-from service.models.hosted import Fitted, HostedModel
+from service.models.hosted import HostedModel
 from service.monitoring.late_labels import Feedback
 from service.streams.good_states import GoodStates
 from service.streams.idempotency import RetryLog
 from service.streams.records import Record
-from service.streams.stream import FEEDBACK_IMAGES, FEEDBACK_SECONDS, GOOD_BYTES, Stream, initial_state
+from service.streams.stream import FEEDBACK_IMAGES, FEEDBACK_SECONDS, Stream
+from service.streams.value import GOOD_BYTES, Config, first_value
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -56,12 +57,12 @@ class StreamTable:
     def __init__(
         self,
         max_streams: int,
-        retry_log: Callable[[], RetryLog],
+        retries: RetryLog,
         feedback: Callable[[], Feedback] | None = None,
         good: GoodStates | None = None,
     ) -> None:
         self._max_streams = max_streams
-        self._retry_log = retry_log
+        self._retries = retries
         self._feedback = feedback or (lambda: Feedback(FEEDBACK_IMAGES, FEEDBACK_SECONDS))
         self._good = good or GoodStates(GOOD_BYTES)
         self._streams: dict[str, Stream] = {}
@@ -92,7 +93,7 @@ class StreamTable:
             raise UnknownError(f"there is no stream {stream_id[:200]!r}")
         return stream
 
-    def create(self, stream_id: str, model: HostedModel, fitted: Fitted, **settings: Any) -> Stream:
+    def create(self, stream_id: str, config: Config) -> Stream:
         """Add a stream in its initial state.
 
         Raises:
@@ -103,15 +104,14 @@ class StreamTable:
         count = len(self._streams.keys() | self.resting.keys())
         if count >= self._max_streams:
             raise SaturatedError(f"there are {count} streams, as many as allowed; delete one first")
-        stream = self.new_stream(stream_id, model, fitted, **settings)
+        stream = self.new_stream(stream_id, config)
         self.put(stream)
         return stream
 
-    def new_stream(self, stream_id: str, model: HostedModel, fitted: Fitted, **settings: Any) -> Stream:
+    def new_stream(self, stream_id: str, config: Config) -> Stream:
         """Return a stream in its initial state, without adding it to the table."""
-        stream = Stream(stream_id, model, fitted, initial_state(model, fitted), self._retry_log(), **settings)
-        stream.feedback, stream.good = self._feedback(), self._good
-        return stream
+        value = replace(first_value(config), retries=self._retries, good=self._good)
+        return Stream(stream_id, value, feedback=self._feedback())
 
     def put(self, stream: Stream) -> None:
         """Hold a stream in memory."""

@@ -114,7 +114,7 @@ class Telemetry:
         """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
-    def observe_answer(self, model: str, adapter: str, action: str, samples: int, signals: dict[str, float]) -> None:
+    def observe_answer(self, model: str, adapter: str, action: str, samples: int, signals: Mapping[str, float]) -> None:
         """Record one answered inference request and its signals."""
         self.samples.labels(model).inc(samples)
         self.steps.labels(model, adapter, action).inc()

@@ -115,25 +115,25 @@ def _resting_row(watching: Watching, record: Record) -> StreamRow:
 
 def _resident_row(watching: Watching, stream: Stream) -> StreamRow:
     badge, reason = watching.badge(stream)
-    signals = stream.signals
+    value, readings = stream.current, stream.current.readings
     return StreamRow(
         id=stream.id,
-        model=stream.model.name,
-        adapter=stream.fitted.spec,
-        mode=stream.mode,
+        model=value.config.model.name,
+        adapter=value.config.fitted.spec,
+        mode=value.config.mode,
         badge=badge,
         reason=reason,
-        generation=stream.generation,
-        steps=stream.steps,
-        requests=stream.requests,
-        images=stream.images,
-        state_bytes=stream.state_bytes,
+        generation=value.generation,
+        steps=value.steps,
+        requests=value.counters.requests,
+        images=value.counters.images,
+        state_bytes=value.state.size_bytes,
         created=stream.created,
         last_used=stream.last_used,
-        entropy=signals.get("entropy"),
-        drift=signals.get("drift"),
-        agreement=signals.get("source_agreement"),
-        source_gap=None if stream.probe is None else stream.probe.source_gap,
+        entropy=readings.signals.get("entropy"),
+        drift=readings.signals.get("drift"),
+        agreement=readings.signals.get("source_agreement"),
+        source_gap=None if readings.probe is None else readings.probe.source_gap,
         spark=stream.history.sparks(),
     )
 
@@ -143,7 +143,8 @@ def view(watching: Watching, stream: Stream, since: int, seconds: int | None = N
 
     With `seconds`, the points cover that span, and everything else is since the cursor.
     """
-    history, monitors = stream.history, stream.state.monitors
+    history, value = stream.history, stream.current
+    monitors, probe = value.state.monitors, value.readings.probe
     since = 0 if since > history.cursor else since
     since_time = history.time_of(since)
     span = Span(history.since(since), None) if seconds is None else history.spanning(seconds)
@@ -166,7 +167,7 @@ def view(watching: Watching, stream: Stream, since: int, seconds: int | None = N
             "prior": [round(float(share), 4) for share in stream.model.reference.prior],
         },
         entropies=[round(float(share), 4) for share in entropy_bins.shares(monitors.entropies)],
-        probe=None if stream.probe is None else ProbeView(**asdict(stream.probe)),
+        probe=None if probe is None else ProbeView(**asdict(probe)),
         events=[
             event_view(event) for event in watching.events.latest(stream.id, SHOWN_EVENTS) if event.time >= since_time
         ],

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from service.api.bodies import StreamCreate, StreamPatch
 from service.api.headers import DryRun, IfMatch, generation_of
 from service.api.problems import responses
+from service.monitoring.shadow import ShadowReport
 from service.serving.controlplane import Controlplane
 from service.streams.records import Record
 from service.streams.stream import Stream
@@ -56,7 +57,7 @@ def router(control: Controlplane, default_durability: Durability) -> APIRouter:
     async def get_stream(stream_id: StreamId, response: Response) -> StreamView:
         """One stream. The ETag is its generation, for If-Match."""
         stream = await control.residence.get(stream_id)
-        response.headers["ETag"] = f'"{stream.generation}"'
+        response.headers["ETag"] = f'"{stream.current.generation}"'
         return view(stream)
 
     routes.include_router(_changes(control))
@@ -105,27 +106,28 @@ def _changes(control: Controlplane) -> APIRouter:
 
 def view(stream: Stream) -> StreamView:
     """Return a stream in its form for the API."""
+    value, config = stream.current, stream.current.config
     return StreamView(
         id=stream.id,
-        model=stream.model.name,
-        adapter=stream.fitted.spec,
-        options=dict(stream.fitted.options),
-        mode=stream.mode,
-        guard=stream.policy.model_dump(),
-        adapt_batch_size=stream.adapt_batch_size,
-        durability=stream.durability,
-        idempotent=stream.idempotent,
+        model=config.model.name,
+        adapter=config.fitted.spec,
+        options=dict(config.fitted.options),
+        mode=config.mode,
+        guard=config.policy.model_dump(),
+        adapt_batch_size=config.adapt_batch_size,
+        durability=config.durability,
+        idempotent=config.idempotent,
         resident=True,
-        generation=stream.generation,
-        durable_generation=stream.durable_generation,
-        steps=stream.steps,
-        waiting_images=len(stream.state.window),
-        state_bytes=stream.state_bytes,
+        generation=value.generation,
+        durable_generation=stream.stored.durable_generation,
+        steps=value.steps,
+        waiting_images=len(value.state.window),
+        state_bytes=value.state.size_bytes,
         created=stream.created,
         last_used=stream.last_used,
-        signals={**stream.monitored, **stream.signals},
-        choice=stream.explanation,
-        shadow=shadow_view(stream) if stream.shadow.images else None,
+        signals={**value.readings.monitored, **value.readings.signals},
+        choice=value.explanation,
+        shadow=shadow_view(stream, value.readings.shadow) if value.readings.shadow.images else None,
     )
 
 
@@ -152,9 +154,9 @@ def resting_view(record: Record) -> StreamView:
     )
 
 
-def shadow_view(stream: Stream) -> ShadowView:
+def shadow_view(stream: Stream, report: ShadowReport) -> ShadowView:
     """Return the changes that adapting would have made."""
-    report, classes = stream.shadow, stream.model.bundle.classes
+    classes = stream.model.bundle.classes
     return ShadowView(
         images=report.images,
         changed=report.changed / report.images,

@@ -8,7 +8,7 @@ from pathlib import Path
 from service.monitoring.signals import every_signal
 from tests.serving import ROOT
 
-ENGINE = ROOT / "service/streams/engine.py"
+READINGS = ROOT / "service/streams/readings.py"
 DATAPLANE, DISTRIBUTIONS = ROOT / "service/serving/dataplane.py", ROOT / "service/serving/signal_distributions.py"
 RECORDER = ROOT / "service/storage/recorder.py"
 PREFIX = "tta_"
@@ -22,12 +22,12 @@ def fields() -> set[str]:
 
 def answered() -> set[str]:
     """Signals of an answer: those of methods, and those that the server adds."""
-    return _of_methods() | set(_keys(_function(ENGINE, "_signals")))
+    return _of_methods() | set(_keys(_function(READINGS, "_signals")))
 
 
 def monitored() -> set[str]:
     """Signals that monitors and the server find beside an answer."""
-    return set(every_signal()) | set(_keys(_function(ENGINE, "_parameter_distances")))
+    return set(every_signal()) | set(_keys(_function(READINGS, "_parameter_distances")))
 
 
 def shown() -> set[str]:

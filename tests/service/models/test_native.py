@@ -21,8 +21,8 @@ from service.models.native_result import Native
 from service.models.process_environment import private_environment
 from service.models.process_job import Job
 from service.serving.stream_batching import Shared
-from service.streams.idempotency import RetryLog
-from service.streams.stream import Stream, initial_state
+from service.streams.stream import Stream
+from service.streams.value import Config, first_value
 from tests.applications import application
 from tests.bundles import FACTORY, torch_bundle
 from tests.serving import images
@@ -39,9 +39,7 @@ def model(tmp_path_factory):
 
 
 def stream_of(model, fitted, durability="periodic"):
-    stream = Stream("s", model, fitted, initial_state(model, fitted), RetryLog(0, 0))
-    stream.durability = durability
-    return stream
+    return Stream("s", first_value(Config(model, fitted, durability=durability)))
 
 
 def wait(until):
@@ -54,8 +52,10 @@ def wait(until):
 def asked_for(workshop, stream, x, times):
     """Take so many steps, each from the initial state; return what is known of the compiled one."""
     for _ in range(times):
-        workshop.step(stream.model, stream.fitted, stream.fitted.initial(), x, exact=False)
-    return stream.fitted.native[len(x)]
+        workshop.step(
+            stream.model, stream.current.config.fitted, stream.current.config.fitted.initial(), x, exact=False
+        )
+    return stream.current.config.fitted.native[len(x)]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def compiled_in_place(model, fitted):
 
 def test_a_compiled_step_is_the_pipelines_own_and_says_what_it_gains(compiled):
     stream, _, _ = compiled
-    native = stream.fitted.native[IMAGES]
+    native = stream.current.config.fitted.native[IMAGES]
     assert (native.reason == "") == (native.times >= workshops.WORTH)
     assert native.reason == "" or native.reason.startswith("compiled, it takes ")
 
@@ -96,14 +96,14 @@ def test_a_compiled_step_is_gone_from_the_disk_once_it_is_loaded(compiled, place
 
 def test_a_compiled_step_answers_and_learns_as_the_pipeline_step_after_step(compiled, model):
     stream, _, step = compiled
-    ours = theirs = stream.fitted.initial()
+    ours = theirs = stream.current.config.fitted.initial()
     generator = torch.Generator().manual_seed(5)
     for _ in range(5):
         x = torch.rand(IMAGES, *model.bundle.input.shape, generator=generator)
         kept = {name: tensor.clone() for name, tensor in flatten(ours).items()}
         before = ours
         given, ours = step.step(ours, x)
-        wanted, theirs = stream.fitted.step(theirs, x)
+        wanted, theirs = stream.current.config.fitted.step(theirs, x)
         torch.testing.assert_close(given.probabilities, wanted.probabilities, atol=1e-4, rtol=0)
         assert given.signals.keys() == wanted.signals.keys()
         for name, signal in wanted.signals.items():
@@ -116,23 +116,25 @@ def test_a_compiled_step_answers_and_learns_as_the_pipeline_step_after_step(comp
 def test_what_is_not_finite_stays_so(compiled, model):
     stream, _, step = compiled
     x = torch.full((IMAGES, *model.bundle.input.shape), torch.nan)
-    assert not bool(torch.isfinite(step.step(stream.fitted.initial(), x)[0].probabilities).any())
+    assert not bool(torch.isfinite(step.step(stream.current.config.fitted.initial(), x)[0].probabilities).any())
 
 
 def test_another_size_and_streams_that_must_be_exact_are_served_by_the_pipeline(compiled, model, monkeypatch):
     stream, workshop, step = compiled
-    monkeypatch.setitem(stream.fitted.native, IMAGES, Native(step=step, reason=""))
+    monkeypatch.setitem(stream.current.config.fitted.native, IMAGES, Native(step=step, reason=""))
     asked = []
-    monkeypatch.setattr(step, "step", lambda *given: asked.append(given) or stream.fitted.step(*given))
+    monkeypatch.setattr(step, "step", lambda *given: asked.append(given) or stream.current.config.fitted.step(*given))
     for count, durability in ((IMAGES, "periodic"), (IMAGES + 1, "periodic"), (IMAGES, "sync")):
         x = model.sample(count)
-        Shared(stream_of(model, stream.fitted, durability), x, workshop).step(stream.fitted.initial(), x)
+        Shared(stream_of(model, stream.current.config.fitted, durability), x, workshop).step(
+            stream.current.config.fitted.initial(), x
+        )
     assert [len(x) for _, x in asked] == [IMAGES]
 
 
 def test_a_step_that_differs_is_refused(compiled, model, monkeypatch):
     stream, _, step = compiled
-    fitted, x = stream.fitted, model.sample(IMAGES)
+    fitted, x = stream.current.config.fitted, model.sample(IMAGES)
     other = model.fit("batch+tent", {"tent": {**SGD["tent"], "lr": 0.5}})
     check(step, fitted.step, fitted.initial(), x)
     with pytest.raises(BundleError, match="from the pipeline's"):

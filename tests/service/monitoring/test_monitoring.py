@@ -16,10 +16,9 @@ from service.monitoring import stream_monitors
 from service.monitoring.monitor_state import Seeing
 from service.settings import EMBEDDED
 from service.storage.snapshots.format import pack, unpack
-from service.storage.snapshots.stream_files import MONITORS, file_of, restarted_monitors, state_for
-from service.streams import engine
-from service.streams.idempotency import RetryLog
-from service.streams.stream import Stream, initial_state
+from service.storage.snapshots.stream_files import MONITORS, restarted_monitors
+from tests import streams
+from tests.streams import put, restore, snapshot
 
 CLASSES = 10
 EVERY = 20
@@ -352,38 +351,38 @@ def model():
 
 
 def stream_of(model):
-    return Stream("s", model, model.default, initial_state(model, model.default), RetryLog(0, 0))
+    return streams.stream_of(model, model.default.spec)
 
 
 def serve(stream, seed):
     x = torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
-    return engine.serve(stream, x, wants_source=False, source_check_every=3)
+    return streams.serve(stream, x, every=3)
 
 
 def test_a_stream_restored_from_a_snapshot_goes_on_watching_bit_for_bit(model):
     stream, restored = stream_of(model), stream_of(model)
     for seed in range(7):
         serve(stream, seed)
-    engine.restore(restored, state_for(restored, *unpack(file_of(stream, "kept")[1])))
+    restore(restored, snapshot(stream)[1])
 
     for seed in range(7, 14):
         one, other = serve(stream, seed), serve(restored, seed)
         assert one.findings.signals == other.findings.signals
         assert one.findings.alarms == other.findings.alarms
 
-    assert_equal_states(stream.state.monitors, restored.state.monitors)
+    assert_equal_states(stream.current.state.monitors, restored.current.state.monitors)
 
 
 def test_a_snapshot_from_before_there_were_monitors_begins_to_watch_anew(model):
     stream, restored = stream_of(model), stream_of(model)
     serve(stream, 0)
-    manifest, tensors = unpack(file_of(stream, "kept")[1])
+    manifest, tensors = unpack(snapshot(stream)[1])
     older = pack(manifest, {name: tensor for name, tensor in tensors.items() if not name.startswith(MONITORS)})
 
-    engine.restore(restored, state_for(restored, *unpack(older)))
+    restore(restored, older)
 
-    assert_equal_states(restored.state.adapter, stream.state.adapter)
-    assert_equal_states(restored.state.monitors, restored.initial().monitors)
+    assert_equal_states(restored.current.state.adapter, stream.current.state.adapter)
+    assert_equal_states(restored.current.state.monitors, restored.current.config.initial().monitors)
     assert serve(restored, 1).findings.looked
 
 
@@ -401,16 +400,17 @@ def test_a_snapshot_with_other_monitors_keeps_those_that_are_known_and_says_whic
     stream, restored = stream_of(model), stream_of(model)
     for seed in range(3):
         serve(stream, seed)
-    stream.note(replace(stream.state, monitors=stream_monitors.alerted(stream.state.monitors, 32)))
-    manifest, tensors = unpack(file_of(stream, "kept")[1])
+    put(stream, monitors=stream_monitors.alerted(stream.current.state.monitors, 32))
+    manifest, tensors = unpack(snapshot(stream)[1])
     other = {name: tensor for name, tensor in (tensors | change).items() if tensor is not None}
 
-    engine.restore(restored, state_for(restored, *unpack(pack(manifest, other))))
+    restore(restored, pack(manifest, other))
 
-    now, before, fresh = (flatten(each.monitors) for each in (restored.state, stream.state, stream.initial()))
-    assert int(restored.state.monitors.pause) == 32
+    states = (restored.current.state, stream.current.state, stream.current.config.initial())
+    now, before, fresh = (flatten(each.monitors) for each in states)
+    assert int(restored.current.state.monitors.pause) == 32
     for name, tensor in now.items():
         expected = fresh if any(name == each or name.startswith(f"{each}/") for each in anew) else before
         assert torch.equal(tensor, expected[name]), name
-    assert restarted_monitors(restored, other).endswith(f"{', '.join(anew)} begin again")
-    assert restarted_monitors(restored, tensors) == ""
+    assert restarted_monitors(restored.current.config, other).endswith(f"{', '.join(anew)} begin again")
+    assert restarted_monitors(restored.current.config, tensors) == ""

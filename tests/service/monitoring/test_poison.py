@@ -12,9 +12,7 @@ from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.monitoring.guard import Action, Policy
 from service.settings import EMBEDDED
-from service.streams import engine
-from service.streams.idempotency import RetryLog
-from service.streams.stream import Stream, initial_state
+from tests.streams import configure, serve, stream_of
 
 UNGUARDED = Policy(collapse="off", harm="off", pause=0)
 BATCH, CLEAN, POISONED = 64, 20, 20
@@ -37,8 +35,7 @@ def data():
 
 
 def begin(model, spec, options, policy):
-    fitted = model.fit(spec, options)
-    return Stream("s", model, fitted, initial_state(model, fitted), RetryLog(0, 0), policy=policy)
+    return stream_of(model, spec, options, policy=policy)
 
 
 def clean(data, count, start=0):
@@ -61,10 +58,6 @@ def poisoned(data, kind):
     return [torch.full((BATCH, 1, 28, 28), torch.nan)] * POISONED
 
 
-def serve(stream, x):
-    return engine.serve(stream, x, wants_source=False, source_check_every=20)
-
-
 def right(probabilities, labels):
     return float((probabilities.argmax(1) == labels).float().mean())
 
@@ -74,8 +67,8 @@ def poisoning(model, data, spec, kind, policy):
     stream = begin(model, spec, HARSH, policy)
     before = [serve(stream, x) for x, _ in clean(data, 5)]
     during = [serve(stream, x) for x in poisoned(data, kind)]
-    assert is_finite(stream.state.adapter)
-    assert is_finite(stream.state.monitors)
+    assert is_finite(stream.current.state.adapter)
+    assert is_finite(stream.current.state.monitors)
     after = [serve(stream, x) for x, _ in clean(data, CLEAN, start=10)]
     return during, after, [served.decision for served in (*before, *during, *after) if served.decision.rule]
 
@@ -129,7 +122,7 @@ def test_images_that_are_not_finite_are_never_learned_from_nor_remembered(model,
     stream = begin(model, "ema+tent", {}, Policy())
     x, _ = clean(data, 1)[0]
     serve(stream, x)
-    before = stream.state.adapter
+    before = stream.current.state.adapter
     broken = x.clone()
     broken[3, 0, 5, 5] = torch.inf
 
@@ -137,9 +130,12 @@ def test_images_that_are_not_finite_are_never_learned_from_nor_remembered(model,
         served = serve(stream, images)
 
         assert (served.action, served.decision.rule) == (Action.SKIPPED, "non_finite")
-        assert stream.state.adapter is before
-        assert is_finite(stream.state.monitors)
-        assert all(np.isfinite(list(figures.values())).all() for figures in (stream.signals, stream.monitored))
+        assert stream.current.state.adapter is before
+        assert is_finite(stream.current.state.monitors)
+        assert all(
+            np.isfinite(list(figures.values())).all()
+            for figures in (stream.current.readings.signals, stream.current.readings.monitored)
+        )
 
 
 def honest(images_per_domain, batch, severity, sort):
@@ -177,7 +173,7 @@ def test_an_honest_stream_is_left_alone_by_the_default_policy(model, spec, batch
 
 def test_a_stream_whose_small_requests_wait_for_a_step_is_guarded_too(model, data):
     stream = begin(model, "ema+tent", HARSH, Policy())
-    stream.adapt_batch_size = BATCH
+    configure(stream, adapt_batch_size=BATCH)
 
     served = [serve(stream, part) for x, _ in clean(data, CLEAN) for part in torch.split(x, BATCH // 4)]
 
@@ -196,17 +192,17 @@ FAST = {"tent": {"lr": 0.002}}
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_clamped_stream_never_leaves_the_allowed_distance_from_the_source(model, data, spec, together):
     stream = begin(model, spec, FAST, CLAMPED)
-    stream.adapt_batch_size = together
+    configure(stream, adapt_batch_size=together)
     distances, decisions = [], []
     for x in (*(x for x, _ in clean(data, 5)), *poisoned(data, "noise")[:10]):
         for part in torch.split(x, BATCH if together == 1 else BATCH // 2):
             served = serve(stream, part)
-            distances.append(stream.monitored["parameter_distance"])
+            distances.append(stream.current.readings.monitored["parameter_distance"])
             decisions += [decision for decision in (served.waited, served.decision) if decision is not None]
 
     assert 0 < max(distances) <= CLAMPED.max_distance
     assert {decision.rule for decision in decisions} == {"", "distance"}
-    assert stream.steps > 1
+    assert stream.current.steps > 1
     assert {decision.action for decision in decisions if decision.rule} == {Action.SKIPPED}
 
 
@@ -216,7 +212,7 @@ def test_a_stream_that_is_not_clamped_goes_further(model, data):
     for x in (*(x for x, _ in clean(data, 5)), *poisoned(data, "noise")[:10]):
         serve(stream, x)
 
-    assert stream.monitored["parameter_distance"] > 2 * CLAMPED.max_distance
+    assert stream.current.readings.monitored["parameter_distance"] > 2 * CLAMPED.max_distance
 
 
 def test_what_is_too_far_already_leads_back_where_the_policy_says_so(model, data):
@@ -224,12 +220,12 @@ def test_what_is_too_far_already_leads_back_where_the_policy_says_so(model, data
     x, _ = clean(data, 1)[0]
     for _ in range(3):
         serve(stream, x)
-    stream.policy = Policy(collapse="off", harm="off", distance="reset", max_distance=0.01)
+    configure(stream, policy=Policy(collapse="off", harm="off", distance="reset", max_distance=0.01))
 
     served = serve(stream, x)
 
     assert (served.action, served.decision.rule) == (Action.RESET, "distance")
-    assert stream.monitored["parameter_distance"] == 0
+    assert stream.current.readings.monitored["parameter_distance"] == 0
 
 
 @pytest.mark.parametrize("spec", ["source", "batch", "ema+lame"])
@@ -254,14 +250,12 @@ def stuck(model, data, spec, policy, copies=1, frames=80):
     images, labels = data
     stream = begin(model, spec, {}, policy)
     for start in range(0, 200, 10):
-        engine.serve(stream, images[start : start + 10], wants_source=False, source_check_every=5)
+        serve(stream, images[start : start + 10], every=5)
     sure = model.answer_as_source(images[:200]).probabilities
     frame = int(torch.where(sure.argmax(1) == labels[:200], sure.amax(1), 0.0).argmax())
     batch = images[frame : frame + 1].repeat(copies, 1, 1, 1)
-    during = [engine.serve(stream, batch, wants_source=False, source_check_every=5) for _ in range(frames)]
-    after = [
-        engine.serve(stream, images[row : row + 1], wants_source=False, source_check_every=5) for row in range(200, 260)
-    ]
+    during = [serve(stream, batch, every=5) for _ in range(frames)]
+    after = [serve(stream, images[row : row + 1], every=5) for row in range(200, 260)]
     wrong = [float((each.output.probabilities.argmax(1) != labels[frame]).float().mean()) for each in during]
     regained = np.mean([right(each.output.probabilities, labels[row : row + 1]) for row, each in enumerate(after, 200)])
     return stream, during, wrong, float(regained)
@@ -286,7 +280,7 @@ def test_a_stuck_camera_is_suspected_where_no_guard_may_act(model, data):
     assert np.mean(wrong[-20:]) == 1  # the fault is real
     assert any("contradicts" in each.findings.harm for each in during)
     assert {each.action for each in during} == {Action.KEPT}
-    assert stream.state.monitors.suspicion.looks > 20
+    assert stream.current.state.monitors.suspicion.looks > 20
 
 
 def test_on_a_camera_that_stays_stuck_roll_backs_get_rarer_and_wrong_answers_fewer(model, data):

@@ -21,6 +21,7 @@ from tests.applications import INFER, application
 from tests.bundles import FACTORY, torch_bundle, tripwire_bundle
 from tests.holding import SPEC, begin, pays, running, serve, together
 from tests.serving import images, infer_body, outputs
+from tests.streams import put
 
 TOLERANCE = 1e-4
 
@@ -71,8 +72,8 @@ def test_streams_that_wait_together_are_answered_and_learn_as_alone(model, spec)
         torch.testing.assert_close(answer.output.probabilities, one.output.probabilities, atol=TOLERANCE, rtol=0)
         assert answer.signals == pytest.approx(one.signals, abs=TOLERANCE, rel=TOLERANCE)
     for stream in streams:
-        assert (stream.generation, stream.steps, stream.requests) == (1, 1, 1)
-        assert_same_to_rounding(stream.state.adapter, expected[stream.id].state.adapter)
+        assert (stream.current.generation, stream.current.steps, stream.current.counters.requests) == (1, 1, 1)
+        assert_same_to_rounding(stream.current.state.adapter, expected[stream.id].current.state.adapter)
 
 
 def test_forty_clients_on_twenty_streams_get_what_each_stream_alone_would_answer(model):
@@ -97,8 +98,8 @@ def test_forty_clients_on_twenty_streams_get_what_each_stream_alone_would_answer
     for (_, _, answer), one in zip(asked, wanted, strict=True):
         torch.testing.assert_close(answer.output.probabilities, one.output.probabilities, atol=TOLERANCE, rtol=0)
     for stream in streams:
-        assert (stream.steps, stream.waiting) == (6, 0)
-        assert_same_to_rounding(stream.state.adapter, expected[stream.id].state.adapter)
+        assert (stream.current.steps, stream.waiting) == (6, 0)
+        assert_same_to_rounding(stream.current.state.adapter, expected[stream.id].current.state.adapter)
 
 
 def test_a_stream_has_one_request_in_a_group_and_the_next_waits_for_it(model):
@@ -142,8 +143,8 @@ def test_pipelines_and_shapes_are_not_mixed(model):
 
 
 def paused(stream):
-    monitors = replace(stream.state.monitors, pause=torch.tensor(3))
-    stream.state = replace(stream.state, monitors=monitors)
+    monitors = replace(stream.current.state.monitors, pause=torch.tensor(3))
+    put(stream, monitors=monitors)
     return stream
 
 
@@ -182,8 +183,8 @@ def test_deterministic_streams_that_wait_with_others_answer_bit_for_bit_as_alone
     assert run.groups_of(model) == (1, 3)
     for answer, one, stream in zip(answers, wanted, exact, strict=False):
         assert torch.equal(answer.output.probabilities, one.output.probabilities)
-        after = flatten(expected[stream.id].state.adapter)
-        assert all(torch.equal(tensor, after[name]) for name, tensor in flatten(stream.state.adapter).items())
+        after = flatten(expected[stream.id].current.state.adapter)
+        assert all(torch.equal(tensor, after[name]) for name, tensor in flatten(stream.current.state.adapter).items())
 
 
 def test_a_guard_that_acts_on_one_stream_leaves_the_others_alone(model):
@@ -196,7 +197,7 @@ def test_a_guard_that_acts_on_one_stream_leaves_the_others_alone(model):
     wanted, _ = alone(model, [(stream.id, x) for stream, x in zip(streams, xs, strict=True)], "unmix_tns")
     assert run.groups_of(model, "unmix_tns") == (1, 4)
     assert [answer.action for answer in answers] == [Action.KEPT, Action.SKIPPED, Action.KEPT, Action.KEPT]
-    assert [stream.steps for stream in streams] == [1, 0, 1, 1]
+    assert [stream.current.steps for stream in streams] == [1, 0, 1, 1]
     for answer, one in zip(answers, wanted, strict=True):
         torch.testing.assert_close(
             answer.output.probabilities, one.output.probabilities, atol=TOLERANCE, rtol=0, equal_nan=True
@@ -213,7 +214,7 @@ def test_where_a_model_fails_each_stream_is_served_alone_and_only_one_fails(tmp_
 
     assert run.groups_of(model) == (0, 0)
     assert isinstance(answers[1], FailedError)
-    assert [stream.steps for stream in streams] == [1, 0, 1]
+    assert [stream.current.steps for stream in streams] == [1, 0, 1]
     assert torch.equal(answers[2].output.probabilities, alone(model, [("s2", xs[2])])[0][0].output.probabilities)
 
 
@@ -223,10 +224,10 @@ def test_a_step_taken_with_others_is_not_used_once_the_stream_has_moved_on(model
     Groups(64, Telemetry(), pays).take([shared, Shared(other, batch(2))])
     serve(stream, batch(3))
 
-    moved_on = stream.state.adapter
+    moved_on = stream.current.state.adapter
     output, _ = shared.step(moved_on, shared.x)
 
-    assert torch.equal(output.probabilities, stream.fitted.step(moved_on, shared.x)[0].probabilities)
+    assert torch.equal(output.probabilities, stream.current.config.fitted.step(moved_on, shared.x)[0].probabilities)
 
 
 def test_a_caller_who_goes_away_leaves_its_place_in_the_group(model):
@@ -241,7 +242,7 @@ def test_a_caller_who_goes_away_leaves_its_place_in_the_group(model):
             run.released.set()
             await asyncio.gather(held, *tasks, return_exceptions=True)
             assert await run.scheduler.admission.drain(10)
-            return [stream.steps for stream in streams], run.groups_of(model)
+            return [stream.current.steps for stream in streams], run.groups_of(model)
 
     assert asyncio.run(scenario()) == ([1, 1, 1], (1, 3))
 
@@ -254,7 +255,7 @@ def test_a_deadline_that_comes_before_the_group_changes_nothing_and_frees_the_st
             late = await asyncio.gather(*(run.ask(stream, batch(1)) for stream in streams), return_exceptions=True)
             run.released.set()
             await held
-            return late, [(stream.steps, stream.waiting) for stream in streams]
+            return late, [(stream.current.steps, stream.waiting) for stream in streams]
 
     late, streams = asyncio.run(scenario())
 
@@ -275,10 +276,10 @@ def test_deadlines_that_come_while_groups_are_taken_leave_no_stream_half_served(
             return answers[1:]
 
     for _ in range(15):
-        before = [stream.steps for stream in streams]
+        before = [stream.current.steps for stream in streams]
         answers = asyncio.run(scenario())
         assert all(isinstance(answer, DeadlineError | engine.Served) for answer in answers)
-        stepped = [stream.steps - steps for stream, steps in zip(streams, before, strict=True)]
+        stepped = [stream.current.steps - steps for stream, steps in zip(streams, before, strict=True)]
         assert stepped == [int(isinstance(answer, engine.Served)) for answer in answers]
         assert not any(stream.waiting for stream in streams)
 

@@ -128,7 +128,7 @@ def test_a_probe_is_not_run_again_for_the_requests_that_came_during_it(api, insi
     runs, probe = [], prober._probe
 
     async def counted(stream):
-        runs.append(stream.steps)
+        runs.append(stream.current.steps)
         await probe(stream)
 
     prober._probe = counted
@@ -165,7 +165,7 @@ def chunk_seconds(stream):
     x, _ = stream.model.reference.probe.chunk(0)
     began = time.perf_counter()
     with torch.no_grad():
-        stream.fitted.probe(stream.state.adapter, x)
+        stream.current.config.fitted.probe(stream.current.state.adapter, x)
     return time.perf_counter() - began
 
 
@@ -207,7 +207,7 @@ def test_a_result_on_a_state_that_was_thrown_away_meanwhile_is_ignored(api, insi
                 await control.reset("s", None)
             else:
                 stream = control.table.get("s")
-                await control._in_turn(stream, lambda: guarded(stream))
+                await control._change(stream, guarded)
         return found
 
     prober._accuracy = meanwhile
@@ -217,11 +217,11 @@ def test_a_result_on_a_state_that_was_thrown_away_meanwhile_is_ignored(api, insi
 
     assert history(api)["probe"] is None
     assert events(api, "guard") == []
-    assert control.table.get("s").good.kept == ()
+    assert control.table.get("s").current.good.kept == ()
 
 
-def guarded(stream):
-    engine.apply_guard(stream, Decision(Action.ROLLED_BACK, "harm", "made"))
+def guarded(value):
+    return engine.apply_guard(value, Decision(Action.ROLLED_BACK, "harm", "made"))
 
 
 def test_good_states_are_kept_and_gone_back_to(api, inside, clothes):
@@ -230,7 +230,7 @@ def test_good_states_are_kept_and_gone_back_to(api, inside, clothes):
     learn(api, clothes, EVERY)
     probed(api)
 
-    kept = control.table.get("s").good.kept
+    kept = control.table.get("s").current.good.kept
 
     assert [(good.steps, good.generation) for good in kept] == [(EVERY, EVERY)]
 

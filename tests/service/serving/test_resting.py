@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -228,8 +229,9 @@ def test_a_stream_that_is_used_while_it_is_put_to_rest_stays_and_may_go_on_beyon
 
     async def interrupted():
         (taken,) = await there._keeper.keep([stream], final=True)
-        stream.requests += 1
-        there._rest("s", taken.stream)
+        counters = stream.current.counters
+        stream.current = replace(stream.current, counters=replace(counters, requests=counters.requests + 1))
+        there._rest(taken)
 
     api._runner.run(interrupted())
 
@@ -240,7 +242,7 @@ def test_a_stream_that_is_used_while_it_is_put_to_rest_stays_and_may_go_on_beyon
 def test_an_ephemeral_stream_of_a_first_request_keeps_its_state_over_a_rest(bundle, tmp_path):
     with application(tmp_path, bundle, durability="ephemeral") as api:
         api.infer(images(2), "s")
-        wait(api, lambda: api.app.state.residence.table.find("s").claim is not None)
+        wait(api, lambda: api.app.state.residence.table.find("s").stored.claim is not None)
         rest(api, "s")
         assert api.stream("s")["steps"] == 1
 

@@ -20,8 +20,8 @@ from service.serving.admission import Admission
 from service.serving.scheduler import Scheduler
 from service.serving.stream_batching import Groups
 from service.storage.store_calls import StoreCalls
-from service.streams.idempotency import RetryLog
-from service.streams.stream import Stream, initial_state
+from service.streams.stream import Stream
+from service.streams.value import Config, first_value
 from service.telemetry.metrics import Telemetry
 from tests.bundles import FACTORY, torch_bundle
 
@@ -36,8 +36,7 @@ def stream(model):
     """Make streams by id."""
 
     def make(stream_id):
-        state = initial_state(model, model.default)
-        return Stream(stream_id, model, model.default, state, RetryLog(1, 1))
+        return Stream(stream_id, first_value(Config(model, model.default)))
 
     return make
 
@@ -122,8 +121,8 @@ def test_jobs_of_one_stream_run_in_the_order_in_which_they_came(stream):
 def test_any_order_of_arrival_keeps_each_streams_order_and_loses_no_job(model, arrivals):
     async def scenario():
         async with running() as run:
-            state = initial_state(model, model.default)
-            streams = {name: Stream(name, model, model.default, state, RetryLog(1, 1)) for name in "abc"}
+            value = first_value(Config(model, model.default))
+            streams = {name: Stream(name, value) for name in "abc"}
             tasks = []
             for number, (name, waits) in enumerate(arrivals):
                 tasks.append(run.submit(streams[name], run.job((name, number))))

@@ -7,26 +7,22 @@ from types import MappingProxyType
 
 import pytest
 
+from service.models.bundle import read_bundle
+from service.models.hosted import host
 from service.monitoring.suspicion import NONE, Suspicion
 from service.serving import overview as watching_module
 from service.serving.overview import Watching
 from service.streams.records import Event
+from service.streams.value import LEAST_REQUESTS, Counters
 from service.types import Happening
 from tests.applications import application, assert_error
+from tests.bundles import FACTORY
 from tests.serving import images
+from tests.streams import stream_of
 
 
 def event(kind, age=0.0, action=""):
     return Event(1, time.time() - age, kind, "s", "m", action, "so it was", {})
-
-
-class Shown:
-    """Just what a badge and a mark are read from."""
-
-    def __init__(self, trouble=None, mode="adapt", requests=1, generation=0, has_evidence=True, suspicion=NONE):
-        self.id, self.trouble, self.mode, self.requests, self.generation = "s", trouble, mode, requests, generation
-        self.has_evidence, self.suspicion = has_evidence, suspicion
-        self.fitted, self.probe, self.durable_generation = type("Fitted", (), {"spec": "source"}), None, 0
 
 
 SUSPECTED = Suspicion("contradiction", "it contradicts a confident source model")
@@ -43,32 +39,56 @@ class Table(dict):
 
 
 BADGES = [
-    pytest.param(lambda: Shown(has_evidence=False), "new", id="new"),
-    pytest.param(lambda: Shown(event("drift"), has_evidence=False), "drifting", id="new but drifting"),
-    pytest.param(lambda: Shown(event("settled")), "steady", id="settled"),
-    pytest.param(lambda: Shown(suspicion=SUSPECTED), "suspected", id="suspected"),
-    pytest.param(lambda: Shown(mode="frozen", suspicion=SUSPECTED), "suspected", id="suspected while frozen"),
+    pytest.param(lambda: {"requests": 1}, "new", id="new"),
+    pytest.param(lambda: {"trouble": event("drift"), "requests": 1}, "drifting", id="new but drifting"),
+    pytest.param(lambda: {"trouble": event("settled")}, "steady", id="settled"),
+    pytest.param(lambda: {"suspicion": SUSPECTED}, "suspected", id="suspected"),
+    pytest.param(lambda: {"mode": "frozen", "suspicion": SUSPECTED}, "suspected", id="suspected while frozen"),
     pytest.param(
-        lambda: Shown(event("guard", action="rolled_back"), suspicion=SUSPECTED), "suspected", id="suspected again"
+        lambda: {"trouble": event("guard", action="rolled_back"), "suspicion": SUSPECTED},
+        "suspected",
+        id="suspected again",
     ),
-    pytest.param(lambda: Shown(), "steady", id="steady"),
-    pytest.param(lambda: Shown(event("drift")), "drifting", id="drifting"),
-    pytest.param(lambda: Shown(event("seen")), "drifting", id="seen"),
-    pytest.param(lambda: Shown(event("drift", age=601)), "steady", id="drifted long ago"),
-    pytest.param(lambda: Shown(event("guard", action="rolled_back")), "guarded", id="guarded"),
-    pytest.param(lambda: Shown(event("guard", age=601)), "steady", id="guarded long ago"),
-    pytest.param(lambda: Shown(mode="frozen"), "frozen", id="frozen"),
-    pytest.param(lambda: Shown(event("guard", action="frozen"), mode="frozen"), "guarded", id="frozen by its guard"),
+    pytest.param(dict, "steady", id="steady"),
+    pytest.param(lambda: {"trouble": event("drift")}, "drifting", id="drifting"),
+    pytest.param(lambda: {"trouble": event("seen")}, "drifting", id="seen"),
+    pytest.param(lambda: {"trouble": event("drift", age=601)}, "steady", id="drifted long ago"),
+    pytest.param(lambda: {"trouble": event("guard", action="rolled_back")}, "guarded", id="guarded"),
+    pytest.param(lambda: {"trouble": event("guard", age=601)}, "steady", id="guarded long ago"),
+    pytest.param(lambda: {"mode": "frozen"}, "frozen", id="frozen"),
     pytest.param(
-        lambda: Shown(event("guard", 601, "frozen"), mode="frozen"), "frozen", id="frozen by its guard long ago"
+        lambda: {"trouble": event("guard", action="frozen"), "mode": "frozen"}, "guarded", id="frozen by its guard"
     ),
-    pytest.param(lambda: Shown(event("drift"), mode="shadow"), "shadow", id="shadow"),
+    pytest.param(
+        lambda: {"trouble": event("guard", 601, "frozen"), "mode": "frozen"},
+        "frozen",
+        id="frozen by its guard long ago",
+    ),
+    pytest.param(lambda: {"trouble": event("drift"), "mode": "shadow"}, "shadow", id="shadow"),
 ]
 
 
-@pytest.mark.parametrize(("make", "badge"), BADGES)
-def test_a_badge_tells_how_a_stream_is(make, badge):
-    stream = make()
+@pytest.fixture(scope="module")
+def model(bundles):
+    return host(read_bundle(bundles[0]), [FACTORY], 1)
+
+
+def shown(model, stream_id="s", *, trouble=None, mode="adapt", requests=LEAST_REQUESTS, suspicion=NONE):
+    """A stream in a state that requests lead to."""
+    stream = stream_of(model, "source", stream_id=stream_id, mode=mode)
+    readings = replace(stream.current.readings, suspicion=suspicion)
+    stream.current = replace(stream.current, counters=Counters(requests=requests), readings=readings)
+    stream.trouble = trouble
+    return stream
+
+
+def move(stream):
+    stream.current = stream.current.with_next(stream.current.state)
+
+
+@pytest.mark.parametrize(("facts", "badge"), BADGES)
+def test_a_badge_tells_how_a_stream_is(model, facts, badge):
+    stream = shown(model, **facts())
 
     told, reason = Watching({}, Table(), None).badge(stream)
 
@@ -101,19 +121,18 @@ def hurried(monkeypatch):
 
 
 @pytest.mark.usefixtures("hurried")
-def test_listeners_hear_of_changes_new_streams_and_ended_ones_until_the_server_stops():
+def test_listeners_hear_of_changes_new_streams_and_ended_ones_until_the_server_stops(model):
     async def run():
-        table = Table(a=Shown())
-        table["a"].id = "a"
+        table = Table(a=shown(model, "a"))
         watching, heard = Watching({}, table, None), []
         changes = watching.changes()
         for act in ("new", "used", "gone"):
             waiting = asyncio.ensure_future(anext(changes))
             await asyncio.sleep(0.03)
             if act == "new":
-                table["s"] = Shown()
+                table["s"] = shown(model)
             elif act == "used":
-                table["a"].generation += 1
+                move(table["a"])
             else:
                 del table["s"]
             changed, gone = await asyncio.wait_for(waiting, 10)
@@ -128,15 +147,15 @@ def test_listeners_hear_of_changes_new_streams_and_ended_ones_until_the_server_s
 
 
 @pytest.mark.usefixtures("hurried")
-def test_who_watches_a_stream_hears_at_once_then_of_each_move_until_it_ends():
+def test_who_watches_a_stream_hears_at_once_then_of_each_move_until_it_ends(model):
     async def run():
-        stream = Shown()
+        stream = shown(model)
         table, heard = Table(s=stream), 0
         async for _ in Watching({}, table, None).moves(stream):
             heard += 1
-            stream.generation += 1
+            move(stream)
             if heard == 3:
-                table["s"] = Shown()  # another stream of the same id
+                table["s"] = shown(model)  # another stream of the same id
         return heard
 
     assert asyncio.run(asyncio.wait_for(run(), 10)) == 3

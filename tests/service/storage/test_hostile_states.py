@@ -11,13 +11,13 @@ from service.errors import UnfitError
 from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.storage.snapshots.format import pack, unpack
-from service.storage.snapshots.stream_files import ADAPTER, MONITORS, file_of, state_for
+from service.storage.snapshots.stream_files import ADAPTER, MONITORS, state_for
 from service.streams import engine
-from service.streams.idempotency import RetryLog
 from service.streams.pending_images import MOST_WAITING
-from service.streams.stream import Stream, initial_state
+from tests import streams
 from tests.bundles import FACTORY, torch_bundle
 from tests.serving import images
+from tests.streams import snapshot
 
 SMALL = {"capacity": 8, "period": 8}
 SPECS = {
@@ -39,21 +39,19 @@ def model(tmp_path_factory):
 
 
 def stream_of(model, spec):
-    fitted = model.fit(spec, SPECS[spec])
-    return Stream("s", model, fitted, initial_state(model, fitted), RetryLog(0, 0))
+    return streams.stream_of(model, spec, SPECS[spec])
 
 
 def serve(stream, seed):
-    with stream.unchanged_on_failure():
-        return engine.serve(stream, torch.from_numpy(images(4, seed)), wants_source=False, source_check_every=2)
+    return streams.serve(stream, torch.from_numpy(images(4, seed)), every=2)
 
 
 def restored(model, spec, manifest, tensors):
     """Restore tensors as the control plane does, and return the stream."""
     stream = stream_of(model, spec)
-    state = state_for(stream, *unpack(pack(manifest, tensors)))
-    engine.check_serves(stream, state)
-    engine.restore(stream, state)
+    state = state_for("s", stream.current.config, *unpack(pack(manifest, tensors)))
+    engine.check_serves(stream.current, state)
+    stream.current = engine.restore(stream.current, state)
     return stream
 
 
@@ -77,7 +75,7 @@ def test_a_snapshot_with_any_value_is_refused_or_serves(model, spec, monitors, l
     stream = stream_of(model, spec)
     for seed in range(6):
         serve(stream, seed)
-    manifest, tensors = unpack(file_of(stream, "kept")[1])
+    manifest, tensors = unpack(snapshot(stream)[1])
     refused = 0
     for change, other in harmful(tensors, monitors=monitors):
         try:
@@ -113,21 +111,21 @@ def test_a_value_that_no_stream_can_have_reached_is_named(model, spec, name, val
     stream = stream_of(model, spec)
     for seed in range(6):
         serve(stream, seed)
-    manifest, tensors = unpack(file_of(stream, "kept")[1])
+    manifest, tensors = unpack(snapshot(stream)[1])
     changed = tensors[name].clone()
     changed.view(-1)[0] = value
 
     with pytest.raises(UnfitError, match=said):
-        state_for(stream, manifest, tensors | {name: changed})
+        state_for("s", stream.current.config, manifest, tensors | {name: changed})
 
 
 def test_a_window_has_a_bound(model):
     stream = stream_of(model, "batch+tent")
-    manifest, tensors = unpack(file_of(stream, "kept")[1])
+    manifest, tensors = unpack(snapshot(stream)[1])
     waiting = torch.zeros(MOST_WAITING + 1, 3, 16, 16, dtype=torch.uint8)
 
     with pytest.raises(UnfitError, match=f"window holds {MOST_WAITING + 1} images, expected at most {MOST_WAITING}"):
-        state_for(stream, manifest, tensors | {"window": waiting})
+        state_for("s", stream.current.config, manifest, tensors | {"window": waiting})
 
 
 @pytest.mark.parametrize(
@@ -135,7 +133,7 @@ def test_a_window_has_a_bound(model):
     [{"generation": 2**63}, {"steps": 10**30}, {"created": 1e300}, {"stream": "s" * 200}, {"adapt_batch_size": 10**9}],
 )
 def test_a_manifest_has_bounds(model, changes):
-    manifest, tensors = unpack(file_of(stream_of(model, "batch+tent"), "kept")[1])
+    manifest, tensors = unpack(snapshot(stream_of(model, "batch+tent"))[1])
 
     with pytest.raises(UnfitError, match=f"manifest is wrong: {next(iter(changes))}"):
         unpack(pack(manifest.model_copy(update=changes), tensors))
@@ -144,10 +142,10 @@ def test_a_manifest_has_bounds(model, changes):
 def test_a_trial_of_a_state_leaves_the_stream_as_it_is(model):
     stream = stream_of(model, "batch+tent")
     serve(stream, 0)
-    before = {name: tensor.clone() for name, tensor in flatten(stream.state.adapter).items()}
-    state, generation, requests = stream.state, stream.generation, stream.requests
+    before = {name: tensor.clone() for name, tensor in flatten(stream.current.state.adapter).items()}
+    value = stream.current
 
-    engine.check_serves(stream, replace(state, adapter=stream.initial().adapter))
+    engine.check_serves(value, replace(value.state, adapter=value.config.initial().adapter))
 
-    assert (stream.state, stream.generation, stream.requests) == (state, generation, requests)
-    assert all(torch.equal(before[name], tensor) for name, tensor in flatten(stream.state.adapter).items())
+    assert stream.current is value
+    assert all(torch.equal(before[name], tensor) for name, tensor in flatten(stream.current.state.adapter).items())

@@ -16,13 +16,12 @@ from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.storage.snapshots.format import MAX_HEADER_BYTES, pack, read_manifest, unpack
 from service.storage.snapshots.half_precision import NEGLIGIBLE, RELATIVE_ERROR, halved, widened
-from service.storage.snapshots.stream_files import file_of, state_for, warning_for
-from service.streams import engine
-from service.streams.idempotency import RetryLog
-from service.streams.stream import Stream, initial_state
+from service.storage.snapshots.stream_files import state_for, warning_for
+from tests import streams
 from tests.bundles import FACTORY, torch_bundle
 from tests.serving import images
 from tests.snapshot_files import SMALL, TENSORS, joined, manifest, parts
+from tests.streams import put, restore, snapshot, stream_of
 
 MADE = settings(deadline=None, derandomize=True, database=None)
 
@@ -186,11 +185,10 @@ def models(tmp_path_factory):
     return [host(read_bundle(path), [FACTORY], 1) for path in paths]
 
 
-def begin(model, spec="batch+tent", options=None, steps=0, waiting=0, **settings):
+def begin(model, spec="batch+tent", options=None, steps=0, waiting=0, **parts):
     """A stream that has learned from some batches and holds some waiting images."""
-    fitted = model.fit(spec, options or {})
-    state = initial_state(model, fitted)
-    stream = Stream("s", model, fitted, state, RetryLog(32, 2**20), adapt_batch_size=4, **settings)
+    stream = stream_of(model, spec, options, adapt_batch_size=4)
+    stream.current = replace(stream.current, **parts)
     for seed in range(steps):
         serve(stream, 4, seed)
     if waiting:
@@ -200,29 +198,29 @@ def begin(model, spec="batch+tent", options=None, steps=0, waiting=0, **settings
 
 def serve(stream, count, seed):
     x = torch.from_numpy(images(count, seed))
-    return engine.serve(stream, x, wants_source=False, source_check_every=20).output
+    return streams.serve(stream, x).output
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_restored_stream_goes_on_bit_by_bit_as_the_one_that_was_snapshotted(models, spec):
     stream = begin(models[0], spec, {"seed": 3}, steps=3, waiting=2)
-    _, file = file_of(stream, "kept")
+    _, file = snapshot(stream, "kept")
 
     restored = begin(models[0], spec, {"seed": 3}, steps=5)
-    engine.restore(restored, state_for(restored, *unpack(file)))
+    restore(restored, file)
 
-    assert restored.steps == 3
+    assert restored.current.steps == 3
     for seed in range(20, 24):
         ours, theirs = (serve(some, 4, seed) for some in (restored, stream))
         assert torch.equal(ours.logits, theirs.logits)
         assert torch.equal(ours.probabilities, theirs.probabilities)
-    assert_same(flatten(restored.state.adapter), flatten(stream.state.adapter))
+    assert_same(flatten(restored.current.state.adapter), flatten(stream.current.state.adapter))
 
 
 def test_a_manifest_tells_what_the_snapshot_is_of(models):
     stream = begin(models[0], options={"tent": {"lr": 1e-4}}, steps=2, waiting=1, parent="a" * 24)
 
-    told, file = file_of(stream, "kept", "before the storm")
+    told, file = snapshot(stream, "kept", "before the storm")
 
     read, _ = unpack(file)
     assert read.model_copy(update={"sha256": ""}) == told
@@ -232,20 +230,20 @@ def test_a_manifest_tells_what_the_snapshot_is_of(models):
     assert (read.generation, read.steps, read.parent, read.adapt_batch_size) == (2, 2, "a" * 24, 4)
     assert (read.replay.backend, read.replay.threads) == ("torch", torch.get_num_threads())
     assert read.contains_inputs
-    assert not file_of(begin(models[0]), "empty")[0].contains_inputs
+    assert not snapshot(begin(models[0]), "empty")[0].contains_inputs
 
 
 @pytest.mark.parametrize("spec", ["rotta", "note"])
 def test_a_snapshot_of_a_memory_says_so_and_without_inputs_empties_it_and_is_not_exact(models, spec):
     stream = begin(models[0], spec, {spec: {"period": 6, "capacity": 8}}, steps=3)
-    kept, whole = file_of(stream, "kept")
-    dropped, emptied = file_of(stream, "dropped", drop_inputs=True)
+    kept, whole = snapshot(stream, "kept")
+    dropped, emptied = snapshot(stream, "dropped", drop_inputs=True)
 
     assert (kept.contains_inputs, kept.exact) == (True, True)
     assert (dropped.contains_inputs, dropped.exact) == (False, False)
     held, without = unpack(whole)[1], unpack(emptied)[1]
     memory = {name for name in held if name.startswith("adapter/learner/memory/")}
-    fresh = flatten(stream.fitted.initial())
+    fresh = flatten(stream.current.config.fitted.initial())
     assert held["adapter/learner/memory/places/images"].any()
     assert_same(
         {name: without[name] for name in memory}, {name: fresh[name.removeprefix("adapter/")] for name in memory}
@@ -253,33 +251,33 @@ def test_a_snapshot_of_a_memory_says_so_and_without_inputs_empties_it_and_is_not
     assert_same({n: t for n, t in without.items() if n not in memory}, {n: held[n] for n in held if n not in memory})
 
     restored = begin(models[0], spec, {spec: {"period": 6, "capacity": 8}})
-    engine.restore(restored, state_for(restored, *unpack(emptied)))
-    assert "private inputs left out" in warning_for(restored, dropped)
+    restore(restored, emptied)
+    assert "private inputs left out" in warning_for(restored.current.config, dropped)
     assert serve(restored, 8, 7).logits.isfinite().all()
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_in_half_precision_each_number_is_near_and_those_too_small_for_it_are_whole(models, spec):
     stream = begin(models[0], spec, {"seed": 3}, steps=3, waiting=2)
-    whole, (told, file) = flatten(stream.state.adapter), file_of(stream, "kept", half=True)
+    whole, (told, file) = flatten(stream.current.state.adapter), snapshot(stream, "kept", half=True)
 
     kept = unpack(file)[1]
     restored = begin(models[0], spec, {"seed": 3})
-    engine.restore(restored, state_for(restored, *unpack(file)))
+    restore(restored, file)
 
     assert (told.exact, told.halved) == (False, True)
-    assert "half precision" in warning_for(restored, told)
+    assert "half precision" in warning_for(restored.current.config, told)
     halves = [name for name, tensor in whole.items() if kept[f"adapter/{name}"].dtype == torch.float16]
     numbers = {name: tensor for name, tensor in whole.items() if tensor.dtype == torch.float32 and tensor.abs().max()}
     assert bool(halves) == bool(numbers)
-    for name, tensor in flatten(restored.state.adapter).items():
+    for name, tensor in flatten(restored.current.state.adapter).items():
         assert tensor.dtype == whole[name].dtype
         if tensor.is_floating_point():
             size = whole[name].abs()
             bound = RELATIVE_ERROR * torch.maximum(size, NEGLIGIBLE * size.max())
             assert bool(((tensor - whole[name]).abs() <= bound).all())
     exact = {name: tensor for name, tensor in whole.items() if name not in halves}
-    assert_same({name: flatten(restored.state.adapter)[name] for name in exact}, exact)
+    assert_same({name: flatten(restored.current.state.adapter)[name] for name in exact}, exact)
     assert serve(restored, 4, 20).logits.isfinite().all()
 
 
@@ -298,12 +296,12 @@ def test_a_tensor_that_half_precision_does_not_take_stays_whole(far):
 
 def test_taking_a_snapshot_leaves_the_stream_and_learning_on_leaves_the_snapshot(models):
     stream, twin = begin(models[0], steps=2, waiting=1), begin(models[0], steps=2, waiting=1)
-    state, generation = stream.state, stream.generation
+    before = stream.current
 
-    _, file = file_of(stream, "kept")
-    again = file_of(stream, "kept")[1]
+    _, file = snapshot(stream, "kept")
+    again = snapshot(stream, "kept")[1]
 
-    assert (stream.state, stream.generation) == (state, generation)
+    assert stream.current is before
     answers = [serve(some, 6, 7) for some in (stream, twin)]
     assert torch.equal(answers[0].logits, answers[1].logits)
     assert_same(unpack(file)[1], unpack(again)[1])
@@ -313,7 +311,7 @@ def test_taking_a_snapshot_leaves_the_stream_and_learning_on_leaves_the_snapshot
 def taken(models):
     """A stream, and the manifest and tensors of a snapshot of it."""
     stream = begin(models[0], steps=2, waiting=1)
-    return stream, *unpack(file_of(stream, "kept")[1])
+    return stream, *unpack(snapshot(stream, "kept")[1])
 
 
 def first_weight(tensors):
@@ -344,19 +342,19 @@ def replaced(tensors, change):
 )
 def test_tensors_that_are_no_state_of_the_stream_are_refused(taken, change, said):
     stream, read, tensors = taken
-    before = stream.state
+    before = stream.current
 
     with pytest.raises(UnfitError, match=said):
-        state_for(stream, read, change(tensors))
+        state_for("s", stream.current.config, read, change(tensors))
 
-    assert stream.state is before
+    assert stream.current is before
 
 
 def test_a_snapshot_of_another_model_is_refused_by_both_names(models, taken):
     _, read, tensors = taken
 
     with pytest.raises(UnfitError, match=r"the snapshot is of model 'one' \([0-9a-f]{12}\), stream 's' is of 'other'"):
-        state_for(begin(models[1]), read, tensors)
+        state_for("s", begin(models[1]).current.config, read, tensors)
 
 
 @pytest.mark.parametrize("spec", ["batch", "unmix_tns+tent", "batch+tent+lame", "batch+eta"])
@@ -364,7 +362,7 @@ def test_a_snapshot_of_another_spec_is_refused_by_both_specs(models, taken, spec
     _, read, tensors = taken
 
     with pytest.raises(UnfitError) as caught:
-        state_for(begin(models[0], spec), read, tensors)
+        state_for("s", begin(models[0], spec).current.config, read, tensors)
 
     assert f"the snapshot is of 'batch+tent', stream 's' runs {spec!r}" in str(caught.value)
 
@@ -374,16 +372,16 @@ def test_a_snapshot_of_another_optimizer_is_refused(models, taken):
     other = begin(models[0], options={"tent": {"optimizer": "sgd"}})
 
     with pytest.raises(UnfitError, match="does not fit stream 's'"):
-        state_for(other, read, tensors)
+        state_for("s", other.current.config, read, tensors)
 
 
 def test_a_state_that_is_not_finite_is_not_snapshotted(models):
     stream = begin(models[0], steps=1)
-    tensors = replaced(flatten(stream.state.adapter), lambda weight: weight * torch.nan)
-    stream.state = replace(stream.state, adapter=rebuild(stream.state.adapter, tensors))
+    tensors = replaced(flatten(stream.current.state.adapter), lambda weight: weight * torch.nan)
+    put(stream, adapter=rebuild(stream.current.state.adapter, tensors))
 
     with pytest.raises(UnfitError, match="holds NaN or infinity; reset it"):
-        file_of(stream, "spoiled")
+        snapshot(stream, "spoiled")
 
 
 def test_a_snapshot_taken_under_other_settings_says_which(models, taken):
@@ -391,6 +389,6 @@ def test_a_snapshot_taken_under_other_settings_says_which(models, taken):
     elsewhere = read.model_copy(update={"replay": read.replay.model_copy(update={"threads": 8, "torch": "1.0"})})
     otherwise = begin(models[0], options={"tent": {"lr": 0.5}})
 
-    assert warning_for(stream, read) == ""
-    assert warning_for(stream, elsewhere).startswith("taken under threads 8 (now 1), torch 1.0 (now ")
-    assert "other options" in warning_for(otherwise, read)
+    assert warning_for(stream.current.config, read) == ""
+    assert warning_for(stream.current.config, elsewhere).startswith("taken under threads 8 (now 1), torch 1.0 (now ")
+    assert "other options" in warning_for(otherwise.current.config, read)

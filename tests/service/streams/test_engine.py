@@ -13,12 +13,12 @@ from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.monitoring.guard import Action, Policy, Verdicts, decide
 from service.streams import engine, pending_images
-from service.streams.idempotency import Answered, RequestIdentity, RetryLog
-from service.streams.stream import Stream, initial_state
+from service.streams.idempotency import Answered, RequestIdentity
 from service.types import InferResponse, InputSpec
 from tests.bundles import FACTORY, torch_bundle, tripwire_bundle
 from tests.models import REFERENCE, untrained_reference_network
 from tests.serving import images
+from tests.streams import configure, put, serve, stream_of
 
 SPECS = ["batch+tent", "unmix_tns+eta+lame", "source+lame"]
 
@@ -55,18 +55,12 @@ def cliff(tmp_path_factory):
 
 def begin(model, spec="batch+tent", options=None, **settings):
     """A stream in its initial state."""
-    fitted = model.fit(spec, options or {})
-    state = initial_state(model, fitted)
-    return Stream("s", model, fitted, state, RetryLog(32, 2**20), **settings)
+    return stream_of(model, spec, options, **settings)
 
 
 def learned(stream):
     """What a stream has learned: its state but for what monitors remember."""
-    return {"adapter": stream.state.adapter, "window": stream.state.window}
-
-
-def serve(stream, x, *, wants_source=False, every=20):
-    return engine.serve(stream, x, wants_source=wants_source, source_check_every=every)
+    return {"adapter": stream.current.state.adapter, "window": stream.current.state.window}
 
 
 def batch(count, seed=0):
@@ -98,40 +92,45 @@ def assert_same_answer(one, other):
 
 def spoiled(stream):
     """Put NaN into what the stream has learned, as no guarded step could."""
-    tensors = flatten(stream.state.adapter)
+    tensors = flatten(stream.current.state.adapter)
     name = next(name for name in tensors if name.endswith("weight"))
     tensors[name] = torch.full_like(tensors[name], torch.nan)
-    stream.state = replace(stream.state, adapter=rebuild(stream.state.adapter, tensors))
+    put(stream, adapter=rebuild(stream.current.state.adapter, tensors))
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_request_is_a_step_and_answered_by_it(model, spec):
     stream, x = begin(model, spec), batch(6)
-    before = stream.state
-    expected, after = stream.fitted.step(before.adapter, x)
+    before = stream.current.state
+    expected, after = stream.current.config.fitted.step(before.adapter, x)
 
     served = serve(stream, x)
 
     assert served.action is Action.KEPT
-    assert (served.answered_generation, stream.generation, stream.steps, stream.requests) == (0, 1, 1, 1)
+    assert (
+        served.answered_generation,
+        stream.current.generation,
+        stream.current.steps,
+        stream.current.counters.requests,
+    ) == (0, 1, 1, 1)
     assert_same_answer(served.output, expected)
-    assert_same_state(stream.state.adapter, after)
-    assert_same_state(before.adapter, stream.fitted.initial())
+    assert_same_state(stream.current.state.adapter, after)
+    assert_same_state(before.adapter, stream.current.config.fitted.initial())
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_queued_answers_equal_predict_and_move_no_generation(model, spec):
     stream = begin(model, spec, adapt_batch_size=8)
     serve(stream, batch(8, seed=1))
-    adapter, x = stream.state.adapter, batch(3, seed=2)
+    adapter, x = stream.current.state.adapter, batch(3, seed=2)
 
     served = serve(stream, x)
 
     assert served.action is Action.QUEUED
-    assert (served.answered_generation, stream.generation, stream.steps) == (1, 1, 1)
-    assert_same_answer(served.output, stream.fitted.predict(adapter, x))
-    assert stream.state.adapter is adapter
-    assert torch.equal(stream.state.window, (x * 255).round().to(torch.uint8))
+    assert (served.answered_generation, stream.current.generation, stream.current.steps) == (1, 1, 1)
+    assert_same_answer(served.output, stream.current.config.fitted.predict(adapter, x))
+    assert stream.current.state.adapter is adapter
+    assert torch.equal(stream.current.state.window, (x * 255).round().to(torch.uint8))
 
 
 def test_before_the_first_step_queued_answers_are_the_source_models(model):
@@ -148,17 +147,17 @@ def test_a_full_window_is_one_step_on_its_images_in_order(model, spec):
     parts = [batch(2, seed=1), batch(2, seed=2), batch(3, seed=3)]
     for part in parts[:2]:
         serve(stream, part)
-        assert not stream.window_full
+        assert not stream.current.window_full
     serve(stream, parts[2])
-    assert stream.window_full
-    assert stream.generation == 0
+    assert stream.current.window_full
+    assert stream.current.generation == 0
 
-    decision = engine.adapt_window(stream)
+    stream.current, decision = engine.adapt_window(stream.current)
 
-    _, expected = stream.fitted.step(stream.fitted.initial(), rounded(torch.cat(parts)))
+    _, expected = stream.current.config.fitted.step(stream.current.config.fitted.initial(), rounded(torch.cat(parts)))
     assert decision.action is Action.KEPT
-    assert (stream.generation, stream.steps, len(stream.state.window)) == (1, 1, 0)
-    assert_same_state(stream.state.adapter, expected)
+    assert (stream.current.generation, stream.current.steps, len(stream.current.state.window)) == (1, 1, 0)
+    assert_same_state(stream.current.state.adapter, expected)
 
 
 def test_a_full_window_is_learned_before_the_next_request_is_answered(model):
@@ -168,10 +167,12 @@ def test_a_full_window_is_learned_before_the_next_request_is_answered(model):
 
     served = serve(stream, last)
 
-    _, learned = stream.fitted.step(stream.fitted.initial(), rounded(torch.cat([batch(2, 1), batch(2, 2)])))
-    assert (served.action, served.answered_generation, stream.generation) == (Action.QUEUED, 1, 1)
-    assert_same_answer(served.output, stream.fitted.predict(learned, last))
-    assert len(stream.state.window) == 1
+    _, learned = stream.current.config.fitted.step(
+        stream.current.config.fitted.initial(), rounded(torch.cat([batch(2, 1), batch(2, 2)]))
+    )
+    assert (served.action, served.answered_generation, stream.current.generation) == (Action.QUEUED, 1, 1)
+    assert_same_answer(served.output, stream.current.config.fitted.predict(learned, last))
+    assert len(stream.current.state.window) == 1
 
 
 def test_a_window_that_is_not_full_waits(model):
@@ -180,7 +181,7 @@ def test_a_window_that_is_not_full_waits(model):
     actions = [serve(stream, batch(3, seed)).action for seed in range(5)]
 
     assert set(actions) == {Action.QUEUED}
-    assert (stream.generation, len(stream.state.window)) == (0, 15)
+    assert (stream.current.generation, len(stream.current.state.window)) == (0, 15)
 
 
 @pytest.mark.parametrize("count", [4, 9], ids=["as_large", "larger"])
@@ -190,13 +191,13 @@ def test_a_large_request_is_a_step_by_itself_after_what_waits(model, count):
 
     served = serve(stream, large)
 
-    _, first = stream.fitted.step(stream.fitted.initial(), rounded(waiting))
-    expected, second = stream.fitted.step(first, large)
+    _, first = stream.current.config.fitted.step(stream.current.config.fitted.initial(), rounded(waiting))
+    expected, second = stream.current.config.fitted.step(first, large)
     assert served.action is Action.KEPT
-    assert (served.answered_generation, stream.generation, stream.steps) == (1, 2, 2)
+    assert (served.answered_generation, stream.current.generation, stream.current.steps) == (1, 2, 2)
     assert_same_answer(served.output, expected)
-    assert_same_state(stream.state.adapter, second)
-    assert len(stream.state.window) == 0
+    assert_same_state(stream.current.state.adapter, second)
+    assert len(stream.current.state.window) == 0
 
 
 def test_a_large_request_without_waiting_images_is_one_step(model):
@@ -204,14 +205,13 @@ def test_a_large_request_without_waiting_images_is_one_step(model):
 
     serve(stream, batch(4))
 
-    assert (stream.generation, stream.steps) == (1, 1)
+    assert (stream.current.generation, stream.current.steps) == (1, 1)
 
 
 def test_an_empty_window_is_no_step(model):
     stream = begin(model, adapt_batch_size=4)
 
-    assert engine.adapt_window(stream) is None
-    assert stream.generation == 0
+    assert engine.adapt_window(stream.current) == (stream.current, None)
 
 
 def test_reset_returns_to_the_initial_state_and_clears_window_signals_and_retries(model):
@@ -219,14 +219,15 @@ def test_reset_returns_to_the_initial_state_and_clears_window_signals_and_retrie
     serve(stream, batch(4))
     serve(stream, batch(2))
     answered = Answered(RequestIdentity("id", "", "digest"), InferResponse("m", "1", "id", {}, {}))
-    stream.retries = stream.retries.with_answer(answered)
+    stream.current = replace(stream.current, retries=stream.current.retries.with_answer(answered))
 
-    engine.reset(stream)
+    stream.current = engine.reset(stream.current)
 
-    assert stream.generation == 2
-    assert stream.steps == len(stream.state.window) == len(stream.retries.kept) == len(stream.signals) == 0
-    assert stream.source_check is None
-    assert_same_state(stream.state.adapter, stream.fitted.initial())
+    assert stream.current.generation == 2
+    assert stream.current.steps == len(stream.current.state.window) == len(stream.current.retries.kept) == 0
+    assert stream.current.readings.signals == {}
+    assert stream.current.readings.source_check is None
+    assert_same_state(stream.current.state.adapter, stream.current.config.fitted.initial())
 
 
 def test_restore_continues_from_a_state_and_its_window_under_a_new_generation(model):
@@ -234,15 +235,15 @@ def test_restore_continues_from_a_state_and_its_window_under_a_new_generation(mo
     for some in (stream, twin):
         serve(some, batch(4, seed=1))
         serve(some, batch(2, seed=2))
-    kept = stream.state
+    kept = stream.current.state
     for seed in range(3):
         serve(stream, batch(4, seed))
 
-    engine.restore(stream, kept)
+    stream.current = engine.restore(stream.current, kept)
 
-    assert (stream.generation, stream.steps, len(stream.state.window)) == (6, 1, 2)
+    assert (stream.current.generation, stream.current.steps, len(stream.current.state.window)) == (6, 1, 2)
     assert_same_answer(serve(stream, x).output, serve(twin, x).output)
-    assert_same_state(stream.state, twin.state)
+    assert_same_state(stream.current.state, twin.current.state)
 
 
 @pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)], ids=str)
@@ -268,37 +269,40 @@ def test_a_frozen_stream_never_changes(model, spec, adapt_batch_size):
     stream = begin(model, spec, adapt_batch_size=adapt_batch_size)
     serve(stream, batch(6, seed=1))
     serve(stream, batch(2, seed=2))
-    stream.mode, before, generation = "frozen", stream.state, stream.generation
+    configure(stream, mode="frozen")
+    before, generation = stream.current.state, stream.current.generation
 
     for seed in range(3):
         x = batch(5, seed=10 + seed)
         served = serve(stream, x)
         assert served.action is Action.FROZEN
-        assert_same_answer(served.output, stream.fitted.predict(before.adapter, x))
+        assert_same_answer(served.output, stream.current.config.fitted.predict(before.adapter, x))
 
-    assert stream.state.adapter is before.adapter
-    assert stream.state.window is before.window
-    assert stream.generation == served.answered_generation == generation
+    assert stream.current.state.adapter is before.adapter
+    assert stream.current.state.window is before.window
+    assert stream.current.generation == served.answered_generation == generation
 
 
 def test_a_frozen_stream_leaves_a_full_window_as_it_is(model):
     stream = begin(model, adapt_batch_size=2)
     serve(stream, batch(1, seed=1))
     serve(stream, batch(1, seed=2))
-    assert stream.window_full
-    stream.mode, before = "frozen", stream.state
+    assert stream.current.window_full
+    configure(stream, mode="frozen")
+    before = stream.current.state
 
     serve(stream, batch(4))
 
-    assert stream.state.adapter is before.adapter
-    assert stream.state.window is before.window
+    assert stream.current.state.adapter is before.adapter
+    assert stream.current.state.window is before.window
 
 
 @pytest.mark.parametrize("spec", ["batch+tent", "unmix_tns+eta", "source"])
 def test_a_frozen_answer_does_not_depend_on_batch_mates(model, spec):
     stream = begin(model, spec)
     serve(stream, batch(6, seed=1))
-    stream.mode, x = "frozen", batch(4, seed=2)
+    configure(stream, mode="frozen")
+    x = batch(4, seed=2)
 
     together = serve(stream, x).output.logits
     alone = torch.cat([serve(stream, image[None]).output.logits for image in x])
@@ -319,7 +323,7 @@ def test_a_shadow_stream_answers_as_the_source_and_learns_as_an_adapting_one(mod
         assert torch.equal(answer.source, answer.output.probabilities)
         assert (answer.action, answer.answered_generation) == (beside.action, beside.answered_generation)
 
-    assert shadow.generation == adapting.generation
+    assert shadow.current.generation == adapting.current.generation
     assert_same_state(learned(shadow), learned(adapting))
 
 
@@ -338,15 +342,15 @@ def test_a_shadow_stream_reports_its_disagreement_at_every_request(model):
 def test_a_step_without_finite_values_is_skipped_and_answered_from_the_kept_state(cliff):
     stream, x = begin(cliff), poison(4, seed=2)
     serve(stream, batch(4, seed=1))
-    before = stream.state
+    before = stream.current.state
 
     served = serve(stream, x)
 
     assert served.action is Action.SKIPPED
-    assert (served.answered_generation, stream.generation, stream.steps) == (1, 1, 1)
-    assert stream.state.adapter is before.adapter
-    assert stream.state.window is before.window
-    assert_same_answer(served.output, stream.fitted.predict(before.adapter, x))
+    assert (served.answered_generation, stream.current.generation, stream.current.steps) == (1, 1, 1)
+    assert stream.current.state.adapter is before.adapter
+    assert stream.current.state.window is before.window
+    assert_same_answer(served.output, stream.current.config.fitted.predict(before.adapter, x))
     assert torch.isfinite(served.output.logits).all()
 
 
@@ -360,21 +364,21 @@ def test_a_skipped_step_leaves_no_trace_in_the_ones_that_follow(cliff):
         assert_same_answer(answers[0].output, answers[1].output)
 
     assert_same_state(learned(stream), learned(calm))
-    assert (stream.generation, stream.requests) == (3, 4)
+    assert (stream.current.generation, stream.current.counters.requests) == (3, 4)
 
 
 def test_a_window_without_a_finite_step_is_emptied_and_nothing_is_learned(cliff):
     stream = begin(cliff, adapt_batch_size=4)
     serve(stream, batch(4, seed=1))
-    learned = stream.state.adapter
+    learned = stream.current.state.adapter
     serve(stream, poison(3, seed=2))
     serve(stream, batch(2, seed=3))
 
-    decision = engine.adapt_window(stream)
+    stream.current, decision = engine.adapt_window(stream.current)
 
     assert (decision.action, decision.rule) == (Action.SKIPPED, "non_finite")
-    assert len(stream.state.window) == 0
-    assert_same_state(stream.state.adapter, learned)
+    assert len(stream.current.state.window) == 0
+    assert_same_state(stream.current.state.adapter, learned)
     assert serve(stream, batch(4, seed=4)).action is Action.KEPT
 
 
@@ -395,14 +399,14 @@ def test_a_state_that_is_not_finite_is_answered_by_the_source_model(model, mode,
 
     assert served.action is action
     assert_same_answer(served.output, model.answer_as_source(x))
-    assert stream.generation == 0
+    assert stream.current.generation == 0
 
 
 def test_a_reset_heals_a_state_that_is_not_finite(model):
     stream, fresh, x = begin(model), begin(model), batch(4)
     spoiled(stream)
 
-    engine.reset(stream)
+    stream.current = engine.reset(stream.current)
 
     assert_same_answer(serve(stream, x).output, serve(fresh, x).output)
 
@@ -466,7 +470,7 @@ def test_after_a_reset_the_source_is_compared_anew(model):
     serve(stream, batch(4))
     serve(stream, batch(4))
 
-    engine.reset(stream)
+    stream.current = engine.reset(stream.current)
 
     assert serve(stream, batch(4)).signals["source_age"] == 0
 
@@ -480,7 +484,7 @@ def test_the_entropy_told_is_that_of_the_probabilities_given(model, mode):
     expected = entropy_of_probabilities(served.output.probabilities).mean()
     assert served.signals["entropy"] == pytest.approx(float(expected))
     assert served.signals["drift"] > 0
-    assert served.signals == stream.signals
+    assert served.signals == stream.current.readings.signals
 
 
 def test_what_raises_in_the_middle_leaves_the_stream_as_it_was(tmp_path):
@@ -488,12 +492,12 @@ def test_what_raises_in_the_middle_leaves_the_stream_as_it_was(tmp_path):
     model = host(read_bundle(tripwire_bundle(tmp_path / "bundle")), [factory], 1)
     stream = begin(model)
     serve(stream, batch(4))
-    before = (stream.state, stream.generation, stream.requests, stream.signals, stream.source_check)
+    before = stream.current
 
     with pytest.raises(RuntimeError, match="tripped"):
         serve(stream, poison(4))
 
-    assert (stream.state, stream.generation, stream.requests, stream.signals, stream.source_check) == before
+    assert stream.current is before
     assert serve(stream, batch(4)).action is Action.KEPT
 
 
@@ -507,5 +511,5 @@ def test_streams_of_one_model_share_nothing_but_the_frozen_weights(model):
             serve(stream, batch(4, seed=10 * number + seed))
         serve(alone, batch(4, seed=10 + seed))
 
-    assert_same_state(together[1].state, alone.state)
+    assert_same_state(together[1].current.state, alone.current.state)
     assert model.source.checksum() == checksum
