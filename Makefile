@@ -16,9 +16,14 @@ help:            ## Show what there is.
 demo: $(INSTALLED) ## Install, then show a drifting stream adapt.
 	$(BIN)/acclimate demo
 
+# Every process that a test starts would compile the package anew without its bytecode.
+test test-all coverage: export PYTHONDONTWRITEBYTECODE =
+BOUNDED := -m "not slow and not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
+ALONE = $(shell grep -rl 'mark\.alone' tests)
+
 test: lint types contracts ## Check the code, then run every test in its bounded form, those that measure time alone.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
-	$(BIN)/python -m pytest -m "not slow and alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BOUNDED)
+	$(BIN)/python -m pytest -m "not slow and alone" $(ALONE)
 
 test-all: lint types contracts ## The same with the full-size forms.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25

@@ -18,6 +18,8 @@ from tests.forked import Forked
 
 ROOT = Path(__file__).parent.parent
 FACTORY = "tests.models:untrained_reference_network"
+SLACK_SECONDS = 20.0
+"""Seconds that a slow and busy machine may add to a time limit."""
 
 
 @dataclass

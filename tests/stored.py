@@ -4,7 +4,8 @@ import asyncio
 import sqlite3
 import time
 
-PATIENCE = 10.0
+PATIENCE = 60.0
+"""Seconds to wait for what must happen, on a slow and busy machine too."""
 
 
 def wait(api, until):

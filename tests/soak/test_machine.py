@@ -17,8 +17,8 @@ from tests.applications import application
 from tests.bundles import torch_bundle
 from tests.serving import images
 from tests.soak import twins
+from tests.stored import PATIENCE
 
-PATIENCE = 10.0
 KINDS = {"a": ("batch+tent", 1), "b": ("unmix_tns+eta", 1), "c": ("ema", 8)}
 """Spec and images of one learning step, by stream."""
 SEEDS, COUNTS = st.integers(0, 20), st.integers(1, 6)

@@ -9,6 +9,7 @@ from tests.bundles import torch_bundle
 from tests.serving import serving, wait_ready
 from tests.soak.crowd import Crowd
 from tests.soak.measures import held
+from tests.stored import PATIENCE
 
 pytestmark = pytest.mark.e2e
 BUSY_BYTES = 45_000
@@ -16,8 +17,6 @@ BUSY_BYTES = 45_000
 GROWTH = 1.05
 POOLED, FILES_EACH = 2, 3
 """Threads, and connections to SQLite with their files, that a pool may still open late; a leak would be hundreds."""
-PATIENCE = 10.0
-"""Seconds until there is room again once no requests come."""
 TASKS = 4
 """Of writes and steps that are under way by chance; a leak would be hundreds."""
 FULL = pytest.param(30_000, 500, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])

@@ -11,8 +11,6 @@ from tests.serving import Server, serving
 from tests.stores.places import Store
 from tests.stores.programs import wait_until
 
-START_SECONDS = 60.0
-
 
 class Serving:
     """One server, over its starts: each has its own folder for the log, all have one store."""
@@ -53,7 +51,7 @@ class Serving:
         server = serving(folder, environment=self.environment, data=self._store.data)
         self._server = self._running.enter_context(server)
         with self.client() as client:
-            wait_until(lambda: self._ready(client), f"ready:\n{self.log()}", START_SECONDS)
+            wait_until(lambda: self._ready(client), f"ready:\n{self.log()}")
 
     def kill(self) -> None:
         """End the process at once, by SIGKILL: it can keep nothing more."""

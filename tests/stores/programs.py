@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.stored import PATIENCE
+
 BESIDE_PYTHON = Path(sys.executable).parent
 
 
@@ -32,7 +34,7 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def wait_until(holds: Callable[[], object], what: str, seconds: float = 30.0, every: float = 0.02) -> None:
+def wait_until(holds: Callable[[], object], what: str, seconds: float = 2 * PATIENCE, every: float = 0.02) -> None:
     """Wait for a condition; what did not come to be in time is a failure."""
     until = time.monotonic() + seconds
     while not holds():
@@ -40,7 +42,9 @@ def wait_until(holds: Callable[[], object], what: str, seconds: float = 30.0, ev
         time.sleep(every)
 
 
-def wait_ready(process: subprocess.Popen, ready: Callable[[], object], log: Path, seconds: float = 60.0) -> None:
+def wait_ready(
+    process: subprocess.Popen, ready: Callable[[], object], log: Path, seconds: float = 2 * PATIENCE
+) -> None:
     """Wait until a program answers; one that ended instead is a failure that shows what it said."""
 
     def answers_or_ended() -> bool:

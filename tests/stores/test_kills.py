@@ -45,7 +45,7 @@ class Life:
         def are_there():
             return sum(len(self.acknowledged(stream)) for stream in STREAMS) >= before + count
 
-        wait_until(are_there, f"{count} answers", 60, every=0.005)
+        wait_until(are_there, f"{count} answers", every=0.005)
 
     def acknowledged(self, stream):
         return [answer for sender in self.senders[stream] for answer in sender.acknowledged]

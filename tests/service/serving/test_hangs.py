@@ -13,8 +13,8 @@ from service.serving.shutdown import GRACE_SECONDS
 from tests.applications import INFER, application, assert_error
 from tests.bundles import torch_bundle
 from tests.hazards import FACTORY, HANG, PAUSE, PAUSE_SECONDS, RAISED, asking, hazard_bundle
-from tests.serving import images, infer_body, serving, wait_ready
-from tests.stored import catalogue
+from tests.serving import SLACK_SECONDS, images, infer_body, serving, wait_ready
+from tests.stored import PATIENCE, catalogue
 
 ASK = "/v2/models/hazard/infer"
 DRAIN_SECONDS = 1.0
@@ -137,21 +137,28 @@ def generations(server):
         return {stream["id"]: stream["generation"] for stream in client.get("/v1/streams").json()["items"]}
 
 
+def unready(client):
+    """Wait until a server is not ready; return its answer."""
+    ends = time.monotonic() + PATIENCE
+    while (answer := client.get("/v2/health/ready")).status_code == 200:
+        assert time.monotonic() < ends
+    return answer
+
+
 def test_a_stop_beside_a_step_that_hangs_keeps_every_stream_and_ends_in_time(bundles, tmp_path):
     with hazardous(tmp_path, bundles[1]) as server, ThreadPoolExecutor(1) as pool, server.client() as client:
         for stream in ("a", "hangs"):
             for seed in range(3):
                 assert client.post(ASK, json=infer_body(images(2, seed), stream)).status_code == 200
         held = pool.submit(client.post, ASK, json=infer_body(asking(HANG), "hangs"))
-        time.sleep(1.5)
         with server.client() as other:
-            ready = other.get("/v2/health/ready")
+            ready = unready(other)
         status, seconds = stopped(server)
         assert_error(held.result(), 503, "send the request again, with the same id")
     assert ready.status_code == 503
     assert "'hangs'" in ready.json()["reason"]
     assert status == 1
-    assert seconds < DRAIN_SECONDS + GRACE_SECONDS + 2
+    assert seconds < DRAIN_SECONDS + GRACE_SECONDS + SLACK_SECONDS
     with hazardous(tmp_path, bundles[1]) as server:
         assert generations(server) == {"a": 3, "hangs": 3}
 
@@ -163,5 +170,5 @@ def test_a_stop_beside_a_store_that_hangs_ends_in_time(bundles, tmp_path):
             status, seconds = stopped(server)
         log = server.log.read_text()
     assert status == 1, log
-    assert seconds < DRAIN_SECONDS + GRACE_SECONDS + 2
+    assert seconds < DRAIN_SECONDS + GRACE_SECONDS + SLACK_SECONDS
     assert "the store" in log

@@ -13,13 +13,14 @@ import pytest
 from service.errors import SettingsError
 from service.storage import event_log as events_module
 from service.storage.backends.database import open_database
+from service.storage.backends.sqlite import BUSY_SECONDS
 from service.storage.event_log import EventLog
 from service.storage.store_calls import StoreCalls
 from service.support.supervision import Supervisor
 from service.telemetry.metrics import Telemetry
 from service.types import Happening
 from tests.bundles import torch_bundle
-from tests.serving import images, infer_body, serving, wait_ready
+from tests.serving import SLACK_SECONDS, images, infer_body, serving, wait_ready
 
 FEW = 8
 
@@ -174,7 +175,6 @@ def locked(file):
         connection.close()
 
 
-@pytest.mark.alone
 def test_while_the_database_is_locked_adding_and_reading_do_not_wait(tmp_path):
     with opened(tmp_path) as log:
         add(log, 1)
@@ -184,7 +184,7 @@ def test_while_the_database_is_locked_adding_and_reading_do_not_wait(tmp_path):
             found = log.since(0, 2000)
             seconds = time.perf_counter() - began
 
-    assert seconds < 2
+    assert seconds < BUSY_SECONDS
     assert len(found) == 1001
 
 
@@ -317,4 +317,4 @@ def test_live_events_come_resume_and_end_with_the_server(tmp_path):
                 assert [each.status_code for each in (events, overview, history)] == [200] * 3
 
     assert status == 0
-    assert seconds < 5
+    assert seconds < SLACK_SECONDS

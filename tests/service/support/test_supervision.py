@@ -125,31 +125,31 @@ def test_a_thread_that_fails_goes_on_where_it_was_and_ends_when_it_returns():
 def test_a_task_that_keeps_failing_is_named_until_it_runs_for_a_while(monkeypatch):
     monkeypatch.setattr(supervision, "FIRST_BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(supervision, "MAX_BACKOFF_SECONDS", 0.001)
-    clock, fails = Clock(), [True]
+    clock, told, named, waits = Clock(), [], asyncio.Event(), asyncio.Event()
+    supervisor = Supervisor(Telemetry(), clock)
 
     async def job():
-        if fails[0]:
-            raise ValueError
-        await asyncio.Event().wait()
+        if named.is_set():
+            waits.set()
+            await asyncio.Event().wait()
+        clock.now += supervision.SETTLED_SECONDS - 1
+        told.append(supervisor.troubles())
+        if told[-1]:
+            named.set()
+        raise ValueError
 
     async def scenario():
-        supervisor = Supervisor(Telemetry(), clock)
         supervisor.start("keeper", job)
-        await asyncio.sleep(0.02)
-        at_first = supervisor.troubles()
-        clock.now += supervision.DOWN_SECONDS + 1
-        for_long = supervisor.troubles()
-        fails[0] = False
-        await asyncio.sleep(0.02)
+        await waits.wait()
         clock.now += supervision.SETTLED_SECONDS
         settled = supervisor.troubles()
         supervisor.close()
-        return at_first, for_long, settled
+        return settled
 
-    at_first, for_long, settled = asyncio.run(scenario())
+    settled = asyncio.run(scenario())
 
-    assert at_first == settled == []
-    assert for_long == ["the background task 'keeper' keeps failing; the log says why"]
+    assert told[0] == settled == []
+    assert told[-1] == ["the background task 'keeper' keeps failing; the log says why"]
 
 
 def test_a_server_with_a_task_that_keeps_failing_is_not_ready_and_names_it(bundle, tmp_path):

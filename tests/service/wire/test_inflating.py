@@ -136,11 +136,11 @@ def test_a_bomb_is_refused_at_the_bound_without_being_inflated(coding):
 
 
 def test_empty_members_without_end_are_refused_soon():
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(MalformedError, match="1001 gzip streams"):
         inflate("gzip", [gzip.compress(b"") * 100_000])
 
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
 
 
 def test_a_bomb_over_http_is_413(bounded):

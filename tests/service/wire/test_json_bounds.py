@@ -32,10 +32,10 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_in_little_time_and_memory(name):
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(TooLargeError, match="the JSON part"):
         parse_request(BOMBS[name], None, Limits())
-    seconds, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    seconds, (_, peak) = time.thread_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
     assert seconds < 2
@@ -93,11 +93,11 @@ def test_what_is_within_the_bounds_passes_and_what_is_beyond_them_does_not(value
 
 @pytest.mark.parametrize("text", [b"1e999999", b"[1" + b"0" * 4_000_000 + b"]", b"[0." + b"1" * 4_000_000 + b"]"])
 def test_endless_numbers_are_parsed_or_refused_at_once(text):
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(ServiceError):
         parse_request(text, None, Limits())
 
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_more_inputs_than_any_model_has_are_refused_before_they_are_read():
