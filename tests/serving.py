@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -39,6 +40,15 @@ class Server:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=60)
+
+
+def called(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run an `acclimate` command to its end in a forked process, with more environment variables."""
+    with TemporaryDirectory() as folder:
+        output, errors = Path(folder) / "output", Path(folder) / "errors"
+        process = Forked(list(arguments), {**os.environ, **variables}, ROOT, output, errors)
+        status = process.wait(timeout=120)
+        return subprocess.CompletedProcess(arguments, status, output.read_text(), errors.read_text())
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.serving import ROOT
+from tests.serving import ROOT, called
 
 pytestmark = pytest.mark.e2e
 
@@ -26,10 +26,7 @@ def test_the_demo_adapts_resets_and_restores():
 
 
 def test_a_refusal_is_one_line_and_no_traceback():
-    done = subprocess.run(
-        [sys.executable, "-m", "service", "demo", "--url", "http://127.0.0.1:1"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = called("demo", "--url", "http://127.0.0.1:1")
 
     assert done.returncode == 2
     assert "no server answers at http://127.0.0.1:1" in done.stderr
@@ -41,9 +38,8 @@ COMMANDS = [[], ["serve"], ["demo"], ["calibrate"], ["key"], ["bundle"], ["bundl
 
 @pytest.mark.parametrize("command", COMMANDS, ids="-".join)
 def test_every_command_teaches_by_its_help(command):
-    done = subprocess.run(
-        [sys.executable, "-m", "service", *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = called(*command, "--help")
 
+    assert done.returncode == 0
     assert "Usage:" in done.stdout
     assert len(done.stdout.splitlines()) > 8

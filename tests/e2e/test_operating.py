@@ -13,7 +13,7 @@ import pytest
 from service.cli.main import LATER, loaded
 from service.client import Client
 from service.demo.drift import drifting
-from tests.serving import ROOT, serving, wait_ready
+from tests.serving import ROOT, called, serving, wait_ready
 
 pytestmark = pytest.mark.e2e
 HELD = ("list", "show", "create", "set", "reset", "delete", "watch")
@@ -31,11 +31,10 @@ def server(tmp_path_factory):
         yield running
 
 
-def started(server, *arguments, **variables):
-    environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "120", "ACCLIMATE_URL": server.url, **variables}
+def started(server, *arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "service", *arguments],
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ACCLIMATE_URL": server.url},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -44,9 +43,7 @@ def started(server, *arguments, **variables):
 
 
 def run(server, *arguments, **variables):
-    process = started(server, *arguments, **variables)
-    said, complained = process.communicate(timeout=60)
-    return subprocess.CompletedProcess(arguments, process.returncode, said, complained)
+    return called(*arguments, **{"COLUMNS": "120", "ACCLIMATE_URL": server.url, **variables})
 
 
 def done(server, *arguments, **variables):
@@ -373,9 +370,7 @@ def test_a_batch_sent_twice_under_one_request_id_is_learned_from_once(server):
 
 
 def test_a_key_is_taken_from_a_file_or_the_environment(tmp_path):
-    made = subprocess.run(
-        [sys.executable, "-m", "service", "key"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    made = called("key").stdout.splitlines()
     secret, line = (said.partition(":")[2].strip() for said in made)
     keys, key = tmp_path / "keys", tmp_path / "key"
     keys.write_text(f"{line}\n")
@@ -398,9 +393,7 @@ COMMANDS = [["models"], ["adapters"], ["feedback"]] + [
 
 @pytest.mark.parametrize("command", COMMANDS, ids="-".join)
 def test_every_command_teaches_by_an_example(command):
-    helped = subprocess.run(
-        [sys.executable, "-m", "service", *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    helped = called(*command, "--help").stdout
 
     assert f"Example: acclimate {' '.join(command)}" in " ".join(helped.split())
     assert "--key-file" in helped
@@ -444,19 +437,13 @@ def test_operators_do_not_wait_for_torch_nor_servers_for_its_compiler(started, s
     ids=str,
 )
 def test_a_wrong_setting_is_named_by_its_variable_with_what_was_expected(variables, said):
-    code = "import sys; sys.argv = ['acclimate', 'serve']; from service.cli.main import main; main()"
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **variables}
-    )
+    ended = called("serve", **variables)
 
     assert (ended.returncode, ended.stderr) == (2, f"acclimate: {said}\n")
 
 
 def test_a_first_key_without_a_keys_file_is_refused():
-    ended = subprocess.run(
-        [sys.executable, "-m", "service", "serve", "--first-key"],
-        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ACCLIMATE_PORT": "0"},
-    )  # fmt: skip
+    ended = called("serve", "--first-key", ACCLIMATE_PORT="0")
 
     said = "acclimate: --first-key needs a keys file to create; expected --keys-file FILE with it\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", said)

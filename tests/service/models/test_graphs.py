@@ -24,7 +24,7 @@ from service.models.hosted import host
 from tests.applications import application, facts
 from tests.bundles import FACTORY, onnx_bundle, torch_bundle
 from tests.models import bn1d_source, reference_source, vit_source
-from tests.serving import ROOT, images
+from tests.serving import called, images
 
 SOURCES = {"reference": reference_source, "bn1d": bn1d_source, "vit": vit_source}
 CELLS = [
@@ -272,10 +272,7 @@ def test_streams_of_few_images_are_served_by_the_pipeline_itself(tmp_path):
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("edge")
     torch_bundle(folder / "bundle", adapter="unmix_tns")
-    command = [sys.executable, "-m", "service", "export", str(folder / "bundle"), "--output", str(folder / "edge")]
-    done = subprocess.run(
-        [*command, "--allow-factory", FACTORY], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
-    )
+    done = called("export", f"{folder}/bundle", "--output", f"{folder}/edge", "--allow-factory", FACTORY)
     assert done.returncode == 0, done.stderr
     return folder / "edge", done.stdout
 
@@ -306,10 +303,7 @@ def test_an_export_adapts_as_the_server_does(exported, bundle):
 
 def test_exporting_what_learns_by_gradients_is_refused_in_one_line(tmp_path):
     torch_bundle(tmp_path / "bundle")
-    command = [sys.executable, "-m", "service", "export", str(tmp_path / "bundle"), "--output", str(tmp_path / "edge")]
-    done = subprocess.run(
-        [*command, "--allow-factory", FACTORY], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
-    )
+    done = called("export", f"{tmp_path}/bundle", "--output", f"{tmp_path}/edge", "--allow-factory", FACTORY)
     assert done.returncode == 2
     assert "tent learns by gradients" in done.stderr
     assert "Traceback" not in done.stderr
