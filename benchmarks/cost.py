@@ -37,7 +37,6 @@ from service.models.bundle import Bundle, read_bundle
 from service.models.graphs.cache import Graph, Wanted, made_anew, why_not
 from service.models.graphs.step import TRIED, CompiledPass
 from service.models.native.background import is_compiled, loaded
-from service.models.native.compile import compile_for
 from service.models.native.step import NativeStep
 from service.models.native_result import CompiledCode
 from service.offline.evaluation.pipelines import read_pipeline, with_options
@@ -195,6 +194,8 @@ def subjects_of(
 
 def _native(adapter: Pipeline, prepared: Fit, images: int, signals: tuple[str, ...]) -> CompiledCode:
     """Compile a pipeline's step to machine code, which takes about a minute."""
+    from service.models.native.compile import compile_for  # imports PyTorch's compiler, which takes seconds
+
     with tempfile.TemporaryDirectory() as name:
         compile_for(adapter, prepared, images, Path(name))
         code = loaded(Path(name), adapter, prepared, images)

@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from river.drift import ADWIN
 
 from adapters.monitors import adwin, betting, page_hinkley
 from adapters.monitors.adwin import AdwinOptions
@@ -58,15 +57,22 @@ STREAMS = {
 }
 
 
+@pytest.fixture(scope="module")
+def river_adwin():
+    from river.drift import ADWIN  # takes seconds, which every worker would wait for
+
+    return ADWIN
+
+
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize(
     "settings",
     [{}, {"clock": 1}, {"delta": 0.1, "clock": 8}, {"min_window": 1, "grace": 1, "clock": 4}, {"buckets": 3}],
     ids=str,
 )
-def test_adwin_has_the_window_and_the_changes_of_river(name, settings):
+def test_adwin_has_the_window_and_the_changes_of_river(river_adwin, name, settings):
     options = AdwinOptions(**settings)
-    oracle = ADWIN(
+    oracle = river_adwin(
         delta=options.delta, clock=options.clock, max_buckets=options.buckets, min_window_length=options.min_window,
         grace_period=options.grace,
     )  # fmt: skip
