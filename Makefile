@@ -8,7 +8,7 @@ BASE := python:3.11-slim-bookworm
 # Where the lock finds torch built for the CPU; uv knows that index by this name.
 TORCH ?= --torch-backend cpu
 
-.PHONY: docs picture demo test test-all lint types contracts format clean help lock sbom base image
+.PHONY: docs picture demo test test-all coverage lint types contracts format clean help lock sbom base image
 
 help:            ## Show what there is.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -25,9 +25,14 @@ test: lint types contracts ## Check the code, then run every test in its bounded
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BOUNDED)
 	$(BIN)/python -m pytest -m "not slow and alone" $(ALONE)
 
-test-all: lint types contracts ## The same with the full-size forms.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
+test-all: lint types contracts coverage ## The same with the full-size forms and the floor of branch coverage.
 	$(BIN)/python -m pytest -m "slow or alone" --timeout 3600
+
+coverage: $(VENV)/developing ## Measure branch coverage by the bounded tests, and fail under the floor in pyproject.toml.
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest $(BOUNDED)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/developing ## Style.
 	$(BIN)/ruff check .
@@ -69,7 +74,7 @@ image: sbom      ## Build the image, with the list of its packages beside it.
 	docker build --tag acclimate .
 
 clean:           ## Remove the environment and all caches.
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
