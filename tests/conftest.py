@@ -3,10 +3,19 @@
 import gc
 import os
 
+import structlog
 import torch
 
 torch.set_num_threads(1)
 os.environ["ACCLIMATE_COMPILED"] = "false"  # graphs take seconds to make; the tests of graphs ask for them
+
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
+"""A logged error is a plain traceback: its usual form prints all local variables, which takes seconds."""
 
 LONG_FIRST = ("tests/stores", "tests/soak", "tests/e2e", "tests/deploy", "tests/project", "tests/service/models")
 """Folders whose tests start servers, browsers and compilers: one that began last would run on while a worker idles."""
