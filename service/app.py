@@ -84,6 +84,8 @@ from service.support.supervision import Supervisor
 from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry
 from service.telemetry.statistics import Statistics
+from service.types import JsonLimits, Limits
+from service.wire.decoding import Decoder
 
 TRACES_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """The OpenTelemetry variable with the collector's address. Without it there are no traces."""
@@ -147,6 +149,10 @@ def create_app(settings: Settings) -> FastAPI:
         hosted, table, scheduler, telemetry, statistics, settings, recorder, prober, keeper, residence,
         end=control.end, workshop=workshop,
     )  # fmt: skip
+    decoder = Decoder(
+        request_limits_of(settings), max_pixels=settings.max_pixels_under_way, threads=settings.torch_threads,
+        deadline_seconds=settings.deadline_seconds,
+    )  # fmt: skip
     watching = Watching(hosted, table, log_of_events, suspects)
     store_watch = StoreWatch(Presence.of(filter(None, (settings.data, database.file))))
     step_watch = StepWatch(worker, settings.step_seconds)
@@ -184,7 +190,7 @@ def create_app(settings: Settings) -> FastAPI:
             workshop.close()
         if trials is not None:
             trials.close()
-        dataplane.close()
+        decoder.close()
         close_part(lifecycle, "worker", worker.close)
         journal.close()
         close_part(lifecycle, "events", log_of_events.close)
@@ -229,9 +235,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(InterruptedByStop)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Audit, events=log_of_events)
-    app.include_router(infer.router(dataplane, settings.max_body_bytes))  # routes match in order: busiest first
+    app.include_router(
+        infer.router(dataplane, decoder, settings.max_body_bytes)
+    )  # routes match in order: busiest first
     app.include_router(health.router(lambda: lifecycle.ready and not admission.draining, readiness.troubles, metrics))
-    app.include_router(repository.router(dataplane, hosted, statistics))
+    app.include_router(repository.router(dataplane, hosted, statistics, settings.max_batch))
     app.include_router(unsupported.router())
     app.include_router(models.router(dataplane, hosted))
     app.include_router(signals.router())
@@ -283,6 +291,12 @@ def location_of(settings: Settings, place: str) -> str:
 def limits_of(settings: Settings) -> RestLimits:
     """Return the limits after which streams leave the memory, or end."""
     return RestLimits(settings.resident_bytes, settings.rest_after_seconds, settings.end_after_days * DAY)
+
+
+def request_limits_of(settings: Settings) -> Limits:
+    """Return the limits of one inference request."""
+    json = JsonLimits(bytes=settings.max_json_bytes)
+    return Limits(max_batch=settings.max_batch, max_pixels=settings.max_pixels, json=json)
 
 
 async def _keep_histories(histories: Histories, table: StreamTable) -> None:

@@ -18,6 +18,10 @@ LARGEST_BATCH = 4096
 """Largest adaptation batch of a stream, in images."""
 MAX_NOTE = 4096
 """Most characters in a snapshot's note."""
+OUTPUTS = ("logits", "probabilities", "labels")
+"""The outputs of an answer, unless a request names others."""
+ON_REQUEST = ("source_probabilities",)
+"""Outputs that a request must name."""
 
 
 @dataclass(frozen=True, slots=True)

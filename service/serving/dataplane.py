@@ -1,22 +1,21 @@
-"""Inference: from a parsed request to an answer, through one stream's turn."""
+"""Inference: from a decoded request to an answer, through one stream's turn."""
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import reduce
 from time import perf_counter
 
 import numpy as np
 from opentelemetry import trace
-from torch import Tensor
 
 from adapters.functional.answers import NONE, is_finite, labels
 from service.errors import BusyError, ConflictError, ServiceError, UnknownError
 from service.models.hosted import HostedModel
 from service.models.native.background import Workshop
 from service.monitoring.guard import Action, Decision
-from service.serving.image_decoding import Decoder
 from service.serving.probe_runs import Prober
 from service.serving.scheduler import Scheduler
 from service.serving.stream_batching import Shared
@@ -35,9 +34,9 @@ from service.support.token_bucket import Buckets
 from service.telemetry.logs import log
 from service.telemetry.metrics import Telemetry
 from service.telemetry.statistics import Statistics
-from service.types import Array, Happening, InferRequest, InferResponse, JsonLimits, Limits, Mode, Parameter
-from service.wire.codec import decode_input, wanted_outputs
-from service.wire.stream_parameters import Sequence, sequence_of, timeout_of
+from service.types import Array, Happening, InferResponse, Mode, Parameter
+from service.wire.decoding import DecodedRequest
+from service.wire.stream_parameters import Sequence
 
 DONE = {
     Action.SKIPPED: "the step was not kept; answered from the state before it",
@@ -47,8 +46,6 @@ DONE = {
 }
 TRACER = trace.get_tracer("acclimate")
 TRACED = ("adapter", "mode", "action", "generation", "steps")
-OUTPUTS = ("logits", "probabilities", "labels")
-ON_REQUEST = ("source_probabilities",)
 NAMED_ROWS = 10
 """Most row numbers that a warning about rows that are not finite lists."""
 
@@ -84,15 +81,6 @@ class Dataplane:
         self._end = end
         self._workshop = workshop
         self._pace = Buckets(settings.rate_per_stream, settings.rate_burst_seconds)
-        json = JsonLimits(bytes=settings.max_json_bytes)
-        self.limits = Limits(max_batch=settings.max_batch, max_pixels=settings.max_pixels, json=json)
-        self._decoder = Decoder(
-            scheduler,
-            self.limits,
-            max_pixels=settings.max_pixels_under_way,
-            threads=settings.torch_threads,
-            deadline_seconds=settings.deadline_seconds,
-        )
 
     def model(self, name: str, version: str | None = None) -> HostedModel:
         """Return a served model.
@@ -109,19 +97,14 @@ class Dataplane:
             )
         return model
 
-    async def infer(self, model: HostedModel, request: InferRequest, header_stream_id: str = "") -> InferResponse:
+    async def infer(self, model: HostedModel, request: DecodedRequest) -> InferResponse:
         """Answer a request in its stream's turn.
 
         Raises:
             ServiceError: If the request is refused. The stream is unchanged then.
         """
-        began = perf_counter()
-        try:
-            response, infer_seconds = await self._infer(model, request, header_stream_id)
-        except ServiceError:
-            self._statistics.failed(model.name, perf_counter() - began)
-            raise
-        seconds = perf_counter() - began
+        response, infer_seconds = await self._in_turn(model, request)
+        seconds = perf_counter() - request.began
         images = len(next(iter(response.outputs.values())))
         self._statistics.answered(model.name, images, seconds, infer_seconds)
         self._telemetry.request_seconds.labels(model.name).observe(seconds)
@@ -135,49 +118,40 @@ class Dataplane:
         """
         self._scheduler.admission.check_open()
 
-    def close(self) -> None:
-        """Drop the images that wait to be decoded."""
-        self._decoder.close()
+    def place(self, model: HostedModel, stream_id: str) -> AbstractContextManager[None]:
+        """Count the decoding of a request's images towards the limits of its stream, "" for the shared one."""
+        return self._scheduler.admission.place(self._table.find(stream_id or default_id(model)))
+
+    @contextmanager
+    def counting_failures(self, model: HostedModel) -> Iterator[None]:
+        """Count a request that is refused or fails in the block, with its time."""
+        began = perf_counter()
+        try:
+            yield
+        except ServiceError:
+            self._statistics.failed(model.name, perf_counter() - began)
+            raise
 
     def count(self, model: HostedModel, code: int) -> None:
         """Count an inference request by its status."""
         self._telemetry.requests.labels(model.name, str(code)).inc()
 
-    async def _infer(self, model: HostedModel, request: InferRequest, header: str) -> tuple[InferResponse, float]:
-        """Return the answer and the worker's time for it in seconds."""
-        sequence, by = sequence_of(request, header), asyncio.get_running_loop().time() + timeout_of(request)
-        requested = wanted_outputs(request, (*OUTPUTS, *ON_REQUEST), ON_REQUEST)
-        spec = model.bundle.input
-        if all(tensor.datatype != "BYTES" for tensor in request.inputs):
-            x = decode_input(request, spec, self.limits)
-            return await self._in_turn(model, request, sequence, x, requested, by)
-        stream = self._table.find(sequence.stream_id or default_id(model))
-        async with self._decoder.decoded(request, spec, stream) as x:
-            return await self._in_turn(model, request, sequence, x, requested, by)
-
-    async def _in_turn(
-        self, model: HostedModel, request: InferRequest, sequence: Sequence, x: Tensor, requested: tuple[str, ...],
-        by: float,
-    ) -> tuple[InferResponse, float]:  # fmt: skip
+    async def _in_turn(self, model: HostedModel, request: DecodedRequest) -> tuple[InferResponse, float]:
         """Return the answer of the request's stream, created if needed, and the worker's time in seconds."""
-        identity = RequestIdentity(request.id or uuid.uuid4().hex, request.key, request.digest)
+        asked = request.request
+        identity = RequestIdentity(asked.id or uuid.uuid4().hex, asked.key, asked.digest)
         answered = None
         with TRACER.start_as_current_span("stream turn") as span:
             while answered is None:  # the stream ended while the request waited: start a new one
-                answered = await self._turn(model, sequence, identity, x, requested, by)
+                answered = await self._turn(model, request, identity)
             span.set_attributes({f"acclimate.{name}": answered[0].parameters[f"tta_{name}"] for name in TRACED})
         return answered
 
     async def _turn(
-        self,
-        model: HostedModel,
-        sequence: Sequence,
-        identity: RequestIdentity,
-        x: Tensor,
-        requested: tuple[str, ...],
-        by: float,
+        self, model: HostedModel, request: DecodedRequest, identity: RequestIdentity
     ) -> tuple[InferResponse, float] | None:
         """Answer in the stream's turn, or with the kept answer of an ended stream; None if it ends while waiting."""
+        sequence = request.sequence
         chosen = sequence.stream_id or default_id(model)
         check_id(chosen)
         self._residence.check_served(chosen)
@@ -190,22 +164,16 @@ class Dataplane:
         stream = stream or self._created(model, chosen, named=bool(sequence.stream_id))
         if stream.model is not model:
             raise ConflictError(f"stream {chosen!r} belongs to model {stream.model.name!r}, not {model.name!r}")
-        return await self._submit(stream, sequence, identity, x, requested, by)
+        return await self._submit(stream, request, identity)
 
     async def _submit(
-        self,
-        stream: Stream,
-        sequence: Sequence,
-        identity: RequestIdentity,
-        x: Tensor,
-        requested: tuple[str, ...],
-        by: float,
+        self, stream: Stream, request: DecodedRequest, identity: RequestIdentity
     ) -> tuple[InferResponse, float] | None:
         """Answer in the stream's turn; None if the stream ends while the request waits."""
         self._check_pace(stream)
-        shared = Shared(stream, x, self._workshop)
+        shared = Shared(stream, request.x, self._workshop)
         answered = await self._scheduler.submit_steps(
-            stream, lambda: self._answer(shared, sequence, identity, requested), shared, by
+            stream, lambda: self._answer(shared, request, identity), shared, request.by
         )
         self._prober.note(stream)
         self._keeper.note(stream)
@@ -234,10 +202,10 @@ class Dataplane:
         return stream
 
     def _answer(
-        self, shared: Shared, sequence: Sequence, identity: RequestIdentity, requested: tuple[str, ...]
+        self, shared: Shared, request: DecodedRequest, identity: RequestIdentity
     ) -> Steps[tuple[InferResponse, float] | None]:
         """Serve one request, on the worker in the stream's turn; None if the stream has ended."""
-        stream, x = shared.stream, shared.x
+        stream, sequence, requested = shared.stream, request.sequence, request.outputs
         if self._table.find(stream.id) is not stream:
             return None
         value = stream.current
@@ -249,7 +217,7 @@ class Dataplane:
             value = engine.reset(value)
         served = engine.serve(
             value,
-            x,
+            request.x,
             wants_source="source_probabilities" in requested,
             source_check_every=self._settings.source_check_every,
             step=shared.step,
@@ -264,7 +232,7 @@ class Dataplane:
         else:
             yield from self._keeper.append(stream, value)
         stream.current = value
-        self._recorder.record(stream, identity.id, x, served, seconds)
+        self._recorder.record(stream, identity.id, request.x, served, seconds)
         if served.waited is not None:
             self._count_window(stream, served.waited)
         stream.touch()

@@ -11,11 +11,11 @@ from torch import Tensor
 from adapters.choosing.adapter import ChoosingFit
 from service.errors import ServiceError, UnfitError
 from service.models.hosted import FROZEN, Fitted, HostedModel
-from service.serving.dataplane import ON_REQUEST, OUTPUTS, response_of
+from service.serving.dataplane import response_of
 from service.streams import engine
 from service.streams.stream import Stream
 from service.streams.value import Config, first_value
-from service.types import Limits
+from service.types import ON_REQUEST, OUTPUTS, Limits
 from service.wire import codec
 
 AUTO = "auto"

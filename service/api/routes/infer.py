@@ -1,7 +1,8 @@
 """POST /v2/models/{m}/infer: JSON, JSON with binary tensors, or images."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
@@ -11,8 +12,9 @@ from service.api.problems import STATUS, responses
 from service.errors import ServiceError, UnfitError, UnsupportedError
 from service.models.hosted import HostedModel
 from service.serving.dataplane import Dataplane
-from service.types import InferRequest, WireTensor
+from service.types import InferRequest, Limits, WireTensor
 from service.wire.codec import digest_of_files, encode_response, parse_request
+from service.wire.decoding import Decoder
 
 MAX_DIGITS = 18
 SMALL_JSON, SMALL_BODY = 2**16, 2**20
@@ -58,7 +60,7 @@ ANSWERS: dict[int | str, dict[str, object]] = {
 }
 
 
-def router(dataplane: Dataplane, max_body_bytes: int) -> APIRouter:
+def router(dataplane: Dataplane, decoder: Decoder, max_body_bytes: int) -> APIRouter:
     """Return the inference routes. They read their own parameters, since FastAPI takes longer than all the rest."""
     routes = APIRouter(tags=["V2 data plane"])
 
@@ -78,8 +80,11 @@ def router(dataplane: Dataplane, max_body_bytes: int) -> APIRouter:
 
     async def answer(request: Request, hosted: HostedModel) -> Response:
         dataplane.check_open()  # a full server refuses before it reads the body
-        parsed = await _parse(request, dataplane, hosted.bundle.input.name, max_body_bytes)
-        answered = await dataplane.infer(hosted, parsed, request.headers.get(STREAM, ""))
+        spec, header = hosted.bundle.input, request.headers.get(STREAM, "")
+        parsed = await _parse(request, dataplane.check_open, spec.name, decoder.limits, max_body_bytes)
+        with dataplane.counting_failures(hosted):
+            async with decoder.decoded(parsed, spec, header, partial(dataplane.place, hosted)) as decoded:
+                answered = await dataplane.infer(hosted, decoded)
         body, length = encode_response(answered, parsed)
         if length is None:
             return Response(body, media_type="application/json")
@@ -104,16 +109,18 @@ def _schema(path: str) -> dict[str, object]:
     return {"parameters": parameters, **BODY}
 
 
-async def _parse(request: Request, dataplane: Dataplane, input_name: str, max_body_bytes: int) -> InferRequest:
+async def _parse(
+    request: Request, check_open: Callable[[], None], input_name: str, limits: Limits, max_body_bytes: int
+) -> InferRequest:
+    """Read a request's body and parse it. `check_open` refuses while the server is full."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     key = _idempotency_key(request)
     if media_type in JSON_TYPES:
         header_length = _header_length(request)
-        limits = dataplane.limits
         json_bytes = limits.json.bytes if header_length is None else header_length
         max_bytes = min(max_body_bytes, limits.json.bytes) if header_length is None else max_body_bytes
         body = await read_aligned(request, max_bytes, header_length or 0)
-        dataplane.check_open()  # the queue may have filled meanwhile, and parsing in vain would delay others
+        check_open()  # the queue may have filled meanwhile, and parsing in vain would delay others
         if min(json_bytes, len(body)) > SMALL_JSON or len(body) > SMALL_BODY:
             return await PARSING.run(parse_request, body, header_length, limits, key)
         return parse_request(body, header_length, limits, key)
@@ -125,7 +132,7 @@ async def _parse(request: Request, dataplane: Dataplane, input_name: str, max_bo
     else:
         allowed = sorted({*JSON_TYPES, *IMAGE_TYPES, "multipart/form-data"} - {""})
         raise UnsupportedError(f"Content-Type is {media_type[:100]!r}, expected one of {', '.join(allowed)}")
-    dataplane.check_open()
+    check_open()
     return _of_images(files, input_name, key)
 
 

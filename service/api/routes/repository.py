@@ -10,15 +10,16 @@ from pydantic import BaseModel
 from service.api import v2_schemas
 from service.api.problems import responses
 from service.models.hosted import HostedModel
-from service.serving.dataplane import ON_REQUEST, OUTPUTS, Dataplane
+from service.serving.dataplane import Dataplane
 from service.telemetry.statistics import Statistics
+from service.types import ON_REQUEST, OUTPUTS
 
 PLATFORMS: Mapping[str, str] = MappingProxyType({"torch": "pytorch_module", "onnx": "onnx_onnxv1"})
 PATHS = (("/v2/models/{model}", ""), ("/v2/models/{model}/versions/{version}", "_version"))
 """A model's path with and without its version, and the matching suffix of operation ids."""
 
 
-def router(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Statistics) -> APIRouter:
+def router(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Statistics, max_batch: int) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(tags=["V2 data plane"])
 
@@ -38,7 +39,7 @@ def router(dataplane: Dataplane, models: dict[str, HostedModel], statistics: Sta
 
     def config(model: HostedModel) -> v2_schemas.ModelConfig:
         """Triton's model configuration."""
-        return _config(model, dataplane.limits.max_batch)
+        return _config(model, max_batch)
 
     def model_statistics(model: HostedModel) -> v2_schemas.Statistics:
         """Counts and times of one model, in Triton's shape."""

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from service.errors import SaturatedError, TooLargeError, UnfitError
-from service.serving.image_decoding import Pixels
 from service.types import InputSpec, Limits
+from service.wire.decoding import Pixels
 from service.wire.images import decode_images
 from tests.applications import INFER, application, assert_error, facts
 from tests.serving import images
