@@ -14,7 +14,7 @@ measured values (3 streams of 100,000 stationary values, 50 runs of each shift, 
 - Betting with restarts: at least 1,000,000 values between false alarms on average. Bound: 1 sigma found within 75.
   Measured: none; 44 values, and 37 after 100,000.
 
-An update cost 43 (ADWIN), 66 (Page-Hinkley) and 95 (bets) microseconds.
+The table also shows the time of an update; `docs/monitoring.md` holds measured ones.
 """
 
 import math

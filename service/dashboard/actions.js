@@ -1,4 +1,4 @@
-/** What an operator can do to a stream: each is a question that says what will be lost, then a call. */
+/** An operator's actions on a stream: each shows a dialog that says what will be lost, then makes a call. */
 
 import { changeStream } from "./change.js";
 import { ask } from "./dialog.js";
@@ -23,11 +23,11 @@ import { specFields } from "./specs.js";
 
 /** @type {Record<View["mode"], {act: string, words: string}>} */
 const MODES = {
-  adapt: { act: "Adapt", words: "Answers by what it has learned, and learns from every batch." },
-  frozen: { act: "Freeze", words: "Answers by what it has learned so far, and learns nothing more. Nothing is lost." },
+  adapt: { act: "Adapt", words: "Answers from its state, and learns from every batch." },
+  frozen: { act: "Freeze", words: "Answers from its present state, and does not learn. Nothing is lost." },
   shadow: {
     act: "Shadow",
-    words: "Answers as the source model, and learns beside it, so that the two can be compared. Nothing is lost.",
+    words: "Answers as the source model, and learns without effect on the answers, so that you can compare both. Nothing is lost.",
   },
 };
 
@@ -73,7 +73,7 @@ export function changeAdapter(page) {
     danger: view.steps > 0,
     async run(fields, anyway) {
       const after = await changeStream(view, { method: "PATCH", body: read(fields) }, anyway);
-      page.done(`${view.id} adapts by ${after.adapter} now, from its initial state.`, after);
+      page.done(`${view.id} now adapts by ${after.adapter}, from its initial state.`, after);
     },
   });
 }
@@ -88,7 +88,7 @@ export function reset(page) {
       h(
         "p",
         {},
-        `It starts again from the source model, by the same adapter. Snapshots stay. ${lastSnapshot(view, page.snapshots())}`,
+        `It starts again from the source model, with the same adapter. Snapshots stay. ${lastSnapshot(view, page.snapshots())}`,
       ),
     ],
     confirm: "Reset the stream",
@@ -110,11 +110,11 @@ export function endStream(page) {
   return ask({
     title: `End ${view.id}?`,
     body: [
-      h("p", { class: "loses" }, `${forgets("Ending", view, page.events())} Its history goes too.`),
+      h("p", { class: "loses" }, `${forgets("Ending", view, page.events())} Its history is deleted too.`),
       h(
         "p",
         {},
-        `${kept ? `${plural(kept, "snapshot")} ${kept === 1 ? "stays" : "stay"}.` : "It has no snapshot."} If it is sent another image, a stream of this name begins anew.`,
+        `${kept ? `${plural(kept, "snapshot")} ${kept === 1 ? "stays" : "stay"}.` : "It has no snapshot."} If another image is sent to it, a new stream with this name begins.`,
       ),
     ],
     confirm: "End the stream",

@@ -1,4 +1,4 @@
-/** What a stream in trouble asks of the operator: why, what it means, what to press. */
+/** Advice for a stream in trouble: the reason, its meaning, and buttons for what can be done. */
 
 import { button, h, refill } from "./dom.js";
 import { sentence } from "./format.js";
@@ -35,7 +35,7 @@ function adviceFor({ badge, mode, hasSnapshot }, { freeze, reset, restore, take,
       tone: "bad",
       title: "This stream is held back",
       words:
-        "The server's process ended more than once while this stream learned. The server's log, or the kernel's, may say why: a crash in a native library, or too little memory. Let it adapt once the cause is gone, or choose another adapter first.",
+        "The server's process ended more than once during this stream's learning steps. The server's log or the kernel's log may show the cause: a crash in a native library, or too little memory. Remove the cause, or choose another adapter, before you let the stream adapt again.",
       buttons: [button("Let it adapt", adapt), restoring, button("Reset", reset)],
     };
   }
@@ -43,7 +43,7 @@ function adviceFor({ badge, mode, hasSnapshot }, { freeze, reset, restore, take,
     return {
       tone: "bad",
       title: "This stream seems to answer worse than its source model",
-      words: `No guard acts on it, or going back has not helped. Look at its images first: a camera that is stuck, or shows one thing alone, leads many adapters astray. Then freeze the stream${hasSnapshot ? ", restore a snapshot from before," : ""} or reset it, and choose an adapter that suits such images.`,
+      words: `No guard acts on it, or a rollback did not help. Look at its images first: many adapters fail on a camera that is stuck or shows only one thing. Then freeze the stream${hasSnapshot ? ", restore an earlier snapshot," : ""} or reset it, and choose an adapter for such images.`,
       buttons: [freezing, restoring, button("Reset", reset)],
     };
   }
@@ -51,7 +51,7 @@ function adviceFor({ badge, mode, hasSnapshot }, { freeze, reset, restore, take,
     return {
       tone: "bad",
       title: "A guard acted on this stream",
-      words: `It has already done what is said above. If answers stay poor: freeze the stream, so that it learns nothing more, ${hasSnapshot ? "restore the last good snapshot, or reset it" : "or reset it"}.`,
+      words: `The guard has already acted, for the reason above. If answers stay poor, freeze the stream to stop its learning, ${hasSnapshot ? "restore the last good snapshot, or reset the stream" : "or reset it"}.`,
       buttons: [freezing, restoring, button("Reset", reset)],
     };
   }
@@ -60,18 +60,18 @@ function adviceFor({ badge, mode, hasSnapshot }, { freeze, reset, restore, take,
       tone: "warn",
       title: "The data has changed",
       words:
-        "Following it is what adapting is for, and often nothing needs to be done. Watch agreement and source gap; if they get worse, freeze the stream or go back.",
+        "Adapters are made to follow such changes, and often nothing needs to be done. Watch agreement and source gap. If they get worse, freeze the stream or restore a snapshot.",
       buttons: [button("Take a snapshot", take), freezing, restoring],
     };
   }
   if (mode === "frozen" || mode === "shadow") {
     return {
       tone: "",
-      title: mode === "frozen" ? "This stream is frozen" : "This stream is in shadow",
+      title: mode === "frozen" ? "This stream is frozen" : "This stream is in shadow mode",
       words:
         mode === "frozen"
-          ? "It answers by what it has learned so far, and learns nothing more."
-          : "Its answers are the source model's; it learns beside them.",
+          ? "Its state stays as it is until you let it adapt."
+          : "The report below compares its answers with the source model's. Let it adapt to use what it has learned.",
       buttons: [button("Let it adapt", adapt)],
     };
   }

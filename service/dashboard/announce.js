@@ -1,4 +1,4 @@
-/** Tell what happened: to screen readers, and where it matters as a note on the page. */
+/** Announcements for screen readers, and notes on the page. */
 
 import { button, h } from "./dom.js";
 

@@ -1,4 +1,4 @@
-/** Call the server; every refusal is a Problem with the server's words. */
+/** Calls to the server; each refusal is a Problem with the server's error text. */
 
 import { signIn } from "./session.js";
 

@@ -1,4 +1,4 @@
-/** The streams that need a look, above all others: why, and the way to them. */
+/** The streams in trouble, above all others, each with its reason and a link. */
 
 import { badge, inTrouble, isTrouble } from "./badges.js";
 import { h, refill } from "./dom.js";
@@ -53,7 +53,7 @@ function card(row) {
       h("span", { class: "attention-name" }, badge(row.badge), h("strong", {}, row.id)),
       h("span", { class: "attention-reason" }, reason || "A guard acted on this stream."),
       h("span", { class: "hint" }, "Last request ", agoElement(row.last_used)),
-      h("span", { class: "attention-go" }, "Look and act"),
+      h("span", { class: "attention-go" }, "Open the stream"),
     ),
   );
 }

@@ -1,4 +1,4 @@
-/** The badges of streams: their words, their order, and what each asks of the operator. */
+/** The badges of streams: their labels, their order, and their meanings. */
 
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
@@ -7,15 +7,15 @@ import { icon } from "./icons.js";
 
 /** @type {Record<Badge, {word: string, rank: number, meaning: string}>} in order of urgency */
 export const BADGES = {
-  held: { word: "Held back", rank: 0, meaning: "Its steps ended the server's process: it learns nothing until it is let go" },
+  held: { word: "Held back", rank: 0, meaning: "Its learning steps ended the server's process; it does not learn until you let it adapt" },
   suspected: { word: "Harm suspected", rank: 1, meaning: "Seems to answer worse than its source model: look here first" },
   guarded: { word: "Guarded", rank: 2, meaning: "A guard acted recently" },
   drifting: { word: "Drifting", rank: 3, meaning: "The data changed recently" },
-  new: { word: "New", rank: 4, meaning: "Too few requests to say how it does" },
-  shadow: { word: "Shadow", rank: 5, meaning: "Answers as the source model and learns beside it" },
-  frozen: { word: "Frozen", rank: 6, meaning: "Answers by its state and learns nothing" },
+  new: { word: "New", rank: 4, meaning: "Too few requests to judge it" },
+  shadow: { word: "Shadow", rank: 5, meaning: "Answers as the source model, and learns without effect on the answers" },
+  frozen: { word: "Frozen", rank: 6, meaning: "Answers from its present state, and does not learn" },
   steady: { word: "Steady", rank: 7, meaning: "Nothing to do" },
-  resting: { word: "Resting", rank: 8, meaning: "In the store, and back at its next request" },
+  resting: { word: "Resting", rank: 8, meaning: "In the store; its next request loads it" },
 };
 
 const TROUBLE = ["held", "suspected", "guarded"];

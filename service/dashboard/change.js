@@ -1,4 +1,4 @@
-/** Change a stream only as the operator saw it: a stream that learned on is no surprise, another operator is. */
+/** Change a stream unless another operator changed it since the operator saw it; its own learning does not count. */
 
 import { Problem, call, get, streamPath } from "./api.js";
 import { Overtaken } from "./dialog.js";
@@ -53,14 +53,14 @@ export async function changeStream(seen, { method, path = "", body }, anyway) {
     if (difference) throw new Overtaken(`${difference} Nothing was changed. Look again before you go on.`);
   }
   throw new Overtaken(
-    `${seen.id} learns faster than this page can follow: it is at generation ${count(latest.generation)} by now. ` +
+    `${seen.id} learns faster than this page can follow, and is now at generation ${count(latest.generation)}. ` +
       "Nothing was changed.",
   );
 }
 
 /** Say what happened to a stream besides learning, or "". @param {View} seen @param {View} latest */
 function differs(seen, latest) {
-  if (latest.created !== seen.created) return `${seen.id} was ended and began anew while you were reading.`;
+  if (latest.created !== seen.created) return `${seen.id} was ended, and a new stream with this name began, while you were reading.`;
   if (latest.adapter !== seen.adapter) return `The adapter was changed to ${latest.adapter} while you were reading.`;
   if (latest.mode !== seen.mode) return `The mode was changed to ${latest.mode} while you were reading.`;
   if (JSON.stringify(latest.guard) !== JSON.stringify(seen.guard)) {

@@ -12,7 +12,7 @@ const ROWS_IN_TABLE = 60;
 const SPECS = [
   {
     title: "Entropy",
-    hint: "How unsure the answers are, in nats. Low is sure, not always right.",
+    hint: "Uncertainty of the answers, in nats. Low means sure, not necessarily right.",
     lines: [{ column: "entropy", label: "Entropy" }],
     format: (value) => decimal(value),
     axis: (value) => `${decimal(value)} nats`,
@@ -21,7 +21,7 @@ const SPECS = [
   },
   {
     title: "Drift",
-    hint: "How far the norm statistics are from those of training, in variances of these.",
+    hint: "Distance of the norm statistics from those of training, in variances of training.",
     lines: [{ column: "drift", label: "Drift" }],
     format: (value) => decimal(value),
     empty: "This model has no statistics to compare.",
@@ -37,7 +37,7 @@ const SPECS = [
   },
   {
     title: "Source gap and forgetting",
-    hint: "Accuracy on the probe set lost: against the source model, and by learning alone.",
+    hint: "Accuracy lost on the probe set: against the source model, and by learning alone.",
     lines: [
       { column: "source_gap", label: "Source gap" },
       { column: "forgetting", label: "Forgetting" },
@@ -48,7 +48,7 @@ const SPECS = [
   },
   {
     title: "Accuracy",
-    hint: "Estimated without labels; true where labels were sent as feedback. A press on a name draws its line, or not.",
+    hint: "Estimated without labels, and true if labels were sent as feedback. Press a name to show or hide its line.",
     lines: [
       { column: "estimated_accuracy", label: "Estimated" },
       { column: "source_estimated_accuracy", label: "Source, estimated" },
@@ -64,7 +64,7 @@ const SPECS = [
   {
     optional: true,
     title: "Selected share",
-    hint: "Share of images that the learner took to learn from.",
+    hint: "Share of the images that the learner learned from.",
     lines: [{ column: "selected_ratio", label: "Selected" }],
     format: percent,
     empty: "This adapter selects no images.",
@@ -81,7 +81,7 @@ const SPECS = [
   },
   {
     title: "Generation",
-    hint: "Commits so far. It never goes back; a level stretch is a stream that does not learn.",
+    hint: "Commits so far. It never decreases, and stays level while the stream does not learn.",
     lines: [{ column: "generation", label: "Generation" }],
     format: (value) => count(value === null || value === undefined ? value : Math.round(value)),
     empty: "Known after the first request.",

@@ -1,4 +1,4 @@
-/** How often each class was answered, against what is expected: bars inside a table. */
+/** Each class's share of the answers against the prior, as bars inside a table. */
 
 import { button, fill, h } from "./dom.js";
 import { percent, points, plural } from "./format.js";
@@ -55,7 +55,7 @@ export class ClassShares {
       this.summary,
       "Furthest from the prior: ",
       h("strong", {}, first.name),
-      ` with ${percent(first.share)}${first.prior === null ? "" : ` where ${percent(first.prior)} is expected`}. The tick is the prior.`,
+      ` with ${percent(first.share)}${first.prior === null ? "" : ` instead of ${percent(first.prior)}`}. The tick marks the prior.`,
     );
     fill(
       this.body,

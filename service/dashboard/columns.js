@@ -36,11 +36,11 @@ export const COLUMNS = [
       cell.replaceChildren(badge(row.badge));
     },
   },
-  { key: "id", title: "Stream", hint: "The name that requests give", value: (row) => row.id, show: showName },
+  { key: "id", title: "Stream", hint: "Its name in requests", value: (row) => row.id, show: showName },
   {
     key: "model",
     title: "Model",
-    hint: "Which model answers",
+    hint: "The model that answers",
     value: (row) => row.model,
     show: text((row) => row.model),
   },
@@ -54,19 +54,19 @@ export const COLUMNS = [
   {
     key: "mode",
     title: "Mode",
-    hint: "adapt: learns. frozen: does not. shadow: learns beside the source model's answers",
+    hint: "adapt: learns. frozen: does not learn. shadow: learns, but answers as the source model",
     value: (row) => row.mode,
     show: text((row) => row.mode),
   },
   numeric("generation", "Generation", "Commits so far: steps, resets, restores", count),
-  numeric("entropy", "Entropy", "How unsure the newest answers are, in nats; low is sure", (value) => decimal(value)),
+  numeric("entropy", "Entropy", "Uncertainty of the newest answers, in nats; low means sure", (value) => decimal(value)),
   numeric("drift", "Drift", "Distance of the norm statistics from those of training", (value) => decimal(value)),
   numeric("agreement", "Agreement", "Share of answers equal to the source model's", percent),
-  numeric("source_gap", "Source gap", "Accuracy on the probe set, against the source model", gap),
+  numeric("source_gap", "Source gap", "Accuracy on the probe set lost against the source model", gap),
   {
     key: "spark",
     title: "Recent entropy",
-    hint: "The last 32 figures; sorted by their rise",
+    hint: "The last 32 values; sorted by their increase",
     value: (row) => (row.spark.length > 1 ? row.spark[row.spark.length - 1] - row.spark[0] || 0 : null),
     numeric: true,
     show: showSpark,
@@ -74,7 +74,7 @@ export const COLUMNS = [
   {
     key: "last_used",
     title: "Last used",
-    hint: "When the last request came",
+    hint: "Time of the last request",
     value: (row) => row.last_used,
     numeric: true,
     show(cell, row) {

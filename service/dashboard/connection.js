@@ -1,4 +1,4 @@
-/** Whether the page is in touch with the server: shown in the header, and in words once it is lost. */
+/** The state of the connection to the server: in the header, and in a banner if it is lost. */
 
 import { say } from "./announce.js";
 import { button, fill, h, setText } from "./dom.js";
@@ -9,7 +9,7 @@ import { clock, sentence } from "./format.js";
 /** @type {Map<string, Link>} */
 const links = new Map();
 const LOST = "The connection is lost.";
-const REFUSED = "The server does not let this page follow it.";
+const REFUSED = "The server refuses live updates.";
 let lostSince = 0;
 /** @type {ReturnType<typeof setInterval> | undefined} */
 let ticking;
@@ -80,7 +80,7 @@ function show() {
     fill(
       banner,
       h("strong", { class: "banner-title" }),
-      `Figures are from ${clock(lostSince / 1000, true)}. `,
+      `The figures are from ${clock(lostSince / 1000, true)}. `,
       h("span", { class: "banner-words" }),
       countdown,
       button("Try now", connection.retry, { class: "button small" }),

@@ -1,4 +1,4 @@
-/** Ask before something is done: what it will do in words, a way out, and what became of it. */
+/** A dialog that explains an action before it is done, and shows why it failed. */
 
 import { Problem } from "./api.js";
 import { button, h } from "./dom.js";

@@ -1,4 +1,4 @@
-/** How sure the newest answers are: their entropies as bars, and in a sentence. */
+/** The entropies of the newest answers, as bars and in a sentence. */
 
 import { fill, h, setText } from "./dom.js";
 import { figuresTable } from "./figurestable.js";
@@ -32,7 +32,7 @@ export function entropyBars() {
       const edge = (/** @type {number} */ bin) => decimal((bin * top) / shares.length, 2);
       setText(words, entropiesInWords(shares, top));
       setText(middle, `${decimal(top / 2, 2)}`);
-      setText(most, `${decimal(top, 2)} nats, no idea`);
+      setText(most, `${decimal(top, 2)} nats, unsure`);
       fill(bars, columns(shares, edge));
       const rows = shares.map((share, i) => [`${edge(i)} to ${edge(i + 1)}`, percent(share)]);
       figuresTable(table, ["Entropy, nats", "Share of the images"], rows);

@@ -1,4 +1,4 @@
-/** An event in words, with its sign, its stream and its figures. */
+/** One event in the list: its text, icon, stream and figures. */
 
 import { h } from "./dom.js";
 import { agoElement, clock, known, plural, sentence } from "./format.js";
@@ -26,7 +26,6 @@ export const KINDS = {
   seen: { word: "Noticed", sign: "drifting", tone: "warn" },
   drift: { word: "Drift", sign: "drifting", tone: "warn" },
   settled: { word: "Settled", sign: "settled", tone: "" },
-  probe: { word: "Probe", sign: "probe", tone: "" },
   created: { word: "Created", sign: "new", tone: "" },
   changed: { word: "Changed", sign: "event", tone: "" },
   reset: { word: "Reset", sign: "reset", tone: "accent" },

@@ -50,7 +50,7 @@ export function eventsPage(main) {
     h(
       "p",
       { class: "lead" },
-      "What the server and its operators did to streams, newest first. New ones appear by themselves.",
+      "Actions of the server and of operators on streams, newest first. New events appear by themselves.",
     ),
     h(
       "div",
@@ -87,8 +87,8 @@ export function eventsPage(main) {
         : kept.length
           ? plural(kept.length, "event")
           : events.size
-            ? "No event fits the filter."
-            : "Nothing has happened yet. Streams that begin, drift, or are changed show up here.",
+            ? "No event matches the filter."
+            : "There are no events yet. Events appear here when streams begin, drift or are changed.",
     );
   });
 

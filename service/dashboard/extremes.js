@@ -1,4 +1,4 @@
-/** What lies between the lowest and the highest value of a point that stands for several requests. */
+/** Bars from the lowest to the highest value of each point that stands for several requests. */
 
 import { known } from "./format.js";
 import { colour } from "./palette.js";

@@ -1,4 +1,4 @@
-/** What a stream is: its newest figures as tiles, its settings as a list; both made once and kept right. */
+/** A stream's newest figures as tiles, and its settings as a list; both are made once and then updated. */
 
 import { h, setText } from "./dom.js";
 import { bytes, clock, count, decimal, duration, gap, milliseconds, percent } from "./format.js";
@@ -24,12 +24,12 @@ const FACTS = [
   ["Adapter", (view) => view.adapter],
   ["Mode", (view) => view.mode],
   ["Generation", (view) => count(view.generation)],
-  ["Kept", (view) => view.durability],
+  ["Durability", (view) => view.durability],
   ["On disk", onDisk],
   ["Learning steps", (view) => count(view.steps)],
   ["State", (view) => bytes(view.state_bytes)],
   ["Adaptation batch", batch],
-  ["Began", (view) => clock(view.created)],
+  ["Created", (view) => clock(view.created)],
   ["Last used", (view) => clock(view.last_used, true)],
   ["Last probe", lastProbe],
   ["Guard", (view) => settings(view.guard).replaceAll("_", " ")],
@@ -88,7 +88,7 @@ function onDisk({ generation, durable_generation: durable }) {
 
 /** @param {View} view */
 function batch({ adapt_batch_size: size, waiting_images: waiting }) {
-  return size > 1 ? `${count(size)} images, ${count(waiting)} wait` : "each request";
+  return size > 1 ? `${count(size)} images, ${count(waiting)} waiting` : "each request";
 }
 
 /** @param {View} _view @param {History} history */
@@ -101,7 +101,7 @@ function lastProbe(_view, { probe }) {
 /** Say settings as plain text. @param {Record<string, any> | null | undefined} values */
 function settings(values) {
   const entries = Object.entries(values ?? {}).filter(([, value]) => value !== null && value !== undefined);
-  return entries.map(([name, value]) => `${name.replaceAll("_", " ")}: ${said(value)}`).join("; ") || "as by default";
+  return entries.map(([name, value]) => `${name.replaceAll("_", " ")}: ${said(value)}`).join("; ") || "default";
 }
 
 /** @param {any} value @returns {string} */

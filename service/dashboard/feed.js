@@ -1,4 +1,4 @@
-/** What the server tells of one stream: loaded, followed, and looked up again after a change. */
+/** One stream's data from the server: loaded, followed live, and loaded again after a change. */
 
 import { Problem, get, streamPath } from "./api.js";
 import { loadSnapshots } from "./keeping.js";
@@ -28,6 +28,8 @@ export class Feed {
     this.problem = "";
     /** Whether there is no such stream, or no more. */
     this.gone = false;
+    /** Whether the server cannot load the stream, because its state is damaged or its model has changed. */
+    this.unfit = false;
     this.stopped = false;
     this.looked = 0;
     this.looksLater = false;
@@ -41,6 +43,7 @@ export class Feed {
       if (this.stopped || this.view) return;
       this.view = view;
       this.problem = "";
+      this.unfit = false;
       this.history.merge(past);
     } catch (error) {
       this.#failed(error);
@@ -150,6 +153,7 @@ export class Feed {
   #failed(error) {
     if (this.stopped) return;
     this.gone = error instanceof Problem && error.status === 404;
+    this.unfit = error instanceof Problem && error.status === 422;
     if (this.gone) this.stopLive();
     this.problem = error instanceof Error ? error.message : String(error);
     this.changed();

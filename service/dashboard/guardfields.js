@@ -36,7 +36,7 @@ export function guardFields(policy) {
     h(
       "fieldset",
       {},
-      h("legend", {}, "What it does, by rule"),
+      h("legend", {}, "Response, by rule"),
       rules.map(({ element }) => element),
     ),
     responsesInWords(),
@@ -145,7 +145,7 @@ const rangeInWords = (limit) =>
 
 function responsesInWords() {
   const rows = Object.values(RESPONSES).map(({ word, does }) => h("div", {}, h("dt", {}, word), h("dd", {}, does)));
-  return h("details", {}, h("summary", {}, "What each of these does"), h("dl", { class: "responses" }, rows));
+  return h("details", {}, h("summary", {}, "What each response does"), h("dl", { class: "responses" }, rows));
 }
 
 /** An amount as the operator counts it. @param {Limit} limit @param {number} amount */

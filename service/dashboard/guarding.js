@@ -1,4 +1,4 @@
-/** What an operator can do about a stream's guard: see and change what it does about what is found. */
+/** The dialog that shows and changes a stream's guard policy. */
 
 import { Problem } from "./api.js";
 import { changeStream } from "./change.js";
@@ -17,8 +17,8 @@ export function changeGuard(page) {
   const intro = h(
     "p",
     { id: "guard-intro" },
-    "The guard looks at every step, and answers the first rule that holds. What the stream has learned stays; " +
-      "the new policy holds from its next request.",
+    "The guard checks every step, and acts on the first rule that applies. The learned state stays; " +
+      "the new policy applies from the next request.",
   );
   return ask({
     title: `Guard of ${view.id}`,
@@ -31,7 +31,7 @@ export function changeGuard(page) {
       if (!changed.length) throw new Problem(0, "Nothing is changed yet.");
       const after = await changeStream(view, { method: "PATCH", body: { guard } }, anyway);
       page.done(
-        `${view.id} has another guard now: ${changed.map(({ title }) => title.toLowerCase()).join(", ")}.`,
+        `${view.id} has a new guard policy: ${changed.map(({ title }) => title.toLowerCase()).join(", ")}.`,
         after,
       );
     },

@@ -1,4 +1,4 @@
-/** What an operator can do by snapshots: take one, go back to one, delete one. */
+/** An operator's actions on snapshots: take, restore and delete. */
 
 import { call, get, streamPath } from "./api.js";
 import { changeStream } from "./change.js";
@@ -19,7 +19,7 @@ export function takeSnapshot(page) {
       h(
         "p",
         {},
-        `Keeps what it has learned at about generation ${count(view.generation)}: ${bytes(view.state_bytes)}. The stream goes on meanwhile.`,
+        `Saves the learned state at about generation ${count(view.generation)} (${bytes(view.state_bytes)}). The stream continues meanwhile.`,
       ),
       h("label", { for: "snapshot-name" }, "Name"),
       h("input", {
@@ -31,7 +31,7 @@ export function takeSnapshot(page) {
         title: "Letters, digits, dots, dashes and underscores",
         autocomplete: "off",
       }),
-      h("p", { class: "hint" }, "Left empty, it is named by its generation."),
+      h("p", { class: "hint" }, "If empty, the snapshot is named after its generation."),
       h("label", { for: "snapshot-note" }, "Note"),
       h("textarea", {
         id: "snapshot-note",
@@ -83,13 +83,13 @@ export function restore(page, chosen) {
         ? h(
             "p",
             {},
-            `${view.id} goes on from ${plural(chosen.steps, "learning step")}, kept `,
+            `${view.id} continues from ${plural(chosen.steps, "learning step")}, saved `,
             agoElement(chosen.created),
-            ". The snapshot itself stays.",
+            ". The snapshot stays.",
           )
         : null,
       foreign
-        ? h("p", { class: "hint" }, `The stream adapts by ${view.adapter}; a snapshot of another adapter is refused.`)
+        ? h("p", { class: "hint" }, `The stream's adapter is ${view.adapter}. A snapshot of another adapter is refused.`)
         : null,
     ],
     confirm: "Restore",
@@ -103,7 +103,7 @@ export function restore(page, chosen) {
       );
       const name = snapshots.find(({ id }) => id === wanted)?.name ?? wanted;
       page.done(
-        `${view.id} goes on from ${name}: ${plural(after.steps, "learning step")}.${warning ? ` ${sentence(warning)}` : ""}`,
+        `${view.id} continues from ${name}: ${plural(after.steps, "learning step")}.${warning ? ` ${sentence(warning)}` : ""}`,
         after,
       );
     },
@@ -119,7 +119,7 @@ export function deleteSnapshot(page, snapshot) {
       h(
         "p",
         { class: "loses" },
-        `The ${plural(snapshot.steps, "learning step")} that it keeps are lost for good. The stream itself is not touched.`,
+        `The ${plural(snapshot.steps, "learning step")} in it are lost for good. The stream does not change.`,
       ),
       h(
         "p",

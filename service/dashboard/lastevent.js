@@ -1,4 +1,4 @@
-/** The newest event of the server in a few words, kept right while the overview is open. */
+/** The server's newest event, updated while the overview is open. */
 
 import { get } from "./api.js";
 import { fill, h } from "./dom.js";

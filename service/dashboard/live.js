@@ -106,8 +106,8 @@ export function live(follow) {
 /** @param {unknown} error @returns {string} */
 function wordsOf(error) {
   if (error instanceof Problem) return error.message;
-  if (error instanceof DOMException && error.name === "AbortError") return "Nothing was heard for a minute.";
-  return error instanceof SyntaxError ? "The server sent what could not be read." : "The server broke off.";
+  if (error instanceof DOMException && error.name === "AbortError") return "The server sent nothing for a minute.";
+  return error instanceof SyntaxError ? "The server's message could not be read." : "The connection broke off.";
 }
 
 function becomesVisible() {

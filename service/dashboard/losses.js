@@ -1,4 +1,4 @@
-/** Say what an action would lose, in words: pure functions of what is known of a stream. */
+/** Describe what an action would lose: pure functions of a stream, its events and its snapshots. */
 
 import { clock, count, plural } from "./format.js";
 
@@ -49,12 +49,12 @@ export function forgetsByRestore(view, events, snapshot) {
 
 /** @param {View} view @param {Snapshot[]} snapshots newest first */
 export function lastSnapshot(view, snapshots) {
-  if (!snapshots.length) return "There is no snapshot to come back to.";
+  if (!snapshots.length) return "There is no snapshot to restore.";
   const [{ name, generation }] = snapshots;
   const behind = view.generation - generation;
   const when =
     behind === 0
-      ? "at this very generation"
+      ? "at this generation"
       : behind > 0
         ? `${plural(behind, "generation")} ago`
         : `at generation ${count(generation)}`;

@@ -1,4 +1,4 @@
-/** The images that fitted least of late: as they came, with what was answered. */
+/** Recent images with the least sure answers, each with its label. */
 
 import { fill, h } from "./dom.js";
 import { agoElement, decimal } from "./format.js";
@@ -13,7 +13,7 @@ export function misfitGallery() {
     h(
       "p",
       { class: "hint" },
-      "The least sure answer of each of the newest requests. They say best what has changed in front of the camera.",
+      "The image with the least sure answer of each recent request. These images show best what has changed in front of the camera.",
     ),
     list,
   );

@@ -1,4 +1,4 @@
-/** Say classes and signals by their names where the server tells their numbers and short names. */
+/** Replace class numbers and short signal names in the server's texts by full names. */
 
 import { store } from "./store.js";
 

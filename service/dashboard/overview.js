@@ -45,7 +45,7 @@ export function overviewPage(main) {
         ? all
           ? ""
           : `${count(rows.length)} of ${plural(store.rows.size, "stream")}`
-        : "No stream fits the filter.",
+        : "No stream matches the filter.",
     );
     table.element.hidden = rows.length === 0;
   }

@@ -1,4 +1,4 @@
-/** What the last probe found: how the probe set is answered, and how unlike the newest images' features are. */
+/** The last probe: accuracy on the probe set, and the newest images' features against the source's. */
 
 import { h, setText } from "./dom.js";
 import { showFigures } from "./figurelist.js";
@@ -53,7 +53,7 @@ export function answersInWords({ accuracy, source_gap: gap, generation }) {
 /** @param {Compared | null} compared */
 export function featuresInWords(compared) {
   if (compared === null)
-    return "Features are compared once enough images have come, where the model keeps the source's.";
+    return "Features are compared after enough images, if the model has the source's features.";
   const { mmd, p_value: p, unlike } = compared;
   const figures = `MMD ${decimal(mmd, 3)}, p ${decimal(p, 3)}`;
   if (p <= LEVEL) {

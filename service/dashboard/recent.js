@@ -26,7 +26,7 @@ export function recentEvents() {
     const state = `of ${shown.map(({ id }) => id).join()}`;
     if (list.dataset.shown === state) return;
     list.dataset.shown = state;
-    const nothing = h("li", { class: "hint" }, "Nothing has happened to this stream yet.");
+    const nothing = h("li", { class: "hint" }, "This stream has no events yet.");
     fill(list, shown.length ? shown.map((event) => eventItem(event, false)) : nothing);
   }
 

@@ -1,6 +1,6 @@
-/** What the key of this session may do: the page offers nothing that the server would refuse. */
+/** The permissions of this session's key; the page disables everything that the server would refuse. */
 
-const WHY = "Your key may look, and change nothing: sign in by one with the scope admin";
+const WHY = "Your key cannot change streams; sign in with a key of the scope admin";
 
 /** Whether streams may be changed; until the server has said so, what it refuses is told as a problem. */
 export const rights = { admin: true };

@@ -58,10 +58,10 @@ function ask() {
       "form",
       { method: "dialog" },
       h("h2", { id: "sign-in-title" }, "Sign in"),
-      h("p", {}, "This server asks for a key. It is kept in a cookie that scripts cannot read, not in this page."),
+      h("p", {}, "This server needs a key. The session is kept in a cookie that scripts cannot read."),
       h("label", { for: "key" }, "Key"),
       input,
-      h("p", { class: "hint" }, "A key with the scope read shows everything here; admin may also change streams."),
+      h("p", { class: "hint" }, "A key with the scope read can see everything here; one with admin can also change streams."),
       problem,
       h("div", { class: "dialog-buttons" }, submit),
     );

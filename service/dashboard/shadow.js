@@ -1,4 +1,4 @@
-/** What adapting would have changed while a stream answered as the source model. */
+/** The report of shadow mode: how the adapted model's answers would have differed from the source model's. */
 
 import { fill, h, setText } from "./dom.js";
 import { showFigures } from "./figurelist.js";
@@ -20,19 +20,19 @@ export function shadowReport() {
   const words = h("p", { class: "report-words" });
   const figures = h("dl", { class: "figure-list" });
   const body = h("tbody", {});
-  const titles = ["Source answers", "Adapted would answer", "Images"];
+  const titles = ["Source answer", "Adapted answer", "Images"];
   const heads = titles.map((title) => h("th", { scope: "col" }, title));
   const table = h(
     "table",
     { class: "figures-table moves" },
-    h("caption", {}, "The commonest changes"),
+    h("caption", {}, "Most common changes"),
     h("thead", {}, h("tr", {}, heads)),
     body,
   );
   const element = h(
     "section",
     { class: "card shadow-report", "aria-labelledby": "shadow-title", hidden: true },
-    h("h2", { id: "shadow-title" }, "In the shadow"),
+    h("h2", { id: "shadow-title" }, "Shadow mode"),
     words,
     h("div", { class: "report" }, figures, table),
   );
@@ -59,14 +59,14 @@ export function shadowInWords({ images, changed, entropy, source_entropy: before
     ? `Adapting would have changed ${plural(other, "answer")} of ${count(images)} (${percent(changed)}).`
     : `Adapting would have changed no answer of ${count(images)}.`;
   const surer = Math.abs(entropy - before) < 0.0005 ? "as sure as" : entropy < before ? "surer than" : "less sure than";
-  const sureness = `Its answers are ${surer} the source model's, on average.`;
+  const sureness = `The adapted answers are ${surer} the source model's, on average.`;
   return `${changes} ${sureness} ${labelsInWords(accuracy, source)}`;
 }
 
 /** @param {number | null} accuracy @param {number | null} source */
 function labelsInWords(accuracy, source) {
-  if (!known(accuracy)) return "Whether that is for the better, labels would tell: none have come.";
-  const right = `By the labels that have come, it is right on ${percent(accuracy)}`;
+  if (!known(accuracy)) return "There are no labels yet that show which is better.";
+  const right = `By the labels so far, the adapted model is right on ${percent(accuracy)}`;
   if (!known(source)) return `${right}.`;
   const better =
     accuracy > source ? "adapting is better" : accuracy < source ? "adapting is worse" : "neither is better";

@@ -1,4 +1,4 @@
-/** The snapshots of a stream: what was kept, to go back to, to take away or to delete. */
+/** The list of a stream's snapshots, with buttons to restore, download and delete. */
 
 import { button, h, refill, setText } from "./dom.js";
 import { agoElement, bytes, count } from "./format.js";
@@ -26,7 +26,7 @@ import { agoElement, bytes, count } from "./format.js";
 export function snapshotList(acts) {
   const words = h("p", { class: "hint" });
   const body = h("tbody", {});
-  const titles = ["Name", "Kept", "Generation", "Steps", "Size", "Adapter", ""];
+  const titles = ["Name", "Taken", "Generation", "Steps", "Size", "Adapter", ""];
   const heads = titles.map((title) => h("th", { scope: "col" }, title || h("span", { class: "sr-only" }, "Actions")));
   const table = h("table", { class: "snapshots" }, h("thead", {}, h("tr", {}, heads)), body);
   const element = h(
@@ -54,7 +54,7 @@ export function snapshotList(acts) {
         words,
         problem ||
           (snapshots
-            ? "None yet. Take one while the stream does well: it is what you can go back to later."
+            ? "There are none yet. Take one while the stream does well, so that you can restore it later."
             : "Loading…"),
       );
       refill(
@@ -77,7 +77,7 @@ function row(snapshot, { restore, remove }) {
     "tr",
     {},
     h("th", { scope: "row" }, h("strong", {}, name), tags, note ? h("p", { class: "hint" }, note) : null),
-    cell("Kept", agoElement(created)),
+    cell("Taken", agoElement(created)),
     cell("Generation", count(generation)),
     cell("Steps", count(steps)),
     cell("Size", bytes(size)),

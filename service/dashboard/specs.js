@@ -74,7 +74,7 @@ export function specFields(view) {
       "details",
       {},
       h("summary", {}, "Options"),
-      h("label", { for: "spec-options" }, "By part, as JSON; left empty, those of the adapter"),
+      h("label", { for: "spec-options" }, "By part, as JSON; if empty, the adapter's own"),
       options,
     ),
   ];
@@ -89,7 +89,7 @@ function read(fields) {
   try {
     return { adapter, options: JSON.parse(text) };
   } catch {
-    throw new Problem(0, 'The options are no JSON. They look like {"tent": {"lr": 0.0001}}.');
+    throw new Problem(0, 'The options are not JSON, expected a form such as {"tent": {"lr": 0.0001}}.');
   }
 }
 

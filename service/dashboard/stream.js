@@ -1,4 +1,4 @@
-/** The page of one stream: what it is, how it does, and what can be done to it. */
+/** The page of one stream: its state, its figures, and the actions on it. */
 
 import { changeAdapter, changeMode, endStream, reset } from "./actions.js";
 import { showAdvice } from "./advice.js";
@@ -24,6 +24,7 @@ import { lock } from "./rights.js";
 import { shadowReport } from "./shadow.js";
 import { snapshotList } from "./snapshots.js";
 import { onChange, store } from "./store.js";
+import { unfitButtons } from "./unfit.js";
 
 /** @typedef {import("./change.js").View} View */
 
@@ -32,6 +33,14 @@ export function streamPage(main, id) {
   const show = oncePerFrame(() => feed.stopped || draw());
   const feed = new Feed(id, show);
   const acts = actsOn(feed);
+  const unfitDone = {
+    /** @param {string} words */
+    reset(words) {
+      note(words);
+      feed.begin();
+    },
+    ended: leaveAfter,
+  };
   const head = header(id);
   const bar = actionBar(id, acts);
   const advice = h("section", { class: "advice", "aria-label": "What to do", hidden: true });
@@ -75,7 +84,8 @@ export function streamPage(main, id) {
 
   function draw() {
     const { view, history, snapshots } = feed;
-    showProblem(problem, feed);
+    showProblem(problem, feed, unfitDone);
+    lock(problem);
     body.hidden = view === null;
     if (view === null) return;
     const row = store.rows.get(id);
@@ -123,6 +133,12 @@ export function streamPage(main, id) {
   };
 }
 
+/** Show a note, and the overview in place of a stream that has ended. @param {string} words */
+function leaveAfter(words) {
+  note(words);
+  location.hash = "#/";
+}
+
 /** What buttons do. @param {Feed} feed */
 function actsOn(feed) {
   const page = {
@@ -134,11 +150,7 @@ function actsOn(feed) {
       note(words);
       feed.lookAgain(after);
     },
-    /** @param {string} words */
-    ended(words) {
-      note(words);
-      location.hash = "#/";
-    },
+    ended: leaveAfter,
   };
   return {
     freeze: () => changeMode(page, "frozen"),
@@ -205,13 +217,17 @@ function actionBar(id, acts) {
   };
 }
 
-/** @param {HTMLElement} element @param {Feed} feed */
-function showProblem(element, feed) {
-  const { problem, gone, view } = feed;
-  if (element.dataset.shown === problem) return;
-  element.dataset.shown = problem;
+/** @param {HTMLElement} element @param {Feed} feed @param {Parameters<typeof unfitButtons>[1]} done */
+function showProblem(element, feed, done) {
+  const { id, problem, gone, view } = feed;
+  const unfit = feed.unfit && store.rows.has(id); // an id of a wrong form is refused with the same status
+  const state = JSON.stringify([problem, unfit]);
+  if (element.dataset.shown === state) return;
+  element.dataset.shown = state;
   element.hidden = problem === "";
-  const words = gone && view ? "This stream is no more. What is below is what was seen of it last." : sentence(problem);
-  const way = gone ? h("a", { href: "#/" }, "All streams") : button("Try again", () => feed.begin());
-  refill(element, h("p", {}, words), way);
+  const words = gone && view ? "This stream has ended. The page shows its last known state." : sentence(problem);
+  const way = gone
+    ? h("a", { href: "#/" }, "All streams")
+    : button("Try again", () => feed.begin(), { "data-harmless": "" });
+  refill(element, h("p", {}, words), way, unfit ? unfitButtons(id, done) : null);
 }

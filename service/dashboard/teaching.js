@@ -23,7 +23,7 @@ export function teach(model) {
       "p",
       {},
       "A stream is one camera or site: an ordered sequence of images with its own adapted copy of the model. ",
-      "It begins with its first request. Send one, and it shows up here by itself:",
+      "It begins with its first request. Send one, and the stream appears here:",
     ),
     h(
       "div",
@@ -36,7 +36,7 @@ export function teach(model) {
       { class: "hint" },
       "Requests with the same ",
       h("code", {}, "X-Stream-Id"),
-      " learn together; different ones never share anything. ",
+      " share one adapted state; streams share nothing with each other. ",
       h("a", { href: "docs" }, "The whole API"),
       ".",
     ),
@@ -51,6 +51,6 @@ async function copy(text, element) {
   } catch {
     // Browsers allow the clipboard on secure pages only; elsewhere the text is selected for the operator's own copy.
     getSelection()?.selectAllChildren(element);
-    note("Selected; copy it by Ctrl+C.");
+    note("Selected. Copy it with Ctrl+C.");
   }
 }

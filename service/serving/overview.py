@@ -44,7 +44,7 @@ class Watching:
         if held:
             return "held", held
         if isinstance(stream, Record):
-            return "resting", "rests in the store, and comes back when it is asked for"
+            return "resting", "rests in the store until its next request"
         return _badge(stream)
 
     def all(self) -> list[Stream | Record]:
@@ -104,9 +104,9 @@ def _badge(stream: Stream) -> tuple[Badge, str]:
     if value.config.mode == "frozen":
         return "frozen", "answers without learning"
     if value.config.mode == "shadow":
-        return "shadow", "answers as the source model, and learns beside it"
+        return "shadow", "answers as the source model, and learns without effect on the answers"
     if trouble is not None and trouble.time >= since and trouble.kind in TROUBLE:
         return "drifting", trouble.reason.replace("_", " ")
     if not value.has_evidence:
-        return "new", "too few requests to say how it does"
-    return "steady", "no drift and no guard action of late"
+        return "new", "too few requests to judge it"
+    return "steady", "no recent drift or guard action"

@@ -66,7 +66,7 @@ def test_the_overview_shows_every_stream_filters_and_sorts(browser, server):
         expect(rows(page)).to_have_count(2)
         filtered = names(page)
         page.get_by_label("Filter streams").fill("no such thing")
-        expect(page.locator(".shown")).to_have_text("No stream fits the filter.")
+        expect(page.locator(".shown")).to_have_text("No stream matches the filter.")
         page.get_by_label("Filter streams").fill("")
         page.get_by_role("button", name="Frozen 1").click()
         expect(rows(page)).to_have_count(1)
@@ -186,7 +186,7 @@ def test_snapshot_reset_and_restore_say_what_is_lost_and_do_it(browser, server):
 
         dialog = act(page, "Reset…")
         expect(dialog).to_contain_text(f"Reset forgets {steps} learning steps of line-1")
-        expect(dialog).to_contain_text("Last snapshot: before, at this very generation.")
+        expect(dialog).to_contain_text("Last snapshot: before, at this generation.")
         page.keyboard.press("Escape")
         expect(dialog).to_have_count(0)
         unchanged = of_stream(server, "line-1")
@@ -235,7 +235,7 @@ def test_mode_and_adapter_change_a_wrong_adapter_is_refused_in_words_and_an_ende
         expect(page.locator(".lead")).to_contain_text("adapted by unmix_tns+eata")
         changed = of_stream(server, "short-lived")
         dialog = act(page, "End…")
-        expect(dialog).to_contain_text("Its history goes too.")
+        expect(dialog).to_contain_text("Its history is deleted too.")
         dialog.get_by_role("button", name="End the stream").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Streams")
         expect(rows(page).filter(has_text="short-lived")).to_have_count(0)
@@ -343,7 +343,7 @@ def test_a_key_opens_the_page_and_signing_out_closes_it(browser, tmp_path):
             page.reload()
             expect(page.locator(".action-bar")).to_be_visible()
             page.get_by_role("button", name="Sign out").click()
-            expect(page.get_by_role("dialog")).to_contain_text("This server asks for a key.")
+            expect(page.get_by_role("dialog")).to_contain_text("This server needs a key.")
             expect(page.locator(".action-bar")).to_be_hidden()
             session = page.request.get("/v1/overview").status
 

@@ -48,7 +48,7 @@ def test_the_guard_is_seen_and_set_and_said_what_it_costs(browser, server):
         dialog.get_by_label("Budget").fill("2.5")
         dialog.get_by_label("Pause").fill("0")
         expect(dialog.locator(".loses")).to_contain_text("Off instead of roll back.")
-        expect(dialog.locator(".loses")).to_contain_text("goes on answering one class")
+        expect(dialog.locator(".loses")).to_contain_text("keeps answering one class")
         expect(dialog.locator(".guard-change p")).to_have_count(4)
         dialog.get_by_role("button", name="Set the guard").click()
         expect(page.locator(".toast").last).to_contain_text("collapse, drift ended, budget, pause")
@@ -109,15 +109,15 @@ def test_a_stream_in_shadow_reports_what_adapting_would_have_changed(browser, se
     report = of_stream(server, "lab-4")["shadow"]
     with looking(browser, server.url) as page:
         open_stream(page, "lab-4")
-        shadow = section(page, "In the shadow")
+        shadow = section(page, "Shadow mode")
         changed = round(report["images"] * report["changed"])
         expect(shadow).to_contain_text(f"Adapting would have changed {changed} answers of {report['images']}")
-        expect(shadow).to_contain_text(re.compile(r"By the labels that have come, it is right on \d+\.\d.%"))
+        expect(shadow).to_contain_text(re.compile(r"By the labels so far, the adapted model is right on \d+\.\d.%"))
         moves = shadow.locator("tbody tr").evaluate_all(
             "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
         )
         open_stream(page, "line-1")
-        expect(section(page, "In the shadow")).to_be_hidden()
+        expect(section(page, "Shadow mode")).to_be_hidden()
 
     assert moves == [[move["source"], move["adapted"], str(move["images"])] for move in report["moves"]]
     assert {name for source, adapted, _ in moves for name in (source, adapted)} <= set(CLASSES)

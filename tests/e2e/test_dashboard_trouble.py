@@ -12,7 +12,7 @@ from service.client import Client
 from service.monitoring.history import History
 from service.storage.history_files import Histories
 from tests.dying import dying
-from tests.e2e.pages import IN_CHROMIUM, fact, looking, open_stream, rows, section
+from tests.e2e.pages import IN_CHROMIUM, WIDE, fact, keep, looking, open_stream, rows, section
 from tests.e2e.traffic import stored
 from tests.serving import serving, wait_ready
 
@@ -188,7 +188,7 @@ def test_a_key_that_may_only_read_is_offered_no_change(browser, server):
         expect(page.locator(".advice button").first).to_be_visible()
         for button in changing(page).all():
             expect(button).to_be_disabled()
-            expect(button).to_have_attribute("title", re.compile("^Your key may look, and change nothing"))
+            expect(button).to_have_attribute("title", re.compile("^Your key cannot change streams"))
         offered = changing(page).count()
         expect(page.get_by_role("button", name="15 min")).to_be_enabled()
     with looking(browser, server.url, refused=401) as page:
@@ -215,3 +215,30 @@ def test_a_held_stream_is_let_go_from_its_page(browser, server):
         expect(section(page, "Events").locator(".event-kind").filter(has_text="Held back")).to_have_count(1)
         page.goto("/#/")
         expect(total(page, "In trouble").locator("dd > span")).to_have_text("1")
+
+
+def test_a_damaged_stream_is_reset_or_ended_from_its_page(browser, tmp_path):
+    data, streams = tmp_path / "data", ("cam-broken", "cam-unwanted")
+    with serving(tmp_path, data=data) as running, Client(running.url) as client:
+        wait_ready(running)
+        for stream in streams:
+            client.infer("fashion", "input", stored()[0][:2], stream)
+    for checkpoint in (data / "checkpoints").iterdir():
+        checkpoint.write_bytes(b"broken")
+    with serving(tmp_path, data=data) as running:
+        wait_ready(running)
+        with looking(browser, running.url, refused=422) as page:
+            problem = page.locator("div.problem")
+            page.goto(f"/#/streams/{streams[0]}")
+            expect(problem).to_contain_text("its checkpoint is damaged")
+            problem.get_by_role("button", name="Reset…").click()
+            expect(page.get_by_role("dialog")).to_contain_text("Reset deletes everything that cam-broken has learned.")
+            keep(page, "unfit", WIDE, "light")
+            page.get_by_role("dialog").get_by_role("button", name="Reset the stream").click()
+            expect(fact(page, "Learning steps")).to_have_text("0")
+            expect(problem).to_be_hidden()
+            page.goto(f"/#/streams/{streams[1]}")
+            expect(page.get_by_role("heading", level=1)).to_have_text(streams[1])
+            problem.get_by_role("button", name="End…").click()
+            page.get_by_role("dialog").get_by_role("button", name="End the stream").click()
+            expect(rows(page)).to_have_count(1)
