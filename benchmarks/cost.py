@@ -34,10 +34,10 @@ from benchmarks.monitoring import write_bundle
 from benchmarks.report import Data, JsonFile, Specs
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
 from service.models.bundle import Bundle, read_bundle
-from service.models.graphs.cache import Graph, Wanted, made_anew, why_not
-from service.models.graphs.step import TRIED, CompiledPass
-from service.models.native.background import is_compiled, loaded
-from service.models.native.step import NativeStep
+from service.models.kernels.graphs.cache import Graph, Wanted, made_anew, why_not
+from service.models.kernels.graphs.step import TRIED, CompiledPass
+from service.models.kernels.native.background import is_compiled, loaded
+from service.models.kernels.native.step import NativeStep
 from service.models.native_result import CompiledCode
 from service.offline.evaluation.pipelines import read_pipeline, with_options
 
@@ -194,7 +194,7 @@ def subjects_of(
 
 def _native(adapter: Pipeline, prepared: Fit, images: int, signals: tuple[str, ...]) -> CompiledCode:
     """Compile a pipeline's step to machine code, which takes about a minute."""
-    from service.models.native.compile import compile_for  # imports PyTorch's compiler, which takes seconds
+    from service.models.kernels.native.compile import compile_for  # imports PyTorch's compiler, which takes seconds
 
     with tempfile.TemporaryDirectory() as name:
         compile_for(adapter, prepared, images, Path(name))

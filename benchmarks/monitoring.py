@@ -26,8 +26,8 @@ from benchmarks import report
 from benchmarks.report import Corruption, Data, JsonFile, Specs
 from benchmarks.resnet20 import CLASSES, MEAN, STD, load_source_model, read_source_images
 from service.models.bundle import read_bundle
-from service.models.graphs.cache import Graphs
 from service.models.hosted import Fitted, HostedModel
+from service.models.kernels.graphs.cache import Graphs
 from service.offline.calibration.measures import entropy
 from service.streams import engine
 from service.streams.value import Config, first_value

@@ -28,8 +28,8 @@ from benchmarks.monitoring import write_bundle
 from benchmarks.report import Data, JsonFile, Specs
 from benchmarks.server import Server, Setting, serving
 from service.models.bundle import read_bundle
-from service.models.graphs.cache import Graphs
 from service.models.hosted import Fitted, host
+from service.models.kernels.graphs.cache import Graphs
 
 FACTORY = "benchmarks.resnet20:ResNet20"
 SPECS = ("source", "unmix_tns", "batch+tent")

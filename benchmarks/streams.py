@@ -26,8 +26,8 @@ from benchmarks.machine import machine
 from benchmarks.monitoring import hosted
 from benchmarks.report import Corruption, Data, JsonFile, Specs
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
-from service.models.graphs.cache import Graphs
 from service.models.hosted import Fitted, HostedModel
+from service.models.kernels.graphs.cache import Graphs
 from service.serving.stream_batching import Groups, Shared
 from service.streams.stream import Stream
 from service.streams.value import Config, first_value

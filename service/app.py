@@ -40,9 +40,9 @@ from service.api.sessions import Sessions
 from service.errors import ServiceError, SettingsError
 from service.models.bundle import read_bundle
 from service.models.gradient_trials import Trials
-from service.models.graphs.cache import Graphs
 from service.models.hosted import HostedModel, host
-from service.models.native.background import Workshop
+from service.models.kernels.graphs.cache import Graphs
+from service.models.kernels.native.background import Workshop
 from service.models.worker import Worker
 from service.monitoring.late_labels import Feedback
 from service.serving import signal_distributions

@@ -12,10 +12,10 @@ from adapters.state import size_bytes
 from service.cli.arguments import AllowFactory
 from service.errors import UnfitError
 from service.models.bundle import read_bundle
-from service.models.graphs.cache import Wanted, made_anew
-from service.models.graphs.export import why_not
-from service.models.graphs.step import TRIED
 from service.models.hosted import host
+from service.models.kernels.graphs.cache import Wanted, made_anew
+from service.models.kernels.graphs.export import why_not
+from service.models.kernels.graphs.step import TRIED
 from service.offline.export.edge import files
 from service.settings import Settings
 from service.support.atomic_files import AS_UMASK, write_whole

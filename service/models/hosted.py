@@ -25,8 +25,8 @@ from service.models import torch_model
 from service.models.batching_speedup import Gain
 from service.models.bundle import Bundle
 from service.models.gradient_trials import Trials, trials_of
-from service.models.graphs.cache import Graph, Graphs, Wanted
-from service.models.graphs.step import TRIED
+from service.models.kernels.graphs.cache import Graph, Graphs, Wanted
+from service.models.kernels.graphs.step import TRIED
 from service.models.load_checks import check_copies, check_outputs, samples
 from service.models.native_result import Native
 from service.models.onnx import onnx_model

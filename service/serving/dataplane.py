@@ -14,7 +14,7 @@ from opentelemetry import trace
 from adapters.functional.answers import NONE, is_finite, labels
 from service.errors import BusyError, ConflictError, ServiceError, UnknownError
 from service.models.hosted import HostedModel
-from service.models.native.background import Workshop
+from service.models.kernels.native.background import Workshop
 from service.monitoring.guard import Action, Decision
 from service.serving.probe_runs import Prober
 from service.serving.scheduler import Scheduler

@@ -12,7 +12,7 @@ from adapters.joint_step import Stepped
 from adapters.values import StepOutput
 from service.models.batching_speedup import SIZES, Gain, measured
 from service.models.hosted import Fitted
-from service.models.native.background import Workshop
+from service.models.kernels.native.background import Workshop
 from service.streams.stream import Stream
 from service.support.containment import contained
 from service.telemetry.logs import log

@@ -7,7 +7,7 @@ from adapters import create
 from adapters.errors import OptionError, UnfitModelError
 from adapters.precision import check_bfloat16
 from adapters.state import flatten
-from service.models.graphs.export import why_not
+from service.models.kernels.graphs.export import why_not
 from tests.models import reference_source
 
 SUPPORTED = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -6,8 +6,8 @@ from string import Template
 import numpy as np
 
 from adapters.state import flatten
-from service.models.graphs.cache import Graph, Wanted
-from service.models.graphs.export import STATE
+from service.models.kernels.graphs.cache import Graph, Wanted
+from service.models.kernels.graphs.export import STATE
 
 GRAPH_FILE, STATE_FILE, README_FILE = "adapting.onnx", "state.npz", "README.md"
 README = Template("""\

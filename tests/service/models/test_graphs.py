@@ -17,10 +17,10 @@ from adapters.joint_step import step_together
 from adapters.state import flatten
 from service.errors import BundleError, UnfitError
 from service.models.bundle import read_bundle
-from service.models.graphs import export
-from service.models.graphs.cache import NOT_MADE, Graphs, Wanted, made_anew
-from service.models.graphs.step import TRIED, CompiledStep, Session
 from service.models.hosted import host
+from service.models.kernels.graphs import export
+from service.models.kernels.graphs.cache import NOT_MADE, Graphs, Wanted, made_anew
+from service.models.kernels.graphs.step import TRIED, CompiledStep, Session
 from tests.applications import application, facts
 from tests.bundles import FACTORY, onnx_bundle, torch_bundle
 from tests.models import bn1d_source, reference_source, vit_source

@@ -13,10 +13,10 @@ from adapters.state import flatten
 from service.errors import BundleError
 from service.models.bundle import read_bundle
 from service.models.hosted import host
-from service.models.native import background as workshops
-from service.models.native.background import Workshop, why_not
-from service.models.native.passes import IMITATE, OBSERVE, READ
-from service.models.native.step import TOLERANCE, check
+from service.models.kernels.native import background as workshops
+from service.models.kernels.native.background import Workshop, why_not
+from service.models.kernels.native.passes import IMITATE, OBSERVE, READ
+from service.models.kernels.native.step import TOLERANCE, check
 from service.models.native_result import Native
 from service.models.process_environment import private_environment
 from service.models.process_job import Job

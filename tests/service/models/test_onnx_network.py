@@ -16,8 +16,8 @@ from benchmarks.resnet20 import ResNet20
 from service.cli.main import app
 from service.errors import UnfitError
 from service.models.bundle import read_bundle
-from service.models.graphs.cache import Graphs
 from service.models.hosted import host
+from service.models.kernels.graphs.cache import Graphs
 from service.models.onnx import onnx_model as onnx_backend
 from service.models.onnx import operations
 from tests.applications import application, facts

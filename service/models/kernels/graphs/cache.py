@@ -19,8 +19,8 @@ from adapters.pipeline import Fit, Pipeline
 from adapters.precision import FLOAT32
 from service.errors import BundleError, UnfitError
 from service.models.bundle import Bundle
-from service.models.graphs import export
-from service.models.graphs.step import (
+from service.models.kernels.graphs import export
+from service.models.kernels.graphs.step import (
     Compiled,
     CompiledPass,
     CompiledStep,

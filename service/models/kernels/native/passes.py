@@ -11,8 +11,8 @@ from adapters.joint_step import Stepped
 from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild
 from adapters.values import Forward, Imitated, NormState, Params
-from service.models.graphs.export import passed_in
-from service.models.native.package import load
+from service.models.kernels.graphs.export import passed_in
+from service.models.kernels.native.package import load
 
 READ, OBSERVE, IMITATE = "read.pt2", "observe.pt2", "imitate.pt2"
 """The packages of the three passes in a job's folder."""

@@ -19,8 +19,8 @@ from adapters.precision import FLOAT32
 from service.errors import BundleError
 from service.models.batching_speedup import WORTH, fastest
 from service.models.hosted import Fitted, HostedModel
-from service.models.native.passes import NativePasses
-from service.models.native.step import STEP, NativeStep, check
+from service.models.kernels.native.passes import NativePasses
+from service.models.kernels.native.step import STEP, NativeStep, check
 from service.models.native_result import CompiledCode, Native
 from service.models.process_environment import private_environment
 from service.models.process_job import Job
@@ -153,7 +153,7 @@ class Workshop:
             TimeoutExpired: If it takes longer than SECONDS.
         """
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "service.models.native.compile"],
+            [sys.executable, "-m", "service.models.kernels.native.compile"],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             env=private_environment(job.folder),
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Compiles one pipeline's step: `python -m service.models.native.compile`, with a job on standard input.
+"""Compiles one pipeline's step: `python -m service.models.kernels.native.compile`, with a job on standard input.
 
 It runs as a separate process, because compiling runs a minute of Python code that would block the server's.
 """
@@ -20,11 +20,11 @@ from adapters.pipeline import Fit, Pipeline
 from adapters.state import flatten
 from adapters.values import Params
 from service.models.bundle import read_bundle
-from service.models.graphs.export import Pass, Step, passed_in
 from service.models.hosted import load_source
-from service.models.native.passes import IMITATE, OBSERVE, READ
-from service.models.native.step import STEP
-from service.models.native.traced import Imitation, Reading
+from service.models.kernels.graphs.export import Pass, Step, passed_in
+from service.models.kernels.native.passes import IMITATE, OBSERVE, READ
+from service.models.kernels.native.step import STEP
+from service.models.kernels.native.traced import Imitation, Reading
 from service.models.process_job import Job
 
 NICENESS = 10

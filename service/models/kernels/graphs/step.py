@@ -14,7 +14,7 @@ from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild, stacked
 from adapters.values import Forward, NormState, Params, StepOutput
 from service.errors import BundleError
-from service.models.graphs.export import AFTER, NORM, SIGNAL, STATE, passed_in
+from service.models.kernels.graphs.export import AFTER, NORM, SIGNAL, STATE, passed_in
 from service.models.onnx_session import session_of
 
 TOLERANCE = 1e-3

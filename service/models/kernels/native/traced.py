@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adapters.state import flatten
-from service.models.graphs.export import Pass, outputs_of
+from service.models.kernels.graphs.export import Pass, outputs_of
 
 
 class Reading(Pass):

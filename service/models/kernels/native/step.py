@@ -12,7 +12,7 @@ from adapters.monitors.parameter_distance import learned, relative
 from adapters.state import flatten, is_finite, rebuild
 from adapters.values import StepOutput
 from service.errors import BundleError
-from service.models.native.package import load
+from service.models.kernels.native.package import load
 from service.models.native_result import CompiledCode
 
 STEP = "step.pt2"
