@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from adapters.adapter import Adapter, AdapterState, Prepared
+from adapters.adapter import AdapterState
 from adapters.base import JointLearner
 from adapters.network.module_net import ModuleNet
 from adapters.network.streams_net import Together
@@ -17,32 +17,17 @@ from adapters.values import Noise, StepOutput
 Stepped: TypeAlias = tuple[StepOutput, AdapterState]
 
 
-def why_not(adapter: Adapter) -> str:
-    """Return why an adapter cannot step several streams together; "" if it can."""
-    if not isinstance(adapter, Pipeline):
-        return f"{adapter.spec} chooses among pipelines as it runs"
-    return "" if adapter.pure_graph else f"{adapter.spec} branches on data"
-
-
-def in_one_pass(adapter: Adapter, prepared: Prepared[Any]) -> bool:
-    """Return whether the learner can step streams together with one batched pass (`of_streams`) instead of vmap."""
-    if (
-        not isinstance(adapter, Pipeline)
-        or not isinstance(prepared, Fit)
-        or not isinstance(adapter.learner, JointLearner)
-    ):
-        return False
-    if not adapter.learner.needs.gradient:
-        return True
-    return prepared.net.separable and prepared.net.learns_by_stream
+def joint_learner(pipeline: Pipeline, fit: Fit) -> JointLearner[Any] | None:
+    """Return the learner if it steps several streams with one batched pass (`of_streams`); None if vmap does."""
+    learner = pipeline.learner
+    if not isinstance(learner, JointLearner):
+        return None
+    by_stream = fit.net.separable and fit.net.learns_by_stream
+    return learner if by_stream or not learner.needs.gradient else None
 
 
 def step_together(
-    adapter: Adapter,
-    prepared: Prepared[Any],
-    states: Sequence[AdapterState],
-    xs: Sequence[Tensor],
-    net: ModuleNet | None = None,
+    pipeline: Pipeline, fit: Fit, states: Sequence[AdapterState], xs: Sequence[Tensor], net: ModuleNet | None = None
 ) -> list[Stepped]:
     """Step several streams with one pass over the network.
 
@@ -50,22 +35,20 @@ def step_together(
     stream's inputs does not reach another stream.
 
     Args:
-        adapter: The pipeline of all streams; `why_not` must return "" for it.
-        prepared: The pipeline fitted to the model.
+        pipeline: The pipeline of all streams; `pure_graph` must be true.
+        fit: The pipeline fitted to the model.
         states: Each stream's state, left unchanged.
         xs: Each stream's batch (N, *input_shape), all of one shape.
-        net: A network to use for these streams in place of the fitted one's, if `in_one_pass`.
+        net: A network to use for these streams in place of the fitted one's, if there is a `joint_learner`.
 
     Returns:
         Answer and new state of each stream. Tensors own their memory, and tensors that a step leaves unchanged are
         those of the old state, so that one stream's state never keeps another's alive.
     """
-    if not isinstance(adapter, Pipeline) or not isinstance(prepared, Fit):
-        raise TypeError(why_not(adapter))
-    x = torch.stack(list(xs))
-    if isinstance(adapter.learner, JointLearner) and in_one_pass(adapter, prepared):
-        return _around_one_pass(adapter, adapter.learner, net or prepared.net.of_streams(x.shape[1]), states, x)
-    return _by_vmap(adapter, prepared, states, x)
+    x, learner = torch.stack(list(xs)), joint_learner(pipeline, fit)
+    if learner is None:
+        return _by_vmap(pipeline, fit, states, x)
+    return _around_one_pass(pipeline, learner, net or fit.net.of_streams(x.shape[1]), states, x)
 
 
 @torch.no_grad()

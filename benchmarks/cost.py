@@ -10,7 +10,7 @@ margin lets a given share of the batch pass, and no image counts as redundant. C
 import math
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -26,7 +26,6 @@ from torch import Tensor
 from adapters import SourceImages, SourceModel
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.learning.filtered_entropy import FilterOptions
-from adapters.pipeline import Fit, Pipeline
 from benchmarks import report
 from benchmarks.machine import machine
 from benchmarks.mobilenet import made_images, mobilenet_source
@@ -34,11 +33,11 @@ from benchmarks.monitoring import write_bundle
 from benchmarks.report import Data, JsonFile, Specs
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
 from service.models.bundle import Bundle, read_bundle
-from service.models.kernels.graphs.cache import Graph, Wanted, made_anew, why_not
-from service.models.kernels.graphs.step import TRIED, CompiledPass
-from service.models.kernels.native.background import is_compiled, loaded
-from service.models.kernels.native.step import NativeStep
-from service.models.native_result import CompiledCode
+from service.models.kernels.capabilities import capabilities
+from service.models.kernels.graphs.cache import Made, Wanted, kernel_of, made_anew
+from service.models.kernels.graphs.step import TRIED
+from service.models.kernels.kernel import Kernel, OwnSteps
+from service.models.kernels.native.background import loaded
 from service.offline.evaluation.pipelines import read_pipeline, with_options
 
 EAGER, COMPILED, NATIVE = "eager", "compiled", "native"
@@ -69,7 +68,7 @@ SPECS = (
 )  # fmt: skip
 
 Call: TypeAlias = Callable[[], object]
-GraphOf: TypeAlias = Callable[[str, Wanted], Graph]
+GraphOf: TypeAlias = Callable[[str, Wanted], Made]
 Network: TypeAlias = Literal["resnet20", "mobilenet"]
 
 
@@ -140,12 +139,12 @@ def workload(network: Network, data: Path, corruption: str, batch: int) -> Workl
 
 def graphs_made(threads: int) -> GraphOf:
     """Return a function that makes the graph of a spec. It reuses a graph if only the options of `_usual` differ."""
-    made: dict[str, Graph] = {}
+    made: dict[str, Made] = {}
 
-    def graph_of(spec: str, wanted: Wanted) -> Graph:
+    def graph_of(spec: str, wanted: Wanted) -> Made:
         if spec not in made:
-            made[spec] = made_anew(wanted, threads)[1]
-        return _with_options_of(wanted, made[spec])
+            made[spec] = made_anew(wanted, threads)
+        return replace(made[spec], kernel=kernel_of(made[spec].kernel.session, wanted.own))
 
     return graph_of
 
@@ -183,25 +182,24 @@ def subjects_of(
         state = adapter.init(prepared)
     share_selected = None if selected is None else float(selected)
     subjects = [Subject(spec, EAGER, share_selected, options, lambda: adapter.step(prepared, state, x))]
-    wanted = Wanted(sent.bundle, adapter, prepared, torch.rand(max(TRIED), *source.input_shape))
-    if graph_of is not None and not why_not(wanted) and len(x) >= (graph := graph_of(spec, wanted)).least_images:
-        subjects.append(Subject(spec, COMPILED, share_selected, options, lambda: graph.step.step(state, x)))
-    if native and isinstance(adapter, Pipeline) and isinstance(prepared, Fit) and is_compiled(adapter):
-        step = _native(adapter, prepared, len(x), tuple(output.signals))
-        subjects.append(Subject(spec, NATIVE, share_selected, options, lambda: step.step(state, x)))
+    can = capabilities(adapter, prepared)
+    if graph_of is not None and can.own is not None and not can.graph:
+        wanted = Wanted(sent.bundle, can.own, torch.rand(max(TRIED), *source.input_shape))
+        if len(x) >= (graph := graph_of(spec, wanted)).least_images:
+            subjects.append(Subject(spec, COMPILED, share_selected, options, lambda: graph.kernel.step(state, x)))
+    if native and can.own is not None and not can.native:
+        kernel = _native(can.own, len(x))
+        subjects.append(Subject(spec, NATIVE, share_selected, options, lambda: kernel.steps([state], [x])))
     return subjects
 
 
-def _native(adapter: Pipeline, prepared: Fit, images: int, signals: tuple[str, ...]) -> CompiledCode:
+def _native(own: OwnSteps, images: int) -> Kernel:
     """Compile a pipeline's step to machine code, which takes about a minute."""
     from service.models.kernels.native.compile import compile_for  # imports PyTorch's compiler, which takes seconds
 
     with tempfile.TemporaryDirectory() as name:
-        compile_for(adapter, prepared, images, Path(name))
-        code = loaded(Path(name), adapter, prepared, images)
-    if isinstance(code, NativeStep):
-        code.signals = signals
-    return code
+        compile_for(own, images, Path(name))
+        return loaded(Path(name), own, images)
 
 
 def measure(subjects: list[Subject], repetitions: int, advance: Call) -> list[Cost]:
@@ -295,14 +293,6 @@ def _usual(spec: str, source: SourceModel, x: Tensor, share: float) -> dict[str,
     entropies = entropy_of_probabilities(adapter.step(prepared, adapter.init(prepared), x)[0].logits.softmax(1))
     margin = float(entropies.quantile(share)) / math.log(source.classes)
     return {f"{learner}.e_margin": f"{margin:.4f}", f"{learner}.d_margin": "1.0"}
-
-
-def _with_options_of(wanted: Wanted, graph: Graph) -> Graph:
-    """Return a graph for a pipeline's options. A graph of the answering pass alone does not contain any options."""
-    adapter, fit = wanted.adapter, wanted.prepared
-    if wanted.answers_first and isinstance(adapter, Pipeline) and isinstance(fit, Fit):
-        return Graph(CompiledPass(graph.step.session, adapter, fit), graph.least_images)
-    return graph
 
 
 if __name__ == "__main__":

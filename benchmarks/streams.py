@@ -115,8 +115,8 @@ def measure(
             stream.current = stream.current.with_state(state)
         advance()
     rates = {name: len(xs) / median(each) for name, each in seconds.items()}
-    gain = fitted.gains.get(1)
-    return Throughput(spec, _backend(fitted), **rates, least=0 if gain is None else gain.least, apart=apart)
+    joined = fitted.kernels.joined.get(1)
+    return Throughput(spec, _backend(fitted), **rates, least=0 if joined is None else joined.least, apart=apart)
 
 
 def _turns(fitted: Fitted, groups: Groups) -> dict[str, Turn]:
@@ -144,7 +144,7 @@ def _difference(one: list[Stepped], other: list[Stepped]) -> float:
 
 def _backend(fitted: Fitted) -> str:
     """Return the backend of steps with one image."""
-    return fitted.backend if fitted.graph is None or fitted.graph.least_images == 1 else "torch"
+    return "torch" if fitted.kernels.graph.least > 1 else fitted.backend
 
 
 def main(

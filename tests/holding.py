@@ -4,7 +4,7 @@ import asyncio
 import threading
 from contextlib import asynccontextmanager
 
-from service.models.batching_speedup import Gain
+from service.models.kernels.kernel import KernelStatus
 from service.models.worker import Worker
 from service.serving.admission import Admission
 from service.serving.scheduler import Scheduler
@@ -16,8 +16,8 @@ from tests.streams import serve, stream_of
 SPEC = "unmix_tns+eata"
 
 
-def pays(fitted, xs):
-    return Gain(2, 4.0, "")
+def pays(joint, fitted, xs):
+    return KernelStatus("", joint, 2, 4.0)
 
 
 def begin(model, stream_id="s", spec=SPEC, **settings):
@@ -59,9 +59,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*, measure=pays, most=64, deadline_seconds=30.0):
+async def running(*, judge=pays, most=64, deadline_seconds=30.0):
     worker, telemetry = Worker(1), Telemetry()
-    groups = Groups(most, telemetry, measure)
+    groups = Groups(most, telemetry, judge)
     admission = Admission(telemetry, max_queue=1000, max_queue_per_stream=50)
     scheduler = Scheduler(worker, admission, telemetry, groups, StoreCalls(), deadline_seconds=deadline_seconds)
     made = Running(scheduler, worker, telemetry)

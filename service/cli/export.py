@@ -14,7 +14,6 @@ from service.errors import UnfitError
 from service.models.bundle import read_bundle
 from service.models.hosted import host
 from service.models.kernels.graphs.cache import Wanted, made_anew
-from service.models.kernels.graphs.export import why_not
 from service.models.kernels.graphs.step import TRIED
 from service.offline.export.edge import files
 from service.settings import Settings
@@ -43,21 +42,23 @@ def export(
     torch.set_num_threads(settings.torch_threads)
     model = host(read_bundle(bundle), (*settings.allow_factories, *(allow_factory or [])), settings.torch_threads)
     fitted = model.fit(spec or model.bundle.toml.adapter, {})
-    reason = why_not(fitted.adapter)
-    if reason:
-        raise UnfitError(f"{reason}: its step is no graph; leave the learner out, as in `unmix_tns+lame`")
-    wanted = Wanted(model.bundle, fitted.adapter, fitted.prepared, model.sample(max(TRIED)))
+    can = fitted.kernels.can
+    if can.whole or can.own is None:
+        raise UnfitError(f"{can.whole}: its step is no graph; leave the learner out, as in `unmix_tns+lame`")
+    if can.graph:
+        raise UnfitError(can.graph)
+    wanted = Wanted(model.bundle, can.own, model.sample(max(TRIED)))
     with console.status(f"exporting {escape(fitted.spec)}: some seconds to a minute"):
-        content, graph = made_anew(wanted, settings.torch_threads)
+        made = made_anew(wanted, settings.torch_threads)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for name, written in files(wanted, content, graph).items():
+        for name, written in files(wanted, made).items():
             write_whole(output / name, written, AS_UMASK, lambda _: None)
             console.print(f"{escape(str(output / name))}  {len(written):,} bytes", highlight=False, soft_wrap=True)
     except OSError as error:
         raise UnfitError(f"cannot write to {output}: {error.strerror or error}") from None
     console.print(
         f"{escape(fitted.spec)}: {size_bytes(fitted.initial()):,} bytes of state, compared with the pipeline on "
-        f"batches of {min(TRIED)} to {max(TRIED)} images; for {graph.least_images} images or more",
+        f"batches of {min(TRIED)} to {max(TRIED)} images; for {made.least_images} images or more",
         soft_wrap=True,
     )

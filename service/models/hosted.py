@@ -2,9 +2,9 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,9 +12,8 @@ from torch import Tensor
 
 from adapters import Adapter, AdapterState, Prepared, SourceModel, create
 from adapters.errors import AdapterError
-from adapters.joint_step import Stepped, step_together, why_not
+from adapters.joint_step import Stepped
 from adapters.network.fidelity import Fidelity
-from adapters.network.module_net import ModuleNet
 from adapters.network.source_observer import Watch
 from adapters.registry import parse
 from adapters.source import USUAL_BATCH
@@ -22,13 +21,13 @@ from adapters.state import size_bytes
 from adapters.values import StepOutput
 from service.errors import BundleError, UnfitError
 from service.models import torch_model
-from service.models.batching_speedup import Gain
 from service.models.bundle import Bundle
 from service.models.gradient_trials import Trials, trials_of
-from service.models.kernels.graphs.cache import Graph, Graphs, Wanted
+from service.models.kernels.capabilities import Capabilities, capabilities
+from service.models.kernels.graphs.cache import Graphs, Wanted
 from service.models.kernels.graphs.step import TRIED
+from service.models.kernels.kernel import JointSteps, KernelStatus, OneStream
 from service.models.load_checks import check_copies, check_outputs, samples
-from service.models.native_result import Native
 from service.models.onnx import onnx_model
 from service.models.reference import reference_of
 from service.telemetry.logs import log
@@ -42,8 +41,27 @@ MAX_FITTED = 64
 """Most fitted pipelines kept per model. They share the weights, but each needs a module tree."""
 
 
+@dataclass(slots=True)
+class Kernels:
+    """The kernels of a fitted pipeline.
+
+    Attributes:
+        can: Which kernels the pipeline can have.
+        graph: Its ONNX graph.
+        joint: Its joint step, before that is measured; None if it has none.
+        native: Its machine code, by images per request. Empty until a size is frequent.
+        joined: Its joint step, by images per request. Empty until requests could share a step.
+    """
+
+    can: Capabilities
+    graph: KernelStatus
+    joint: JointSteps | None
+    native: dict[int, KernelStatus] = field(default_factory=dict)
+    joined: dict[int, KernelStatus] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class Fitted(OneStream):
     """A pipeline fitted to a model, with the functions that serve a stream.
 
     Attributes:
@@ -51,24 +69,16 @@ class Fitted:
         prepared: The pipeline's fit to the model.
         options: The options that the pipeline was made with.
         fisher: The model's Fisher diagonal for the pipeline's normalizer, by parameter; empty if there is none.
-        backend: The backend: torch, onnx, or compiled if `graph` takes the steps of large enough batches.
-        graph: The pipeline's graph, if it has one.
-        not_compiled: Why it has no graph; "" if it has one.
-        streams: The network for several streams of one image each that runs a graph, if there is one.
-        native: Steps compiled to machine code, by images per request.
-        gains: The measured benefit of grouping several streams' steps, by images per request.
+        runtime: What runs it without kernels: torch or onnx.
+        kernels: Its kernels.
     """
 
     adapter: Adapter
     prepared: Prepared[Any]
     options: Mapping[str, Any]
     fisher: Mapping[str, Tensor]
-    backend: str
-    graph: Graph | None = None
-    not_compiled: str = ""
-    streams: ModuleNet | None = None
-    native: dict[int, Native] = field(default_factory=dict)
-    gains: dict[int, Gain] = field(default_factory=dict)
+    runtime: str
+    kernels: Kernels
 
     @property
     def spec(self) -> str:
@@ -81,9 +91,9 @@ class Fitted:
         return self.prepared.degraded
 
     @property
-    def not_grouped(self) -> str:
-        """Why steps of several streams are never grouped; "" if `gains` decide."""
-        return "the model is an ONNX graph" if self.backend == ONNX else why_not(self.adapter)
+    def backend(self) -> str:
+        """The backend: torch, onnx, or compiled if a graph takes the steps of large enough batches."""
+        return self.runtime if self.kernels.graph.reason else COMPILED
 
     def explain(self, state: AdapterState) -> str:
         """Return a selector's reason for its choice of pipeline; "" for a single pipeline."""
@@ -101,19 +111,14 @@ class Fitted:
 
     def step(self, state: AdapterState, x: Tensor) -> Stepped:
         """Answer x and learn from it."""
-        if self.graph is not None and len(x) >= self.graph.least_images:
-            return self.graph.step.step(state, x)
-        return self.adapter.step(self.prepared, state, x)
-
-    def step_together(self, states: Sequence[AdapterState], xs: Sequence[Tensor]) -> list[Stepped]:
-        """Take the steps of several streams as one. Each equals the stream's own step up to rounding."""
-        net = self.streams if len(xs) > 1 and len(xs[0]) == 1 else None
-        return step_together(self.adapter, self.prepared, states, xs, net)
+        graph = self.kernels.graph.serving(len(x))
+        return self.adapter.step(self.prepared, state, x) if graph is None else graph.steps([state], [x])[0]
 
     def predict(self, state: AdapterState, x: Tensor) -> StepOutput:
         """Answer x without learning."""
-        if self.graph is not None and self.adapter.spec.normalizer == FROZEN and len(x) >= self.graph.least_images:
-            return self.graph.step.step(state, x)[0]  # a frozen model's step is its prediction
+        graph = self.kernels.graph.serving(len(x))
+        if graph is not None and self.adapter.spec.normalizer == FROZEN:
+            return graph.steps([state], [x])[0][0]  # a frozen model's step is its prediction
         return self.adapter.predict(self.prepared, state, x)
 
     def probe(self, state: AdapterState, x: Tensor) -> StepOutput:
@@ -171,10 +176,7 @@ class HostedModel:
             adapter = create(spec, **options)
             key = json.dumps([str(adapter.spec), options], sort_keys=True)
             if key not in self._fitted:
-                fitted = self._fit_new(adapter, options)
-                if self._trials is not None:
-                    self._trials.check(adapter, options)
-                self._fitted[key] = self._compiled(fitted)
+                self._fitted[key] = self._fit_new(adapter, options)
         except AdapterError as error:
             raise UnfitError(str(error)) from None
         self._fitted.move_to_end(key)
@@ -208,21 +210,27 @@ class HostedModel:
         as_shipped = onnx_model.runs_as_shipped(adapter.spec)
         prepared = adapter.prepare(self._shipped if as_shipped else self.source)
         check_copies(self._fidelity, prepared)
+        if self._trials is not None:
+            self._trials.check(adapter, options)
         fisher = _fisher(self.source, adapter.spec.normalizer)
-        return Fitted(adapter, prepared, dict(options), fisher, self.backend if as_shipped else "torch")
+        kernels = self._kernels(capabilities(adapter, prepared), listed=not options and self._is_listed(adapter))
+        return Fitted(adapter, prepared, dict(options), fisher, self.backend if as_shipped else "torch", kernels)
 
-    def _compiled(self, fitted: Fitted) -> Fitted:
-        """Return a pipeline with its graph if it has one; missing graphs are made for listed pipelines."""
+    def _is_listed(self, adapter: Adapter) -> bool:
+        """Return whether missing graphs of a pipeline are made."""
+        listed = (FROZEN, self.bundle.toml.adapter, *(self._graphs.specs if self._graphs is not None else ()))
+        return str(adapter.spec) in {str(parse(spec)) for spec in listed}
+
+    def _kernels(self, can: Capabilities, *, listed: bool) -> Kernels:
+        """Return a pipeline's kernels; missing graphs are made for listed pipelines."""
+        graph, net = KernelStatus(can.graph), None
         if self._graphs is None:
-            return replace(fitted, not_compiled="the server runs without graphs")
-        specs = (FROZEN, self.bundle.toml.adapter, *self._graphs.specs)
-        listed = not fitted.options and fitted.spec in {str(parse(spec)) for spec in specs}
-        wanted = Wanted(self.bundle, fitted.adapter, fitted.prepared, self.sample(max(TRIED)))
-        fitted = replace(fitted, streams=self._graphs.of_streams(wanted, make=listed))
-        try:
-            return replace(fitted, backend=COMPILED, graph=self._graphs.get(wanted, make=listed))
-        except UnfitError as error:
-            return replace(fitted, not_compiled=str(error))
+            graph = KernelStatus("the server runs without graphs")
+        elif can.own is not None:
+            wanted = Wanted(self.bundle, can.own, self.sample(max(TRIED)))
+            net = self._graphs.of_streams(wanted, make=listed) if can.joint_graph else None
+            graph = graph if can.graph else self._graphs.get(wanted, make=listed)
+        return Kernels(can, graph, JointSteps(can.own, net) if can.own is not None and not can.joint else None)
 
     def _fit_listed(self, spec: str) -> None:
         """Fit a listed pipeline at start, so that its graph is made; log a warning if the model does not support it."""

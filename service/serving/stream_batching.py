@@ -10,9 +10,10 @@ from torch import Tensor
 from adapters import AdapterState
 from adapters.joint_step import Stepped
 from adapters.values import StepOutput
-from service.models.batching_speedup import SIZES, Gain, measured
 from service.models.hosted import Fitted
+from service.models.kernels.kernel import JointSteps, KernelStatus
 from service.models.kernels.native.background import Workshop
+from service.models.kernels.verify import judge
 from service.streams.stream import Stream
 from service.support.containment import contained
 from service.telemetry.logs import log
@@ -20,7 +21,11 @@ from service.telemetry.metrics import Telemetry
 
 Kind: TypeAlias = tuple[int, torch.Size]
 """The fitted pipeline, by identity, and the images' shape. Steps of one kind can be taken as one."""
-Measure: TypeAlias = Callable[[Fitted, Sequence[Tensor]], Gain]
+Judge: TypeAlias = Callable[[JointSteps, Fitted, Sequence[Tensor]], KernelStatus]
+SIZES = (2, 4, 8, 16)
+"""Numbers of streams in the groups that are timed."""
+COMPARED = 2
+"""Streams, and steps of each, on which a joint step is compared with single steps."""
 MOST_IMAGES = 64
 """Most images in a group. It bounds the added wait, and a forward over more images is no faster per image."""
 MOST_OF_A_REQUEST = 8
@@ -56,19 +61,24 @@ class Shared:
         return self.stream.current.config.fitted.step(state, x)
 
 
+def judge_joint(joint: JointSteps, fitted: Fitted, xs: Sequence[Tensor]) -> KernelStatus:
+    """Compare a joint step with single steps on synthetic batches xs, as many as the largest of `SIZES`; time both."""
+    return judge(joint, fitted, [fitted.initial()] * COMPARED, [xs[:COMPARED]] * COMPARED, xs, SIZES)
+
+
 class Groups:
     """Decides which requests can share a step, and takes their steps.
 
     Args:
         most: Most streams in a group; 1 for no groups.
         telemetry: Counts the groups.
-        measure: Measures whether batched steps of a pipeline are faster; called once for each number of images.
+        judge: Verifies and times the joint step of a pipeline; called once for each number of images.
     """
 
-    def __init__(self, most: int, telemetry: Telemetry, measure: Measure = measured) -> None:
+    def __init__(self, most: int, telemetry: Telemetry, judge: Judge = judge_joint) -> None:
         self._most = most
         self._sizes = telemetry.group_streams
-        self._measure = measure
+        self._judge = judge
 
     def kind(self, shared: Shared) -> Kind | None:
         """Return the kind of steps that a request can share, or None. Call it in the stream's turn.
@@ -84,11 +94,11 @@ class Groups:
             and not len(state.window)
             and not int(state.monitors.pause)
         )
-        if self._most < 2 or images > MOST_OF_A_REQUEST or not plain or config.fitted.not_grouped:
+        if self._most < 2 or images > MOST_OF_A_REQUEST or not plain or config.fitted.kernels.joint is None:
             return None
         self._sizes.labels(config.model.name, config.fitted.spec)  # creates the metric, at 0
-        gain = config.fitted.gains.get(images)
-        return None if gain is not None and not gain.least else (id(config.fitted), shared.x.shape)
+        status = config.fitted.kernels.joined.get(images)
+        return None if status is not None and status.reason else (id(config.fitted), shared.x.shape)
 
     def room(self, shared: Shared) -> int:
         """Return how many other requests fit in a request's group."""
@@ -101,19 +111,19 @@ class Groups:
         """
         config = requests[0].stream.current.config
         fitted, model = config.fitted, config.model
-        images = len(requests[0].x)
-        if images not in fitted.gains:
-            gain = self._measure(fitted, torch.split(model.sample(images * max(SIZES)), images))
-            facts = {"images": images, "least": gain.least, "times": round(gain.times, 2), "reason": gain.reason}
+        images, kernels = len(requests[0].x), fitted.kernels
+        if images not in kernels.joined and kernels.joint is not None:
+            xs = torch.split(model.sample(images * max(SIZES)), images)
+            status = kernels.joined[images] = self._judge(kernels.joint, fitted, xs)
+            facts = {"images": images, "least": status.least, "times": round(status.times, 2), "reason": status.reason}
             log.info("grouping_measured", model=model.name, adapter=fitted.spec, **facts)
-            fitted.gains[images] = gain
-        least = fitted.gains[images].least
-        if not least or len(requests) < least:
+        kernel = kernels.joined[images].serving(len(requests))
+        if kernel is None:
             return
         states = [request.stream.current.state.adapter for request in requests]
         began = perf_counter()
         try:
-            stepped_all = contained(lambda: fitted.step_together(states, [request.x for request in requests]))
+            stepped_all = contained(lambda: kernel.steps(states, [request.x for request in requests]))
         except Exception as error:  # noqa: BLE001 - a model's own code; each stream's own step reports its error
             log.warning("group_failed", model=model.name, adapter=fitted.spec, reason=type(error).__name__)
             return

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from adapters import create
-from adapters.joint_step import in_one_pass, step_together, why_not
+from adapters.joint_step import joint_learner, step_together
 from adapters.registry import parts
 from adapters.state import flatten
+from service.models.kernels.capabilities import capabilities
 from tests import models
 
 SPECS = [
@@ -152,7 +153,7 @@ def test_what_streams_learn_apart_in_one_pass_are_parameters_of_batch_norm_layer
         for name, source in {"reference": models.reference_source, "vit": models.vit_source}.items():
             if name == "reference" or "batch" not in spec:
                 adapter = create(spec)
-                told[spec, name] = in_one_pass(adapter, adapter.prepare(source()))
+                told[spec, name] = joint_learner(adapter, adapter.prepare(source())) is not None
     assert told == {
         ("source", "reference"): True, ("source", "vit"): True, ("source+eta", "reference"): True,
         ("source+eta", "vit"): False, ("batch+eta", "reference"): False, ("batch+tent", "reference"): False,
@@ -163,7 +164,10 @@ def test_every_pipeline_that_branches_says_so():
     hosts = [name for name, part in parts("learner").items() if not part.pure_graph]
 
     assert hosts
+    _, prepared = fitted("batch")
     for name in hosts:
-        assert why_not(create(name)) == f"{create(name).spec} branches on data"
-    assert why_not(create("auto")) == "auto chooses among pipelines as it runs"
-    assert why_not(create("unmix_tns+eata+lame")) == ""
+        assert capabilities(create(name), prepared).joint == f"{create(name).spec} branches on data"
+    auto = create("auto")
+    can = capabilities(auto, auto.prepare(models.reference_source()))
+    assert {can.whole, can.graph, can.native, can.joint} == {"auto chooses among pipelines as it runs"}
+    assert capabilities(*fitted("unmix_tns+eata+lame")).joint == ""

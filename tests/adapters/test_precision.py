@@ -7,7 +7,7 @@ from adapters import create
 from adapters.errors import OptionError, UnfitModelError
 from adapters.precision import check_bfloat16
 from adapters.state import flatten
-from service.models.kernels.graphs.export import why_not
+from service.models.kernels.capabilities import capabilities
 from tests.models import reference_source
 
 SUPPORTED = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -77,4 +77,7 @@ def test_it_is_refused_where_the_processor_does_not_compute_so():
 
 
 def test_it_has_no_graph_and_says_so():
-    assert why_not(create("unmix_tns", precision="bfloat16")) == "it computes in bfloat16, graphs in float32"
+    can = capabilities(create("unmix_tns", precision="bfloat16"), create("unmix_tns").prepare(reference_source()))
+    assert can.graph == "it computes in bfloat16, graphs in float32"
+    assert can.joint == ""
+    assert not can.joint_graph

@@ -53,21 +53,22 @@ def _view(model: HostedModel) -> ModelView:
 
 
 def _pipeline(fitted: Fitted) -> PipelineView:
+    kernels = fitted.kernels
     return PipelineView(
         adapter=fitted.spec,
         options=dict(fitted.options),
         backend=fitted.backend,
-        least_images=fitted.graph.least_images if fitted.graph else 0,
-        reason=fitted.not_compiled,
+        least_images=kernels.graph.least,
+        reason=kernels.graph.reason,
         state_bytes=fitted.state_bytes,
         groups=[
-            GroupView(images=images, least_streams=gain.least, gain=gain.times, reason=gain.reason)
-            for images, gain in sorted(fitted.gains.copy().items())
+            GroupView(images=images, least_streams=joined.least, gain=joined.times, reason=joined.reason)
+            for images, joined in sorted(kernels.joined.copy().items())
         ],
-        not_grouped=fitted.not_grouped,
+        not_grouped=kernels.can.joint,
         native=[
-            NativeView(images=images, serves=native.step is not None, gain=native.times, reason=native.reason)
-            for images, native in sorted(fitted.native.copy().items())
+            NativeView(images=images, serves=not native.reason, gain=native.times, reason=native.reason)
+            for images, native in sorted(kernels.native.copy().items())
         ],
     )
 

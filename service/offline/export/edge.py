@@ -6,8 +6,8 @@ from string import Template
 import numpy as np
 
 from adapters.state import flatten
-from service.models.kernels.graphs.cache import Graph, Wanted
-from service.models.kernels.graphs.export import STATE
+from service.models.kernels.graphs.cache import Made, Wanted
+from service.models.kernels.graphs.export import STATE, with_facts
 
 GRAPH_FILE, STATE_FILE, README_FILE = "adapting.onnx", "state.npz", "README.md"
 README = Template("""\
@@ -41,33 +41,28 @@ print(answer(np.full((8, $sides), $low, dtype=np.float32)).argmax(1))
 """)
 
 
-def files(wanted: Wanted, content: bytes, graph: Graph) -> dict[str, bytes]:
-    """Return the files of an export by name.
-
-    Args:
-        wanted: The pipeline.
-        content: Its ONNX file.
-        graph: The open graph of that file.
-    """
-    return {GRAPH_FILE: content, STATE_FILE: _state(wanted, graph), README_FILE: _readme(wanted, graph).encode()}
+def files(wanted: Wanted, made: Made) -> dict[str, bytes]:
+    """Return the files of an export of a pipeline's graph by name."""
+    content = with_facts(made.content, made.facts_of(wanted))
+    return {GRAPH_FILE: content, STATE_FILE: _state(wanted, made), README_FILE: _readme(wanted, made).encode()}
 
 
-def _state(wanted: Wanted, graph: Graph) -> bytes:
+def _state(wanted: Wanted, made: Made) -> bytes:
     """Return the graph's state inputs before any batch as an .npz file."""
-    initial = flatten(wanted.adapter.init(wanted.prepared))
+    initial = flatten(wanted.own.fit.initial)
     file = io.BytesIO()
-    read = {name: initial[name.removeprefix(STATE)].numpy() for name in graph.step.session.reads}
+    read = {name: initial[name.removeprefix(STATE)].numpy() for name in made.kernel.session.reads}
     np.savez(file, allow_pickle=False, **read)
     return file.getvalue()
 
 
-def _readme(wanted: Wanted, graph: Graph) -> str:
+def _readme(wanted: Wanted, made: Made) -> str:
     bundle, spec = wanted.bundle, wanted.bundle.input
     low, high = spec.value_range
-    why = "its normalizer or adjuster needs as many" if graph.least_images > 1 else "any number will do"
+    why = "its normalizer or adjuster needs as many" if made.least_images > 1 else "any number will do"
     return README.substitute(
         wanted.facts, graph_file=GRAPH_FILE, state_file=STATE_FILE, input=spec.name, low=low, high=high, why=why,
         shape=f"(N, {', '.join(map(str, spec.shape))})", sides=", ".join(map(str, spec.shape)),
-        classes=len(bundle.classes), names=", ".join(bundle.classes), least=graph.least_images,
+        classes=len(bundle.classes), names=", ".join(bundle.classes), least=made.least_images,
         licence=bundle.toml.licence,
     )  # fmt: skip

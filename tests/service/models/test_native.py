@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from threading import Event
 from time import monotonic, sleep
 
@@ -10,14 +11,14 @@ import pytest
 import torch
 
 from adapters.state import flatten
-from service.errors import BundleError
 from service.models.bundle import read_bundle
 from service.models.hosted import host
+from service.models.kernels.capabilities import capabilities
+from service.models.kernels.kernel import WORTH, KernelStatus
 from service.models.kernels.native import background as workshops
-from service.models.kernels.native.background import Workshop, why_not
+from service.models.kernels.native.background import COMPILING, Workshop
 from service.models.kernels.native.passes import IMITATE, OBSERVE, READ
-from service.models.kernels.native.step import TOLERANCE, check
-from service.models.native_result import Native
+from service.models.kernels.verify import VALUES, verify
 from service.models.process_environment import private_environment
 from service.models.process_job import Job
 from service.serving.stream_batching import Shared
@@ -52,10 +53,11 @@ def wait(until):
 def asked_for(workshop, stream, x, times):
     """Take so many steps, each from the initial state; return what is known of the compiled one."""
     for _ in range(times):
-        workshop.step(
+        fitted = stream.current.config.fitted
+        workshop.step(stream.model, fitted, fitted.initial(), x, exact=False)
             stream.model, stream.current.config.fitted, stream.current.config.fitted.initial(), x, exact=False
         )
-    return stream.current.config.fitted.native[len(x)]
+    return stream.current.config.fitted.kernels.native[len(x)]
 
 
 @pytest.fixture(scope="module")
@@ -74,24 +76,25 @@ def compiled(model, places):
 
 def compiled_in_place(model, fitted):
     stream, workshop = stream_of(model, fitted), Workshop((FACTORY,), 1, often=3)
-    native = asked_for(workshop, stream, model.sample(IMAGES), 3)
-    wait(lambda: native.made is not None or native.reason != Native().reason)
-    step = native.made
-    assert step is not None, native.reason
-    asked_for(workshop, stream, model.sample(IMAGES), 1)
-    assert native.made is None
+    statuses = fitted.kernels.native
+    assert asked_for(workshop, stream, model.sample(IMAGES), 3) == COMPILING
+    wait(lambda: statuses[IMAGES] != COMPILING)
+    step = statuses[IMAGES].kernel
+    assert step is not None, statuses[IMAGES].reason
+    assert statuses[IMAGES].serving(1) is None
+    assert asked_for(workshop, stream, model.sample(IMAGES), 1).times > 0
     return stream, workshop, step
 
 
 def test_a_compiled_step_is_the_pipelines_own_and_says_what_it_gains(compiled):
     stream, _, _ = compiled
-    native = stream.current.config.fitted.native[IMAGES]
-    assert (native.reason == "") == (native.times >= workshops.WORTH)
-    assert native.reason == "" or native.reason.startswith("compiled, it takes ")
+    native = stream.current.config.fitted.kernels.native[IMAGES]
+    assert (native.reason == "") == (native.times >= WORTH)
+    assert native.reason == "" or native.reason.startswith("the machine code is not used: it takes ")
 
 
 def test_a_compiled_step_is_gone_from_the_disk_once_it_is_loaded(compiled, places):
-    wait(lambda: not list(places.iterdir()))
+    wait(lambda: not list(places.glob("acclimate-native-*")))
 
 
 def test_a_compiled_step_answers_and_learns_as_the_pipeline_step_after_step(compiled, model):
@@ -121,7 +124,7 @@ def test_what_is_not_finite_stays_so(compiled, model):
 
 def test_another_size_and_streams_that_must_be_exact_are_served_by_the_pipeline(compiled, model, monkeypatch):
     stream, workshop, step = compiled
-    monkeypatch.setitem(stream.current.config.fitted.native, IMAGES, Native(step=step, reason=""))
+    monkeypatch.setitem(stream.current.config.fitted.kernels.native, IMAGES, KernelStatus("", step, 1, 2.0))
     asked = []
     monkeypatch.setattr(step, "step", lambda *given: asked.append(given) or stream.current.config.fitted.step(*given))
     for count, durability in ((IMAGES, "periodic"), (IMAGES + 1, "periodic"), (IMAGES, "sync")):
@@ -136,27 +139,30 @@ def test_a_step_that_differs_is_refused(compiled, model, monkeypatch):
     stream, _, step = compiled
     fitted, x = stream.current.config.fitted, model.sample(IMAGES)
     other = model.fit("batch+tent", {"tent": {**SGD["tent"], "lr": 0.5}})
-    check(step, fitted.step, fitted.initial(), x)
-    with pytest.raises(BundleError, match="from the pipeline's"):
-        check(step, other.step, fitted.initial(), x)
-    native = Native(made=step)
-    workshop = Workshop((), 1)
-    monkeypatch.setitem(other.native, IMAGES, native)
-    workshop.step(model, other, other.initial(), x, exact=False)
-    assert native.step is None
-    assert native.reason.startswith("compiled, it is not used: after ")
+    rounds = [[x], [x.flip(-1)], [x]]
+    assert verify(step, fitted, [fitted.initial()], rounds) == ""
+    assert "from the pipeline's" in verify(step, other, [fitted.initial()], rounds)
+    monkeypatch.setitem(other.kernels.native, IMAGES, replace(COMPILING, kernel=step))
+    Workshop((), 1).step(model, other, other.initial(), x, exact=False)
+    status = other.kernels.native[IMAGES]
+    assert status.kernel is None
+    assert status.reason.startswith("the machine code is not used: after ")
+
+
+def native_of(fitted):
+    return capabilities(fitted.adapter, fitted.prepared).native
 
 
 def test_which_pipelines_are_compiled(model, monkeypatch):
-    assert why_not(model.fit("batch+tent", {})) == ""
-    assert why_not(model.fit("auto", {})) == "auto chooses among pipelines as it runs"
-    assert why_not(model.fit("unmix_tns", {})).startswith("it learns without gradients")
-    assert why_not(model.fit("unmix_tns+eta", {})) == ""
-    assert why_not(model.fit("roid", {})) == "batch+roid+roid_prior branches on data or draws random numbers"
-    assert why_not(model.fit("cotta", {})) == ""
-    assert why_not(model.fit("cotta", {"cotta": {"observe_views": True}})).endswith("draws random numbers")
+    assert native_of(model.fit("batch+tent", {})) == ""
+    assert native_of(model.fit("auto", {})) == "auto chooses among pipelines as it runs"
+    assert native_of(model.fit("unmix_tns", {})).startswith("it learns without gradients")
+    assert native_of(model.fit("unmix_tns+eta", {})) == ""
+    assert native_of(model.fit("roid", {})) == "batch+roid+roid_prior branches on data or draws random numbers"
+    assert native_of(model.fit("cotta", {})) == ""
+    assert native_of(model.fit("cotta", {"cotta": {"observe_views": True}})).endswith("draws random numbers")
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert why_not(model.fit("batch+tent", {})) == "there is no C++ compiler (g++, clang++, c++)"
+    assert native_of(model.fit("batch+tent", {})) == "there is no C++ compiler (g++, clang++, c++)"
 
 
 AUGMENTING = {"cotta": {"threshold": 1.0, "augmentations": 4}}
@@ -175,9 +181,9 @@ def test_passes_are_compiled_and_the_step_is_the_pipelines_own(model, monkeypatc
         wanted, theirs = fitted.step(theirs, x)
         torch.testing.assert_close(given.logits, wanted.logits, atol=1e-4, rtol=1e-4)
         for name, tensor in flatten(theirs).items():
-            torch.testing.assert_close(flatten(ours)[name], tensor, atol=TOLERANCE, rtol=TOLERANCE)
+            torch.testing.assert_close(flatten(ours)[name], tensor, atol=VALUES, rtol=VALUES)
     assert runs == {READ: 3 * AUGMENTING["cotta"]["augmentations"], OBSERVE: 3 * len(("anchor", "teacher")), IMITATE: 3}
-    check(made, fitted.step, fitted.initial(), model.sample(IMAGES))
+    assert verify(made, fitted, [fitted.initial()], [[model.sample(IMAGES)]]) == ""
 
     few = model.sample(IMAGES - 1)
     after, wanted = flatten(made.step(ours, few)[1]), flatten(fitted.step(ours, few)[1])
@@ -186,9 +192,11 @@ def test_passes_are_compiled_and_the_step_is_the_pipelines_own(model, monkeypatc
 
 def test_where_compiling_fails_the_pipeline_serves_and_tells_why(model):
     stream, workshop = stream_of(model, model.fit("batch+tent", {})), Workshop((), 1, often=1)
-    native = asked_for(workshop, stream, model.sample(1), 1)
-    wait(lambda: native.reason != Native().reason)
-    assert native.step is None
+    statuses = stream.current.config.fitted.kernels.native
+    asked_for(workshop, stream, model.sample(1), 1)
+    wait(lambda: statuses[1] != COMPILING)
+    native = statuses[1]
+    assert native.kernel is None
     assert native.reason.startswith("it cannot be compiled: ")
     assert FACTORY in native.reason
 
@@ -203,10 +211,10 @@ def test_a_stop_ends_what_is_being_compiled(model, monkeypatch):
         return process
 
     monkeypatch.setattr(workshops.subprocess, "Popen", starting)
-    native = asked_for(workshop, stream, model.sample(2), 1)
+    asked_for(workshop, stream, model.sample(2), 1)
     assert started.wait(30)
     workshop.close()
-    wait(lambda: native.reason.startswith("it cannot be compiled"))
+    wait(lambda: stream.current.config.fitted.kernels.native[2].reason.startswith("it cannot be compiled"))
     assert workshop._process is None
 
 

@@ -202,7 +202,7 @@ def test_the_graph_of_an_adapting_pipeline_is_made_and_exact(folder, tmp_path):
     for _ in range(2):  # the second finds it
         model = host(read_bundle(folder), [], 1, Graphs(tmp_path / "graphs", 1, grouping=False))
         fitted = model.default
-        assert (fitted.spec, fitted.backend, fitted.not_compiled) == ("unmix_tns", "compiled", "")
+        assert (fitted.spec, fitted.backend, fitted.kernels.graph.reason) == ("unmix_tns", "compiled", "")
         state = ours = fitted.initial()
         for count in (1, 8, 3):
             x = batch(count, count)
@@ -210,7 +210,7 @@ def test_the_graph_of_an_adapting_pipeline_is_made_and_exact(folder, tmp_path):
             torch.testing.assert_close(given.logits, wanted.logits, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(flatten(ours), flatten(state), rtol=1e-3, atol=1e-4)
     assert len(list((tmp_path / "graphs").iterdir())) == 1
-    assert model.fit("source", {}).not_compiled == "the bundle is an ONNX graph already"
+    assert model.fit("source", {}).kernels.graph.reason == "the bundle is an ONNX graph already"
 
 
 def test_a_server_adapts_an_onnx_bundle_and_says_by_what(folder, tmp_path):

@@ -9,11 +9,11 @@ import torch
 
 from adapters.state import flatten
 from service.errors import DeadlineError, FailedError
-from service.models.batching_speedup import SIZES, Gain
 from service.models.bundle import read_bundle
 from service.models.hosted import host
+from service.models.kernels.kernel import KernelStatus
 from service.monitoring.guard import Action
-from service.serving.stream_batching import Groups, Shared
+from service.serving.stream_batching import SIZES, Groups, Shared
 from service.settings import EMBEDDED
 from service.streams import engine
 from service.telemetry.metrics import Telemetry
@@ -26,12 +26,12 @@ from tests.streams import put
 TOLERANCE = 1e-4
 
 
-def does_not_pay(fitted, xs):
-    return Gain(0, 0.9, "it does not")
+def does_not_pay(joint, fitted, xs):
+    return KernelStatus("it does not", times=0.9)
 
 
-def pays_from_four_on(fitted, xs):
-    return Gain(4, 2.0, "")
+def pays_from_four_on(joint, fitted, xs):
+    return KernelStatus("", joint, 4, 2.0)
 
 
 def loaded(bundle, *factories):
@@ -113,11 +113,11 @@ def test_a_stream_has_one_request_in_a_group_and_the_next_waits_for_it(model):
     assert run.groups_of(model)[0] >= 1
 
 
-@pytest.mark.parametrize("measure", [does_not_pay, pays_from_four_on])
-def test_streams_are_served_alone_where_a_group_does_not_pay(model, measure):
+@pytest.mark.parametrize("judge", [does_not_pay, pays_from_four_on])
+def test_streams_are_served_alone_where_a_group_does_not_pay(model, judge):
     streams = [begin(model, f"s{number}") for number in range(3)]
 
-    answers, run = together(model, [(stream, batch(1)) for stream in streams], measure=measure)
+    answers, run = together(model, [(stream, batch(1)) for stream in streams], judge=judge)
 
     assert run.groups_of(model) == (0, 0)
     wanted = serve(begin(model), batch(1)).output.probabilities
@@ -287,22 +287,23 @@ def test_deadlines_that_come_while_groups_are_taken_leave_no_stream_half_served(
 def test_a_pipeline_is_measured_once_for_each_number_of_images(model):
     asked = []
 
-    def counted(fitted, xs):
+    def counted(joint, fitted, xs):
         asked.append((fitted.spec, len(xs[0]), len(xs)))
-        return Gain(2, 3.0, "")
+        return KernelStatus("", joint, 2, 3.0)
 
     groups = Groups(64, Telemetry(), counted)
     for count in (1, 2, 1):
         groups.take([Shared(begin(model, f"s{number}"), batch(number, count)) for number in range(2)])
 
     assert asked == [(SPEC, 1, max(SIZES)), (SPEC, 2, max(SIZES))]
-    assert model.fit(SPEC, {}).gains == {1: Gain(2, 3.0, ""), 2: Gain(2, 3.0, "")}
+    kernels = model.fit(SPEC, {}).kernels
+    assert kernels.joined == dict.fromkeys((1, 2), KernelStatus("", kernels.joint, 2, 3.0))
 
 
 def test_an_onnx_bundle_says_why_its_streams_are_not_grouped():
     model = loaded(EMBEDDED.with_name("bundle_onnx"))
 
-    assert model.default.not_grouped == "the model is an ONNX graph"
+    assert model.default.kernels.can.joint == "the model is an ONNX graph"
     assert Groups(64, Telemetry(), pays).kind(Shared(begin(model, spec="source"), model.sample(1))) is None
 
 

@@ -3,48 +3,41 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
-from adapters.adapter import Adapter, Prepared
-from adapters.joint_step import in_one_pass
 from adapters.network.module_net import ModuleNet
-from adapters.pipeline import Fit, Pipeline
-from adapters.precision import FLOAT32
 from service.errors import BundleError, UnfitError
 from service.models.bundle import Bundle
+from service.models.kernels.capabilities import answers_by_graph
 from service.models.kernels.graphs import export
 from service.models.kernels.graphs.step import (
-    Compiled,
+    TRIED,
     CompiledPass,
     CompiledStep,
+    GraphKernel,
     Session,
-    check,
-    checked_streams,
-    least_images,
+    observe,
+    verify_at,
+    verify_streams,
 )
-from service.models.onnx.onnx_model import runs_as_shipped
+from service.models.kernels.kernel import JointSteps, KernelStatus, OwnSteps
+from service.models.kernels.verify import measure, refused, too_slow
 from service.support.atomic_files import AS_UMASK, write_whole
 from service.telemetry.logs import log
 
 G = TypeVar("G")
 MAKERS = ("torch", "onnx", "onnxscript")
 """The packages whose versions decide the graph."""
+TIMED = 8
+"""Images in the request that a new graph is timed on, or as many as it needs."""
 NOT_MADE = "no graph was made of it: list it in the setting `compiled_specs` to have it made at the next start"
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """A pipeline's open graph. The pipeline itself serves requests of fewer than `least_images` images."""
-
-    step: Compiled
-    least_images: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,43 +46,31 @@ class Wanted:
 
     Attributes:
         bundle: The model's bundle.
-        adapter: The pipeline.
-        prepared: The pipeline fitted to the model.
+        own: The pipeline's own steps.
         sample: At least 40 inputs (N, *input_shape) to compare the graph with the pipeline.
     """
 
     bundle: Bundle
-    adapter: Adapter
-    prepared: Prepared[Any]
+    own: OwnSteps
     sample: Tensor
-
-    @property
-    def answers_first(self) -> bool:
-        """Whether the graph holds only the forward pass that answers."""
-        return export.answers_first(self.adapter, self.prepared)
-
-    @property
-    def runs_as_shipped(self) -> bool:
-        """Whether the bundle's own ONNX graph serves the pipeline."""
-        return self.bundle.toml.model.kind == "onnx" and runs_as_shipped(self.adapter.spec)
 
     @property
     def facts(self) -> dict[str, str]:
         """The facts that identify the graph; its file stores them."""
-        options = {name: asdict(options) for name, options in self.adapter.options.items()}
+        options = {name: asdict(options) for name, options in self.own.pipeline.options.items()}
         return {
             **self._model,
-            "adapter": str(self.adapter.spec),
-            "options": json.dumps({"seed": self.adapter.seed, **options}, sort_keys=True),
-            "part": "pass" if self.answers_first else "step",
+            "adapter": str(self.own.pipeline.spec),
+            "options": json.dumps({"seed": self.own.pipeline.seed, **options}, sort_keys=True),
+            "part": "pass" if answers_by_graph(self.own) else "step",
         }
 
     @property
     def facts_of_streams(self) -> dict[str, str]:
         """The facts of the graph that runs several streams. Pipelines with the same normalizer share it."""
-        name = self.adapter.spec.normalizer
-        learned = "norm layers" if export.learned_by_stream(self.adapter, self.prepared) else "nothing"
-        options = json.dumps(asdict(self.adapter.options[name]), sort_keys=True)
+        name = self.own.pipeline.spec.normalizer
+        learned = "norm layers" if export.learned_by_stream(self.own) else "nothing"
+        options = json.dumps(asdict(self.own.pipeline.options[name]), sort_keys=True)
         return {**self._model, "adapter": name, "options": options, "part": "streams", "learned": learned}
 
     @property
@@ -118,44 +99,40 @@ class Graphs:
         self._threads = threads
         self._grouping = grouping
 
-    def get(self, wanted: Wanted, *, make: bool) -> Graph:
-        """Return a pipeline's graph from the folder, or make it if `make` is True.
-
-        Raises:
-            UnfitError: If it has none. The message says why.
-        """
-        reason = why_not(wanted)
-        if reason:
-            raise UnfitError(reason)
-        return self._get(
-            wanted.facts, lambda session: _reopened(session, wanted),
-            partial(made_anew, wanted, self._threads) if make else None,
-        )  # fmt: skip
+    def get(self, wanted: Wanted, *, make: bool) -> KernelStatus:
+        """Return a pipeline's graph from the folder, or make it if `make` is True; the reason if there is none."""
+        try:
+            return self._get(wanted.facts, partial(_reopened, wanted), partial(self._made, wanted) if make else None)
+        except UnfitError as error:
+            return KernelStatus(str(error))
 
     def of_streams(self, wanted: Wanted, *, make: bool) -> ModuleNet | None:
         """Return the network for several streams of one image each, which runs a graph; None if there is no graph.
 
         The graph comes from the folder, or is made if `make` is True.
         """
-        adapter, fit = wanted.adapter, wanted.prepared
-        eligible = isinstance(adapter, Pipeline) and adapter.precision == FLOAT32 and not wanted.runs_as_shipped
-        if not self._grouping or not eligible or not isinstance(fit, Fit) or not in_one_pass(adapter, fit):
+        if not self._grouping:
             return None
-        learned = export.learned_by_stream(adapter, fit)
-
-        def open_graph(session: Session) -> ModuleNet:
-            return checked_streams(session, fit.net, learned, wanted.sample)
-
-        def make_graph() -> tuple[bytes, ModuleNet]:
-            content = export.make_streams(fit.net, learned, wanted.sample, wanted.bundle.input.name)
-            return export.with_facts(content, wanted.facts_of_streams), open_graph(Session(content, self._threads))
-
         try:
-            return self._get(wanted.facts_of_streams, open_graph, make_graph if make else None)
+            make_graph = partial(self._made_streams, wanted) if make else None
+            return self._get(wanted.facts_of_streams, partial(_opened_streams, wanted), make_graph)
         except (UnfitError, BundleError) as error:
             if make:
                 log.warning("streams_graph_not_made", adapter=wanted.facts_of_streams["adapter"], reason=str(error))
             return None
+
+    def _made(self, wanted: Wanted) -> tuple[bytes, KernelStatus]:
+        """Make a pipeline's graph and time it."""
+        made, own = made_anew(wanted, self._threads), wanted.own
+        timed = [wanted.sample[: max(made.least_images, TIMED)]]
+        status = measure(made.kernel, own, own.fit.initial, timed)
+        facts = {**made.facts_of(wanted), "times": str(status.times)}
+        return export.with_facts(made.content, facts), replace(status, least=made.least_images if status.kernel else 0)
+
+    def _made_streams(self, wanted: Wanted) -> tuple[bytes, ModuleNet]:
+        content = export.make_streams(wanted.own, wanted.sample, wanted.bundle.input.name)
+        net = _opened_streams(wanted, Session(content, self._threads))
+        return export.with_facts(content, wanted.facts_of_streams), net
 
     def _get(
         self, facts: Mapping[str, str], open_graph: Callable[[Session], G], make: Callable[[], tuple[bytes, G]] | None
@@ -197,47 +174,79 @@ class Graphs:
             return None
 
 
-def made_anew(wanted: Wanted, threads: int) -> tuple[bytes, Graph]:
-    """Make a pipeline's graph and compare it with the pipeline. Return the ONNX file and the open graph.
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A verified graph.
+
+    Attributes:
+        content: The ONNX file, without facts.
+        kernel: Takes the pipeline's steps with the graph.
+        least_images: The fewest images at which, as at all larger tried numbers, its steps are the pipeline's.
+    """
+
+    content: bytes
+    kernel: GraphKernel
+    least_images: int
+
+    def facts_of(self, wanted: Wanted) -> dict[str, str]:
+        """Return the facts to store in the file."""
+        return {**wanted.facts, "least_images": str(self.least_images)}
+
+
+def made_anew(wanted: Wanted, threads: int) -> Made:
+    """Make a pipeline's graph and compare it with the pipeline.
 
     Raises:
-        UnfitError: If the pipeline has no graph, or its graph is not exact. The message says why.
+        UnfitError: If it cannot be exported, or differs from the pipeline. The message says why.
     """
-    reason = why_not(wanted)
-    if reason:
-        raise UnfitError(reason)
-    make = export.make_pass if wanted.answers_first else export.make_step
-    content = make(wanted.adapter, wanted.prepared, wanted.sample, wanted.bundle.input.name)
-    try:
-        step = _compiled(Session(content, threads), wanted)
-        least = least_images(step, wanted.adapter, wanted.prepared, wanted.sample)
-    except BundleError as error:
-        raise UnfitError(f"the graph of {wanted.adapter.spec} is not exact: {error}") from None
-    return export.with_facts(content, {**wanted.facts, "least_images": str(least)}), Graph(step, least)
+    make = export.make_pass if answers_by_graph(wanted.own) else export.make_step
+    content = make(wanted.own, wanted.sample, wanted.bundle.input.name)
+    kernel = kernel_of(Session(content, threads), wanted.own)
+    least, reason = 0, ""
+    for images in TRIED:
+        reason = verify_at(kernel, wanted.own, wanted.sample, images)
+        if reason:
+            break
+        least = images
+    if not least:
+        raise UnfitError(refused(kernel, reason).reason)
+    return Made(content, kernel, least)
 
 
-def _reopened(session: Session, wanted: Wanted) -> Graph:
-    """Return a stored graph, after comparing one of its steps with the pipeline's."""
-    least = int(session.facts.get("least_images", "0"))
+def kernel_of(session: Session, own: OwnSteps) -> GraphKernel:
+    """Return the kernel that takes a pipeline's steps with its graph."""
+    return CompiledPass(session, own) if answers_by_graph(own) else CompiledStep(session)
+
+
+def _reopened(wanted: Wanted, session: Session) -> KernelStatus:
+    """Return a stored graph, after comparing some of its steps with the pipeline's. It is not timed again.
+
+    A stream's backend must be the same after a restart, so that it repeats its steps bit for bit.
+
+    Raises:
+        BundleError: If the graph is not the pipeline's.
+    """
+    least, times = int(session.facts.get("least_images", "0")), float(session.facts.get("times", "0"))
     if least < 1:
         raise BundleError("it has no valid least_images")
-    step = _compiled(session, wanted)
-    check(step, wanted.adapter, wanted.prepared, wanted.sample[: max(least, 2)])
-    return Graph(step, least)
+    kernel = kernel_of(session, wanted.own)
+    reason = verify_at(kernel, wanted.own, wanted.sample, max(least, 2))
+    if reason:
+        raise BundleError(reason)
+    return too_slow(kernel, times) if 0 < times < kernel.kind.worth else KernelStatus("", kernel, least, times)
 
 
-def why_not(wanted: Wanted) -> str:
-    """Return why a pipeline has no graph; "" if it has one."""
-    if wanted.runs_as_shipped:
-        return "the bundle is an ONNX graph already"
-    return "" if wanted.answers_first else export.why_not(wanted.adapter)
+def _opened_streams(wanted: Wanted, session: Session) -> ModuleNet:
+    """Return the network that runs a graph for several streams, after comparing it with PyTorch.
 
-
-def _compiled(session: Session, wanted: Wanted) -> Compiled:
-    adapter, fit = wanted.adapter, wanted.prepared
-    if wanted.answers_first and isinstance(adapter, Pipeline) and isinstance(fit, Fit):
-        return CompiledPass(session, adapter, fit)
-    return CompiledStep(session)
+    Raises:
+        BundleError: If they differ.
+    """
+    net = wanted.own.fit.net.of_streams(1).run_by(partial(observe, session))
+    reason = verify_streams(JointSteps(wanted.own, net), wanted.sample)
+    if reason:
+        raise BundleError(f"the graph for several streams is not used: {reason}")
+    return net
 
 
 def _name(facts: Mapping[str, str]) -> str:

@@ -10,20 +10,16 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
-from adapters import Pipeline
-from adapters.adapter import Adapter, Prepared
 from adapters.network.module_net import ModuleNet
-from adapters.pipeline import Fit
-from adapters.precision import FLOAT32
 from adapters.state import flatten, rebuild
 from adapters.values import Forward, NormState, Params
 from service.errors import UnfitError
+from service.models.kernels.kernel import OwnSteps
 
 STATE, SIGNAL, AFTER = "state/", "signal/", "/after"
 PARAMS, NORM = "params/", "norm/"
@@ -34,43 +30,19 @@ MOST_STREAMS = 4096
 """Most streams in one pass."""
 
 
-def answers_first(adapter: Adapter, fit: Prepared[Any]) -> bool:
-    """Return whether an adapter's answering pass is gradient-free, so that it has a graph even if its step has none."""
-    return (
-        isinstance(adapter, Pipeline)
-        and isinstance(fit, Fit)
-        and adapter.learner.answers_first
-        and fit.net.separable
-        and adapter.precision == FLOAT32
-    )
-
-
-def why_not(adapter: Adapter) -> str:
-    """Return why an adapter's step has no graph; "" if it has one."""
-    if not isinstance(adapter, Pipeline):
-        return f"{adapter.spec} chooses among pipelines as it runs"
-    if adapter.precision != FLOAT32:
-        return f"it computes in {adapter.precision}, graphs in {FLOAT32}"
-    if adapter.learner.needs.gradient:
-        return f"{adapter.learner.name} learns by gradients"
-    if not adapter.pure_graph or adapter.draws:
-        return f"{adapter.spec} branches on data or draws random numbers"
-    return ""
-
-
 class Step(nn.Module):
     """One step of a pipeline as a function of tensors."""
 
-    def __init__(self, pipeline: Pipeline, fit: Fit) -> None:
+    def __init__(self, own: OwnSteps) -> None:
         super().__init__()
-        self._pipeline, self._fit = pipeline, fit
-        self._initial = pipeline.init(fit)
+        self._own = own
+        self._initial = own.fit.initial
         self.names = list(flatten(self._initial))
 
     def forward(self, x: Tensor, state: list[Tensor]) -> tuple[Tensor, ...]:
         """Return logits, probabilities, signals and the state after x (N, *input_shape), in one flat tuple."""
         before = rebuild(self._initial, dict(zip(self.names, state, strict=True)))
-        output, after = self._pipeline.kernel(self._fit, before, x, {})
+        output, after = self._own.pipeline.kernel(self._own.fit, before, x, {})
         return output.logits, output.probabilities, *output.signals.values(), *flatten(after).values()
 
 
@@ -110,12 +82,11 @@ def passed_in(params: Params, norm: NormState) -> dict[str, Tensor]:
     return flatten({"params": params, "norm": norm})
 
 
-def make_step(pipeline: Adapter, fit: Prepared[Any], sample: Tensor, input_name: str) -> bytes:
+def make_step(own: OwnSteps, sample: Tensor, input_name: str) -> bytes:
     """Export a pipeline's step on the model that it is fitted to.
 
     Args:
-        pipeline: The pipeline; `why_not` must be "" for it.
-        fit: The pipeline fitted to the model. No other thread may use it during the export.
+        own: The pipeline's own steps. No other thread may use them during the export.
         sample: Inputs (N, *input_shape); the first few are traced.
         input_name: The graph's name for its images.
 
@@ -125,47 +96,41 @@ def make_step(pipeline: Adapter, fit: Prepared[Any], sample: Tensor, input_name:
     Raises:
         UnfitError: If the model or a part cannot be exported. The message says why.
     """
-    if not isinstance(pipeline, Pipeline) or not isinstance(fit, Fit):
-        raise UnfitError(why_not(pipeline))
-    step = Step(pipeline, fit)
-    initial = pipeline.init(fit)
-    signals = pipeline.step(fit, initial, sample[:EXAMPLES])[0].signals
+    step, initial = Step(own), own.fit.initial
+    signals = own.step(initial, sample[:EXAMPLES])[0].signals
     outputs = ["logits", "probabilities", *(f"{SIGNAL}{name}" for name in signals)]
     written = [f"{STATE}{name}" for name in step.names]
-    return _exported(str(pipeline.spec), step, sample, input_name, (flatten(initial), outputs, written))
+    return _exported(str(own.pipeline.spec), step, sample, input_name, (flatten(initial), outputs, written))
 
 
-def make_pass(pipeline: Adapter, fit: Prepared[Any], sample: Tensor, input_name: str) -> bytes:
+def make_pass(own: OwnSteps, sample: Tensor, input_name: str) -> bytes:
     """Export the answering pass of a pipeline with an `answers_first` learner; otherwise like `make_step`."""
-    if not isinstance(fit, Fit):
-        raise UnfitError(why_not(pipeline))
-    net = fit.net
+    net = own.fit.net
     tensors = passed_in(net.affine, net.initial_norm)
     return _exported(
-        str(pipeline.spec), Pass(net.pure, net.affine), sample, input_name, (tensors, *_output_names(net, sample))
+        str(own.pipeline.spec), Pass(net.pure, net.affine), sample, input_name, (tensors, *_output_names(net, sample))
     )
 
 
-def learned_by_stream(pipeline: Adapter, fit: Prepared[Any]) -> Params:
+def learned_by_stream(own: OwnSteps) -> Params:
     """Return the initial values of the parameters that each stream of a pipeline learns for itself."""
-    learns = isinstance(pipeline, Pipeline) and pipeline.learner.needs.gradient
-    return fit.net.affine if learns and isinstance(fit, Fit) else {}
+    return own.fit.net.affine if own.pipeline.learner.needs.gradient else {}
 
 
-def make_streams(net: ModuleNet, learned: Params, sample: Tensor, input_name: str) -> bytes:
-    """Export a network's pass over several streams of one image each, for any number of streams above one.
+def make_streams(own: OwnSteps, sample: Tensor, input_name: str) -> bytes:
+    """Export a pipeline's forward pass over several streams of one image each, for any number of streams above one.
 
     Statistics, learned parameters and the drift are stacked (S, ...).
 
     Args:
-        net: The network of one stream.
-        learned: The initial values of the parameters that each stream learns for itself.
+        own: The pipeline's own steps for one stream.
         sample: Inputs (N, *input_shape); the first few are traced.
         input_name: The graph's name for its images.
 
     Raises:
         UnfitError: If it cannot be exported. The message says why.
     """
+    net, learned = own.fit.net, learned_by_stream(own)
     tensors = {
         name: torch.stack([tensor.detach()] * EXAMPLES) for name, tensor in passed_in(learned, net.initial_norm).items()
     }

@@ -3,22 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
-from adapters.adapter import Adapter, AdapterState, Prepared
-from adapters.network.module_net import ModuleNet
-from adapters.pipeline import Fit, Pipeline, PipelineState
-from adapters.state import flatten, rebuild, stacked
+from adapters import AdapterState
+from adapters.joint_step import Stepped
+from adapters.state import flatten, rebuild
 from adapters.values import Forward, NormState, Params, StepOutput
 from service.errors import BundleError
 from service.models.kernels.graphs.export import AFTER, NORM, SIGNAL, STATE, passed_in
+from service.models.kernels.kernel import GRAPH, JointSteps, Kind, OneStream, OwnSteps
+from service.models.kernels.verify import verify
 from service.models.onnx_session import session_of
 
-TOLERANCE = 1e-3
-"""Largest difference, relative to the largest logit. float32 sums in another order differ by about 1e-6 a layer."""
 TRIED_STREAMS = (2, 7, 40)
 """Numbers of streams that a graph for several streams is compared with the network on."""
 TRIED = (40, 8, 7, 6, 5, 4, 3, 2, 1)
@@ -63,46 +62,38 @@ class Session:
         return named, {name: named.get(f"{STATE}{name}{AFTER}", tensor) for name, tensor in before.items()}
 
 
-class Compiled(Protocol):
-    """Takes a pipeline's steps with a graph."""
-
-    @property
-    def session(self) -> Session:
-        """The graph."""
-
-    def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
-        """Answer x (N, *input_shape) and learn from it; `state` is not changed."""
-
-
 @dataclass(frozen=True, slots=True)
-class CompiledStep:
+class CompiledStep(OneStream):
     """A pipeline whose whole step is one graph."""
 
+    kind: ClassVar[Kind] = GRAPH
     session: Session
 
-    def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
+    def step(self, state: AdapterState, x: Tensor) -> Stepped:
         """Answer x (N, *input_shape) and learn from it; `state` is not changed."""
         named, after = self.session.run(x, flatten(state))
         signals = {name.removeprefix(SIGNAL): value for name, value in named.items() if name.startswith(SIGNAL)}
         return StepOutput(named["logits"], named["probabilities"], signals), rebuild(state, after)
 
 
-class CompiledPass:
+class CompiledPass(OneStream):
     """A pipeline that answers with a graph, and learns with PyTorch from the images that it selects."""
 
-    def __init__(self, session: Session, pipeline: Pipeline, fit: Fit) -> None:
+    kind: ClassVar[Kind] = GRAPH
+
+    def __init__(self, session: Session, own: OwnSteps) -> None:
         self.session = session
-        self._pipeline = pipeline
-        self._fit = replace(fit, net=fit.net.run_by(partial(_observe, session)))
+        self._own = replace(own, fit=replace(own.fit, net=own.fit.net.run_by(partial(observe, session))))
 
-    def step(self, state: AdapterState, x: Tensor) -> tuple[StepOutput, AdapterState]:
+    def step(self, state: AdapterState, x: Tensor) -> Stepped:
         """Answer x (N, *input_shape) and learn from it; `state` is not changed."""
-        if not isinstance(state, PipelineState):
-            raise TypeError(f"the state is a {type(state).__name__}, expected a pipeline's")
-        return self._pipeline.step(self._fit, state, x)
+        return self._own.step(state, x)
 
 
-def _observe(session: Session, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
+GraphKernel: TypeAlias = CompiledStep | CompiledPass
+
+
+def observe(session: Session, params: Params, norm: NormState, x: Tensor) -> tuple[Forward, NormState]:
     """Run the graph of a pass on x (N, *input_shape) as the next batch."""
     named, after = session.run(x, passed_in(params, norm))
     forward = Forward(named["logits"], named["features"], named.get(f"{SIGNAL}drift"))
@@ -110,96 +101,23 @@ def _observe(session: Session, params: Params, norm: NormState, x: Tensor) -> tu
     return forward, rebuild(norm, statistics)
 
 
-def checked_streams(session: Session, net: ModuleNet, learned: Params, sample: Tensor) -> ModuleNet:
-    """Return a network for several streams of one image each that runs a graph, after comparing the two.
+def verify_at(kernel: GraphKernel, own: OwnSteps, sample: Tensor, images: int) -> str:
+    """Compare two steps on `images` of the sample (N, *input_shape); return how they differ from the pipeline's, or "".
+
+    Some parts treat very small batches differently. Their graphs then hold only for larger batches.
+    """
+    reason = verify(kernel, own, [own.fit.initial], [[sample[:images]], [sample[-images:]]])
+    return f"with {images} images {reason}" if reason else ""
+
+
+def verify_streams(joint: JointSteps, sample: Tensor) -> str:
+    """Compare a graph for several streams of one image each with PyTorch; return how it differs, or "".
 
     Args:
-        session: The graph.
-        net: The network of one stream.
-        learned: The initial values of the parameters that each stream learns for itself.
+        joint: The joint steps that run the graph.
         sample: Inputs (N, *input_shape), at least as many as the largest of `TRIED_STREAMS`.
-
-    Raises:
-        BundleError: If the graph's outputs or statistics differ from the network's by more than rounding.
     """
-    together = net.of_streams(1)
-    for streams in TRIED_STREAMS:
-        states = [net.observe(learned, net.initial_norm, image[None])[1] for image in sample[-streams:]]
-        norm, params = stacked(states), stacked([learned] * streams)
-        expected, after = together.observe(params, norm, sample[:streams])
-        try:
-            actual, graph_after = _observe(session, params, norm, sample[:streams])
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare exceptions of its own
-            raise BundleError(f"the graph fails for {streams} streams: {str(error)[:200]}") from None
-        if not (_alike(_fields(actual), _fields(expected)) and _alike(flatten(graph_after), flatten(after))):
-            raise BundleError(f"with {streams} streams the graph's results differ from the network's")
-    return together.run_by(partial(_observe, session))
-
-
-def _fields(forward: Forward) -> dict[str, Tensor]:
-    return {name: value for name, value in vars(forward).items() if value is not None}
-
-
-def least_images(compiled: Compiled, adapter: Adapter, prepared: Prepared[AdapterState], sample: Tensor) -> int:
-    """Return the smallest tried batch size at which, as at all larger ones, a graph's steps equal its pipeline's.
-
-    Some parts treat very small batches differently. Their graphs then hold only for larger batches, and the pipeline
-    itself serves the small ones.
-
-    Args:
-        compiled: The graph.
-        adapter: The pipeline.
-        prepared: The pipeline fitted to the model.
-        sample: Inputs (N, *input_shape), at least as many as the largest of `TRIED`.
-
-    Raises:
-        BundleError: If the graph differs even at the largest of `TRIED`.
-    """
-    least, difference = 0, ""
-    for images in TRIED:
-        difference = _difference(compiled, adapter, prepared, sample[:images], sample[-images:])
-        if difference:
-            break
-        least = images
-    if not least:
-        raise BundleError(f"with {TRIED[0]} images {difference}")
-    return least
-
-
-def check(compiled: Compiled, adapter: Adapter, prepared: Prepared[AdapterState], x: Tensor) -> None:
-    """Compare one step on x (N, *input_shape) by the graph with the pipeline's.
-
-    Raises:
-        BundleError: If they differ by more than rounding.
-    """
-    difference = _difference(compiled, adapter, prepared, x)
-    if difference:
-        raise BundleError(f"with {len(x)} images {difference}")
-
-
-def _difference(compiled: Compiled, adapter: Adapter, prepared: Prepared[AdapterState], *batches: Tensor) -> str:
-    """Take steps by both, and describe the first difference beyond rounding; "" if there is none."""
-    state = graph_state = adapter.init(prepared)
-    for x in batches:
-        expected, state = adapter.step(prepared, state, x)
-        try:
-            actual, graph_state = compiled.step(graph_state, x)
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare exceptions of its own
-            return f"the graph fails: {str(error)[:200]}"
-        scale = max(1.0, float(expected.logits.abs().max()))
-        for name in ("logits", "probabilities"):
-            difference = float((getattr(actual, name) - getattr(expected, name)).abs().max())
-            if not difference <= TOLERANCE * scale:
-                return f"the graph's {name} are {difference:.2g} from the pipeline's"
-        if not _alike(flatten(graph_state), flatten(state)):
-            return "the graph's state is not the pipeline's"
-        if not _alike(actual.signals, expected.signals):
-            return "the graph's signals are not the pipeline's"
-    return ""
-
-
-def _alike(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
-    return actual.keys() == expected.keys() and all(
-        actual[name].dtype == tensor.dtype and torch.allclose(actual[name], tensor, rtol=TOLERANCE, atol=TOLERANCE)
-        for name, tensor in expected.items()
-    )
+    initial, alone = joint.own.fit.initial, replace(joint, net=None)
+    rounds = ([torch.split(some, 1) for some in (sample[:count], sample[-count:])] for count in TRIED_STREAMS)
+    reasons = (verify(joint, alone, [initial] * len(each[0]), each) for each in rounds)
+    return next(filter(None, reasons), "")

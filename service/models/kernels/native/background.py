@@ -1,10 +1,9 @@
 """Compiles frequent steps in the background, one at a time, and uses those that are exact and faster."""
 
-import shutil
 import subprocess
 import sys
 from collections import Counter
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock, Thread
@@ -12,16 +11,14 @@ from time import perf_counter
 
 from torch import Tensor
 
-from adapters import AdapterState, Pipeline
+from adapters import AdapterState
 from adapters.joint_step import Stepped
-from adapters.pipeline import Fit
-from adapters.precision import FLOAT32
 from service.errors import BundleError
-from service.models.batching_speedup import WORTH, fastest
 from service.models.hosted import Fitted, HostedModel
+from service.models.kernels.kernel import Kernel, KernelStatus, OwnSteps
 from service.models.kernels.native.passes import NativePasses
-from service.models.kernels.native.step import STEP, NativeStep, check
-from service.models.native_result import CompiledCode, Native
+from service.models.kernels.native.step import NativeStep
+from service.models.kernels.verify import judge
 from service.models.process_environment import private_environment
 from service.models.process_job import Job
 from service.telemetry.logs import log
@@ -32,34 +29,14 @@ MOST_SIZES = 4
 """Most batch sizes compiled for one pipeline."""
 SECONDS = 1800.0
 """Longest duration of one compilation."""
-COMPILERS = ("g++", "clang++", "c++")
+COMPILING = KernelStatus("it is being compiled")
 
 
-def is_compiled(pipeline: Pipeline) -> bool:
-    """Return whether a gradient step can be compiled: it is a pure function of tensors, or it runs many passes."""
-    compiles_whole = pipeline.learner.needs.gradient and pipeline.pure_graph and not pipeline.draws
-    return compiles_whole or pipeline.learner.reads_often
-
-
-def why_not(fitted: Fitted) -> str:
-    """Return why a pipeline's step is never compiled to machine code; "" if it may be."""
-    adapter = fitted.adapter
-    if not isinstance(adapter, Pipeline) or not isinstance(fitted.prepared, Fit):
-        return f"{fitted.spec} chooses among pipelines as it runs"
-    if not adapter.learner.needs.gradient:
-        return "it learns without gradients: a graph serves it, or may (`compiled_specs`)"
-    if adapter.precision != FLOAT32:
-        return f"it computes in {adapter.precision}, compiled steps in {FLOAT32}"
-    if not is_compiled(adapter):
-        return f"{fitted.spec} branches on data or draws random numbers"
-    return "" if any(map(shutil.which, COMPILERS)) else f"there is no C++ compiler ({', '.join(COMPILERS)})"
-
-
-def loaded(folder: Path, pipeline: Pipeline, fit: Fit, images: int) -> CompiledCode:
+def loaded(folder: Path, own: OwnSteps, images: int) -> Kernel:
     """Load the code that was compiled for a pipeline into a folder."""
-    if pipeline.learner.reads_often:
-        return NativePasses(folder, pipeline, fit, images)
-    return NativeStep(folder / STEP, fit.net.memory_format)
+    if own.pipeline.learner.reads_often:
+        return NativePasses(folder, own, images)
+    return NativeStep(folder, own.fit.net.memory_format)
 
 
 class Workshop:
@@ -94,16 +71,16 @@ class Workshop:
             exact: Whether the step must be the pipeline's own, bit for bit. A stream that is saved before each answer
                 needs this: after a crash it repeats steps from its checkpoint, and must reach the same state.
         """
-        images = len(x)
+        images, statuses = len(x), fitted.kernels.native
+        status = statuses.get(images)
         if exact:
             return fitted.step(state, x)
-        native = fitted.native.get(images)
-        if native is None:
+        if status is None:
             self._count(model, fitted, images)
             return fitted.step(state, x)
-        if native.made is not None:
-            _judge(native, fitted, state, x)
-        return (native.step or fitted).step(state, x)
+        if status.kernel is not None and status.reason:
+            status = statuses[images] = _judged(status.kernel, fitted, state, x)
+        return (status.serving(1) or fitted).steps([state], [x])[0]
 
     def close(self) -> None:
         """Kill the running compilation, and start no more."""
@@ -114,20 +91,20 @@ class Workshop:
     def _count(self, model: HostedModel, fitted: Fitted, images: int) -> None:
         key = (id(fitted), images)
         self._requests[key] += 1
-        if self._requests[key] < self._often or len(fitted.native) >= MOST_SIZES or self._closed:
+        statuses, can = fitted.kernels.native, fitted.kernels.can
+        if self._requests[key] < self._often or len(statuses) >= MOST_SIZES or self._closed:
             return
-        reason = why_not(fitted)
-        if reason:
-            fitted.native[images] = Native(reason=reason)
+        if can.own is None or can.native:
+            statuses[images] = KernelStatus(can.native)
             return
         if not self._busy.acquire(blocking=False):
             return
-        fitted.native[images] = native = Native()
-        Thread(target=self._make, args=(native, model, fitted, images), name="workshop", daemon=True).start()
+        statuses[images] = COMPILING
+        Thread(target=self._make, args=(model, fitted, can.own, images), name="workshop", daemon=True).start()
 
-    def _make(self, native: Native, model: HostedModel, fitted: Fitted, images: int) -> None:
+    def _make(self, model: HostedModel, fitted: Fitted, own: OwnSteps, images: int) -> None:
         """Compile one step. This runs on its own thread, which only waits for the process."""
-        began, fit = perf_counter(), fitted.prepared
+        began, statuses = perf_counter(), fitted.kernels.native
         fields = {"model": model.name, "adapter": fitted.spec, "images": images}
         try:
             with TemporaryDirectory(prefix="acclimate-native-") as name:
@@ -136,12 +113,11 @@ class Workshop:
                     Path(name),
                 )  # fmt: skip
                 self._compile(job)
-                if isinstance(fit, Fit) and isinstance(fitted.adapter, Pipeline):
-                    native.made = loaded(job.folder, fitted.adapter, fit, images)
+                statuses[images] = replace(COMPILING, kernel=loaded(job.folder, own, images))
             log.info("step_compiled", **fields, seconds=round(perf_counter() - began, 1))
         except Exception as error:  # noqa: BLE001 - if compilation fails in any way, the pipeline serves uncompiled
-            native.reason = f"it cannot be compiled: {str(error)[:300]}"
-            log.warning("step_not_compiled", **fields, reason=native.reason)
+            status = statuses[images] = KernelStatus(f"it cannot be compiled: {str(error)[:300]}")
+            log.warning("step_not_compiled", **fields, reason=status.reason)
         finally:
             self._busy.release()
 
@@ -168,22 +144,9 @@ class Workshop:
             self._process = None
 
 
-def _judge(native: Native, fitted: Fitted, state: AdapterState, x: Tensor) -> None:
-    """Compare the compiled step with the pipeline's on a stream's images, and time both. This happens once."""
-    code, native.made = native.made, None
-    if code is None:
-        return
-    try:
-        if isinstance(code, NativeStep):
-            code.signals = tuple(fitted.step(state, x)[0].signals)
-        check(code, fitted.step, state, x)
-    except Exception as error:  # noqa: BLE001 - if compiled code fails in any way, the pipeline serves uncompiled
-        native.reason = f"compiled, it is not used: {str(error)[:300]}"
-        log.warning("native_step_refused", adapter=fitted.spec, images=len(x), reason=native.reason)
-        return
-    native.times = fastest(partial(fitted.step, state, x)) / fastest(partial(code.step, state, x))
-    if native.times >= WORTH:
-        native.step, native.reason = code, ""
-    else:
-        native.reason = f"compiled, it takes {1 / native.times:.1f} times as long"
-    log.info("native_step_judged", adapter=fitted.spec, images=len(x), times=round(native.times, 2))
+def _judged(kernel: Kernel, fitted: Fitted, state: AdapterState, x: Tensor) -> KernelStatus:
+    """Compare machine code with the pipeline on a stream's images x and their mirror images in turn, and time both."""
+    status = judge(kernel, fitted, [state], [[x], [x.flip(-1)], [x]], [x])
+    facts = {"images": len(x), "times": round(status.times, 2), "reason": status.reason}
+    log.info("native_step_judged", adapter=fitted.spec, **facts)
+    return status

@@ -3,27 +3,29 @@
 It runs as a separate process, because compiling runs a minute of Python code that would block the server's.
 """
 
+import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._inductor import aoti_compile_and_package
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from adapters import Adapter, Prepared, create
+from adapters import create
 from adapters.network.module_net import ModuleNet
-from adapters.pipeline import Fit, Pipeline
 from adapters.state import flatten
 from adapters.values import Params
+from service.errors import UnfitError
 from service.models.bundle import read_bundle
 from service.models.hosted import load_source
+from service.models.kernels.capabilities import capabilities
 from service.models.kernels.graphs.export import Pass, Step, passed_in
+from service.models.kernels.kernel import OwnSteps
 from service.models.kernels.native.passes import IMITATE, OBSERVE, READ
-from service.models.kernels.native.step import STEP
+from service.models.kernels.native.step import SIGNALS, STEP
 from service.models.kernels.native.traced import Imitation, Reading
 from service.models.process_job import Job
 
@@ -39,26 +41,30 @@ def do(job: Job) -> None:
         Exception: One of many kinds from PyTorch, if the step cannot be compiled.
     """
     source = load_source(read_bundle(job.bundle), job.allow_factories, job.threads)
-    pipeline = create(job.spec, **job.options)
-    compile_for(pipeline, pipeline.prepare(source), job.images, job.folder)
+    adapter = create(job.spec, **job.options)
+    can = capabilities(adapter, adapter.prepare(source))
+    if can.own is None:
+        raise UnfitError(can.native)
+    compile_for(can.own, job.images, job.folder)
 
 
-def compile_for(pipeline: Adapter, fit: Prepared[Any], images: int, folder: Path) -> None:
+def compile_for(own: OwnSteps, images: int, folder: Path) -> None:
     """Compile a pipeline's step for batches of `images` images: its passes if it runs many, else the whole step.
 
     Raises:
         Exception: One of many kinds from PyTorch, if it cannot be compiled.
     """
-    if not isinstance(pipeline, Pipeline) or not isinstance(fit, Fit):
-        raise TypeError(f"{pipeline.spec} chooses among pipelines as it runs")
-    low, high = fit.net.value_range
+    net, learner, initial = own.fit.net, own.pipeline.learner, own.fit.initial
+    low, high = net.value_range
     generator = torch.Generator().manual_seed(0)
-    x = low + (high - low) * torch.rand(images, *fit.net.input_shape, generator=generator)
-    x = x.contiguous(memory_format=fit.net.memory_format)
-    if pipeline.learner.reads_often:
-        _compile_passes(fit.net, pipeline.learner.imitating(fit.net), x, folder)
+    x = low + (high - low) * torch.rand(images, *net.input_shape, generator=generator)
+    x = x.contiguous(memory_format=net.memory_format)
+    if learner.reads_often:
+        _compile_passes(net, learner.imitating(net), x, folder)
     else:
-        _compile(Step(pipeline, fit), x, flatten(pipeline.init(fit)), folder / STEP)
+        _compile(Step(own), x, flatten(initial), folder / STEP)
+        signals = list(own.step(initial, x)[0].signals)
+        (folder / SIGNALS).write_text(json.dumps(signals), encoding="utf-8")
 
 
 def _compile_passes(net: ModuleNet, imitating: Params, x: Tensor, folder: Path) -> None:

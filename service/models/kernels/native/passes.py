@@ -3,45 +3,44 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
 from adapters import AdapterState
 from adapters.joint_step import Stepped
-from adapters.pipeline import Fit, Pipeline, PipelineState
 from adapters.state import flatten, rebuild
 from adapters.values import Forward, Imitated, NormState, Params
 from service.models.kernels.graphs.export import passed_in
-from service.models.kernels.native.package import load
+from service.models.kernels.kernel import MACHINE_CODE, Kind, OneStream, OwnSteps
+from service.models.kernels.native.step import load
 
 READ, OBSERVE, IMITATE = "read.pt2", "observe.pt2", "imitate.pt2"
 """The packages of the three passes in a job's folder."""
 
 
-class NativePasses:
+class NativePasses(OneStream):
     """Takes a pipeline's steps with passes that `compile` has compiled. They equal the network's own up to rounding.
 
     Args:
         folder: The folder of the packages. It may be removed afterwards.
-        pipeline: The pipeline.
-        fit: The pipeline fitted to the model.
+        own: The pipeline's own steps.
         images: The compiled batch size. The network itself runs batches of other sizes.
     """
 
-    def __init__(self, folder: Path, pipeline: Pipeline, fit: Fit, images: int) -> None:
+    kind: ClassVar[Kind] = MACHINE_CODE
+
+    def __init__(self, folder: Path, own: OwnSteps, images: int) -> None:
         self._runs = {name: load(folder / name) for name in (READ, OBSERVE, IMITATE)}
-        self._pipeline = pipeline
         self._images = images
-        self._net = fit.net
-        self._weights = fit.net.weights
-        self._imitating = list(pipeline.learner.imitating(fit.net))
-        self._fit = replace(fit, net=fit.net.run_by(self._observe, self._read, self._imitate))
+        self._net = own.fit.net
+        self._weights = self._net.weights
+        self._imitating = list(own.pipeline.learner.imitating(self._net))
+        self._own = replace(own, fit=replace(own.fit, net=self._net.run_by(self._observe, self._read, self._imitate)))
 
     def step(self, state: AdapterState, x: Tensor) -> Stepped:
         """Answer x (N, *input_shape) and learn from it; `state` is not changed."""
-        if not isinstance(state, PipelineState):
-            raise TypeError(f"the state is a {type(state).__name__}, expected a pipeline's")
-        return self._pipeline.step(self._fit, state, x)
+        return self._own.step(state, x)
 
     def _read(self, params: Params, norm: NormState, x: Tensor) -> Forward:
         if len(x) != self._images:
