@@ -11,6 +11,7 @@ from adapters.adapter import AdapterOf, AdapterState, Prepared, Spec
 from adapters.base import Learned, Learner, Net, Normalizer, OutputAdjuster, Part
 from adapters.functional.entropy import entropy_of_probabilities
 from adapters.network.module_net import ModuleNet
+from adapters.network.reference_statistics import references
 from adapters.options import Options
 from adapters.precision import BFLOAT16, FLOAT32, check_bfloat16
 from adapters.source import SourceImages, SourceModel
@@ -159,10 +160,10 @@ class Pipeline(AdapterOf[Fit, PipelineState]):
 
     def _fit(self, source: SourceModel) -> ModuleNet:
         network = source.shared_copy()
-        own = set(network.modules())
+        own, measured = set(network.modules()), references(source, network)
         self.learner.extend(network, source)
         added = {name: module for name, module in network.named_modules() if module not in own}
-        return ModuleNet(source, network, self.normalizer, self.seed, added, self.added, self.precision)
+        return ModuleNet(source, network, self.normalizer, self.seed, added, self.added, self.precision, measured)
 
     def _forward(self, run: Run, state: PipelineState, x: Tensor) -> Forward:
         return self.learner.answer(run, state.learner, state.norm, x)

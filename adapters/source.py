@@ -214,6 +214,17 @@ def _widened(tensor: Tensor) -> Tensor:
     return tensor.float() if _is_narrow(tensor) else tensor
 
 
+def artefact(artefacts: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return an artefact's tensors from all source artefacts, under their own names.
+
+    Example:
+        >>> list(artefact({"probe.images": torch.zeros(1), "entropy.mean": torch.zeros(())}, "probe"))
+        ['images']
+    """
+    found = {whole.partition(".")[::2]: tensor for whole, tensor in artefacts.items()}
+    return {own: tensor for (of, own), tensor in found.items() if of == name}
+
+
 def artefact_file(artefact: str, normalizer: str, batch: int) -> str:
     """Return the name of an artefact that was made under a normalizer with a batch size.
 

@@ -21,7 +21,7 @@ from adapters.learning.gradient_step import imitate
 from adapters.monitors.norm_distance import distance
 from adapters.network.memory_layout import memory_format, protect
 from adapters.network.norm_by_stream import normalized_by_stream
-from adapters.network.norm_slots import NormSlot, slots_of
+from adapters.network.norm_slots import NONE, NormSlot, slots_of
 from adapters.network.trial_pass import try_out
 from adapters.output_kind import as_logits
 from adapters.precision import FLOAT32, computing
@@ -92,6 +92,7 @@ class ModuleNet:
         added: Mapping[str, nn.Module] = MappingProxyType({}),
         added_normalizer: Normalizer[Any] | None = None,
         precision: str = FLOAT32,
+        references: Mapping[nn.Module, Moments] = NONE,
     ) -> None:
         self.source = source
         self.classes = source.classes
@@ -105,7 +106,7 @@ class ModuleNet:
         self.dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
         self._mean = torch.tensor(source.mean, dtype=self.dtype).reshape(-1, *[1] * (len(source.input_shape) - 1))
         self._std = torch.tensor(source.std, dtype=self.dtype).reshape(-1, *[1] * (len(source.input_shape) - 1))
-        self.layers = slots_of(network, tuple(added.values()))
+        self.layers = slots_of(network, tuple(added.values()), references)
         if not source.opaque:
             try_out(network, self.layers, source, self.dtype)
         self._check_reach()

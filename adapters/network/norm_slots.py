@@ -1,6 +1,7 @@
 """The batch-norm layers of a prepared network, whose normalisation the pipeline replaces."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -13,9 +14,12 @@ from adapters.base import NormLayer
 from adapters.errors import UnfitModelError
 from adapters.functional.moments import source_normalize
 from adapters.network.norm_by_stream import StreamLayer
+from adapters.network.reference_statistics import rebase
+from adapters.values import Moments
 
 PLAIN = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 """The `forward` methods of layers that normalise and do nothing else."""
+NONE: Mapping[nn.Module, Moments] = MappingProxyType({})
 Normalize: TypeAlias = Callable[[NormLayer, Tensor], Tensor]
 """Normalises (N, C, ...) by a layer's affine parameters and the statistics of the running pass."""
 
@@ -25,6 +29,9 @@ class NormSlot:
 
     Code that reads the layer's attributes or checks its type still works. A subclass with its own `forward`, such as a
     norm with an activation, keeps it: only the batch norm inside is replaced.
+
+    With reference statistics, the slot shows them and the affine parameters that keep the layer's function; learned
+    parameters stay those of the layer.
 
     Attributes:
         name: The layer's path in the prepared network.
@@ -36,7 +43,7 @@ class NormSlot:
         eps, momentum: As in the source layer.
     """
 
-    def __init__(self, name: str, norm: _BatchNorm, *, added: bool = False) -> None:
+    def __init__(self, name: str, norm: _BatchNorm, *, added: bool = False, reference: Moments | None = None) -> None:
         _check(name, norm)
         self.name = name
         self.added = added
@@ -48,30 +55,53 @@ class NormSlot:
         self.momentum = 0.1 if norm.momentum is None else norm.momentum
         self.normalize: Normalize = source_normalize
         self._norm = norm
+        self._rebase = None if reference is None else rebase(norm, reference)
         self._forward: Callable[..., Any] = norm.forward
         norm.forward = self._around if self.own_code else self._instead  # type: ignore[method-assign]  # a copy's layer
 
     @property
     def weight(self) -> Tensor | None:
-        """(C,), or None; under `functional_call` the learned one."""
-        return self._norm.weight
+        """(C,), or None; under `functional_call` from the learned one."""
+        return self.rebased_weight(self._norm.weight)
 
     @property
     def bias(self) -> Tensor | None:
-        """(C,), or None; under `functional_call` the learned one."""
-        return self._norm.bias
+        """(C,), or None; under `functional_call` from the learned ones."""
+        return self.rebased_bias(self._norm.weight, self._norm.bias)
 
     @property
     def mean(self) -> Tensor:
         """The source mean (C,)."""
-        mean: Tensor = self._norm.running_mean  # type: ignore[assignment]  # not None: see `_check`
-        return mean
+        return self.own_mean if self._rebase is None else self._rebase.mean
 
     @property
     def var(self) -> Tensor:
         """The source variance (C,)."""
+        return self.own_var if self._rebase is None else self._rebase.var
+
+    @property
+    def own_mean(self) -> Tensor:
+        """The layer's running mean (C,)."""
+        mean: Tensor = self._norm.running_mean  # type: ignore[assignment]  # not None: see `_check`
+        return mean
+
+    @property
+    def own_var(self) -> Tensor:
+        """The layer's running variance (C,)."""
         var: Tensor = self._norm.running_var  # type: ignore[assignment]  # as above
         return var
+
+    def rebased_weight(self, weight: Tensor | None) -> Tensor | None:
+        """Return the weight (C,) that belongs to `mean` and `var`, from the layer's own or learned one."""
+        if self._rebase is None:
+            return weight
+        return self._rebase.weight(weight)
+
+    def rebased_bias(self, weight: Tensor | None, bias: Tensor | None) -> Tensor | None:
+        """Return the bias (C,) that belongs to `mean` and `var`, from the layer's own or learned parameters."""
+        if self._rebase is None:
+            return bias
+        return self._rebase.bias(weight, bias)
 
     def _instead(self, input: Tensor) -> Tensor:  # noqa: A002 - as PyTorch's layers call it
         return self.normalize(self, input)
@@ -102,13 +132,12 @@ class _Replacing(TorchFunctionMode):
             return func(*args, **keywords)
         call = {**DEFAULTS, **dict(zip(names, args, strict=False)), **keywords}
         slot, mean = self._slot, call["running_mean"]
-        if call["training"] and (mean is None or mean is slot.mean):
+        if call["training"] and (mean is None or mean is slot.own_mean):
             raise UnfitModelError(_by_batch(slot.name, slot.kind))
-        if mean is not slot.mean or call["running_var"] is not slot.var:
+        if mean is not slot.own_mean or call["running_var"] is not slot.own_var:
             return func(*args, **keywords)
-        layer = StreamLayer(
-            slot.name, slot.spatial, slot.mean, slot.var, call["weight"], call["bias"], call["eps"], slot.momentum
-        )
+        weight, bias = slot.rebased_weight(call["weight"]), slot.rebased_bias(call["weight"], call["bias"])
+        layer = StreamLayer(slot.name, slot.spatial, slot.mean, slot.var, weight, bias, call["eps"], slot.momentum)
         return slot.normalize(layer, call["input"])
 
 
@@ -124,14 +153,24 @@ ARGUMENTS: Mapping[Callable[..., Any], tuple[str, ...]] = {
 """The positional parameters of PyTorch's batch-norm functions."""
 
 
-def slots_of(network: nn.Module, added: Sequence[nn.Module] = ()) -> dict[str, NormSlot]:
+def slots_of(
+    network: nn.Module, added: Sequence[nn.Module] = (), references: Mapping[nn.Module, Moments] = NONE
+) -> dict[str, NormSlot]:
     """Make a slot for every batch-norm layer of a prepared network, by name; a shared layer gets one slot.
+
+    Args:
+        network: The prepared network.
+        added: The modules that a learner has added.
+        references: Reference statistics by layer.
 
     Raises:
         UnfitModelError: If a layer has no source statistics, or does not use them in eval mode.
     """
     norms = [(name, module) for name, module in network.named_modules() if isinstance(module, _BatchNorm)]
-    return {name: NormSlot(name, norm, added=any(norm is each for each in added)) for name, norm in norms}
+    return {
+        name: NormSlot(name, norm, added=any(norm is each for each in added), reference=references.get(norm))
+        for name, norm in norms
+    }
 
 
 def _check(name: str, norm: _BatchNorm) -> None:

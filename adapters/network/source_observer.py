@@ -13,6 +13,7 @@ from adapters.monitors import moving_moments
 from adapters.monitors.layer_distance import LayerDistance, between
 from adapters.monitors.moving_moments import MomentsState
 from adapters.network.module_net import ModuleNet
+from adapters.network.reference_statistics import references
 from adapters.options import Options, option
 from adapters.source import SourceModel
 from adapters.values import Moments, Normalized
@@ -54,7 +55,8 @@ class Watch:
 
     def __init__(self, source: SourceModel, memory: int) -> None:
         measuring = _Measuring(_MeasuringOptions(memory=memory))
-        self._net = ModuleNet(source, source.shared_copy(), measuring, seed=0)
+        network = source.shared_copy()
+        self._net = ModuleNet(source, network, measuring, seed=0, references=references(source, network))
 
     @property
     def initial(self) -> Seen:

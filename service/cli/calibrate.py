@@ -48,6 +48,13 @@ def calibrate(
             f"is kept, and a new one gets {PROBE_IMAGES}.",
         ),
     ] = None,
+    reference: Annotated[
+        bool,
+        typer.Option(
+            help="Measure the reference statistics: those of every batch-norm layer's inputs on these images. "
+            "Normalizers then compare a stream with them instead of the network's running statistics."
+        ),
+    ] = True,
     again: Annotated[bool, typer.Option("--again", help="Replace existing artefacts.")] = False,
     allow_factory: AllowFactory = None,
 ) -> None:
@@ -55,7 +62,8 @@ def calibrate(
 
     Learners get their own artefacts (`fisher` for EATA, a threshold for CoTTA, ...), each for one normalizer and batch
     size. Monitors get feature statistics, the source model's usual entropy, and a labelled probe set. Each artefact is
-    one file in the bundle's `artefacts/`, tied to the model by its fingerprint.
+    one file in the bundle's `artefacts/`, tied to the model by its fingerprint. Artefacts that were made under other
+    reference statistics are made again.
 
     An interrupted run can be continued: artefacts from the same data and settings are kept.
 
@@ -65,5 +73,5 @@ def calibrate(
     torch.set_num_threads(settings.torch_threads)
     found = read_without_artefacts(bundle)
     source = load_source(found, (*settings.allow_factories, *(allow_factory or [])), settings.torch_threads)
-    wanted = Wanted(tuple(learner or ()), tuple(normalizer or ()), batch)
+    wanted = Wanted(tuple(learner or ()), tuple(normalizer or ()), batch, reference)
     calibrate_bundle(found, source, find_data(data, found), wanted, images, probe, again=again)

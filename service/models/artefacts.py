@@ -1,5 +1,6 @@
 """The source artefacts of a bundle: safetensors files that record the model and the data they were made from."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from adapters.network.reference_statistics import REFERENCE
 from service.errors import BundleError
 from service.support.atomic_files import AS_UMASK, sync_folder, write_whole
 from service.support.validation_messages import sentences
@@ -33,6 +35,8 @@ class Record(BaseModel):
     """The sha256 of the images and labels."""
     normalizer: str = ""
     batch: Annotated[int, Field(ge=0)] = 0
+    reference: str = ""
+    """The digest of the reference statistics under which a normalizer's artefact was made; "" for none."""
     version: str = ""
 
     def same(self, other: "Record | None") -> bool:
@@ -44,9 +48,11 @@ def read_artefacts(folder: Path, fingerprint: str) -> dict[str, Tensor]:
     """Read all tensors of a folder's `<file>.safetensors`, under the names `<file>.<tensor>`.
 
     Raises:
-        BundleError: If a file is damaged, has a wrong name, holds NaN or infinity, or was made for another model.
+        BundleError: If a file is damaged, has a wrong name, holds NaN or infinity, or was made for another model or
+            under other reference statistics.
     """
     artefacts: dict[str, Tensor] = {}
+    digest = reference_digest(read_reference(folder))
     for file in sorted(folder.glob(f"*{SUFFIX}")):
         if not KEYED.fullmatch(file.stem):
             raise BundleError(
@@ -58,10 +64,34 @@ def read_artefacts(folder: Path, fingerprint: str) -> dict[str, Tensor]:
                 f"{file} was made for another model ({record.fingerprint[:12]}, this one is {fingerprint[:12]}); "
                 "run `acclimate calibrate` to make it again, or remove it"
             )
+        if record is not None and record.normalizer and record.reference != digest:
+            raise BundleError(
+                f"{file} was made under other reference statistics than those of {folder / (REFERENCE + SUFFIX)}; "
+                "run `acclimate calibrate` to make it again, or remove it"
+            )
         tensors = read_tensors(file)
         check_finite(tensors, str(file))
         artefacts.update({f"{file.stem}.{name}": tensor for name, tensor in tensors.items()})
     return artefacts
+
+
+def read_reference(folder: Path) -> dict[str, Tensor]:
+    """Return the reference statistics in a folder of artefacts, `<layer>.mean` and `.var`; {} if it has none.
+
+    Raises:
+        BundleError: If the file is damaged.
+    """
+    file = folder / f"{REFERENCE}{SUFFIX}"
+    return read_tensors(file) if file.is_file() else {}
+
+
+def reference_digest(reference: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of reference statistics; "" if there are none."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(reference.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest() if reference else ""
 
 
 def read_record(file: Path) -> Record | None:

@@ -1,15 +1,26 @@
 """Makes the planned artefacts one by one. It keeps existing ones, and skips those that the model does not support."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from adapters import SourceModel
 from adapters.errors import UnfitModelError
+from adapters.network.reference_statistics import REFERENCE
 from service.errors import BundleError
-from service.models.artefacts import SUFFIX, Record, check_finite, read_record, read_tensors, write_artefact
+from service.models.artefacts import (
+    SUFFIX,
+    Record,
+    check_finite,
+    read_record,
+    read_reference,
+    read_tensors,
+    reference_digest,
+    write_artefact,
+)
 from service.models.bundle import Bundle
 from service.offline.calibration.plan import PROBE, Work
 
@@ -54,6 +65,19 @@ def kept_probe(bundle: Bundle) -> Tensor | None:
     return read_tensors(file).get("images", torch.zeros(0, dtype=torch.uint8))
 
 
+def with_reference(bundle: Bundle, source: SourceModel) -> SourceModel:
+    """Return a bundle's model under the bundle's reference statistics, if it has some that were made for this model.
+
+    Raises:
+        BundleError: If their file is damaged.
+    """
+    file = bundle.artefacts_folder / f"{REFERENCE}{SUFFIX}"
+    if not file.is_file() or _is_foreign(file, bundle.fingerprint):
+        return source
+    stored = {f"{REFERENCE}.{name}": tensor for name, tensor in read_tensors(file).items()}
+    return replace(source, artefacts={**source.artefacts, **stored})
+
+
 def probe_result(bundle: Bundle, images: Tensor) -> Result:
     """Return the result for a probe set that is kept."""
     file = bundle.artefacts_folder / f"{PROBE}{SUFFIX}"
@@ -62,11 +86,34 @@ def probe_result(bundle: Bundle, images: Tensor) -> Result:
 
 
 def foreign(bundle: Bundle) -> Iterator[Result]:
-    """Yield the artefacts that were made for another model. With any of them, the bundle cannot be served."""
-    for file in sorted(bundle.artefacts_folder.glob(f"*{SUFFIX}")):
-        if _is_foreign(file, bundle.fingerprint):
+    """Yield the artefacts that were made for another model or under other reference statistics.
+
+    With any of them, the bundle cannot be served.
+    """
+    for record, file in _records(bundle):
+        if record.fingerprint != bundle.fingerprint:
             reason = "made for another model: remove it, or make it again with --learner and --normalizer"
-            yield Result(file.stem, "foreign", reason, _record_of(file), file.stat().st_size)
+            yield Result(file.stem, "foreign", reason, record, file.stat().st_size)
+    for file in outdated(bundle):
+        reason = "made under other reference statistics: remove it, or make it again with --learner and --normalizer"
+        yield Result(file.stem, "foreign", reason, _record_of(file), file.stat().st_size)
+
+
+def outdated(bundle: Bundle) -> list[Path]:
+    """Return the artefacts of this model that were made under other reference statistics than the bundle's."""
+    reference = reference_digest(read_reference(bundle.artefacts_folder))
+    return [
+        file
+        for record, file in _records(bundle)
+        if record.fingerprint == bundle.fingerprint and record.normalizer and record.reference != reference
+    ]
+
+
+def _records(bundle: Bundle) -> Iterator[tuple[Record, Path]]:
+    for file in sorted(bundle.artefacts_folder.glob(f"*{SUFFIX}")):
+        record = _record_of(file)
+        if record is not None:
+            yield record, file
 
 
 def _is_foreign(file: Path, fingerprint: str) -> bool:

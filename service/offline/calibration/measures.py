@@ -1,4 +1,4 @@
-"""Statistics of the source model on source images that do not depend on the adapter: features and entropy."""
+"""Statistics of the source model on source images that do not depend on the adapter: reference, features, entropy."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from adapters import SourceImages, SourceModel, pipeline
+from adapters.errors import UnfitModelError
 from adapters.functional.entropy import entropy_of_logits
+from adapters.network.reference_pass import measure_reference
 from adapters.source import USUAL_BATCH, as_inputs
 from adapters.values import Forward
 
@@ -14,6 +16,17 @@ QUANTILES = 1001
 
 Measure = Callable[[SourceModel, SourceImages, Callable[[float], None]], Mapping[str, Tensor]]
 """Computes tensors from a model and source images. It reports progress to a callback, as shares that add up to 1."""
+
+
+def reference(source: SourceModel, data: SourceImages, advance: Callable[[float], None]) -> dict[str, Tensor]:
+    """Return `<layer>.mean` and `<layer>.var` (C,) of each batch-norm layer's inputs.
+
+    Raises:
+        UnfitModelError: If the model has no batch norm with running statistics.
+    """
+    if source.opaque or not source.has_batch_norm:
+        raise UnfitModelError("the model has no batch norm with running statistics that could be replaced")
+    return measure_reference(source, _inputs(data, advance))
 
 
 def features(source: SourceModel, data: SourceImages, advance: Callable[[float], None]) -> dict[str, Tensor]:
@@ -49,7 +62,13 @@ def entropy(source: SourceModel, data: SourceImages, advance: Callable[[float], 
 def _passes(source: SourceModel, data: SourceImages, advance: Callable[[float], None]) -> Iterator[Forward]:
     """Run the frozen source model over all images."""
     net = pipeline("source").prepare(source).net
-    for images in torch.split(data.images, USUAL_BATCH):
+    for x in _inputs(data, advance):
         with torch.no_grad():
-            yield net.forward({}, net.initial_norm, as_inputs(images, data.value_range))
+            yield net.forward({}, net.initial_norm, x)
+
+
+def _inputs(data: SourceImages, advance: Callable[[float], None]) -> Iterator[Tensor]:
+    """Yield all images as inputs (N, *input_shape), and report each batch once it has been used."""
+    for images in torch.split(data.images, USUAL_BATCH):
+        yield as_inputs(images, data.value_range)
         advance(len(images) / len(data.images))

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from adapters import Pipeline, SourceModel, create, pipeline
 from adapters.base import Learner
+from adapters.network.reference_statistics import REFERENCE
 from adapters.registry import parts, pipelines_of
-from adapters.source import artefact_file
+from adapters.source import artefact, artefact_file
 from service.errors import UnfitError
-from service.models.artefacts import Record
+from service.models.artefacts import Record, reference_digest
 from service.models.bundle import Bundle
 from service.offline.calibration.choice import Chosen, digest
-from service.offline.calibration.measures import Measure, entropy, features
+from service.offline.calibration.measures import Measure, entropy, features, reference
 
 PROBE = "probe"
 MEASURES: Mapping[str, Measure] = {"features": features, "entropy": entropy}
@@ -30,11 +31,13 @@ class Wanted:
         learners: The learners whose artefacts are made; () for all.
         normalizers: The normalizers that they are made under; () for each learner's usual ones.
         batch: Images per batch.
+        reference: Whether to measure the reference statistics of norm layers.
     """
 
     learners: tuple[str, ...] = ()
     normalizers: tuple[str, ...] = ()
     batch: int = 64
+    reference: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,25 +55,58 @@ class Work:
     make: Callable[[Callable[[float], None]], Mapping[str, Tensor]]
 
 
-def planned(bundle: Bundle, source: SourceModel, chosen: Chosen, wanted: Wanted) -> list[Work]:
-    """List the artefacts to make.
+def reference_work(bundle: Bundle, source: SourceModel, chosen: Chosen) -> Work:
+    """Return the work that measures the reference statistics. Learners' artefacts are made under its result."""
+    return Work(REFERENCE, _record(bundle, chosen), partial(reference, source, chosen.images))
+
+
+def planned(
+    bundle: Bundle, source: SourceModel, chosen: Chosen, wanted: Wanted, outdated: Collection[str] = ()
+) -> list[Work]:
+    """List the artefacts to make, other than the reference statistics, which `source` already has.
+
+    Args:
+        bundle: The bundle.
+        source: Its model.
+        chosen: The source images.
+        wanted: The learners, normalizers and batch size.
+        outdated: Names of existing artefacts to make again, such as fisher@batch@64.
 
     Raises:
         UnfitError: If a named learner or normalizer does not exist, or a named learner has no artefact.
     """
-    record = Record(
+    record = _record(bundle, chosen)
+    works = [*_probe(chosen, record)]
+    works += [Work(name, record, partial(measure, source, chosen.images)) for name, measure in MEASURES.items()]
+    keyed = [(made, adapter, wanted.batch) for made, adapter in _adapters(bundle, wanted)]
+    learned = [_learned(source, chosen, record, *each) for each in [*keyed, *_again(outdated)]]
+    return [*works, *{work.name: work for work in learned}.values()]
+
+
+def _learned(source: SourceModel, chosen: Chosen, record: Record, made: str, adapter: Pipeline, batch: int) -> Work:
+    """Return the work that makes a learner's artefact under a normalizer."""
+    normalizer = adapter.normalizer.name
+    under = reference_digest(artefact(source.artefacts, REFERENCE))
+    own = record.model_copy(update={"normalizer": normalizer, "batch": batch, "reference": under})
+    make = partial(adapter.calibrate, source, chosen.images, batch)
+    return Work(artefact_file(made, normalizer, batch), own, make)
+
+
+def _again(names: Collection[str]) -> Iterator[tuple[str, Pipeline, int]]:
+    """Yield the artefacts with these names, as far as a learner of this version makes them."""
+    by_artefact = {learner.artefact: name for name, learner in learners().items()}
+    for made, normalizer, batch in (name.split("@") for name in names if name.count("@") == 2):
+        if made in by_artefact and normalizer in parts("normalizer"):
+            yield made, pipeline(f"{normalizer}+{by_artefact[made]}"), int(batch)
+
+
+def _record(bundle: Bundle, chosen: Chosen) -> Record:
+    return Record(
         fingerprint=bundle.fingerprint,
         images=len(chosen.images.images),
         data=digest(chosen.images),
         version=version("acclimate"),
     )
-    works = [*_probe(chosen, record)]
-    works += [Work(name, record, partial(measure, source, chosen.images)) for name, measure in MEASURES.items()]
-    for artefact, adapter in _adapters(bundle, wanted):
-        name = artefact_file(artefact, adapter.normalizer.name, wanted.batch)
-        keyed = record.model_copy(update={"normalizer": adapter.normalizer.name, "batch": wanted.batch})
-        works.append(Work(name, keyed, partial(adapter.calibrate, source, chosen.images, wanted.batch)))
-    return works
 
 
 def check_names(names: Collection[str], known: Collection[str], kind: str) -> None:

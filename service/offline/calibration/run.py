@@ -8,10 +8,18 @@ from rich.table import Table
 from adapters import SourceModel
 from service.errors import UnfitError
 from service.models.bundle import Bundle
-from service.offline.calibration.artefacts import Result, foreign, kept_probe, make, probe_result
+from service.offline.calibration.artefacts import (
+    Result,
+    foreign,
+    kept_probe,
+    make,
+    outdated,
+    probe_result,
+    with_reference,
+)
 from service.offline.calibration.choice import choose
 from service.offline.calibration.data import SourceData
-from service.offline.calibration.plan import PROBE, Wanted, Work, planned
+from service.offline.calibration.plan import PROBE, Wanted, Work, planned, reference_work
 from service.support.atomic_files import remove_left
 
 IMAGES = 2000
@@ -53,7 +61,12 @@ def calibrate_bundle(
     results = [probe_result(bundle, kept)] if kept is not None else []
     results += [Result(PROBE, "skipped", chosen.why_no_probe)] if chosen.why_no_probe else []
     try:
-        _make_all(bundle, planned(bundle, source, chosen, wanted), results, console, again=again)
+        if wanted.reference:
+            _make_all(bundle, [reference_work(bundle, source, chosen)], results, console, again=again)
+        source = with_reference(bundle, source)
+        renewed = [file.stem for file in outdated(bundle)]
+        _make_all(bundle, planned(bundle, source, chosen, wanted, renewed), results, console, again=again)
+        results += [other for other in foreign(bundle) if other.name not in {result.name for result in results}]
     finally:
         console.print(_table(bundle, results))
     return results
@@ -70,7 +83,6 @@ def _make_all(bundle: Bundle, works: list[Work], results: list[Result], console:
                 make(bundle.artefacts_folder, work, lambda share: progress.advance(task, share), again=again)
             )
         progress.update(task, completed=len(works))
-    results += [other for other in foreign(bundle) if other.name not in {result.name for result in results}]
 
 
 def _table(bundle: Bundle, results: list[Result]) -> Table:
