@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.errors import UnfitModelError
+from adapters.monitors.norm_distance import distance
 from adapters.source import SourceModel, artefact
 from adapters.values import Moments
 
@@ -82,6 +83,25 @@ def stored_references(artefacts: Mapping[str, Tensor]) -> dict[str, Moments]:
     stored = artefact(artefacts, REFERENCE)
     names = [name.removesuffix(MEAN) for name in stored if name.endswith(MEAN)]
     return {name: Moments(stored[f"{name}{MEAN}"], stored[f"{name}{VAR}"]) for name in names}
+
+
+def running_statistics_distance(source: SourceModel) -> float | None:
+    """Return the norm-statistics distance of a network's running statistics from its reference; None without one.
+
+    It is 0 if the network's running statistics are those of the source images; see `norm_distance.distance`.
+    """
+    pairs = [
+        (Moments(norm.running_mean, norm.running_var), reference)
+        for norm, reference in references(source, source.network).items()
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
+    ]
+    if not pairs:
+        return None
+    running, reference = (
+        Moments(torch.cat([each.mean for each in side]), torch.cat([each.var for each in side]))
+        for side in zip(*pairs, strict=True)
+    )
+    return float(distance(running, reference))
 
 
 def _check(name: str, module: nn.Module | None, reference: Moments) -> None:

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from adapters.network.reference_statistics import running_statistics_distance
 from service.cli.arguments import AllowFactory
 from service.errors import BundleError
 from service.models.bundle import read_bundle
@@ -55,6 +56,7 @@ def _summary(model: HostedModel) -> Table:
         "output": toml.model.output,
         "default adapter": model.default.spec,
         "artefacts": ", ".join(model.bundle.artefact_names) or "none; `acclimate calibrate` makes them",
+        "reference": _reference(model),
         "sample": f"two made images answered, entropy {float(output.signals['entropy']):.3f} nats",
         "auto": unfit_for_auto(model) or "fits",
         "licence": toml.licence,
@@ -62,3 +64,13 @@ def _summary(model: HostedModel) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _reference(model: HostedModel) -> str:
+    """Describe the reference statistics of a model's batch-norm layers."""
+    if model.source.opaque or not model.source.has_batch_norm:
+        return "the model has no batch norm that needs one"
+    apart = running_statistics_distance(model.source)
+    if apart is None:
+        return "none: normalizers use the network's running statistics; `acclimate calibrate` measures your images'"
+    return f"measured; the running statistics' distance from it is {apart:.2g}"

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from adapters import SourceImages, create
 from service.cli.main import app
 from service.errors import BundleError, UnfitError
-from service.models.artefacts import RECORD, Record, read_record, write_artefact
+from service.models.artefacts import RECORD, Record, read_record, reference_digest, write_artefact
 from service.models.bundle import read_bundle
 from service.models.hosted import host, load_source
 from service.settings import EMBEDDED
@@ -26,7 +27,7 @@ from tests.serving import images
 
 LABELLED = np.random.default_rng(0).integers(0, 256, (120, 3, 16, 16), dtype=np.uint8)
 LABELS = np.arange(120) % 10
-FILES = ["cotta@batch@64", "entropy", "features", "fisher@batch@64", "probe"]
+FILES = ["cotta@batch@64", "entropy", "features", "fisher@batch@64", "probe", "reference"]
 
 
 def calibrate(bundle, data, *options):
@@ -90,16 +91,67 @@ def used_images():
     return SourceImages(torch.from_numpy(LABELLED)[rows], torch.from_numpy(LABELS)[rows])
 
 
+def under_reference(folder):
+    """The reference model under a calibrated bundle's reference statistics."""
+    stored = load_file(artefacts(folder)["reference"])
+    return replace(reference_source(), artefacts={f"reference.{name}": tensor for name, tensor in stored.items()})
+
+
 def test_the_artefacts_of_learners_are_what_their_calibration_gives(calibrated):
     folder, printed = calibrated
 
     assert list(artefacts(folder)) == FILES
     assert outcomes(printed) == dict.fromkeys(FILES, "made")
     for file, spec in (("fisher@batch@64", "batch+eata"), ("cotta@batch@64", "batch+cotta")):
-        made = create(spec).calibrate(reference_source(), used_images(), 64, lambda _: None)
+        made = create(spec).calibrate(under_reference(folder), used_images(), 64, lambda _: None)
         stored = load_file(artefacts(folder)[file])
         assert sorted(stored) == sorted(made)
         assert all(torch.equal(stored[name], made[name]) for name in made)
+
+
+def test_learners_artefacts_are_made_under_the_reference_statistics(calibrated):
+    folder, _ = calibrated
+    digest = reference_digest(load_file(artefacts(folder)["reference"]))
+
+    under = {name: read_record(file).reference for name, file in artefacts(folder).items()}
+
+    assert under == {name: digest if "@" in name else "" for name in FILES}
+
+
+def test_a_reference_is_measured_unless_it_is_declined_and_served(bundle, data):
+    without = outcomes(calibrate(bundle, data, "--no-reference", "--probe", "20"))
+    assert "reference" not in without
+    before = host(read_bundle(bundle), [FACTORY], 1)
+
+    with_it = outcomes(calibrate(bundle, data))
+
+    assert {name for name, said in with_it.items() if said == "made"} == {
+        "reference",
+        "fisher@batch@64",
+        "cotta@batch@64",
+    }
+    after = host(read_bundle(bundle), [FACTORY], 1)
+    x = torch.from_numpy(LABELLED[:64]).float() / 255
+    batch = [model.fit("batch", {}) for model in (before, after)]
+    drift = [float(fitted.step(fitted.initial(), x)[0].signals["drift"]) for fitted in batch]
+    assert drift[1] < drift[0] / 10
+    assert before.bundle.fingerprint == after.bundle.fingerprint
+
+
+def test_an_artefact_under_another_reference_is_refused_and_made_again(bundle, data):
+    calibrate(bundle, data, "--probe", "20", "--normalizer", "ema")
+    reference = artefacts(bundle)["reference"]
+    stored = load_file(reference)
+    moved = {name: tensor + 1 for name, tensor in stored.items()}
+    save_file(moved, reference, metadata={RECORD: read_record(reference).model_dump_json()})
+
+    made_under = r"cotta@ema@64\.safetensors was made under other reference statistics .*run `acclimate calibrate"
+    with pytest.raises(BundleError, match=made_under):
+        read_bundle(bundle)
+
+    said = outcomes(calibrate(bundle, data, "--no-reference"))
+    assert {name for name, what in said.items() if what == "made"} >= {"cotta@ema@64", "fisher@ema@64"}
+    assert "reference" in read_bundle(bundle).artefact_names
 
 
 def test_features_are_those_that_enter_the_classifier(calibrated):
@@ -178,7 +230,9 @@ def test_a_changed_setting_is_made_anew(bundle, data):
     assert {name for name, said in batch.items() if said == "made"} == {"fisher@batch@16", "cotta@batch@16"}
 
     fewer = outcomes(calibrate(bundle, data, "--images", "50"))
-    assert {name for name, said in fewer.items() if said == "made"} == set(FILES) - {"probe"}
+    under_the_old_reference = {"fisher@batch@16", "cotta@batch@16"}
+    made = {name for name, said in fewer.items() if said == "made"}
+    assert made == set(FILES) - {"probe"} | under_the_old_reference
 
     probe = outcomes(calibrate(bundle, data, "--images", "50", "--probe", "10"))
     assert set(probe.values()) == {"made"}
@@ -188,7 +242,9 @@ def test_a_changed_setting_is_made_anew(bundle, data):
 def test_artefacts_are_made_under_the_normalizers_and_learners_named(bundle, data):
     calibrate(bundle, data, "--learner", "cotta", "--normalizer", "ema", "--normalizer", "source")
 
-    assert list(artefacts(bundle)) == ["cotta@ema@64", "cotta@source@64", "entropy", "features", "probe"]
+    assert list(artefacts(bundle)) == [
+        "cotta@ema@64", "cotta@source@64", "entropy", "features", "probe", "reference"
+    ]  # fmt: skip
 
 
 def test_unless_named_the_normalizers_are_the_learners_own_and_the_bundles(tmp_path, data):
@@ -388,11 +444,11 @@ def test_a_run_that_is_stopped_leaves_whole_files_and_the_next_goes_on(bundle, d
         stopped = CliRunner(env={"COLUMNS": "250", "ACCLIMATE_THREADS": "1"}).invoke(app, arguments)
 
     assert stopped.exit_code == 130
-    assert set(outcomes(stopped.output)) == {"probe", "features"}
-    assert list(artefacts(bundle)) == ["features", "probe"]
+    assert set(outcomes(stopped.output)) == {"probe", "reference"}
+    assert list(artefacts(bundle)) == ["probe", "reference"]
     (bundle / "artefacts" / ".writing-left").write_bytes(b"by a process that was killed")
     said = outcomes(calibrate(bundle, data, "--probe", "20"))
-    assert {name for name, what in said.items() if what.startswith("kept")} == {"probe", "features"}
+    assert {name for name, what in said.items() if what.startswith("kept")} == {"probe", "reference"}
     assert list(artefacts(bundle)) == FILES
 
 

@@ -24,7 +24,9 @@ def reference(source: SourceModel, data: SourceImages, advance: Callable[[float]
     Raises:
         UnfitModelError: If the model has no batch norm with running statistics.
     """
-    if source.opaque or not source.has_batch_norm:
+    if source.opaque:
+        raise UnfitModelError(source.opaque)
+    if not source.has_batch_norm:
         raise UnfitModelError("the model has no batch norm with running statistics that could be replaced")
     return measure_reference(source, _inputs(data, advance))
 

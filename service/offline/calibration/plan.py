@@ -71,9 +71,6 @@ def planned(
         chosen: The source images.
         wanted: The learners, normalizers and batch size.
         outdated: Names of existing artefacts to make again, such as fisher@batch@64.
-
-    Raises:
-        UnfitError: If a named learner or normalizer does not exist, or a named learner has no artefact.
     """
     record = _record(bundle, chosen)
     works = [*_probe(chosen, record)]
@@ -109,6 +106,16 @@ def _record(bundle: Bundle, chosen: Chosen) -> Record:
     )
 
 
+def check_wanted(wanted: Wanted) -> None:
+    """Check that the named learners and normalizers exist, and that the learners have a source artefact.
+
+    Raises:
+        UnfitError: If one does not. The message lists those that do.
+    """
+    check_names(wanted.learners, learners(), "learner with a source artefact")
+    check_names(wanted.normalizers, parts("normalizer"), "normalizer")
+
+
 def check_names(names: Collection[str], known: Collection[str], kind: str) -> None:
     """Check that all names are known; `kind` says in the error what they name.
 
@@ -129,8 +136,6 @@ def learners() -> dict[str, type[Learner[Any]]]:
 def _adapters(bundle: Bundle, wanted: Wanted) -> Iterator[tuple[str, Pipeline]]:
     """Yield the distinct artefacts of learners, each with the pipeline that it is made under."""
     known = learners()
-    check_names(wanted.learners, known, "learner with a source artefact")
-    check_names(wanted.normalizers, parts("normalizer"), "normalizer")
     planned_before: set[tuple[str, str]] = set()
     for name in wanted.learners or known:
         for normalizer in wanted.normalizers or _usual_normalizers(known[name], bundle):

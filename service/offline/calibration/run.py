@@ -19,7 +19,7 @@ from service.offline.calibration.artefacts import (
 )
 from service.offline.calibration.choice import choose
 from service.offline.calibration.data import SourceData
-from service.offline.calibration.plan import PROBE, Wanted, Work, planned, reference_work
+from service.offline.calibration.plan import PROBE, Wanted, Work, check_wanted, planned, reference_work
 from service.support.atomic_files import remove_left
 
 IMAGES = 2000
@@ -51,6 +51,7 @@ def calibrate_bundle(
         UnfitError: If the data or a name does not fit the model.
         BundleError: If a file cannot be written.
     """
+    check_wanted(wanted)
     console = Console()
     remove_left(bundle.artefacts_folder)
     kept = kept_probe(bundle) if probe is None else None
