@@ -1,0 +1,159 @@
+"""Errors with a network's running statistics and with its reference statistics.
+
+`python -m benchmarks.reference_statistics --help`. The subject is CIFAR-10-C with a public ResNet-20, or PACS with
+EfficientNet-Lite0 and a head trained on photographs. Each spec runs one continual stream over all domains in fair order
+(shuffled) and in label-correlated order.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from adapters import SourceModel
+from adapters.errors import AdapterError
+from adapters.network.reference_pass import measure_reference
+from adapters.network.reference_statistics import REFERENCE, running_statistics_distance
+from adapters.source import USUAL_BATCH
+from benchmarks import cifar10c, pacs
+from benchmarks.pacs import Subject
+from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
+from service.offline.evaluation.data import Domains, in_memory
+from service.offline.evaluation.layouts import CIFAR10C
+from service.offline.evaluation.pipelines import read_pipeline
+from service.offline.evaluation.protocols import Plan, PlanSettings, make_plan
+from service.offline.evaluation.runs import run
+
+SPECS = (
+    "source", "batch", "alpha", "ema", "rotta_bn", "note_iabn", "unmix_tns", "note_iabn+lame,note_iabn.shared=running",
+    "batch+tent", "batch+eta", "batch+roid", "rotta_bn+eta", "auto",
+)  # fmt: skip
+PROTOCOLS = {"fair": "continual", "correlated": "correlated"}
+LOG_WIDTH = 120
+
+
+@dataclass(frozen=True)
+class Result:
+    """A spec's error in % in one order: with running statistics, and with the reference statistics."""
+
+    spec: str
+    order: str
+    running: float
+    reference: float
+
+
+def cifar(data: Path) -> Subject:
+    """Return ResNet-20 with the folder's training images and its 15 corruptions."""
+    source, images, folder = (
+        load_source_model(data / "resnet20.safetensors"),
+        read_source_images(data),
+        cifar10c.read_folder(data),
+    )
+    if images is None:
+        raise typer.BadParameter(f"{data} has no source_images.npy, which the reference statistics are measured on")
+    pixels = np.split(folder.images.numpy().transpose(0, 3, 1, 2), len(CIFAR10C))
+    domains = {name: in_memory(part, folder.labels.numpy()) for name, part in zip(CIFAR10C, pixels, strict=True)}
+    return Subject(source, images, Domains(domains), float("nan"))
+
+
+def with_reference(subject: Subject, images: int) -> SourceModel:
+    """Return the model with reference statistics of its first `images` source images."""
+    batches = (x for x, _ in replace(subject.images, images=subject.images.images[:images]).batches(USUAL_BATCH))
+    measured = {f"{REFERENCE}.{name}": tensor for name, tensor in measure_reference(subject.source, batches).items()}
+    return replace(subject.source, artefacts={**subject.source.artefacts, **measured})
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    data: Annotated[
+        Path,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="A CIFAR-10-C folder as `benchmarks.cifar10c` reads it, or PACS (`photo/dog/*.jpg` ...).",
+        ),
+    ],
+    spec: Annotated[list[str], typer.Option(help="A pipeline; repeat for more.")] = list(SPECS),  # noqa: B006 - typer never writes to it
+    order: Annotated[list[str], typer.Option(help="fair or correlated; repeat for both.")] = list(PROTOCOLS),  # noqa: B006 - as above
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = USUAL_BATCH,
+    images: Annotated[int, typer.Option(min=2, help="Source images that the statistics are measured on.")] = 2000,
+    limit: Annotated[int, typer.Option(min=0, help="Use only the first images of each domain; 0 for all.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures here.")] = None,
+) -> None:
+    """Measure each spec's error with the network's running statistics and with measured reference statistics."""
+    torch.set_num_threads(threads)
+    console = Console()
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    subject = pacs.load(data) if (data / pacs.SOURCE).is_dir() else cifar(data)
+    if limit:
+        subject = replace(subject, domains=subject.domains.first(limit))
+    measured = with_reference(subject, images)
+    apart = running_statistics_distance(measured)
+    console.print(f"error on other source images: {subject.source_error:.1f} %")
+    console.print(f"distance of the running statistics from the reference: {apart:.3f}")
+    try:
+        results = list(_measure(subject, measured, spec, order, batch, console))
+    except AdapterError as error:
+        raise typer.BadParameter(str(error)) from None
+    console.print(as_table(results))
+    if json_file is not None:
+        json_file.write_text(json.dumps(_as_json(data, batch, images, limit, results), indent=1) + "\n")
+
+
+def as_table(results: list[Result]) -> Table:
+    """Return the results as a table."""
+    table = Table(box=box.SIMPLE_HEAD, title="Error in %, continual")
+    table.add_column("spec", overflow="fold")
+    table.add_column("order")
+    for heading in ("running", "reference", "difference"):
+        table.add_column(heading, justify="right")
+    for each in results:
+        difference = f"{each.reference - each.running:+.2f}"
+        table.add_row(each.spec, each.order, f"{each.running:.2f}", f"{each.reference:.2f}", difference)
+    return table
+
+
+def _as_json(data: Path, batch: int, images: int, limit: int, results: list[Result]) -> dict[str, Any]:
+    settings = {"data": data.name, "batch": batch, "images": images, "limit": limit, "torch": torch.__version__}
+    return {**settings, "results": [asdict(each) for each in results]}
+
+
+def _measure(
+    subject: Subject, measured: SourceModel, specs: list[str], orders: list[str], batch: int, console: Console
+) -> Iterator[Result]:
+    plans = {order: make_plan(PROTOCOLS[order], subject.domains, PlanSettings(), 0) for order in orders}
+    with Progress(console=console) as progress:
+        task = progress.add_task("", total=sum(2 * len(plan.items) * len(specs) for plan in plans.values()))
+        for text in specs:
+            for order, plan in plans.items():
+                progress.update(task, description=f"{text} ({order})")
+                errors = [
+                    _error(subject, model, text, plan, batch, lambda done: progress.advance(task, done))
+                    for model in (subject.source, measured)
+                ]
+                progress.console.print(f"{text} ({order}): {errors[0]:.2f} -> {errors[1]:.2f}")
+                yield Result(text, order, *errors)
+
+
+def _error(subject: Subject, model: SourceModel, text: str, plan: Plan, batch: int, advance: Any) -> float:
+    adapter = read_pipeline(text)
+    ready = with_artefacts(model, adapter, subject.images, USUAL_BATCH)
+    return run(adapter, ready, subject.domains, plan, batch, advance).error
+
+
+if __name__ == "__main__":
+    app()
