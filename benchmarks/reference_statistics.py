@@ -5,18 +5,15 @@ EfficientNet-Lite0 and a head trained on photographs. Each spec runs one continu
 (shuffled) and in label-correlated order.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from adapters import SourceModel
@@ -24,7 +21,7 @@ from adapters.errors import AdapterError
 from adapters.network.reference_pass import measure_reference
 from adapters.network.reference_statistics import REFERENCE, running_statistics_distance
 from adapters.source import USUAL_BATCH
-from benchmarks import cifar10c, pacs
+from benchmarks import cifar10c, pacs, report
 from benchmarks.pacs import Subject
 from benchmarks.resnet20 import load_source_model, read_source_images, with_artefacts
 from service.offline.evaluation.data import Domains, in_memory
@@ -38,7 +35,7 @@ SPECS = (
     "batch+tent", "batch+eta", "batch+roid", "rotta_bn+eta", "auto",
 )  # fmt: skip
 PROTOCOLS = {"fair": "continual", "correlated": "correlated"}
-LOG_WIDTH = 120
+WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -82,74 +79,72 @@ def main(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="A CIFAR-10-C folder as `benchmarks.cifar10c` reads it, or PACS (`photo/dog/*.jpg` ...).",
+            help="Folder of `benchmarks.cifar10c`, or PACS as `photo/dog/*.jpg` and so on.",
         ),
     ],
-    spec: Annotated[list[str], typer.Option(help="A pipeline; repeat for more.")] = list(SPECS),  # noqa: B006 - typer never writes to it
-    order: Annotated[list[str], typer.Option(help="fair or correlated; repeat for both.")] = list(PROTOCOLS),  # noqa: B006 - as above
+    spec: report.Specs = list(SPECS),  # noqa: B006 - typer never writes to it
+    order: Annotated[list[str], typer.Option(help="fair or correlated; repeat.", show_default=False)] = list(PROTOCOLS),  # noqa: B006 - as above
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = USUAL_BATCH,
-    images: Annotated[int, typer.Option(min=2, help="Source images that the statistics are measured on.")] = 2000,
+    images: Annotated[int, typer.Option(min=2, help="Most source images that the statistics are measured on.")] = 2000,
     limit: Annotated[int, typer.Option(min=0, help="Use only the first images of each domain; 0 for all.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures here.")] = None,
+    json_file: report.JsonFile = None,
 ) -> None:
     """Measure each spec's error with the network's running statistics and with measured reference statistics."""
     torch.set_num_threads(threads)
-    console = Console()
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
+    unknown = [name for name in order if name not in PROTOCOLS]
+    if unknown:
+        raise typer.BadParameter(f"there is no order {unknown[0]!r}; there are: {', '.join(PROTOCOLS)}")
     subject = pacs.load(data) if (data / pacs.SOURCE).is_dir() else cifar(data)
     if limit:
         subject = replace(subject, domains=subject.domains.first(limit))
     measured = with_reference(subject, images)
-    apart = running_statistics_distance(measured)
-    console.print(f"error on other source images: {subject.source_error:.1f} %")
-    console.print(f"distance of the running statistics from the reference: {apart:.3f}")
+    about = {
+        "data": data.name,
+        "images": str(min(images, len(subject.images.images))),
+        "running_statistics_distance": f"{running_statistics_distance(measured):.3f}",
+        "source_error": f"{subject.source_error:.1f} %",
+        "batch": str(batch),
+        "torch": torch.__version__,
+    }
     try:
-        results = list(_measure(subject, measured, spec, order, batch, console))
+        results = list(_measure(subject, measured, spec, order, batch))
     except AdapterError as error:
         raise typer.BadParameter(str(error)) from None
-    console.print(as_table(results))
-    if json_file is not None:
-        json_file.write_text(json.dumps(_as_json(data, batch, images, limit, results), indent=1) + "\n")
+    figures = {**about, "limit": limit, "results": [asdict(each) for each in results]}
+    report.write(as_table(results, report.lines_of(about)), width=WIDTH, figures=figures, json_file=json_file)
 
 
-def as_table(results: list[Result]) -> Table:
+def as_table(results: list[Result], caption: str = "") -> Table:
     """Return the results as a table."""
-    table = Table(box=box.SIMPLE_HEAD, title="Error in %, continual")
-    table.add_column("spec", overflow="fold")
-    table.add_column("order")
-    for heading in ("running", "reference", "difference"):
-        table.add_column(heading, justify="right")
+    headings = ("spec", "order", "running", "reference", "difference")
+    table = report.new_table("Error in %, continual", headings, ("spec", "order"), caption)
     for each in results:
         difference = f"{each.reference - each.running:+.2f}"
         table.add_row(each.spec, each.order, f"{each.running:.2f}", f"{each.reference:.2f}", difference)
     return table
 
 
-def _as_json(data: Path, batch: int, images: int, limit: int, results: list[Result]) -> dict[str, Any]:
-    settings = {"data": data.name, "batch": batch, "images": images, "limit": limit, "torch": torch.__version__}
-    return {**settings, "results": [asdict(each) for each in results]}
-
-
 def _measure(
-    subject: Subject, measured: SourceModel, specs: list[str], orders: list[str], batch: int, console: Console
+    subject: Subject, measured: SourceModel, specs: list[str], orders: list[str], batch: int
 ) -> Iterator[Result]:
     plans = {order: make_plan(PROTOCOLS[order], subject.domains, PlanSettings(), 0) for order in orders}
-    with Progress(console=console) as progress:
+    with report.progress() as progress:
         task = progress.add_task("", total=sum(2 * len(plan.items) * len(specs) for plan in plans.values()))
         for text in specs:
             for order, plan in plans.items():
                 progress.update(task, description=f"{text} ({order})")
-                errors = [
-                    _error(subject, model, text, plan, batch, lambda done: progress.advance(task, done))
-                    for model in (subject.source, measured)
-                ]
-                progress.console.print(f"{text} ({order}): {errors[0]:.2f} -> {errors[1]:.2f}")
-                yield Result(text, order, *errors)
+                advance = partial(progress.advance, task)
+                running, reference = (
+                    _error(subject, model, text, plan, batch, advance) for model in (subject.source, measured)
+                )
+                progress.console.print(f"{text} ({order}): {running:.2f} -> {reference:.2f}")
+                yield Result(text, order, running, reference)
 
 
-def _error(subject: Subject, model: SourceModel, text: str, plan: Plan, batch: int, advance: Any) -> float:
+def _error(
+    subject: Subject, model: SourceModel, text: str, plan: Plan, batch: int, advance: Callable[[int], None]
+) -> float:
     adapter = read_pipeline(text)
     ready = with_artefacts(model, adapter, subject.images, USUAL_BATCH)
     return run(adapter, ready, subject.domains, plan, batch, advance).error
