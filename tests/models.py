@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adapters import Adapter, SourceImages, SourceModel
+from adapters.network.reference_pass import measure_reference
 from adapters.registry import pipelines_of
 
 REFERENCE = Path(__file__).parent / "reference" / "data"
@@ -32,6 +33,14 @@ def reference_network() -> nn.Sequential:
 
 def reference_source() -> SourceModel:
     return SourceModel(reference_network(), (3, 16, 16), 10)
+
+
+def referenced_source() -> SourceModel:
+    """The reference model with reference statistics of images that are somewhat darker than those that tests send."""
+    source = reference_source()
+    dark = torch.rand(32, *source.input_shape, generator=torch.Generator().manual_seed(2)) * 0.8
+    measured = {f"reference.{name}": tensor for name, tensor in measure_reference(source, [dark]).items()}
+    return replace(source, artefacts=measured)
 
 
 def source_images(source: SourceModel, count: int = 32) -> SourceImages:

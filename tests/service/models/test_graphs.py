@@ -24,14 +24,17 @@ from service.models.kernels.graphs.step import TRIED, CompiledStep, Session
 from service.models.kernels.kernel import JointSteps, KernelStatus, OwnSteps
 from tests.applications import application, facts
 from tests.bundles import FACTORY, onnx_bundle, torch_bundle
-from tests.models import bn1d_source, reference_source, vit_source
+from tests.models import bn1d_source, reference_source, referenced_source, vit_source
 from tests.serving import called, images
 
-SOURCES = {"reference": reference_source, "bn1d": bn1d_source, "vit": vit_source}
+SOURCES = {
+    "reference": reference_source, "bn1d": bn1d_source, "vit": vit_source, "referenced": referenced_source
+}  # fmt: skip
 CELLS = [
     ("source", "reference", 1), ("source", "vit", 1), ("batch", "reference", 1), ("ema", "reference", 1),
     ("alpha", "reference", 1), ("unmix_tns", "reference", 1), ("note_iabn", "reference", 1),
     ("rotta_bn", "reference", 1), ("source+lame", "reference", 2), ("ema", "bn1d", 2),
+    ("ema", "referenced", 1), ("unmix_tns", "referenced", 1),
 ]  # fmt: skip
 """Pipeline, model, and the fewest images that the graph holds for: some parts treat one image apart."""
 
@@ -168,8 +171,10 @@ def test_graphs_are_kept_and_found_again(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "make_step", None)
     again = graphs.get(asked, make=False)
     assert (again.reason, again.least, again.times) == ("", first.least, first.times)
-    other = replace(asked, bundle=replace(bundle, fingerprint="0" * 64))
-    assert graphs.get(other, make=False) == KernelStatus(NOT_MADE)
+    others = {"fingerprint": "0" * 64}, {"artefacts": referenced_source().artefacts}
+    for changed in others:
+        other = replace(asked, bundle=replace(bundle, **changed))
+        assert graphs.get(other, make=False) == KernelStatus(NOT_MADE)
 
 
 def test_a_graph_that_was_slower_when_it_was_made_is_not_used_after_a_restart(bundle, tmp_path, kept):

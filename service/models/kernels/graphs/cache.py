@@ -13,7 +13,10 @@ from typing import TypeVar
 from torch import Tensor
 
 from adapters.network.module_net import ModuleNet
+from adapters.network.reference_statistics import REFERENCE
+from adapters.source import artefact
 from service.errors import BundleError, UnfitError
+from service.models.artefacts import reference_digest
 from service.models.bundle import Bundle
 from service.models.kernels.capabilities import answers_by_graph
 from service.models.kernels.graphs import export
@@ -75,7 +78,9 @@ class Wanted:
 
     @property
     def _model(self) -> dict[str, str]:
+        reference = reference_digest(artefact(self.bundle.artefacts, REFERENCE))
         return {
+            **({"reference": reference} if reference else {}),  # graphs from before the artefact existed stay valid
             "model": self.bundle.name,
             "version": self.bundle.toml.version,
             "fingerprint": self.bundle.fingerprint,
