@@ -80,4 +80,4 @@ def run(settings: Settings, port: Port) -> None:
     )
     listening = port.hand_over()
     print(f"Acclimate listens on {port.url}", flush=True)  # noqa: T201
-    DrainingServer(config, app.state.lifecycle, connections, settings.drain_seconds).run(sockets=[listening])
+    DrainingServer(config, app.state.services.lifecycle, connections, settings.drain_seconds).run(sockets=[listening])

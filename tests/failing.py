@@ -66,7 +66,7 @@ class Faults:
 @contextmanager
 def faults_of(api):
     """Make an application's store one that fails when told to, until the block ends."""
-    checkpoints = api.app.state.residence._keeper.checkpoints
+    checkpoints = api.app.state.services.residence._keeper.checkpoints
     engine, blobs = checkpoints.catalogue._engine, type(checkpoints.blobs)  # the snapshots' blobs are of this class too
     commit, faults = engine.dialect.do_commit, Faults()
 

@@ -18,7 +18,7 @@ def wait(api, until):
 
 def rest(api, *ids):
     """Put streams to rest."""
-    residence = api.app.state.residence
+    residence = api.app.state.services.residence
     streams = [residence.table.find(stream_id) for stream_id in ids]
 
     async def put():

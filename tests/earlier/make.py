@@ -55,7 +55,7 @@ def filled(api) -> dict:
         answers[name] = api.infer(*last_request(name))
     taken = api("POST", "/v1/streams/tent/snapshots", json={"name": "kept"}).json()
     streams = {}
-    for stream in api.app.state.residence.table:
+    for stream in api.app.state.services.residence.table:
         streams[stream.id] = {
             "generation": stream.generation,
             "steps": stream.steps,

@@ -39,7 +39,7 @@ def test_streams_of_an_earlier_version_go_on_where_they_were(earlier):
 
     for name, before in expected["streams"].items():
         told = api.stream(name)
-        stream = api.app.state.residence.table.find(name)
+        stream = api.app.state.services.residence.table.find(name)
         monitors = {key: tensor.tolist() for key, tensor in flatten(stream.current.state.monitors).items()}
         there = {key: monitors[key] for key in before["monitors"]}
         assert (told["generation"], told["steps"]) == (before["generation"], before["steps"])
@@ -48,7 +48,7 @@ def test_streams_of_an_earlier_version_go_on_where_they_were(earlier):
         assert api.infer(*last_request(name)) == before["answer"]  # out of the log of retries
         x, _, _ = last_request(name)
         assert api.infer(x, name)["parameters"]["tta_generation"] >= before["generation"]
-    assert api.app.state.residence.table.find("paused").current.state.monitors.pause == 31
+    assert api.app.state.services.residence.table.find("paused").current.state.monitors.pause == 31
     assert sorted(api.ids()) == sorted(STREAMS)
 
 

@@ -96,7 +96,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def evict(self):
-        residence = self.tested.app.state.residence
+        residence = self.tested.app.state.services.residence
         usual, residence.limits = residence.limits, RestLimits(0)
         end = time.monotonic() + PATIENCE
         while list(residence.table):  # what the keeper is writing just then rests a little later

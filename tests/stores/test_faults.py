@@ -54,7 +54,7 @@ def rests(api, name):
     """Try to put a stream to rest; tell whether it rests."""
     with suppress(StoreDownError, AssertionError):
         rest(api, name)
-    return api.app.state.residence.table.find(name) is None
+    return api.app.state.services.residence.table.find(name) is None
 
 
 def lacks(stream):

@@ -54,7 +54,7 @@ def test_a_path_with_such_a_text_is_unknown(api, path):
 
 
 def test_events_with_such_texts_are_written_and_hold_up_no_others(api):
-    recorder = api.app.state.residence._recorder
+    recorder = api.app.state.services.residence._recorder
     log = recorder._events
     for reason in ("before", f"GET /{NUL}", f"GET /{LONE}", "after"):
         recorder.log_by_id("s", "reference", Happening("seen", reason))
@@ -69,7 +69,7 @@ def test_events_with_such_texts_are_written_and_hold_up_no_others(api):
 
 
 def test_an_event_that_cannot_be_written_or_is_there_already_holds_up_no_others(api):
-    log = api.app.state.residence._recorder._events
+    log = api.app.state.services.residence._recorder._events
     first = log.add(Happening("seen", "first"))
     wait(api, lambda: not log._pending and log._unwritten.empty())
 

@@ -72,10 +72,10 @@ def test_what_the_server_does_by_itself_names_nobody(bundle, tmp_path, keys):
     with application(tmp_path, bundle, keys_file=keys, end_after_days=1e-6, rest_after_seconds=0.01) as api:
         api("POST", "/v1/streams", json={"id": "s"}, **as_(ADMIN))
         until = time.monotonic() + 30
-        while api.app.state.residence.table.knows("s") and time.monotonic() < until:
+        while api.app.state.services.residence.table.knows("s") and time.monotonic() < until:
             api("GET", "/v2/health/live")
-            api._runner.run(api.app.state.residence.make_room())
-            api._runner.run(api.app.state.residence.end_unused())
+            api._runner.run(api.app.state.services.residence.make_room())
+            api._runner.run(api.app.state.services.residence.end_unused())
         assert told(api)[-1] == ("ended", "unused for as long as is allowed")
 
 

@@ -85,7 +85,7 @@ def test_a_draining_server_is_not_ready_and_refuses_what_changes_streams(api):
     api.infer(images(1), "s")
     before = api.everything()
 
-    api.app.state.lifecycle.drain()
+    api.app.state.services.lifecycle.drain()
 
     assert api("GET", "/v2/health/live").json() == {"live": True}
     ready = api("GET", "/v2/health/ready")
@@ -105,7 +105,7 @@ def test_a_draining_server_is_not_ready_and_refuses_what_changes_streams(api):
 def test_a_server_that_fills_up_while_a_body_comes_does_not_parse_it(api, media_type):
     async def body():
         yield b"{neither JSON "
-        api.app.state.lifecycle.drain()
+        api.app.state.services.lifecycle.drain()
         yield b"nor a picture"
 
     answer = api("POST", INFER, content=body(), headers={"Content-Type": media_type})

@@ -101,8 +101,8 @@ def test_a_new_stream_of_an_ended_ones_id_keeps_what_it_learns(bundle, tmp_path,
         if how == "deleted":
             assert api("DELETE", "/v1/streams/s").status_code == 204
         else:
-            api.app.state.residence._used["s"] = time.monotonic() - 61
-            wait(api, lambda: not api.app.state.residence.table.knows("s"))
+            api.app.state.services.residence._used["s"] = time.monotonic() - 61
+            wait(api, lambda: not api.app.state.services.residence.table.knows("s"))
         api.create(id="s", durability="ephemeral")
         api.infer(images(2), "s")
         rest(api, "s")
@@ -127,7 +127,7 @@ def test_requests_and_a_deletion_at_once_leave_no_half_of_a_resting_stream(bundl
 
 def test_a_stream_that_is_being_ended_as_unused_does_not_come_back_meanwhile(bundle, tmp_path, monkeypatch):
     with application(tmp_path, bundle, end_after_days=60 / 86_400) as api:
-        residence = api.app.state.residence
+        residence = api.app.state.services.residence
         api.infer(images(2), "s")
         rest(api, "s")
         residence._used["s"] = time.monotonic() - 61

@@ -114,7 +114,7 @@ def test_zero_as_a_number_and_as_a_text_is_no_stream(api):
 
 
 def test_a_stopping_server_makes_no_streams(api):
-    api.app.state.lifecycle.drain()
+    api.app.state.services.lifecycle.drain()
 
     refused = [api("POST", INFER, json=infer_body(images(1), "new")), api("POST", "/v1/streams", json={"id": "made"})]
 

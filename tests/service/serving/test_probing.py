@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from service import app
+from service import services
 from service.demo.drift import STREAM
 from service.monitoring.guard import Action, Decision
 from service.serving.controlplane import Controlplane
@@ -36,7 +36,7 @@ def inside(monkeypatch):
         return make
 
     for kind in (Controlplane, Prober):
-        monkeypatch.setattr(app, kind.__name__, keeping(kind))
+        monkeypatch.setattr(services, kind.__name__, keeping(kind))
     return made
 
 

@@ -113,7 +113,7 @@ def test_streams_unused_for_long_rest_and_then_end(bundle, tmp_path):
     with application(tmp_path, bundle, rest_after_seconds=0.05, end_after_days=1.0 / 86_400) as api:
         api.infer(images(2), "s")
         kept = api("POST", "/v1/streams/s/snapshots").json()["id"]
-        table = api.app.state.residence.table
+        table = api.app.state.services.residence.table
         wait(api, lambda: "s" in table.resting)
         wait(api, lambda: not table.knows("s"))
 
@@ -131,7 +131,7 @@ def test_a_stream_that_another_process_uses_is_neither_ended_nor_taken_from_it(b
         rest(api, "s")
         with application(tmp_path, bundle, sharded=True) as another:
             another.infer(images(2, 1), "s")
-            resting = api.app.state.residence.table.resting
+            resting = api.app.state.services.residence.table.resting
             wait(api, lambda: resting["s"].generation == 2)  # it has been looked at
 
             answer = another.infer(images(2, 2), "s")
@@ -143,7 +143,7 @@ def test_streams_used_longest_ago_rest_when_the_memory_is_full(bundle, tmp_path)
     with application(tmp_path, bundle, resident_bytes=3 * 40_000) as api:
         for number in range(8):
             api.infer(images(2, number), f"s{number}")
-        table = api.app.state.residence.table
+        table = api.app.state.services.residence.table
         wait(api, lambda: len(table) <= 3)
 
         assert "s7" not in table.resting
@@ -157,7 +157,7 @@ def test_streams_used_longest_ago_rest_when_the_memory_is_full(bundle, tmp_path)
 def test_room_is_made_as_soon_as_one_stream_too_many_is_made_or_comes_back(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(stream_cache, "LOOK_SECONDS", 3600.0)
     with application(tmp_path, bundle, resident_bytes=3 * 40_000) as api:
-        table = api.app.state.residence.table
+        table = api.app.state.services.residence.table
         for number in range(3):
             api.create(id=f"s{number}")
         for name in ("s3", "s4", "s0", "s1", "s2"):  # made by a request, or brought back by one
@@ -170,7 +170,7 @@ def test_room_is_made_as_soon_as_one_stream_too_many_is_made_or_comes_back(bundl
 
 
 def test_however_many_streams_come_there_is_a_break_between_two_looks(api, monkeypatch):
-    there, looks = api.app.state.residence, []
+    there, looks = api.app.state.services.residence, []
     api.infer(images(2), "s")
     monkeypatch.setattr(there, "make_room", lambda: asyncio.sleep(0, looks.append(time.monotonic())))
     monkeypatch.setattr(there, "_free", 0.0)
@@ -224,7 +224,7 @@ def test_a_frozen_stream_that_rested_before_it_learned_anything_still_knows_its_
 def test_a_stream_that_is_used_while_it_is_put_to_rest_stays_and_may_go_on_beyond(api, tmp_path):
     api.create(id="s")
     api.infer(images(2), "s")
-    there = api.app.state.residence
+    there = api.app.state.services.residence
     stream = there.table.find("s")
 
     async def interrupted():
@@ -242,7 +242,7 @@ def test_a_stream_that_is_used_while_it_is_put_to_rest_stays_and_may_go_on_beyon
 def test_an_ephemeral_stream_of_a_first_request_keeps_its_state_over_a_rest(bundle, tmp_path):
     with application(tmp_path, bundle, durability="ephemeral") as api:
         api.infer(images(2), "s")
-        wait(api, lambda: api.app.state.residence.table.find("s").stored.claim is not None)
+        wait(api, lambda: api.app.state.services.residence.table.find("s").stored.claim is not None)
         rest(api, "s")
         assert api.stream("s")["steps"] == 1
 

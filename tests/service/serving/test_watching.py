@@ -100,7 +100,7 @@ def test_a_badge_tells_how_a_stream_is(model, facts, badge):
 @pytest.mark.parametrize(("guard_age", "badge"), [(0, "guarded"), (599, "guarded"), (601, "drifting")])
 def test_a_drift_hides_no_guard_that_acted_a_moment_ago(api, guard_age, badge):
     api.infer(images(4), "s")
-    residence = api.app.state.residence
+    residence = api.app.state.services.residence
     stream = residence.table.find("s")
     recorder = residence._recorder
 

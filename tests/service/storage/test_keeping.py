@@ -200,7 +200,7 @@ def test_a_database_that_is_away_costs_no_blobs_and_what_waits_is_kept_when_it_i
         api.create(id="sync", durability="sync")
         api.infer(images(2), "sync")
         moved = tmp_path / "data" / "acclimate.db"
-        engine = api.app.state.residence._keeper.checkpoints.catalogue._engine
+        engine = api.app.state.services.residence._keeper.checkpoints.catalogue._engine
         engine.dispose()
         moved.rename(tmp_path / "away.db")
         before = len(list(folder.iterdir()))

@@ -66,7 +66,7 @@ def stream(api):
     """A stream of the application that is written before each answer, and has answered a request."""
     assert api("POST", "/v1/streams", json={"id": "s", "durability": "sync"}).status_code == 201
     assert ask(api, images(4)).status_code == 200
-    return api.app.state.residence.table.find("s")
+    return api.app.state.services.residence.table.find("s")
 
 
 @pytest.fixture(scope="module")

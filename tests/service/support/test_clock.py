@@ -102,7 +102,7 @@ def test_a_clock_that_jumps_ends_no_stream_and_stops_no_checkpoints(bundle, tmp_
 
         assert api.ids() == ["awake", "rests"]
         assert api.stream("rests")["generation"] == 1
-        assert "awake" not in api.app.state.residence.table.resting
+        assert "awake" not in api.app.state.services.residence.table.resting
         assert abs(api.stream("awake")["last_used"] - time.time()) < 60
 
 

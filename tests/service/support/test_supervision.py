@@ -65,7 +65,7 @@ def test_streams_may_be_added_and_dropped_while_another_thread_reads_them():
 @pytest.mark.parametrize("name", TASKS)
 def test_a_background_task_that_is_killed_runs_again(bundle, tmp_path, name):
     with application(tmp_path, bundle, period_seconds=0.1) as api:
-        supervisor = api.app.state.supervisor
+        supervisor = api.app.state.services.supervisor
         killed = supervisor._tasks[name]
         killed.cancel()
         wait(api, lambda: supervisor._tasks[name] is not killed)
@@ -154,7 +154,7 @@ def test_a_task_that_keeps_failing_is_named_until_it_runs_for_a_while(monkeypatc
 
 def test_a_server_with_a_task_that_keeps_failing_is_not_ready_and_names_it(bundle, tmp_path):
     with application(tmp_path, bundle) as api:
-        supervisor = api.app.state.supervisor
+        supervisor = api.app.state.services.supervisor
         supervisor._health["keeper"].failing_since = time.monotonic() - 60
         supervisor._health["keeper"].started = time.monotonic()
 
