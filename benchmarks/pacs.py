@@ -47,7 +47,7 @@ class Subject:
 
 
 def load(data: Path) -> Subject:
-    """Read PACS, `<domain>/<class>/*.jpg`, train the head on photographs, and return model and domains."""
+    """Read PACS, `<domain>/<class>/*.jpg` or `.png`, train the head on photographs, and return model and domains."""
     photos, labels = read_domain(data / SOURCE)
     order = np.random.default_rng(0).permutation(len(labels))
     place = np.empty(len(labels), dtype=np.int64)
@@ -65,9 +65,9 @@ def load(data: Path) -> Subject:
 
 def read_domain(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return a domain's images (N, 3, 224, 224) uint8, resized by Pillow's bicubic filter, and labels (N,)."""
-    files = [(file, label) for label, name in enumerate(CLASSES) for file in sorted((folder / name).glob("*.jpg"))]
+    files = [(file, label) for label, name in enumerate(CLASSES) for file in sorted((folder / name).glob("*.*g"))]
     if not files:
-        raise typer.BadParameter(f"{folder} has no images; expected {folder}/{CLASSES[0]}/*.jpg and so on")
+        raise typer.BadParameter(f"{folder} has no images; expected {folder}/{CLASSES[0]}/*.jpg or .png and so on")
     images = [
         np.asarray(Image.open(file).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for file, _ in files
     ]
