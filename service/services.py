@@ -57,7 +57,7 @@ DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Store:
-    """What outlives the process: the database, and the blobs by kind.
+    """The storage of a server: the database, and the blobs by kind.
 
     Attributes:
         database: The open database.
@@ -78,7 +78,7 @@ class Store:
 
 @dataclass(frozen=True)
 class Services:
-    """The parts of a server, in the order in which they are made: each uses only those above it."""
+    """The parts of a server. `make_services` connects them."""
 
     settings: Settings
     trials: Trials | None
@@ -182,7 +182,7 @@ def make_services(settings: Settings) -> Services:
 
 
 def _open_store(settings: Settings, journal: StepJournal) -> Store:
-    """Open what outlives the process.
+    """Open the storage.
 
     Raises:
         SettingsError: If the catalogue cannot be opened, or has no streams although the store has checkpoints of some.

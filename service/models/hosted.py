@@ -69,7 +69,7 @@ class Fitted(OneStream):
         prepared: The pipeline's fit to the model.
         options: The options that the pipeline was made with.
         fisher: The model's Fisher diagonal for the pipeline's normalizer, by parameter; empty if there is none.
-        runtime: What runs it without kernels: torch or onnx.
+        runtime: The runtime without kernels: torch or onnx.
         kernels: Its kernels.
     """
 

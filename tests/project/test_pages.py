@@ -100,6 +100,14 @@ def test_every_link_leads_to_a_file(page):
     assert missing == []
 
 
+def test_every_decision_is_in_the_index_once():
+    index = (DOCS / "adr" / "README.md").read_text()
+
+    missing = [file.name for file in (DOCS / "adr").glob("0*.md") if index.count(f"({file.name})") != 1]
+
+    assert not missing, f"docs/adr/README.md: add a row for each of {missing}"
+
+
 def test_the_site_builds_strictly(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
