@@ -29,6 +29,8 @@ LOOK_SECONDS = 1.0
 """Seconds between scans for idle or expired streams, unless woken earlier."""
 BREAK_SECONDS = 0.05
 """Minimum seconds between two scans, however many streams arrive."""
+WRITING_SECONDS = 0.2
+"""Seconds until the next scan if the stream that must rest is being written."""
 SLACK = 0.1
 """Share of the allowed bytes that is free after streams were put to rest."""
 OWN_BYTES = 32_768
@@ -237,7 +239,9 @@ class Residence:
             enough = self._bytes() - (1 - SLACK) * self.limits.resident_bytes
             some = [stream for stream in idle[:SOME] if self._unused(stream)] or _first(idle[:SOME], enough)
             if any(self._keeper.is_writing(stream.id) for stream in some):
-                return  # wait for that write: going on would put more recently used streams to rest first
+                # Going on would put more recently used streams to rest first, so look again when it may have ended.
+                asyncio.get_running_loop().call_later(WRITING_SECONDS, self._wake.set)
+                return
             idle = idle[len(some) :]
             kept = await self._keeper.keep(some, final=True)
             if self._histories is not None:
