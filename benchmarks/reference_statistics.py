@@ -19,7 +19,7 @@ from rich.table import Table
 from adapters import SourceModel
 from adapters.errors import AdapterError
 from adapters.network.reference_pass import measure_reference
-from adapters.network.reference_statistics import REFERENCE, running_statistics_distance
+from adapters.network.reference_statistics import running_statistics_distance, with_reference
 from adapters.source import USUAL_BATCH
 from benchmarks import cifar10c, pacs, report
 from benchmarks.pacs import Subject
@@ -62,11 +62,10 @@ def cifar(data: Path) -> Subject:
     return Subject(source, images, Domains(domains), float("nan"))
 
 
-def with_reference(subject: Subject, images: int) -> SourceModel:
+def measured_on(subject: Subject, images: int) -> SourceModel:
     """Return the model with reference statistics of its first `images` source images."""
     batches = (x for x, _ in replace(subject.images, images=subject.images.images[:images]).batches(USUAL_BATCH))
-    measured = {f"{REFERENCE}.{name}": tensor for name, tensor in measure_reference(subject.source, batches).items()}
-    return replace(subject.source, artefacts={**subject.source.artefacts, **measured})
+    return with_reference(subject.source, measure_reference(subject.source, batches))
 
 
 app = typer.Typer(add_completion=False)
@@ -98,7 +97,7 @@ def main(
     subject = pacs.load(data) if (data / pacs.SOURCE).is_dir() else cifar(data)
     if limit:
         subject = replace(subject, domains=subject.domains.first(limit))
-    measured = with_reference(subject, images)
+    measured = measured_on(subject, images)
     about = {
         "data": data.name,
         "images": str(min(images, len(subject.images.images))),

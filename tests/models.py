@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adapters import Adapter, SourceImages, SourceModel
 from adapters.network.reference_pass import measure_reference
+from adapters.network.reference_statistics import with_reference
 from adapters.registry import pipelines_of
 
 REFERENCE = Path(__file__).parent / "reference" / "data"
@@ -39,8 +40,7 @@ def referenced_source() -> SourceModel:
     """The reference model with reference statistics of images that are somewhat darker than those that tests send."""
     source = reference_source()
     dark = torch.rand(32, *source.input_shape, generator=torch.Generator().manual_seed(2)) * 0.8
-    measured = {f"reference.{name}": tensor for name, tensor in measure_reference(source, [dark]).items()}
-    return replace(source, artefacts=measured)
+    return with_reference(source, measure_reference(source, [dark]))
 
 
 def source_images(source: SourceModel, count: int = 32) -> SourceImages:

@@ -1,7 +1,7 @@
 """Measures reference statistics: one pass of the frozen network over source images."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,23 +9,18 @@ from torch import Tensor
 from adapters.base import Normalizer, NormLayer
 from adapters.functional.moments import source_normalize
 from adapters.network.module_net import ModuleNet
-from adapters.network.reference_statistics import REFERENCE
+from adapters.network.reference_statistics import with_reference
 from adapters.options import Options
 from adapters.source import SourceModel
 from adapters.values import Moments, Normalized, PartState
-
-
-def without_reference(source: SourceModel) -> SourceModel:
-    """Return the model without its reference statistics."""
-    kept = {name: tensor for name, tensor in source.artefacts.items() if name.partition(".")[0] != REFERENCE}
-    return replace(source, artefacts=kept)
 
 
 @torch.no_grad()
 def measure_reference(source: SourceModel, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """Return the mean and biased variance of each norm layer's inputs over all images and positions.
 
-    Layers whose statistics the network's own code reads are left out.
+    Layers whose statistics the network's own code reads are left out. A layer that runs several times in a pass is
+    measured at the last one.
 
     Args:
         source: The model.
@@ -34,7 +29,7 @@ def measure_reference(source: SourceModel, batches: Iterable[Tensor]) -> dict[st
     Returns:
         `<layer>.mean` and `<layer>.var` (C,) by layer.
     """
-    bare = without_reference(source)
+    bare = with_reference(source, {})
     net = ModuleNet(bare, bare.shared_copy(), _Accumulating(Options()), seed=0)
     norm = net.initial_norm
     for x in batches:

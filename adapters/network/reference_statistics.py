@@ -7,7 +7,7 @@ the layer's function, so that answers under `source` stay the same.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,12 @@ def rebase(norm: _BatchNorm, reference: Moments) -> Rebase:
     scale, shift = torch.sqrt(var + norm.eps) / deviation, (mean - own_mean) / deviation
     dtype = norm.running_mean.dtype  # type: ignore[union-attr]  # as above
     return Rebase(*(each.to(dtype) for each in (mean, var, scale, shift)))
+
+
+def with_reference(source: SourceModel, measured: Mapping[str, Tensor]) -> SourceModel:
+    """Return the model under other reference statistics: `<layer>.mean` and `<layer>.var` (C,), or none at all."""
+    others = {name: tensor for name, tensor in source.artefacts.items() if name.partition(".")[0] != REFERENCE}
+    return replace(source, artefacts={**others, **{f"{REFERENCE}.{name}": each for name, each in measured.items()}})
 
 
 def references(source: SourceModel, network: nn.Module) -> dict[nn.Module, Moments]:

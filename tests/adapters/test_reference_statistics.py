@@ -6,22 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from adapters import SourceImages, create
+from adapters import SourceImages, SourceModel, create
 from adapters.errors import UnfitModelError
 from adapters.joint_step import step_together
 from adapters.network.reference_pass import measure_reference
-from adapters.network.reference_statistics import REFERENCE
+from adapters.network.reference_statistics import REFERENCE, with_reference
 from adapters.network.source_observer import Watch
 from adapters.source import as_stored
 from tests.models import reference_source
-from tests.networks import CLASSES, SHAPE
+from tests.networks import CLASSES, NETWORKS, SHAPE, trained
 
 SPECS = ("source", "ema", "rotta_bn+eta", "note_iabn+lame", "batch+tent", "alpha")
 
 
-def with_reference(source, x):
-    measured = measure_reference(source, torch.split(x, 5))
-    return replace(source, artefacts={**source.artefacts, **{f"{REFERENCE}.{k}": t for k, t in measured.items()}})
+def referenced(source, x):
+    return with_reference(source, measure_reference(source, torch.split(x, 5)))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def test_the_reference_is_the_moments_of_each_layers_inputs_over_all_images(sour
 
 
 def test_measuring_again_under_a_reference_gives_the_same(source, x):
-    first, second = measure_reference(source, [x]), measure_reference(with_reference(source, x * 0.5), [x])
+    first, second = measure_reference(source, [x]), measure_reference(referenced(source, x * 0.5), [x])
 
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -65,7 +64,7 @@ def test_measuring_again_under_a_reference_gives_the_same(source, x):
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_first_answer_under_source_statistics_does_not_change(source, x, spec):
     answers = []
-    for model in (source, with_reference(source, x)):
+    for model in (source, referenced(source, x)):
         adapter = create(spec)
         fit = adapter.prepare(model)
         answers.append(adapter.probe(fit, adapter.init(fit), x[:1]) if spec == "source" else fit.net.held({}, {}, x))
@@ -75,7 +74,7 @@ def test_the_first_answer_under_source_statistics_does_not_change(source, x, spe
 
 def test_source_images_are_where_batch_statistics_and_the_source_agree(source, x):
     """All source images as one batch have the reference's moments, so `batch` answers them as the source does."""
-    model = with_reference(source, x)
+    model = referenced(source, x)
     adapter = create("batch")
     fit = adapter.prepare(model)
     expected = fit.net.held({}, {}, x).logits
@@ -91,7 +90,7 @@ def test_source_images_are_where_batch_statistics_and_the_source_agree(source, x
 
 
 def test_the_observer_measures_distances_from_the_reference(source, x):
-    for model, near in ((source, False), (with_reference(source, x), True)):
+    for model, near in ((source, False), (referenced(source, x), True)):
         watch = Watch(model, 64)
         look, seen = watch.look(watch.initial, x)
         assert (float(look.distance) < 1e-6) is near
@@ -101,7 +100,7 @@ def test_the_observer_measures_distances_from_the_reference(source, x):
 def test_learned_parameters_are_those_of_the_network(source, x):
     """A state of before the reference was measured stays valid: parameters keep their names, shapes and meaning."""
     adapter = create("batch+tent")
-    fits = [adapter.prepare(model) for model in (source, with_reference(source, x))]
+    fits = [adapter.prepare(model) for model in (source, referenced(source, x))]
     states = [adapter.init(fit) for fit in fits]
 
     assert all(
@@ -115,7 +114,7 @@ def test_learned_parameters_are_those_of_the_network(source, x):
 
 def test_several_streams_in_one_pass_have_the_answers_of_their_own(source, x):
     adapter = create("batch+eta")
-    fit = adapter.prepare(with_reference(source, x))
+    fit = adapter.prepare(referenced(source, x))
     _, learned = adapter.step(fit, adapter.init(fit), x[:8])
     states = [learned, adapter.init(fit)]
     batches = [x[:4], x[4:8]]
@@ -127,7 +126,7 @@ def test_several_streams_in_one_pass_have_the_answers_of_their_own(source, x):
 
 
 def test_meta_networks_keep_the_reference_of_the_layers_that_they_wrap(source, x):
-    model = with_reference(source, x)
+    model = referenced(source, x)
     adapter = create("batch+ecotta", ecotta={"parts": "0+1+2", "warm_up_epochs": 1})
     artefact = adapter.calibrate(model, _images(x), 8, lambda _: None)
     fit = adapter.prepare(
@@ -165,15 +164,27 @@ def test_layers_without_affine_parameters_and_of_one_value_keep_their_function()
     network = nn.Sequential(
         nn.BatchNorm2d(3, affine=False), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, CLASSES)
     ).eval()
-    source = reference_source()
-    source = replace(
-        source, network=network, input_shape=SHAPE, classes=CLASSES, mean=(), std=(), features="4", artefacts={}
-    )
+    source = SourceModel(network, SHAPE, CLASSES)
     constant = torch.full((4, *SHAPE), 0.25)
 
-    model = with_reference(source, constant)
+    model = referenced(source, constant)
 
     fits = [create("ema").prepare(each) for each in (source, model)]
     one, other = (fit.net.held({}, {}, constant).logits for fit in fits)
     assert torch.isfinite(other).all()
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name, outside in NETWORKS.items() if not outside.refused])
+def test_on_networks_of_many_kinds_the_function_stays_and_source_images_are_where_batch_agrees(name):
+    source = SourceModel(trained(NETWORKS[name]), SHAPE, CLASSES).widened()
+    x = torch.rand(8, *SHAPE, generator=torch.Generator().manual_seed(1)) * 0.5
+
+    model = referenced(source, x)
+
+    before, after = (create("source").prepare(each).net.held({}, {}, x).logits for each in (source, model))
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)  # rounding, in another order
+    if NETWORKS[name].norms:
+        fit = create("batch").prepare(model)
+        output, _ = create("batch").step(fit, create("batch").init(fit), x)
+        torch.testing.assert_close(output.logits, after, rtol=1e-3, atol=1e-4)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from adapters.network.reference_statistics import stored_references
 from benchmarks import pacs
-from benchmarks.reference_statistics import Result, app, as_table, cifar, with_reference
+from benchmarks.reference_statistics import Result, app, as_table, cifar, measured_on
 from tests.project.test_cifar10c import data  # noqa: F401 - a fixture
 
 
@@ -42,7 +42,7 @@ def test_both_errors_of_each_spec_and_order_are_in_the_table_and_the_file(folder
 def test_the_reference_is_measured_on_no_more_images_than_asked(folder: Path) -> None:
     subject = cifar(folder)
 
-    few, all_images = (stored_references(with_reference(subject, count).artefacts)["bn1"] for count in (8, 2000))
+    few, all_images = (stored_references(measured_on(subject, count).artefacts)["bn1"] for count in (8, 2000))
 
     assert not torch.equal(few.mean, all_images.mean)
 

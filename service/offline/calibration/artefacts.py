@@ -1,7 +1,7 @@
 """Makes the planned artefacts one by one. It keeps existing ones, and skips those that the model does not support."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adapters import SourceModel
 from adapters.errors import UnfitModelError
-from adapters.network.reference_statistics import REFERENCE
+from adapters.network.reference_statistics import REFERENCE, with_reference
 from service.errors import BundleError
 from service.models.artefacts import (
     SUFFIX,
@@ -65,7 +65,7 @@ def kept_probe(bundle: Bundle) -> Tensor | None:
     return read_tensors(file).get("images", torch.zeros(0, dtype=torch.uint8))
 
 
-def with_reference(bundle: Bundle, source: SourceModel) -> SourceModel:
+def under_own_reference(bundle: Bundle, source: SourceModel) -> SourceModel:
     """Return a bundle's model under the bundle's reference statistics, if it has some that were made for this model.
 
     Raises:
@@ -74,8 +74,7 @@ def with_reference(bundle: Bundle, source: SourceModel) -> SourceModel:
     file = bundle.artefacts_folder / f"{REFERENCE}{SUFFIX}"
     if not file.is_file() or _is_foreign(file, bundle.fingerprint):
         return source
-    stored = {f"{REFERENCE}.{name}": tensor for name, tensor in read_tensors(file).items()}
-    return replace(source, artefacts={**source.artefacts, **stored})
+    return with_reference(source, read_tensors(file))
 
 
 def probe_result(bundle: Bundle, images: Tensor) -> Result:

@@ -15,7 +15,7 @@ from service.offline.calibration.artefacts import (
     make,
     outdated,
     probe_result,
-    with_reference,
+    under_own_reference,
 )
 from service.offline.calibration.choice import choose
 from service.offline.calibration.data import SourceData
@@ -64,7 +64,7 @@ def calibrate_bundle(
     try:
         if wanted.reference:
             _make_all(bundle, [reference_work(bundle, source, chosen)], results, console, again=again)
-        source = with_reference(bundle, source)
+        source = under_own_reference(bundle, source)
         renewed = [file.stem for file in outdated(bundle)]
         _make_all(bundle, planned(bundle, source, chosen, wanted, renewed), results, console, again=again)
         results += [other for other in foreign(bundle) if other.name not in {result.name for result in results}]
