@@ -1,9 +1,6 @@
 """`acclimate calibrate`: what it makes, keeps, skips and refuses, and that its artefacts are what the server uses."""
 
-import errno
-import os
 import shutil
-import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from typer.testing import CliRunner
 from adapters import SourceImages, create
 from service.cli.main import app
 from service.errors import BundleError, UnfitError
-from service.models.artefacts import RECORD, Record, read_record, reference_digest, write_artefact
+from service.models.artefacts import RECORD, read_record, reference_digest
 from service.models.bundle import read_bundle
 from service.models.hosted import host, load_source
 from service.settings import EMBEDDED
@@ -343,33 +340,6 @@ def test_artefacts_of_another_model_are_refused_until_they_are_made_anew(bundle,
     assert set(read_bundle(bundle).artefact_names) == set(FILES)
 
 
-@pytest.mark.parametrize(
-    ("name", "tensors", "metadata", "said"),
-    [
-        pytest.param("fisher", {"x": torch.tensor([1.0, float("nan")])}, None, "'x' holds NaN or infinity", id="nan"),
-        pytest.param("fisher@a@b@c", {"x": torch.ones(1)}, None, "is named wrongly, expected ARTEFACT", id="name"),
-        pytest.param("fisher@batch@x", {"x": torch.ones(1)}, None, "is named wrongly", id="no_batch"),
-        pytest.param("fisher", {"x": torch.ones(1)}, {RECORD: "{}"}, "invalid record of its origin", id="record"),
-        pytest.param("fisher", {"x": torch.ones(1)}, {RECORD: "no"}, "invalid record of its origin", id="no_json"),
-    ],
-)
-def test_artefacts_that_cannot_be_right_are_refused_when_read(bundle, name, tensors, metadata, said):
-    (bundle / "artefacts").mkdir()
-    save_file(tensors, bundle / "artefacts" / f"{name}.safetensors", metadata=metadata)
-
-    with pytest.raises(BundleError, match=said) as caught:
-        read_bundle(bundle)
-
-    assert f"{name}.safetensors" in str(caught.value)
-
-
-def test_artefacts_without_a_record_and_with_foreign_metadata_are_read(bundle):
-    (bundle / "artefacts").mkdir()
-    save_file({"x": torch.ones(1)}, bundle / "artefacts" / "fisher.safetensors", metadata={"format": "pt"})
-
-    assert list(read_bundle(bundle).artefacts) == ["fisher.x"]
-
-
 def test_an_artefact_that_is_not_finite_is_skipped_and_not_written(bundle, data):
     weights = load_file(bundle / "model.safetensors")
     weights["0.weight"] = weights["0.weight"] * float("inf")
@@ -379,53 +349,6 @@ def test_an_artefact_that_is_not_finite_is_skipped_and_not_written(bundle, data)
 
     assert list(artefacts(bundle)) == ["probe"]
     assert "holds NaN or infinity" in said["fisher@batch@64"]
-
-
-RECORDED = Record(fingerprint="f", images=1, data="d")
-
-
-def failing(code):
-    def fail(*_arguments, **_settings):
-        raise OSError(code, os.strerror(code))
-
-    return fail
-
-
-WRITING = [(os, "open"), (os, "fsync"), (Path, "read_bytes"), (Path, "rename")]
-
-
-@pytest.mark.parametrize("step", WRITING, ids=lambda step: step[1])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=lambda code: errno.errorcode[code])
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, step, code):
-    file = tmp_path / "artefacts" / "fisher.safetensors"
-    write_artefact(file, {"x": torch.ones(3)}, RECORDED)
-    before = file.read_bytes()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(*step, failing(code))
-        with pytest.raises(BundleError, match=f"cannot be written: {os.strerror(code)}"):
-            write_artefact(file, {"x": torch.zeros(3)}, RECORDED)
-
-    assert file.read_bytes() == before
-    assert [left.name for left in file.parent.iterdir()] == ["fisher.safetensors"]
-
-
-def test_files_can_be_read_by_whom_the_umask_says(tmp_path):
-    file = tmp_path / "artefacts" / "fisher.safetensors"
-    old = os.umask(0o027)
-    try:
-        write_artefact(file, {"x": torch.ones(3)}, RECORDED)
-    finally:
-        os.umask(old)
-
-    assert stat.S_IMODE(file.stat().st_mode) == 0o640
-
-
-def test_tensors_that_share_memory_can_be_written(tmp_path):
-    shared = torch.arange(6.0).reshape(2, 3)
-    write_artefact(tmp_path / "x.safetensors", {"a": shared, "b": shared.T, "c": shared[0]}, RECORDED)
-
-    assert torch.equal(load_file(tmp_path / "x.safetensors")["b"], shared.T)
 
 
 def test_a_run_that_is_stopped_leaves_whole_files_and_the_next_goes_on(bundle, data, monkeypatch):
