@@ -61,9 +61,9 @@ def calibrate(
     """Compute source artefacts once, so that the server does not need the source data.
 
     Learners get their own artefacts (`fisher` for EATA, a threshold for CoTTA, ...), each for one normalizer and batch
-    size. Monitors get feature statistics, the source model's usual entropy, and a labelled probe set. Each artefact is
-    one file in the bundle's `artefacts/`, tied to the model by its fingerprint. Artefacts that were made under other
-    reference statistics are made again.
+    size. Batch-norm layers get the reference statistics of these images. Monitors get feature statistics, the source
+    model's usual entropy, and a labelled probe set. Each artefact is one file in the bundle's `artefacts/`, tied to the
+    model by its fingerprint. Artefacts that were made under other reference statistics are made again.
 
     An interrupted run can be continued: artefacts from the same data and settings are kept.
 
